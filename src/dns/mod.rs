@@ -1,0 +1,159 @@
+//! What the gate asks of DNS, and what it was told.
+//!
+//! [`Lookup`] is the only door to DNS: SPF, DKIM, ARC and DMARC ask through a handle that belongs to one message, so
+//! that its evidence and its budget do too. NXDOMAIN, NODATA and every kind of failure stay apart all the way up,
+//! since DMARC hangs on the difference (RFC 9989 §5.3.6).
+
+use std::any::Any;
+use std::future::Future;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use crate::label_enum;
+
+label_enum! {
+    /// The record types that the gate asks for.
+    pub enum RecordType {
+        /// IPv4 address.
+        A = "a",
+        /// IPv6 address.
+        Aaaa = "aaaa",
+        /// Mail exchanger.
+        Mx = "mx",
+        /// Reverse name.
+        Ptr = "ptr",
+        /// Text: SPF, DKIM and DMARC records.
+        Txt = "txt",
+    }
+}
+
+label_enum! {
+    /// Why a question got no usable answer. All of these are temporary: a retry may be answered (RFC 9989 §5.3.6).
+    pub enum Failure {
+        /// No answer in time.
+        Timeout = "timeout",
+        /// The server answered SERVFAIL.
+        ServFail = "servfail",
+        /// The server answered REFUSED or another error code.
+        Refused = "refused",
+        /// The server can't be reached.
+        Network = "network",
+        /// The answer can't be read.
+        Malformed = "malformed",
+        /// This message's look-ups are used up, or its deadline has passed.
+        Budget = "budget",
+    }
+}
+
+/// Why there are no records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Miss {
+    /// The name exists, but has no record of the type (NODATA).
+    NoData,
+    /// The name does not exist, nor anything below it (NXDOMAIN, RFC 8020).
+    NxDomain,
+    /// Not known.
+    Failed(Failure),
+}
+
+/// The records of one name and type, as they stand in the cache.
+#[derive(Debug)]
+pub enum Records {
+    /// IPv4 addresses.
+    A(Vec<Ipv4Addr>),
+    /// IPv6 addresses.
+    Aaaa(Vec<Ipv6Addr>),
+    /// Exchangers in the order of their preference; a null MX (RFC 7505) is the empty name.
+    Mx(Vec<Mx>),
+    /// Names in lower case without a trailing dot.
+    Ptr(Vec<Box<str>>),
+    /// Texts.
+    Txt(TxtRecords),
+}
+
+/// One mail exchanger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mx {
+    /// Lower is preferred.
+    pub preference: u16,
+    /// In lower case without a trailing dot.
+    pub exchange: Box<str>,
+}
+
+/// TXT records, each with its strings joined without a separator (RFC 7208 §3.3, RFC 6376 §3.6.2.2, RFC 9989 §4.5),
+/// and what an evaluator made of them, so that a cached record is parsed once.
+#[derive(Debug, Default)]
+pub struct TxtRecords {
+    texts: Vec<Box<[u8]>>,
+    parsed: OnceLock<Arc<dyn Any + Send + Sync>>,
+}
+
+impl TxtRecords {
+    /// Wraps joined texts.
+    pub fn new(texts: Vec<Box<[u8]>>) -> Self {
+        Self { texts, parsed: OnceLock::new() }
+    }
+
+    /// The texts, one a record, in the order of the answer.
+    pub fn texts(&self) -> impl ExactSizeIterator<Item = &[u8]> {
+        self.texts.iter().map(|t| &**t)
+    }
+
+    /// The value that `parse` makes of the texts, kept for the life of the cache entry. A name that is asked for as two
+    /// kinds of record keeps the first; the other is parsed anew.
+    pub fn parsed<T: Send + Sync + 'static>(&self, parse: impl Fn(&[Box<[u8]>]) -> T) -> Arc<T> {
+        let kept = self.parsed.get_or_init(|| Arc::new(parse(&self.texts)));
+        Arc::clone(kept).downcast::<T>().unwrap_or_else(|_| Arc::new(parse(&self.texts)))
+    }
+}
+
+/// The answer to one question.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// The records, or why there are none.
+    pub outcome: Result<Arc<Records>, Miss>,
+    /// How long the answer holds from now; for a failure how long it is remembered.
+    pub ttl: Duration,
+}
+
+/// One question of a message with what came of it: evidence for `check` and `explain`.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// The name as asked, in lower case, without a trailing dot.
+    pub name: Box<str>,
+    /// The type.
+    pub record_type: RecordType,
+    /// What was answered.
+    pub answer: Answer,
+    /// How long this message waited for it.
+    pub waited: Duration,
+    /// Whether the cache had it.
+    pub cached: bool,
+}
+
+/// The look-ups of one message.
+pub trait Lookup: Sync {
+    /// Asks for the records of `name` (a DNS name of any characters, at most 253 octets in text form; one trailing dot
+    /// does no harm). A name that DNS cannot carry (an empty label, one beyond 63 octets, one too long) is answered
+    /// NXDOMAIN without a question.
+    fn ask(&self, name: &str, record_type: RecordType) -> impl Future<Output = Answer> + Send;
+
+    /// The texts at `name`; never empty when `Ok`.
+    fn txt(&self, name: &str) -> impl Future<Output = Result<Arc<Records>, Miss>> + Send {
+        async { self.ask(name, RecordType::Txt).await.outcome }
+    }
+}
+
+impl Records {
+    /// The texts, if these are TXT records.
+    pub fn as_txt(&self) -> Option<&TxtRecords> {
+        match self {
+            Self::Txt(txt) => Some(txt),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+pub mod zone;

@@ -1,0 +1,177 @@
+//! Domain names as DMARC compares them: A-labels, lower case, checked.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// A domain name: one to 127 labels of letters, digits, hyphen and underscore, in lower case, without a trailing dot.
+///
+/// U-labels become A-labels (UTS 46) when it is parsed, so that two equal domains are equal strings (RFC 9989 §4.2).
+/// Cheap to clone.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Domain(Arc<str>);
+
+/// Why a text is no domain name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DomainError {
+    /// Nothing, or nothing but a dot.
+    #[error("empty domain")]
+    Empty,
+    /// A label is empty, longer than 63 octets, or has a character that no host or service name has.
+    #[error("bad label")]
+    BadLabel,
+    /// A U-label that IDNA does not allow.
+    #[error("not valid as an internationalized domain name")]
+    BadIdn,
+    /// Longer than 253 octets as A-labels (RFC 1035 §2.3.4).
+    #[error("domain too long")]
+    TooLong,
+}
+
+impl Domain {
+    /// Reads a domain name; one trailing dot is taken off.
+    ///
+    /// # Errors
+    ///
+    /// Whoever wrote the name is at fault; nothing is repaired.
+    pub fn parse(text: &str) -> Result<Self, DomainError> {
+        let text = text.strip_suffix('.').unwrap_or(text);
+        if text.is_empty() {
+            return Err(DomainError::Empty);
+        }
+        let ascii: Arc<str> = if text.is_ascii() {
+            if text.bytes().any(|b| b.is_ascii_uppercase()) { text.to_ascii_lowercase().into() } else { text.into() }
+        } else {
+            idna::domain_to_ascii(text).map_err(|_| DomainError::BadIdn)?.into()
+        };
+        if ascii.len() > MAX_LENGTH {
+            return Err(DomainError::TooLong);
+        }
+        if !ascii.split('.').all(is_label) {
+            return Err(DomainError::BadLabel);
+        }
+        Ok(Self(ascii))
+    }
+
+    /// The name in A-labels, lower case, without a trailing dot.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The labels from left to right.
+    pub fn labels(&self) -> std::str::Split<'_, char> {
+        self.0.split('.')
+    }
+
+    /// How many labels there are, at least one.
+    pub fn label_count(&self) -> usize {
+        self.labels().count()
+    }
+
+    /// The name without its leftmost label; none above a single label.
+    pub fn parent(&self) -> Option<Domain> {
+        self.0.split_once('.').map(|(_, rest)| Self(rest.into()))
+    }
+
+    /// The rightmost `count` labels, or the whole name if it has no more than that (or `count` is 0).
+    pub fn last_labels(&self, count: usize) -> Domain {
+        let surplus = self.label_count().saturating_sub(count.max(1));
+        let rest = self.0.splitn(surplus + 1, '.').last().unwrap_or(&self.0);
+        Self(rest.into())
+    }
+
+    /// Whether this name is `ancestor` itself or lies below it.
+    pub fn is_within(&self, ancestor: &Domain) -> bool {
+        self.0
+            .strip_suffix(&*ancestor.0)
+            .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    }
+}
+
+impl fmt::Display for Domain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl fmt::Debug for Domain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl AsRef<str> for Domain {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Octets of a name in text form (RFC 1035 §2.3.4: 255 on the wire, less the root and the first length octet).
+const MAX_LENGTH: usize = 253;
+/// Octets of a label (RFC 1035 §2.3.4).
+const MAX_LABEL: usize = 63;
+
+/// Letters, digits, hyphen, and the underscore of service names (RFC 8552); a hyphen may stand anywhere, since such
+/// names are in use and DNS answers them.
+fn is_label(label: &str) -> bool {
+    (1..=MAX_LABEL).contains(&label.len())
+        && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn domain(text: &str) -> Domain {
+        Domain::parse(text).unwrap()
+    }
+
+    #[test]
+    fn names_are_folded_to_lower_case_a_labels() {
+        let cases = [
+            ("Example.ORG", "example.org"),
+            ("example.org.", "example.org"),
+            ("bücher.example", "xn--bcher-kva.example"),
+            ("BÜCHER.example", "xn--bcher-kva.example"),
+            ("_dmarc.example.org", "_dmarc.example.org"),
+            ("com", "com"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(domain(text).as_str(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_name_is_refused() {
+        let long_label = format!("{}.example", "a".repeat(64));
+        let long_name = format!("{}example", "abcdefg.".repeat(32));
+        let cases = [
+            ("", DomainError::Empty),
+            (".", DomainError::Empty),
+            ("a..b", DomainError::BadLabel),
+            (".a", DomainError::BadLabel),
+            ("a b", DomainError::BadLabel),
+            ("[192.0.2.1]", DomainError::BadLabel),
+            ("a(b).example", DomainError::BadLabel),
+            (&long_label, DomainError::BadLabel),
+            (&long_name, DomainError::TooLong),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(Domain::parse(text), Err(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn ancestors_and_descendants() {
+        let name = domain("a.b.example.org");
+        assert_eq!(name.parent(), Some(domain("b.example.org")));
+        assert_eq!(domain("org").parent(), None);
+        assert_eq!(name.last_labels(2), domain("example.org"));
+        assert_eq!(name.last_labels(1), domain("org"));
+        assert_eq!(name.last_labels(9), name);
+        assert_eq!(name.label_count(), 4);
+        assert!(name.is_within(&domain("example.org")));
+        assert!(name.is_within(&name));
+        assert!(!domain("badexample.org").is_within(&domain("example.org")));
+        assert!(!domain("example.org").is_within(&name));
+    }
+}

@@ -1,0 +1,179 @@
+//! What is found out about one message: SPF, DKIM, ARC and DMARC, each result a value with its reason.
+//!
+//! An [`Evaluation`] holds facts alone. What to do about them is `policy`'s business; header field, log event, report
+//! row, metrics and `dmarcgate check` are all drawn from this one value.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::dmarc::record::{Policy, PolicyRecord};
+use crate::dns::Asked;
+use crate::domain::Domain;
+use crate::label_enum;
+use crate::message::author::Author;
+use crate::spf::SpfOutput;
+
+label_enum! {
+    /// The results of one DKIM signature (RFC 8601 §2.7.1).
+    pub enum DkimResult {
+        /// The message is not signed.
+        None = "none",
+        /// The signature is good.
+        Pass = "pass",
+        /// The signature does not fit the message.
+        Fail = "fail",
+        /// The signature is good but not acceptable here.
+        Policy = "policy",
+        /// The signature can't be read.
+        Neutral = "neutral",
+        /// The key could not be had for now.
+        TempError = "temperror",
+        /// The key or the signature can never be used.
+        PermError = "permerror",
+    }
+}
+
+label_enum! {
+    /// The results of an ARC chain (RFC 8617 §4.4, RFC 8601 spelling).
+    pub enum ArcResult {
+        /// No chain.
+        None = "none",
+        /// The chain validates.
+        Pass = "pass",
+        /// It does not.
+        Fail = "fail",
+        /// A key could not be had for now.
+        TempError = "temperror",
+    }
+}
+
+label_enum! {
+    /// The results of DMARC (RFC 9989 §5.3.5 and §9.2).
+    pub enum DmarcResult {
+        /// No policy record applies.
+        None = "none",
+        /// An aligned identifier passed.
+        Pass = "pass",
+        /// None did.
+        Fail = "fail",
+        /// DNS gave no answer that would decide it.
+        TempError = "temperror",
+        /// The policy record can't be used, or From names no author domain.
+        PermError = "permerror",
+    }
+}
+
+label_enum! {
+    /// What DNS left open when DMARC ends in temperror.
+    pub enum Doubt {
+        /// Whether there is a policy, or which.
+        PolicyDiscovery = "policy_discovery",
+        /// Whether an identifier that is or may be aligned would have passed.
+        Identifier = "identifier",
+    }
+}
+
+label_enum! {
+    /// How an identifier stands to the author domain (RFC 9990 §3.1.3 orders signatures by it).
+    pub enum Alignment {
+        /// The same domain.
+        Strict = "strict",
+        /// The same organizational domain, and the record allows that.
+        Relaxed = "relaxed",
+        /// Not aligned.
+        Unaligned = "unaligned",
+        /// A walk failed: may be aligned.
+        Unknown = "unknown",
+    }
+}
+
+/// What was found for one DKIM-Signature field.
+#[derive(Debug, Clone)]
+pub struct DkimOutput {
+    /// The result.
+    pub result: DkimResult,
+    /// `d=`, if it is a domain.
+    pub domain: Option<Domain>,
+    /// `s=`, as written; empty if there is none.
+    pub selector: Box<str>,
+    /// `i=`, as written, if there.
+    pub identity: Option<Box<str>>,
+    /// `a=`, if known: `rsa-sha256`, `ed25519-sha256`, `rsa-sha1`.
+    pub algorithm: Option<&'static str>,
+    /// The first characters of `b=` without white space, at most 8: tells signatures of one domain apart (RFC 6008).
+    pub signature_start: Box<str>,
+    /// Whether a usable public key was found: a signature without one speaks for nobody.
+    pub key_found: bool,
+    /// Why, in a few words of ours; never text of a peer.
+    pub reason: &'static str,
+}
+
+/// What was found of an ARC chain.
+#[derive(Debug, Clone)]
+pub struct ArcOutput {
+    /// The result of the whole chain.
+    pub result: ArcResult,
+    /// The sealers' domains from the first instance up, if the chain validates.
+    pub sealers: Vec<Domain>,
+    /// Why, in a few words of ours.
+    pub reason: &'static str,
+}
+
+/// The policy that applies to one author domain.
+#[derive(Debug, Clone)]
+pub struct PublishedPolicy {
+    /// Where the record was found (RFC 9989: policy domain).
+    pub domain: Domain,
+    /// The record.
+    pub record: Arc<PolicyRecord>,
+    /// What it asks for this author domain by `p`, `sp` or `np`, before `t` and `pct`.
+    pub requested: Policy,
+}
+
+/// What DMARC found for one author domain.
+#[derive(Debug, Clone)]
+pub struct DmarcOutput {
+    /// The author domain.
+    pub author_domain: Domain,
+    /// Its organizational domain, if a walk found it.
+    pub organizational_domain: Option<Domain>,
+    /// The result.
+    pub result: DmarcResult,
+    /// With temperror: what is open.
+    pub doubt: Option<Doubt>,
+    /// Why, in a few words of ours.
+    pub reason: &'static str,
+    /// The policy, if a record applies.
+    pub policy: Option<PublishedPolicy>,
+    /// How the SPF domain is aligned, whatever SPF's result; `Unaligned` if there is none.
+    pub spf_alignment: Alignment,
+    /// How each d= is aligned, in the order of [`Evaluation::dkim`].
+    pub dkim_alignment: Vec<Alignment>,
+    /// Whether SPF gave an aligned pass.
+    pub spf_aligned: bool,
+    /// Whether a signature gave an aligned pass.
+    pub dkim_aligned: bool,
+}
+
+/// All that was found out about one message.
+#[derive(Debug, Clone)]
+pub struct Evaluation {
+    /// Who the header section says wrote it.
+    pub author: Author,
+    /// SPF of the identity that DMARC uses.
+    pub spf: SpfOutput,
+    /// One for each DKIM-Signature field that was evaluated, in the order of the fields; empty if there is none.
+    pub dkim: Vec<DkimOutput>,
+    /// DKIM-Signature fields beyond the bound, not evaluated.
+    pub dkim_skipped: usize,
+    /// The ARC chain.
+    pub arc: ArcOutput,
+    /// One for each author domain, in the order of From; empty if From is unusable.
+    pub dmarc: Vec<DmarcOutput>,
+    /// Whether the header section has the fields of a mailing list (List-Id, List-Post, List-Unsubscribe beside them).
+    pub list_fields: bool,
+    /// Each DNS question with its answer, in the order of the answers.
+    pub evidence: Vec<Asked>,
+    /// Time from the end of data to the verdict, that is what the sender waited for us.
+    pub elapsed: Duration,
+}

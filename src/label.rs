@@ -1,0 +1,43 @@
+//! Enums whose variants name metric labels, log values and words in reports.
+//!
+//! One spelling per variant, fixed at compile time: no domain, address or error text of a peer can become a label.
+
+/// A closed set of names, each with one spelling.
+pub trait Label: Copy + 'static {
+    /// Every variant, in the order of [`Label::index`].
+    const ALL: &'static [Self];
+
+    /// The spelling: lower case, as metrics, log, reports and README write it.
+    fn as_str(self) -> &'static str;
+
+    /// The variant's place in [`Label::ALL`].
+    fn index(self) -> usize;
+}
+
+/// Defines an enum together with its [`Label`] and `Display` implementations.
+#[macro_export]
+macro_rules! label_enum {
+    ($(#[$meta:meta])* $vis:vis enum $name:ident { $($(#[$variant_meta:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        $vis enum $name { $($(#[$variant_meta])* $variant),+ }
+
+        impl $crate::label::Label for $name {
+            const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+
+            fn index(self) -> usize {
+                self as usize
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.pad($crate::label::Label::as_str(*self))
+            }
+        }
+    };
+}

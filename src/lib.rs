@@ -1,0 +1,13 @@
+//! dmarcgate: an inbound SMTP proxy filter that settles, while the sender is still on the line, who a message really
+//! comes from.
+//!
+//! The modules stand in the order in which data flows through them; a module uses what stands above it, never below
+//! (`tests/it/layers.rs` holds them to it).
+
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod domain;
+pub mod label;
+pub mod metrics;
+pub mod dns;

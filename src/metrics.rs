@@ -1,0 +1,108 @@
+//! The metrics registry and the few shapes of metric that the drivers use.
+//!
+//! Each driver owns a `Metrics` struct of its own and registers it once at start; `app` passes the [`Registry`] round.
+//! Labels come from [`Label`] enums only, so that no peer can grow the number of series; every series starts at 0.
+
+use std::marker::PhantomData;
+
+use prometheus::core::Collector;
+use prometheus::{HistogramOpts, IntCounterVec, Opts, TextEncoder};
+pub use prometheus::{Histogram, IntCounter, IntGauge};
+
+use crate::label::Label;
+
+/// Where drivers register their metrics and the admin listener reads them.
+#[derive(Clone, Default)]
+pub struct Registry(prometheus::Registry);
+
+/// Counters of one name, one for each variant of `L`.
+#[derive(Clone)]
+pub struct Family<L> {
+    counters: Vec<IntCounter>,
+    label: PhantomData<L>,
+}
+
+impl Registry {
+    /// An empty registry.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A counter; `name` ends in `_total`.
+    pub fn counter(&self, name: &str, help: &str) -> IntCounter {
+        self.register(IntCounter::new(name, help).expect(METRIC_NAME))
+    }
+
+    /// A gauge in base units.
+    pub fn gauge(&self, name: &str, help: &str) -> IntGauge {
+        self.register(IntGauge::new(name, help).expect(METRIC_NAME))
+    }
+
+    /// A gauge that is always 1 and tells facts by its labels.
+    pub fn info(&self, name: &str, help: &str, labels: &[(&str, &str)]) {
+        let opts = labels.iter().fold(Opts::new(name, help), |opts, (k, v)| opts.const_label(*k, *v));
+        self.register(IntGauge::with_opts(opts).expect(METRIC_NAME)).set(1);
+    }
+
+    /// A histogram in seconds or bytes with the given upper bounds.
+    pub fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
+        let opts = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+        self.register(Histogram::with_opts(opts).expect(METRIC_NAME))
+    }
+
+    /// A family of counters under the label `label`; the help text gets the label's values.
+    pub fn family<L: Label>(&self, name: &str, help: &str, label: &str) -> Family<L> {
+        let values = L::ALL.iter().map(|l| l.as_str()).collect::<Vec<_>>().join(", ");
+        let help = format!("{help} By {label}: {values}.");
+        let vector = self.register(IntCounterVec::new(Opts::new(name, help), &[label]).expect(METRIC_NAME));
+        let counters = L::ALL.iter().map(|l| vector.with_label_values(&[l.as_str()])).collect();
+        Family { counters, label: PhantomData }
+    }
+
+    /// All metrics in the text format of Prometheus, version 0.0.4.
+    pub fn render(&self) -> String {
+        TextEncoder::new().encode_to_string(&self.0.gather()).unwrap_or_default()
+    }
+
+    fn register<C: Collector + Clone + 'static>(&self, metric: C) -> C {
+        // Fails only for a name registered twice: a fault of ours that every start would show.
+        self.0.register(Box::new(metric.clone())).expect("metric names are unique");
+        metric
+    }
+}
+
+impl<L: Label> Family<L> {
+    /// The counter of one variant.
+    pub fn of(&self, label: L) -> &IntCounter {
+        // Invariant: `index` is the place in `ALL`, and there is a counter for each of `ALL`.
+        &self.counters[label.index()]
+    }
+
+    /// Adds one to the counter of `label`.
+    pub fn inc(&self, label: L) {
+        self.of(label).inc();
+    }
+}
+
+/// Metric names are literals of ours; a bad one fails at every start.
+const METRIC_NAME: &str = "metric names and labels are well-formed literals";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    crate::label_enum! {
+        enum Colour { Red = "red", Green = "green" }
+    }
+
+    #[test]
+    fn series_of_a_family_start_at_zero_and_count_apart() {
+        let registry = Registry::new();
+        let family: Family<Colour> = registry.family("dmarcgate_test_total", "Things.", "colour");
+        family.inc(Colour::Green);
+        let text = registry.render();
+        assert!(text.contains("# HELP dmarcgate_test_total Things. By colour: red, green."), "{text}");
+        assert!(text.contains("dmarcgate_test_total{colour=\"red\"} 0"), "{text}");
+        assert!(text.contains("dmarcgate_test_total{colour=\"green\"} 1"), "{text}");
+    }
+}
