@@ -7,7 +7,12 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
-pub mod domain;
-pub mod label;
-pub mod metrics;
 pub mod dns;
+pub mod domain;
+pub mod envelope;
+pub mod label;
+pub mod message;
+pub mod metrics;
+pub mod session;
+pub mod smtp;
+pub mod upstream;

@@ -1,0 +1,281 @@
+//! Holds the body of a message between the client's dot and the upstream's: memory first, then an unlinked file.
+//!
+//! Bodies are kept in the wire form in which they go on, so that sending them is copying. All spools share one memory
+//! budget. A spool that can't grow moves to its file; one that can't even start, or whose disk is full, is an error that
+//! ends in 452, never in a lost message.
+
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::spawn_blocking;
+
+/// Where bodies are kept and how much memory they may take.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where the unlinked files are made.
+    pub directory: PathBuf,
+    /// Octets of memory for all spools together.
+    pub memory: u64,
+}
+
+/// Makes spools under one budget. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Spooler {
+    directory: Arc<Path>,
+    budget: Arc<Semaphore>,
+    units: usize,
+}
+
+/// The body of one message.
+#[derive(Debug)]
+pub struct Spool {
+    spooler: Spooler,
+    memory: Vec<u8>,
+    /// Covers `memory`, in units of [`UNIT`].
+    permit: Option<OwnedSemaphorePermit>,
+    file: Option<File>,
+    /// Octets in the file.
+    filed: u64,
+}
+
+/// Why a body can't be kept. Ours to solve: the client is told to try again later.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// All spools together have used up their memory.
+    #[error("the spool's memory is used up")]
+    Exhausted,
+    /// The directory can't be written.
+    #[error("the spool directory can't be used: {0}")]
+    Io(#[from] io::Error),
+}
+
+impl Spooler {
+    /// A budget with nothing in it yet; the directory is made if it is missing.
+    ///
+    /// # Errors
+    ///
+    /// The operator's: the directory can't be made or written.
+    pub fn new(settings: &Settings) -> io::Result<Self> {
+        std::fs::create_dir_all(&settings.directory)?;
+        tempfile::tempfile_in(&settings.directory)?;
+        let units =
+            usize::try_from(settings.memory / UNIT as u64).unwrap_or(usize::MAX).clamp(1, Semaphore::MAX_PERMITS);
+        Ok(Self { directory: settings.directory.as_path().into(), budget: Arc::new(Semaphore::new(units)), units })
+    }
+
+    /// An empty spool.
+    pub fn spool(&self) -> Spool {
+        Spool { spooler: self.clone(), memory: Vec::new(), permit: None, file: None, filed: 0 }
+    }
+
+    /// Octets of memory in use, in whole units.
+    pub fn memory_used(&self) -> u64 {
+        (self.units.saturating_sub(self.budget.available_permits()) * UNIT) as u64
+    }
+}
+
+impl Spool {
+    /// Octets kept.
+    pub fn len(&self) -> u64 {
+        self.filed + self.memory.len() as u64
+    }
+
+    /// Whether nothing is kept.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Octets in memory: those that [`Spool::settle`] may move to the file.
+    pub fn in_memory(&self) -> &[u8] {
+        &self.memory
+    }
+
+    /// Takes a piece into memory. Call [`Spool::settle`] after each piece that was read from the client, so that memory
+    /// stays bounded.
+    pub fn push(&mut self, piece: &[u8]) {
+        self.memory.extend_from_slice(piece);
+    }
+
+    /// Accounts for the memory taken, and moves it to the file where it is too much.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`]: the message can't be taken for now.
+    pub async fn settle(&mut self) -> Result<(), Error> {
+        if self.memory.len() < FILE_PIECE && self.reserve() {
+            return Ok(());
+        }
+        if self.permit.is_none() {
+            return Err(Error::Exhausted);
+        }
+        self.to_file().await
+    }
+
+    /// Gives the whole body back in pieces: `None` at the end.
+    pub fn into_reader(self) -> Reader {
+        Reader { spool: self, piece: Vec::new(), state: ReaderState::Start }
+    }
+
+    /// Gets permission for what is in memory; false if the budget does not allow.
+    fn reserve(&mut self) -> bool {
+        let have = self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let need = self.memory.len().div_ceil(UNIT).saturating_sub(have);
+        if need == 0 {
+            return true;
+        }
+        // Invariant: `need` is at most FILE_PIECE plus one read, in units.
+        let need = u32::try_from(need).unwrap_or(u32::MAX);
+        match Arc::clone(&self.spooler.budget).try_acquire_many_owned(need) {
+            Ok(more) => {
+                match &mut self.permit {
+                    Some(permit) => permit.merge(more),
+                    none => *none = Some(more),
+                }
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    async fn to_file(&mut self) -> Result<(), Error> {
+        let piece = std::mem::take(&mut self.memory);
+        let (file, directory) = (self.file.take(), Arc::clone(&self.spooler.directory));
+        let written = spawn_blocking(move || -> io::Result<(File, Vec<u8>)> {
+            let mut file = match file {
+                Some(file) => file,
+                None => tempfile::tempfile_in(directory)?,
+            };
+            file.write_all(&piece)?;
+            Ok((file, piece))
+        });
+        let (file, mut piece) = written.await.map_err(io::Error::other)??;
+        self.filed += piece.len() as u64;
+        piece.clear();
+        (self.file, self.memory) = (Some(file), piece);
+        Ok(())
+    }
+}
+
+/// Reads a spool from its beginning, once.
+#[derive(Debug)]
+pub struct Reader {
+    spool: Spool,
+    piece: Vec<u8>,
+    state: ReaderState,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ReaderState {
+    Start,
+    File,
+    Memory,
+    End,
+}
+
+impl Reader {
+    /// The next piece; `None` at the end.
+    ///
+    /// # Errors
+    ///
+    /// The file can't be read back.
+    pub async fn next(&mut self) -> io::Result<Option<&[u8]>> {
+        loop {
+            match self.state {
+                ReaderState::Start => {
+                    self.state = if self.spool.file.is_some() { ReaderState::File } else { ReaderState::Memory };
+                    if let Some(file) = &mut self.spool.file {
+                        file.seek(SeekFrom::Start(0))?;
+                    }
+                }
+                ReaderState::File => {
+                    if self.read_file().await? {
+                        return Ok(Some(&self.piece));
+                    }
+                    self.state = ReaderState::Memory;
+                }
+                ReaderState::Memory => {
+                    self.state = ReaderState::End;
+                    return Ok(Some(&self.spool.memory).filter(|m| !m.is_empty()).map(Vec::as_slice));
+                }
+                ReaderState::End => return Ok(None),
+            }
+        }
+    }
+
+    async fn read_file(&mut self) -> io::Result<bool> {
+        let Some(mut file) = self.spool.file.take() else { return Ok(false) };
+        let mut piece = std::mem::take(&mut self.piece);
+        let read = spawn_blocking(move || -> io::Result<(File, Vec<u8>)> {
+            use std::io::Read;
+            piece.clear();
+            (&mut file).take(FILE_PIECE as u64).read_to_end(&mut piece)?;
+            Ok((file, piece))
+        });
+        let (file, piece) = read.await.map_err(io::Error::other)??;
+        (self.spool.file, self.piece) = (Some(file), piece);
+        Ok(!self.piece.is_empty())
+    }
+}
+
+/// Octets of the steps in which memory is accounted.
+const UNIT: usize = 16 * 1024;
+/// Octets that a spool holds in memory before it moves them to its file; also the size of the pieces read back. Larger
+/// pieces cost memory for each of many large messages at once, smaller ones more hand-overs to the blocking threads.
+const FILE_PIECE: usize = 256 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spooler(memory: u64) -> (Spooler, tempfile::TempDir) {
+        let directory = tempfile::tempdir().unwrap();
+        (Spooler::new(&Settings { directory: directory.path().into(), memory }).unwrap(), directory)
+    }
+
+    async fn fill(spool: &mut Spool, octets: usize) -> Result<Vec<u8>, Error> {
+        let all: Vec<u8> = (0..octets).map(|i| (i / 7 % 251) as u8).collect();
+        for piece in all.chunks(10_000) {
+            spool.push(piece);
+            spool.settle().await?;
+        }
+        Ok(all)
+    }
+
+    async fn read(spool: Spool) -> Vec<u8> {
+        let (mut reader, mut all) = (spool.into_reader(), Vec::new());
+        while let Some(piece) = reader.next().await.unwrap() {
+            all.extend_from_slice(piece);
+        }
+        all
+    }
+
+    #[tokio::test]
+    async fn bodies_of_any_size_come_back_whole() {
+        let (spooler, directory) = spooler(1 << 20);
+        for octets in [0, 1, UNIT, FILE_PIECE - 1, FILE_PIECE, FILE_PIECE + 1, 5 * FILE_PIECE + 17] {
+            let mut spool = spooler.spool();
+            let all = fill(&mut spool, octets).await.unwrap();
+            assert_eq!(spool.len(), octets as u64);
+            assert!(spool.file.is_some() == (octets >= FILE_PIECE), "{octets}");
+            assert!(read(spool).await == all, "{octets}");
+        }
+        assert_eq!(spooler.memory_used(), 0);
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "files are unlinked");
+    }
+
+    #[tokio::test]
+    async fn under_pressure_a_body_moves_to_its_file_and_a_new_one_is_refused() {
+        let (spooler, _directory) = spooler(2 * UNIT as u64);
+        let mut first = spooler.spool();
+        let all = fill(&mut first, 100_000).await.unwrap();
+        assert!(first.file.is_some());
+        assert_eq!(spooler.memory_used(), 2 * UNIT as u64);
+        let mut second = spooler.spool();
+        assert!(matches!(fill(&mut second, 1).await, Err(Error::Exhausted)));
+        assert!(read(first).await == all);
+        assert!(fill(&mut second, 1).await.is_ok(), "room again once the first is gone");
+    }
+}

@@ -1,0 +1,400 @@
+//! The DATA codec: the wire form of a message becomes its content, and goes on encoded afresh (RFC 5321 §4.5.2).
+//!
+//! Only CRLF "." CRLF ends the data (RFC 5321 §4.1.1.4). A bare LF is a line end to the content and leaves as CRLF; a
+//! bare CR stays in the content and leaves as a space: neither reaches the upstream as such, so that no server behind,
+//! however lenient, can see an end of data or a command where the gate saw none (SMTP smuggling).
+
+use memchr::{memchr, memchr2};
+
+/// Takes what a [`Decoder`] yields.
+pub trait Sink {
+    /// A piece of the message, twice: as content (what is hashed and evaluated) and as it goes over the wire to the
+    /// upstream. The same slice but where dots and bare CR differ. Either may be empty.
+    fn piece(&mut self, content: &[u8], wire: &[u8]);
+}
+
+/// How far a call of [`Decoder::decode`] came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// The whole input is taken and the data goes on.
+    More,
+    /// The data ended behind this many octets of the input.
+    End(usize),
+}
+
+/// What was met that RFC 5321 forbids.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Irregularities {
+    /// A LF without a CR before it.
+    pub bare_lf: bool,
+    /// A CR without a LF behind it.
+    pub bare_cr: bool,
+    /// A line of NULs and one dot, which some servers take for the end of data once they have dropped the NULs.
+    pub nul_dot_line: bool,
+}
+
+/// Decodes the octets that follow a 354 reply, in pieces of any size.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    state: State,
+    line: LineShape,
+    irregularities: Irregularities,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum State {
+    /// Behind a CRLF, or where the data begins: here a dot is a signal.
+    #[default]
+    LineStart,
+    /// Behind a bare LF: a line begins for the upstream, but a dot is only a dot.
+    SoftLineStart,
+    /// Inside a line.
+    Middle,
+    /// Behind a CR that has not been passed on yet.
+    Cr,
+    /// Behind a dot at a line's start.
+    Dot,
+    /// Behind a dot and a CR at a line's start.
+    DotCr,
+}
+
+/// Whether the line so far is nothing but NULs and at most one dot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LineShape {
+    NulDot { nuls: bool, dots: u8 },
+    Other,
+}
+
+impl Default for LineShape {
+    fn default() -> Self {
+        Self::NulDot { nuls: false, dots: 0 }
+    }
+}
+
+impl Decoder {
+    /// A decoder at the beginning of the data.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What was met so far.
+    pub fn irregularities(&self) -> Irregularities {
+        self.irregularities
+    }
+
+    /// Takes the next octets. After [`Progress::End`] the decoder is done.
+    pub fn decode(&mut self, input: &[u8], sink: &mut impl Sink) -> Progress {
+        let mut at = 0;
+        while let Some(&next) = input.get(at) {
+            match (self.state, next) {
+                (State::LineStart, b'.') => {
+                    self.state = State::Dot;
+                    at += 1;
+                }
+                (State::SoftLineStart, b'.') => {
+                    // For the upstream this dot begins a line: it needs its double.
+                    sink.piece(b"", b".");
+                    self.state = State::Middle;
+                }
+                (State::LineStart | State::SoftLineStart | State::Middle, _) => {
+                    self.state = State::Middle;
+                    at = self.middle(input, at, sink);
+                }
+                (State::Cr, b'\n') => {
+                    sink.piece(b"\r\n", b"\r\n");
+                    self.end_line(State::LineStart);
+                    at += 1;
+                }
+                (State::Cr, _) => self.bare_cr(sink),
+                (State::Dot, b'\r') => {
+                    self.state = State::DotCr;
+                    at += 1;
+                }
+                (State::Dot, b'.') => {
+                    // The client's double dot: one in the content, both on the wire.
+                    self.shape(b".");
+                    sink.piece(b"", b".");
+                    self.state = State::Middle;
+                }
+                (State::Dot, b'\n') => {
+                    // A dot that a bare LF follows never ends the data: it is a line of one dot.
+                    sink.piece(b".", b"..");
+                    self.shape(b".");
+                    self.state = State::Middle;
+                }
+                (State::Dot, _) => {
+                    // RFC 5321 §4.5.2: the first of other characters is deleted if it is a dot.
+                    self.shape(b".");
+                    self.state = State::Middle;
+                }
+                (State::DotCr, b'\n') => return Progress::End(at + 1),
+                (State::DotCr, _) => {
+                    self.shape(b".");
+                    self.bare_cr(sink);
+                }
+            }
+        }
+        Progress::More
+    }
+
+    /// Passes on what stands in the middle of lines from `at` on, up to a place where the state changes.
+    fn middle(&mut self, input: &[u8], at: usize, sink: &mut impl Sink) -> usize {
+        let mut end = at;
+        loop {
+            let rest = input.get(end..).unwrap_or_default();
+            let Some(found) = memchr2(b'\r', b'\n', rest) else {
+                self.shape(rest);
+                pass(sink, input, at, input.len());
+                return input.len();
+            };
+            self.shape(rest.get(..found).unwrap_or_default());
+            end += found;
+            match (input.get(end), input.get(end + 1), input.get(end + 2)) {
+                // A regular line end with a regular line behind it: the slice goes on.
+                (Some(b'\r'), Some(b'\n'), Some(next)) if *next != b'.' => {
+                    self.end_line(State::Middle);
+                    end += 2;
+                }
+                (Some(b'\r'), _, _) => {
+                    pass(sink, input, at, end);
+                    self.state = State::Cr;
+                    return end + 1;
+                }
+                _ => {
+                    pass(sink, input, at, end);
+                    sink.piece(b"\r\n", b"\r\n");
+                    self.irregularities.bare_lf = true;
+                    self.end_line(State::SoftLineStart);
+                    return end + 1;
+                }
+            }
+        }
+    }
+
+    fn bare_cr(&mut self, sink: &mut impl Sink) {
+        sink.piece(b"\r", b" ");
+        self.irregularities.bare_cr = true;
+        // To a lenient server a CR may end a line, so what follows is looked at as a line of its own.
+        self.end_line(State::Middle);
+    }
+
+    fn end_line(&mut self, state: State) {
+        if self.line == (LineShape::NulDot { nuls: true, dots: 1 }) {
+            self.irregularities.nul_dot_line = true;
+        }
+        self.line = LineShape::default();
+        self.state = state;
+    }
+
+    /// Notes octets of the present line; after the first ordinary one there is nothing to note.
+    fn shape(&mut self, octets: &[u8]) {
+        let LineShape::NulDot { mut nuls, mut dots } = self.line else { return };
+        for octet in octets {
+            match octet {
+                0 => nuls = true,
+                b'.' if dots == 0 => dots = 1,
+                _ => {
+                    self.line = LineShape::Other;
+                    return;
+                }
+            }
+        }
+        self.line = LineShape::NulDot { nuls, dots };
+    }
+}
+
+/// Encodes content for the wire: dots doubled at line starts, bare CR as a space. The content has CRLF line ends.
+#[derive(Debug)]
+pub struct Encoder {
+    at_line_start: bool,
+}
+
+impl Default for Encoder {
+    fn default() -> Self {
+        Self { at_line_start: true }
+    }
+}
+
+impl Encoder {
+    /// Appends the wire form of `content`, which ends with a line or is the last piece, to `wire`.
+    pub fn encode(&mut self, content: &[u8], wire: &mut Vec<u8>) {
+        for line in content.split_inclusive(|b| *b == b'\n') {
+            if self.at_line_start && line.first() == Some(&b'.') {
+                wire.push(b'.');
+            }
+            let (text, end) = match line.strip_suffix(b"\r\n") {
+                Some(text) => (text, &b"\r\n"[..]),
+                None => (line, &b""[..]),
+            };
+            let start = wire.len();
+            wire.extend_from_slice(text);
+            if memchr(b'\r', text).is_some() {
+                wire.iter_mut().skip(start).filter(|b| **b == b'\r').for_each(|b| *b = b' ');
+            }
+            wire.extend_from_slice(end);
+            self.at_line_start = !end.is_empty();
+        }
+    }
+}
+
+/// What ends the data on the wire, given whether the message ended with a line end.
+pub fn end_of_data(ends_with_line: bool) -> &'static [u8] {
+    if ends_with_line { b".\r\n" } else { b"\r\n.\r\n" }
+}
+
+fn pass(sink: &mut impl Sink, input: &[u8], from: usize, to: usize) {
+    if let Some(piece) = input.get(from..to).filter(|p| !p.is_empty()) {
+        sink.piece(piece, piece);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Collected {
+        content: Vec<u8>,
+        wire: Vec<u8>,
+    }
+
+    impl Sink for Collected {
+        fn piece(&mut self, content: &[u8], wire: &[u8]) {
+            self.content.extend_from_slice(content);
+            self.wire.extend_from_slice(wire);
+        }
+    }
+
+    fn decode(pieces: &[&[u8]]) -> (Collected, Irregularities, Option<usize>) {
+        let (mut decoder, mut out) = (Decoder::new(), Collected::default());
+        for piece in pieces {
+            if let Progress::End(n) = decoder.decode(piece, &mut out) {
+                return (out, decoder.irregularities(), Some(n));
+            }
+        }
+        (out, decoder.irregularities(), None)
+    }
+
+    /// Decodes whole, in single octets and in every two pieces, and expects the same of each.
+    fn content_and_wire(input: &[u8]) -> (Vec<u8>, Vec<u8>, bool, Irregularities) {
+        let (whole, odd, end) = decode(&[input]);
+        let octets: Vec<&[u8]> = input.chunks(1).collect();
+        let (single, single_odd, single_end) = decode(&octets);
+        assert_eq!((&single.content, &single.wire), (&whole.content, &whole.wire), "{input:?}");
+        assert_eq!((single_odd, single_end.is_some()), (odd, end.is_some()), "{input:?}");
+        for at in 0..input.len() {
+            let (a, b) = input.split_at(at);
+            let (split, split_odd, _) = decode(&[a, b]);
+            assert_eq!(
+                (&split.content, &split.wire, split_odd),
+                (&whole.content, &whole.wire, odd),
+                "{input:?} at {at}"
+            );
+        }
+        (whole.content, whole.wire, end.is_some(), odd)
+    }
+
+    #[test]
+    fn dots_and_line_ends_table() {
+        let cases: [(&str, &[u8], &[u8], &[u8], bool); 18] = [
+            ("empty message", b".\r\n", b"", b"", true),
+            ("one line", b"a\r\n.\r\n", b"a\r\n", b"a\r\n", true),
+            ("doubled dot", b"..a\r\n.\r\n", b".a\r\n", b"..a\r\n", true),
+            ("doubled dot alone", b"..\r\n.\r\n", b".\r\n", b"..\r\n", true),
+            ("dot not doubled", b".a\r\n.\r\n", b"a\r\n", b"a\r\n", true),
+            ("three dots", b"...\r\n.\r\n", b"..\r\n", b"...\r\n", true),
+            ("bare LF", b"a\nb\r\n.\r\n", b"a\r\nb\r\n", b"a\r\nb\r\n", true),
+            ("bare CR", b"a\rb\r\n.\r\n", b"a\rb\r\n", b"a b\r\n", true),
+            ("CR CR LF", b"a\r\r\nb\r\n.\r\n", b"a\r\r\nb\r\n", b"a \r\nb\r\n", true),
+            ("LF . LF", b"a\n.\nb\r\n", b"a\r\n.\r\nb\r\n", b"a\r\n..\r\nb\r\n", false),
+            ("LF . CRLF", b"a\n.\r\nb\r\n", b"a\r\n.\r\nb\r\n", b"a\r\n..\r\nb\r\n", false),
+            ("CRLF . LF", b"a\r\n.\nb\r\n", b"a\r\n.\r\nb\r\n", b"a\r\n..\r\nb\r\n", false),
+            ("CR . CR", b"a\r.\rb\r\n", b"a\r.\rb\r\n", b"a . b\r\n", false),
+            ("CRLF . CR", b"a\r\n.\rb\r\n", b"a\r\n\rb\r\n", b"a\r\n b\r\n", false),
+            ("CR . CRLF", b"a\r.\r\nb\r\n", b"a\r.\r\nb\r\n", b"a .\r\nb\r\n", false),
+            ("LF CR . CRLF", b"a\n\r.\r\nb\r\n", b"a\r\n\r.\r\nb\r\n", b"a\r\n .\r\nb\r\n", false),
+            ("CRLF .. LF", b"a\r\n..\nb\r\n", b"a\r\n.\r\nb\r\n", b"a\r\n..\r\nb\r\n", false),
+            ("LF .. CRLF", b"a\n..\r\nb\r\n", b"a\r\n..\r\nb\r\n", b"a\r\n...\r\nb\r\n", false),
+        ];
+        for (name, input, content, wire, ended) in cases {
+            let (got_content, got_wire, got_ended, _) = content_and_wire(input);
+            assert_eq!(got_content, content, "content of {name}");
+            assert_eq!(got_wire, wire, "wire of {name}");
+            assert_eq!(got_ended, ended, "end of {name}");
+        }
+    }
+
+    #[test]
+    fn irregularities_are_noted() {
+        let cases: [(&[u8], Irregularities); 12] = [
+            (b"a\r\nb.\r\n", Irregularities::default()),
+            (b"a\nb", Irregularities { bare_lf: true, ..Default::default() }),
+            (b"a\rb", Irregularities { bare_cr: true, ..Default::default() }),
+            (b"\0.\r\nx", Irregularities { nul_dot_line: true, ..Default::default() }),
+            (b"a\r\n.\0\r\nx", Irregularities { nul_dot_line: true, ..Default::default() }),
+            (b"a\r\n\0\0.\0\r\nx", Irregularities { nul_dot_line: true, ..Default::default() }),
+            (b"a\n.\0\nx", Irregularities { nul_dot_line: true, bare_lf: true, bare_cr: false }),
+            (b"a\r\0.\r\nx", Irregularities { nul_dot_line: true, bare_lf: false, bare_cr: true }),
+            (b"a\r\n\0\r\nx", Irregularities::default()),
+            (b"a\r\n..\0\r\nx", Irregularities::default()),
+            (b"a\r\nx\0.\r\nx", Irregularities::default()),
+            (b"\0.x\r\nx", Irregularities::default()),
+        ];
+        for (input, expected) in cases {
+            assert_eq!(content_and_wire(input).3, expected, "{input:?}");
+        }
+    }
+
+    #[test]
+    fn what_follows_the_end_is_left_alone() {
+        assert_eq!(decode(&[b"a\r\n.\r\nQUIT\r\n"]).2, Some(6));
+        assert_eq!(decode(&[b".\r\nQUIT\r\n"]).2, Some(3));
+    }
+
+    /// What the most lenient server could take for an end of data: any line of one dot, whatever ends lines.
+    fn hides_an_end(wire: &[u8]) -> bool {
+        let without_nul: Vec<u8> = wire.iter().copied().filter(|b| *b != 0).collect();
+        without_nul.split(|b| *b == b'\r' || *b == b'\n').any(|line| line == b".")
+    }
+
+    fn awkward() -> impl Strategy<Value = Vec<u8>> {
+        prop::collection::vec(
+            prop::sample::select(vec![&b"\r"[..], b"\n", b"\r\n", b".", b"..", b"\0", b"a", b"QUIT", b" ", b"\xff"]),
+            0..40,
+        )
+        .prop_map(|parts| parts.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn any_content_comes_out_as_it_went_in(mut content in awkward(), cut in any::<prop::sample::Index>()) {
+            // Content as a client has it: CRLF line ends only.
+            content.retain(|b| *b != b'\r' && *b != b'\n');
+            let content: Vec<u8> = content.chunks(3).flat_map(|c| [c, b"\r\n"].concat()).collect();
+            let mut wire = Vec::new();
+            Encoder::default().encode(&content, &mut wire);
+            wire.extend_from_slice(end_of_data(true));
+            let (a, b) = wire.split_at(cut.index(wire.len()));
+            let (out, odd, end) = decode(&[a, b]);
+            prop_assert_eq!(&out.content, &content);
+            prop_assert_eq!(&out.wire, &wire[..wire.len() - 3]);
+            prop_assert!(!odd.bare_cr && !odd.bare_lf);
+            prop_assert!(end.is_some());
+        }
+
+        #[test]
+        fn nothing_that_goes_on_can_end_the_data_early(input in awkward()) {
+            let (content, wire, _, odd) = content_and_wire(&input);
+            prop_assert!(odd.nul_dot_line || !hides_an_end(&wire), "{:?} -> {:?}", input, wire);
+            prop_assert!(memchr::memmem::find(&wire, b"\n.\r\n").is_none());
+            let bare = wire.windows(2).any(|w| (w[0] == b'\r') != (w[1] == b'\n'));
+            prop_assert!(!bare && wire.first() != Some(&b'\n') && wire.last() != Some(&b'\r'), "{:?}", wire);
+            // The wire form is the encoding of the content, so that header section and body may be encoded apart.
+            let mut encoded = Vec::new();
+            Encoder::default().encode(&content, &mut encoded);
+            prop_assert_eq!(encoded, wire);
+        }
+    }
+}

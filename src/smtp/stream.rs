@@ -1,0 +1,280 @@
+//! Buffered line I/O over a connection: bounded lines in, whole reply groups out.
+//!
+//! Deadlines are the caller's: every read can be cancelled and taken up again without losing an octet. A connection
+//! that waits with nothing buffered holds no buffer.
+
+use std::io;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::reply::{Reply, ReplyError, ReplyReader};
+
+/// A connection with its input and output buffers.
+#[derive(Debug)]
+pub struct Stream {
+    socket: TcpStream,
+    input: Vec<u8>,
+    /// Where the unread part of `input` begins.
+    at: usize,
+    /// How far the unread part has been searched for a line end.
+    searched: usize,
+    output: Vec<u8>,
+    /// Inside a line that was too long: everything up to its end is dropped.
+    dropping: bool,
+}
+
+/// Why a line could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The line is longer than the limit; it was dropped whole and the next one can be read.
+    #[error("line too long")]
+    TooLong,
+    /// The peer closed the connection.
+    #[error("connection closed by the peer")]
+    Closed,
+    /// The connection failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Why a reply could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplyReadError {
+    /// No line came.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// What came is no reply.
+    #[error(transparent)]
+    Reply(#[from] ReplyError),
+}
+
+impl Stream {
+    /// Wraps a connected socket.
+    pub fn new(socket: TcpStream) -> Self {
+        Self { socket, input: Vec::new(), at: 0, searched: 0, output: Vec::new(), dropping: false }
+    }
+
+    /// Reads a line of at most `limit` octets and gives it without its line end, which is CRLF or LF alone.
+    ///
+    /// # Errors
+    ///
+    /// The peer's fault or the network's. After [`ReadError::TooLong`] reading may go on.
+    pub async fn read_line(&mut self, limit: usize) -> Result<&[u8], ReadError> {
+        let end = loop {
+            if let Some(length) = self.line_length() {
+                let end = self.at + length;
+                let start = std::mem::replace(&mut self.at, end);
+                self.searched = 0;
+                if std::mem::take(&mut self.dropping) || length > limit {
+                    return Err(ReadError::TooLong);
+                }
+                break (start, end);
+            }
+            if self.buffered().len() > limit {
+                self.dropping = true;
+                self.consume(self.buffered().len());
+            }
+            if self.fill().await? == 0 {
+                return Err(ReadError::Closed);
+            }
+        };
+        let line = self.input.get(end.0..end.1).unwrap_or_default();
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
+        Ok(line.strip_suffix(b"\r").unwrap_or(line))
+    }
+
+    /// Reads one reply, all its lines.
+    ///
+    /// # Errors
+    ///
+    /// The server's fault or the network's; the connection is of no more use.
+    pub async fn read_reply(&mut self, reader: &mut ReplyReader) -> Result<Reply, ReplyReadError> {
+        loop {
+            let line = self.read_line(MAX_REPLY_LINE).await?;
+            if let Some(reply) = reader.line(line)? {
+                return Ok(reply);
+            }
+        }
+    }
+
+    /// Whether a whole line is waiting: the peer sends a group of commands (RFC 2920 §3.1).
+    pub fn has_line(&mut self) -> bool {
+        self.line_length().is_some()
+    }
+
+    /// What was read and not yet consumed.
+    pub fn buffered(&self) -> &[u8] {
+        self.input.get(self.at..).unwrap_or_default()
+    }
+
+    /// Drops the first `count` buffered octets.
+    pub fn consume(&mut self, count: usize) {
+        self.at = (self.at + count).min(self.input.len());
+        self.searched = 0;
+    }
+
+    /// Reads what is there, at least one octet, and gives their number; 0 when the peer has closed.
+    ///
+    /// # Errors
+    ///
+    /// Those of the socket.
+    pub async fn fill(&mut self) -> io::Result<usize> {
+        if self.at == self.input.len() {
+            if self.at == 0 && self.input.capacity() == 0 {
+                self.socket.readable().await?;
+            }
+            self.input.clear();
+        } else if self.at > 0 {
+            self.input.drain(..self.at);
+        }
+        self.at = 0;
+        // A line that fills the buffer (a long reply, a large message) gets more room at once.
+        self.input.reserve(if self.input.is_empty() { BUFFER } else { LARGE_BUFFER });
+        self.socket.read_buf(&mut self.input).await
+    }
+
+    /// Like [`Stream::fill`] with room for a large piece: for the content of messages.
+    ///
+    /// # Errors
+    ///
+    /// Those of the socket.
+    pub async fn fill_large(&mut self) -> io::Result<usize> {
+        if self.at == self.input.len() {
+            self.input.clear();
+            self.at = 0;
+        }
+        self.input.reserve(LARGE_BUFFER);
+        self.socket.read_buf(&mut self.input).await
+    }
+
+    /// Gives the input buffer back if nothing is in it: called before a wait that may be long.
+    pub fn release(&mut self) {
+        if self.at == self.input.len() {
+            self.input = Vec::new();
+            self.at = 0;
+            self.searched = 0;
+        }
+        if self.output.is_empty() {
+            self.output = Vec::new();
+        }
+    }
+
+    /// Puts octets into the output buffer.
+    pub fn queue(&mut self, octets: &[u8]) {
+        self.output.extend_from_slice(octets);
+    }
+
+    /// Octets that wait to be flushed.
+    pub fn queued(&self) -> usize {
+        self.output.len()
+    }
+
+    /// Writes out what was queued, in one go where the network allows.
+    ///
+    /// # Errors
+    ///
+    /// Those of the socket.
+    pub async fn flush(&mut self) -> io::Result<()> {
+        if !self.output.is_empty() {
+            self.socket.write_all(&self.output).await?;
+            self.output.clear();
+        }
+        Ok(())
+    }
+
+    /// Writes `octets` at once, behind what was queued.
+    ///
+    /// # Errors
+    ///
+    /// Those of the socket.
+    pub async fn write_all(&mut self, octets: &[u8]) -> io::Result<()> {
+        self.flush().await?;
+        self.socket.write_all(octets).await
+    }
+
+    /// Whether the peer has said nothing and not closed since the last exchange.
+    pub fn is_quiet(&mut self) -> bool {
+        let mut probe = [0u8; 1];
+        self.buffered().is_empty()
+            && matches!(self.socket.try_read(&mut probe), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Ends the output direction, so that the peer reads the last reply before the end.
+    pub async fn shutdown(&mut self) {
+        // Nothing is left to be done if the peer has gone first.
+        let _ = self.socket.shutdown().await;
+    }
+
+    fn line_length(&mut self) -> Option<usize> {
+        let rest = self.input.get(self.at + self.searched..)?;
+        match memchr::memchr(b'\n', rest) {
+            Some(found) => Some(self.searched + found + 1),
+            None => {
+                self.searched += rest.len();
+                None
+            }
+        }
+    }
+}
+
+/// Octets read at once while lines are exchanged.
+const BUFFER: usize = 4 * 1024;
+/// Octets read at once while a message comes.
+const LARGE_BUFFER: usize = 64 * 1024;
+/// Octets of a reply line of the upstream; RFC 5321 §4.5.3.1.5 has 512, some servers go beyond.
+const MAX_REPLY_LINE: usize = 8 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn pair() -> (Stream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (Stream::new(listener.accept().await.unwrap().0), peer)
+    }
+
+    #[tokio::test]
+    async fn lines_of_a_group_are_read_one_by_one() {
+        let (mut stream, mut peer) = pair().await;
+        peer.write_all(b"one\r\ntwo\nthr").await.unwrap();
+        assert_eq!(stream.read_line(10).await.unwrap(), b"one");
+        assert!(stream.has_line());
+        assert_eq!(stream.read_line(10).await.unwrap(), b"two");
+        assert!(!stream.has_line());
+        peer.write_all(b"ee\r\n").await.unwrap();
+        assert_eq!(stream.read_line(10).await.unwrap(), b"three");
+        stream.release();
+        assert!(stream.is_quiet());
+        drop(peer);
+        assert!(matches!(stream.read_line(10).await, Err(ReadError::Closed)));
+    }
+
+    #[tokio::test]
+    async fn a_line_beyond_the_limit_is_dropped_whole() {
+        let (mut stream, mut peer) = pair().await;
+        let writer = tokio::spawn(async move {
+            peer.write_all(&[b'x'; 300_000]).await.unwrap();
+            peer.write_all(b"\r\nnext\r\n").await.unwrap();
+            peer
+        });
+        assert!(matches!(stream.read_line(100).await, Err(ReadError::TooLong)));
+        assert_eq!(stream.read_line(100).await.unwrap(), b"next");
+        drop(writer.await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn what_was_queued_leaves_in_order() {
+        let (mut stream, mut peer) = pair().await;
+        stream.queue(b"a");
+        stream.queue(b"b");
+        stream.write_all(b"c").await.unwrap();
+        stream.shutdown().await;
+        let mut got = Vec::new();
+        peer.read_to_end(&mut got).await.unwrap();
+        assert_eq!(got, b"abc");
+    }
+}

@@ -1,0 +1,212 @@
+//! How the upstream learns who the client is: XCLIENT attributes and PROXY protocol headers.
+
+use std::net::{IpAddr, SocketAddr};
+
+use ppp::v2;
+
+use crate::domain::Domain;
+use crate::envelope::{Client, Hello, Protocol};
+use crate::label_enum;
+
+label_enum! {
+    /// How the client is handed over to the upstream.
+    pub enum Identity {
+        /// XCLIENT where the upstream announces it, else a Received field.
+        Auto = "auto",
+        /// Postfix's XCLIENT command.
+        Xclient = "xclient",
+        /// PROXY protocol, version 1.
+        ProxyV1 = "proxy-v1",
+        /// PROXY protocol, version 2.
+        ProxyV2 = "proxy-v2",
+        /// A Received field of ours.
+        Received = "received",
+        /// Not at all.
+        None = "none",
+    }
+}
+
+/// The client's name by forward-confirmed reverse DNS (RFC 8601 §3, "iprev").
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReverseName {
+    /// Confirmed.
+    Confirmed(Domain),
+    /// There is none.
+    Absent,
+    /// DNS did not say.
+    Unknown,
+}
+
+/// What the upstream is told about the client.
+#[derive(Debug, Clone)]
+pub struct Introduction {
+    /// Its addresses.
+    pub client: Client,
+    /// Its name by DNS.
+    pub name: ReverseName,
+    /// What it called itself.
+    pub hello: Hello,
+}
+
+/// The XCLIENT commands, each with its CRLF, that hand over every attribute the upstream `announced`. Several where one
+/// would be longer than a command line (RFC 5321 §4.5.3.1.4).
+pub fn xclient_commands(introduction: &Introduction, announced: &[Box<str>]) -> Vec<String> {
+    let mut commands = Vec::new();
+    let mut line = String::new();
+    for attribute in announced {
+        let Some(value) = xclient_value(introduction, attribute) else { continue };
+        let word = format!(" {attribute}={value}");
+        if !line.is_empty() && line.len() + word.len() + 2 > MAX_COMMAND {
+            commands.push(format!("{line}\r\n"));
+            line.clear();
+        }
+        if line.is_empty() {
+            line.push_str("XCLIENT");
+        }
+        line.push_str(&word);
+    }
+    if !line.is_empty() {
+        commands.push(format!("{line}\r\n"));
+    }
+    commands
+}
+
+/// The PROXY header of version 1 for the client's connection.
+pub fn proxy_v1(client: &Client) -> Vec<u8> {
+    let (source, destination) = same_family(client);
+    let family = if source.is_ipv4() { "TCP4" } else { "TCP6" };
+    let (from, to) = (source.ip(), destination.ip());
+    format!("PROXY {family} {from} {to} {} {}\r\n", source.port(), destination.port()).into_bytes()
+}
+
+/// The PROXY header of version 2 for the client's connection.
+pub fn proxy_v2(client: &Client) -> Vec<u8> {
+    let addresses = same_family(client);
+    v2::Builder::with_addresses(v2::Version::Two | v2::Command::Proxy, v2::Protocol::Stream, addresses)
+        .build()
+        // Fails only for TLVs beyond the length field; none are added.
+        .unwrap_or_default()
+}
+
+/// None for attributes that the gate does not know.
+fn xclient_value(introduction: &Introduction, attribute: &str) -> Option<String> {
+    let Introduction { client, name, hello } = introduction;
+    Some(match attribute {
+        "NAME" => match name {
+            ReverseName::Confirmed(name) => xtext(name.as_str()),
+            ReverseName::Absent => UNAVAILABLE.into(),
+            ReverseName::Unknown => "[TEMPUNAVAIL]".into(),
+        },
+        "ADDR" => address(client.address.ip()),
+        "PORT" => client.address.port().to_string(),
+        "PROTO" => match hello.protocol {
+            Protocol::Smtp => "SMTP".into(),
+            Protocol::Esmtp => "ESMTP".into(),
+        },
+        "HELO" => xtext(hello.name.as_str()),
+        "LOGIN" => UNAVAILABLE.into(),
+        "DESTADDR" => address(client.local.ip()),
+        "DESTPORT" => client.local.port().to_string(),
+        _ => return None,
+    })
+}
+
+fn address(ip: IpAddr) -> String {
+    match ip {
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => format!("IPV6:{ip}"),
+    }
+}
+
+/// RFC 3461 §4: what is not printable, "+" and "=" as "+" and two hexadecimal digits.
+fn xtext(text: &str) -> String {
+    use std::fmt::Write;
+    text.bytes().fold(String::with_capacity(text.len()), |mut out, b| {
+        match b {
+            b'!'..=b'~' if b != b'+' && b != b'=' => out.push(char::from(b)),
+            // Writing to a String does not fail.
+            _ => drop(write!(out, "+{b:02X}")),
+        }
+        out
+    })
+}
+
+/// Both ends in one address family, as the PROXY protocol wants it.
+fn same_family(client: &Client) -> (SocketAddr, SocketAddr) {
+    let (source, destination) = (client.address, client.local);
+    if source.is_ipv4() == destination.is_ipv4() {
+        return (source, destination);
+    }
+    (mapped(source), mapped(destination))
+}
+
+fn mapped(address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) => SocketAddr::new(ip.to_ipv6_mapped().into(), address.port()),
+        IpAddr::V6(_) => address,
+    }
+}
+
+/// What XCLIENT says of an attribute that does not exist.
+const UNAVAILABLE: &str = "[UNAVAILABLE]";
+/// Octets of a command line with its CRLF (RFC 5321 §4.5.3.1.4).
+const MAX_COMMAND: usize = 512;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::smtp::command::Command;
+
+    fn introduction(hello: &str) -> Introduction {
+        let Ok(Command::Ehlo(name)) = Command::parse(format!("EHLO {hello}").as_bytes(), None) else {
+            panic!("{hello}")
+        };
+        Introduction {
+            client: Client { address: "198.51.100.7:4711".parse().unwrap(), local: "198.51.100.1:25".parse().unwrap() },
+            name: ReverseName::Confirmed(Domain::parse("mx.client.example").unwrap()),
+            hello: Hello { name, protocol: Protocol::Esmtp },
+        }
+    }
+
+    fn announced(words: &str) -> Vec<Box<str>> {
+        words.split(' ').map(Into::into).collect()
+    }
+
+    #[test]
+    fn xclient_hands_over_what_is_announced() {
+        let mut who = introduction("a+b=c");
+        assert_eq!(
+            xclient_commands(&who, &announced("NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT ODD")),
+            ["XCLIENT NAME=mx.client.example ADDR=198.51.100.7 PORT=4711 PROTO=ESMTP HELO=a+2Bb+3Dc \
+              LOGIN=[UNAVAILABLE] DESTADDR=198.51.100.1 DESTPORT=25\r\n"]
+        );
+        who.client.address = "[2001:db8::1]:1".parse().unwrap();
+        who.name = ReverseName::Unknown;
+        assert_eq!(
+            xclient_commands(&who, &announced("ADDR NAME")),
+            ["XCLIENT ADDR=IPV6:2001:db8::1 NAME=[TEMPUNAVAIL]\r\n"]
+        );
+        assert_eq!(xclient_commands(&who, &announced("ODD")), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_long_xclient_becomes_several_commands() {
+        let who = introduction(&"=".repeat(150));
+        let commands = xclient_commands(&who, &announced("NAME ADDR HELO PORT"));
+        assert_eq!(commands.len(), 2);
+        assert!(commands.iter().all(|c| c.starts_with("XCLIENT ") && c.ends_with("\r\n")));
+        assert!(commands[1].starts_with("XCLIENT HELO=+3D"));
+    }
+
+    #[test]
+    fn proxy_headers_carry_both_ends() {
+        let client = introduction("x").client;
+        assert_eq!(proxy_v1(&client), b"PROXY TCP4 198.51.100.7 198.51.100.1 4711 25\r\n");
+        let header = proxy_v2(&client);
+        assert_eq!(header[..16], *b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0c");
+        assert_eq!(header[16..], [198, 51, 100, 7, 198, 51, 100, 1, 0x12, 0x67, 0, 25]);
+        let mixed = Client { address: "[2001:db8::1]:1".parse().unwrap(), ..client };
+        assert_eq!(proxy_v1(&mixed), b"PROXY TCP6 2001:db8::1 ::ffff:198.51.100.1 1 25\r\n");
+        assert_eq!(proxy_v2(&mixed)[13..16], [0x21, 0, 36]);
+    }
+}
