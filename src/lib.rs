@@ -14,5 +14,6 @@ pub mod label;
 pub mod message;
 pub mod metrics;
 pub mod session;
+pub mod listener;
 pub mod smtp;
 pub mod upstream;

@@ -88,9 +88,9 @@ impl Spool {
         self.len() == 0
     }
 
-    /// Octets in memory: those that [`Spool::settle`] may move to the file.
-    pub fn in_memory(&self) -> &[u8] {
-        &self.memory
+    /// Lets go of all that is kept.
+    pub fn clear(&mut self) {
+        (self.memory, self.permit, self.file, self.filed) = (Vec::new(), None, None, 0);
     }
 
     /// Takes a piece into memory. Call [`Spool::settle`] after each piece that was read from the client, so that memory

@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_long_xclient_becomes_several_commands() {
-        let who = introduction(&"=".repeat(150));
+        let who = introduction(&"=".repeat(160));
         let commands = xclient_commands(&who, &announced("NAME ADDR HELO PORT"));
         assert_eq!(commands.len(), 2);
         assert!(commands.iter().all(|c| c.starts_with("XCLIENT ") && c.ends_with("\r\n")));

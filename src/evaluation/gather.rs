@@ -1,0 +1,107 @@
+//! Runs what needs DNS beside the transfer of the message, and draws the [`Evaluation`] from it at the end.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::arc::ChainKeys;
+use super::dkim::Keys;
+use super::discovery::{Discoveries, discover};
+use super::subject::{Claims, Subject};
+use super::Evaluation;
+use crate::dns::{Asked, Lookup};
+use crate::domain::Domain;
+use crate::message::body_hash::BodyHashes;
+use crate::spf::SpfOutput;
+use crate::spf::evaluate::{Request, check_host};
+
+/// The facts of the session and the envelope that SPF needs.
+#[derive(Debug, Clone)]
+pub struct Sender {
+    /// The client's address.
+    pub ip: IpAddr,
+    /// What it called itself.
+    pub helo: Box<str>,
+    /// The address of the reverse-path without angle brackets; empty if it is null.
+    pub mail_from: Box<str>,
+}
+
+/// What DNS said for one message.
+pub struct Gathered {
+    spf: SpfOutput,
+    rest: Option<Rest>,
+}
+
+/// What hangs on the header section.
+struct Rest {
+    subject: Arc<Subject>,
+    keys: Keys,
+    chain_keys: ChainKeys,
+    discoveries: Discoveries,
+}
+
+/// Asks DNS all that the evaluation of one message needs: SPF at once, DKIM keys, ARC keys and policies as soon as
+/// `subject` yields the header section. It ends when both are done; if the handle's deadline passes, the questions that
+/// are still open end as temporary failures, so that it always ends.
+pub async fn gather<L: Lookup>(
+    lookup: &L,
+    sender: &Sender,
+    subject: impl Future<Output = Option<Arc<Subject>>>,
+) -> Gathered {
+    let request = Request::mail_from(sender.ip, &sender.helo, &sender.mail_from);
+    let rest = async {
+        let subject = subject.await?;
+        let Subject { claims: Some(claims), .. } = &*subject else { return None };
+        let identifiers = identifiers(claims, request.domain);
+        let (keys, chain_keys, discoveries) = tokio::join!(
+            claims.signatures.keys(lookup),
+            claims.chain.keys(lookup),
+            discover(lookup, claims.author.domains(), &identifiers),
+        );
+        Some(Rest { subject, keys, chain_keys, discoveries })
+    };
+    let (spf, rest) = tokio::join!(check_host(lookup, &request), rest);
+    Gathered { spf, rest }
+}
+
+impl Gathered {
+    /// Settles every result; `now` is in epoch seconds, `elapsed` the time since the end of data.
+    ///
+    /// None if there was no header section to evaluate.
+    pub fn evaluate(
+        self,
+        hashes: &BodyHashes,
+        now: u64,
+        evidence: Vec<Asked>,
+        elapsed: Duration,
+    ) -> Option<(Arc<Subject>, Evaluation)> {
+        let Rest { subject, keys, chain_keys, discoveries } = self.rest?;
+        let claims = subject.claims.as_ref()?;
+        let dkim = claims.signatures.verify(&subject.section, &keys, hashes, now);
+        let arc = claims.chain.verify(&subject.section, &chain_keys, hashes, now);
+        let dmarc = discoveries.evaluate(&self.spf, &dkim);
+        let evaluation = Evaluation {
+            author: claims.author.clone(),
+            spf: self.spf,
+            dkim,
+            dkim_skipped: claims.signatures.skipped(),
+            arc,
+            dmarc,
+            list_fields: subject.section.is_mailing_list(),
+            evidence,
+            elapsed,
+        };
+        Some((subject, evaluation))
+    }
+}
+
+/// The domains that may turn out to be aligned: the SPF domain and each d=.
+fn identifiers(claims: &Claims, spf_domain: &str) -> Vec<Domain> {
+    let mut found: Vec<Domain> = Domain::parse(spf_domain).into_iter().collect();
+    for domain in claims.signatures.domains() {
+        if !found.contains(domain) {
+            found.push(domain.clone());
+        }
+    }
+    found
+}

@@ -1,0 +1,49 @@
+//! What is read out of a header section for evaluation, once it is complete and while the body is still coming.
+
+use super::arc::Chain;
+use super::dkim::Signatures;
+use crate::message::author::Author;
+use crate::message::body_hash::BodyHashSpec;
+use crate::message::header::HeaderSection;
+
+/// A header section and what is to be evaluated of it.
+#[derive(Debug)]
+pub struct Subject {
+    /// The header section.
+    pub section: HeaderSection,
+    /// Who wrote the message; none of a message that is not evaluated.
+    pub claims: Option<Claims>,
+}
+
+/// What a header section claims, to be checked.
+#[derive(Debug)]
+pub struct Claims {
+    /// Who wrote the message.
+    pub author: Author,
+    /// Its DKIM signatures.
+    pub signatures: Signatures,
+    /// Its ARC chain.
+    pub chain: Chain,
+}
+
+impl Subject {
+    /// Reads a header section; at most `signatures` DKIM signatures will be evaluated. Without that number nothing will
+    /// be: the message bypasses evaluation.
+    pub fn read(section: HeaderSection, signatures: Option<usize>) -> Self {
+        let claims = signatures.map(|limit| {
+            let author = Author::read(&section);
+            let signatures = Signatures::read(&section, author.domains(), limit);
+            let chain = Chain::read(&section);
+            Claims { author, signatures, chain }
+        });
+        Self { section, claims }
+    }
+
+    /// The body hashes that the claims need.
+    pub fn body_hash_specs(&self) -> Vec<BodyHashSpec> {
+        let Some(claims) = &self.claims else { return Vec::new() };
+        let mut specs = claims.signatures.body_hash_specs();
+        specs.extend(claims.chain.body_hash_spec());
+        specs
+    }
+}

@@ -1,0 +1,108 @@
+//! Writes the Received field of the gate, for upstreams that learn in no other way who the client was. Pure.
+
+use std::net::IpAddr;
+
+use crate::envelope::{Hello, Protocol};
+
+/// What a Received field says of one hop (RFC 5321 §4.4).
+#[derive(Debug, Clone)]
+pub struct Hop<'a> {
+    /// What the client called itself.
+    pub hello: &'a Hello,
+    /// Its confirmed name, if it has one.
+    pub name: Option<&'a str>,
+    /// Its address.
+    pub ip: IpAddr,
+    /// The gate.
+    pub by: &'a str,
+    /// The transaction.
+    pub id: &'a str,
+    /// When, in epoch seconds.
+    pub time: u64,
+}
+
+impl Hop<'_> {
+    /// The field with its CRLF.
+    pub fn field(&self) -> String {
+        let Self { hello, name, ip, by, id, time } = self;
+        let tag = if ip.is_ipv6() { "IPv6:" } else { "" };
+        let with = match hello.protocol {
+            Protocol::Smtp => "SMTP",
+            Protocol::Esmtp => "ESMTP",
+        };
+        let from: String = hello.name.as_str().chars().map(|c| if is_host_character(c) { c } else { '?' }).collect();
+        let name = name.map(|n| format!("{n} ")).unwrap_or_default();
+        format!("Received: from {from} ({name}[{tag}{ip}])\r\n\tby {by} with {with} id {id};\r\n\t{}\r\n", date(*time))
+    }
+}
+
+/// The date-time of RFC 5322 §3.3 for a time in epoch seconds, in UTC.
+pub fn date(time: u64) -> String {
+    let (days, second) = (time / 86_400, time % 86_400);
+    let (year, month, day) = civil(days);
+    let weekday = WEEKDAYS.get(usize::try_from((days + 4) % 7).unwrap_or(0)).unwrap_or(&"");
+    let month = MONTHS.get(month).unwrap_or(&"");
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{weekday}, {day} {month} {year} {hour:02}:{minute:02}:{second:02} +0000")
+}
+
+/// Year, month from 0 and day of the day that is `days` behind 1970-01-01 (Gregorian).
+fn civil(days: u64) -> (u64, usize, u64) {
+    let (mut year, mut rest) = (1970 + 400 * (days / DAYS_OF_400_YEARS), days % DAYS_OF_400_YEARS);
+    let is_leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    while rest >= 365 + u64::from(is_leap(year)) {
+        rest -= 365 + u64::from(is_leap(year));
+        year += 1;
+    }
+    for (month, days) in DAYS_OF_MONTHS.into_iter().enumerate() {
+        let days = days + u64::from(month == 1 && is_leap(year));
+        if rest < days {
+            return (year, month, rest + 1);
+        }
+        rest -= days;
+    }
+    // Unreachable: `rest` is less than the days of the year.
+    (year, 11, 31)
+}
+
+/// What may stand in a domain name or address literal.
+fn is_host_character(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '[' | ']')
+}
+
+const DAYS_OF_400_YEARS: u64 = 146_097;
+const DAYS_OF_MONTHS: [u64; 12] = [31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+const WEEKDAYS: [&str; 7] = ["Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"];
+const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::smtp::command::Command;
+
+    #[test]
+    fn dates_table() {
+        let cases = [
+            (0, "Thu, 1 Jan 1970 00:00:00 +0000"),
+            (951_782_400, "Tue, 29 Feb 2000 00:00:00 +0000"),
+            (1_795_361_999, "Sun, 22 Nov 2026 15:39:59 +0000"),
+            (4_107_542_399, "Sun, 28 Feb 2100 23:59:59 +0000"),
+            (4_107_542_400, "Mon, 1 Mar 2100 00:00:00 +0000"),
+        ];
+        for (time, expected) in cases {
+            assert_eq!(date(time), expected);
+        }
+    }
+
+    #[test]
+    fn nothing_that_a_client_says_breaks_the_field() {
+        let Ok(Command::Ehlo(name)) = Command::parse(b"EHLO a(b;c", None) else { panic!() };
+        let hello = Hello { name, protocol: Protocol::Esmtp };
+        let hop = Hop { hello: &hello, name: None, ip: "2001:db8::1".parse().unwrap(), by: "mx.example", id: "X1", time: 0 };
+        assert_eq!(
+            hop.field(),
+            "Received: from a?b?c ([IPv6:2001:db8::1])\r\n\tby mx.example with ESMTP id X1;\r\n\tThu, 1 Jan 1970 \
+             00:00:00 +0000\r\n"
+        );
+    }
+}

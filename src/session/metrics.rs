@@ -1,0 +1,135 @@
+//! What sessions and their transactions count.
+
+use crate::evaluation::{ArcResult, DkimResult, DmarcResult};
+use crate::label_enum;
+use crate::metrics::{Family, Histogram, IntCounter, IntGauge, Registry};
+use crate::policy::Rule;
+use crate::spf::SpfResult;
+
+label_enum! {
+    /// What became of a message whose end of data was reached.
+    pub enum Outcome {
+        /// The upstream took it.
+        Accepted = "accepted",
+        /// The upstream took it, marked.
+        AcceptedTagged = "accepted_tagged",
+        /// The upstream refused it for good.
+        UpstreamRefused = "upstream_refused",
+        /// The upstream asks the client to come again.
+        UpstreamDeferred = "upstream_deferred",
+        /// The gate refused it by policy.
+        Refused = "refused",
+        /// The gate asks the client to come again, since DNS left the verdict open.
+        Deferred = "deferred",
+        /// The gate refused it for its form or size.
+        Unacceptable = "unacceptable",
+        /// The upstream or the spool failed; the client is to come again.
+        Failed = "failed",
+    }
+}
+
+label_enum! {
+    /// Why a message was not evaluated.
+    pub enum BypassReason {
+        /// The client's address is in `bypass.trusted_networks`.
+        TrustedNetwork = "trusted_network",
+    }
+}
+
+label_enum! {
+    /// Why a session ended other than by QUIT.
+    pub enum Ended {
+        /// The client closed the connection.
+        ClientGone = "client_gone",
+        /// The client was silent too long.
+        Timeout = "timeout",
+        /// The client made too many errors.
+        Errors = "errors",
+        /// The gate stops.
+        Stopping = "stopping",
+        /// The client sent far more than it may.
+        Excess = "excess",
+        /// The upstream closed, or the client was told to come again.
+        Unavailable = "unavailable",
+        /// A PROXY header from an address that may not send one, or none from one that must.
+        ProxyHeader = "proxy_header",
+    }
+}
+
+/// What sessions count.
+#[derive(Clone)]
+pub struct Metrics {
+    /// Sessions begun.
+    pub sessions: IntCounter,
+    /// Sessions open now.
+    pub active: IntGauge,
+    /// Sessions that ended otherwise than by QUIT.
+    pub ended: Family<Ended>,
+    /// Messages by what became of them.
+    pub messages: Family<Outcome>,
+    /// Messages that were not evaluated.
+    pub bypassed: Family<BypassReason>,
+    /// Recipients that the relay guard refused.
+    pub guarded: IntCounter,
+    /// Evaluated messages by the rule that decided.
+    pub rules: Family<Rule>,
+    /// Author domains by DMARC result.
+    pub dmarc: Family<DmarcResult>,
+    /// Evaluated messages by SPF result.
+    pub spf: Family<SpfResult>,
+    /// Signatures by DKIM result.
+    pub dkim: Family<DkimResult>,
+    /// Evaluated messages by ARC result.
+    pub arc: Family<ArcResult>,
+    /// From the client's end of data to the verdict.
+    pub evaluation: Histogram,
+    /// From the client's end of data to its reply.
+    pub end_of_data: Histogram,
+    /// Octets of messages received.
+    pub octets: IntCounter,
+}
+
+impl Metrics {
+    /// Registers the metrics.
+    pub fn new(registry: &Registry) -> Self {
+        Self {
+            sessions: registry.counter("dmarcgate_sessions_total", "SMTP sessions begun."),
+            active: registry.gauge("dmarcgate_sessions_active", "SMTP sessions open now."),
+            ended: registry.family(
+                "dmarcgate_sessions_ended_total",
+                "SMTP sessions that ended otherwise than by QUIT.",
+                "reason",
+            ),
+            messages: registry.family(
+                "dmarcgate_messages_total",
+                "Messages whose end of data was reached.",
+                "outcome",
+            ),
+            bypassed: registry.family("dmarcgate_bypassed_total", "Messages that were not evaluated.", "reason"),
+            guarded: registry.counter(
+                "dmarcgate_relay_guard_refusals_total",
+                "Recipients refused because neither the upstream nor the configuration guards against relaying to them.",
+            ),
+            rules: registry.family("dmarcgate_decisions_total", "Evaluated messages.", "rule"),
+            dmarc: registry.family("dmarcgate_dmarc_results_total", "Author domains evaluated.", "result"),
+            spf: registry.family("dmarcgate_spf_results_total", "SPF evaluations.", "result"),
+            dkim: registry.family("dmarcgate_dkim_results_total", "DKIM signatures evaluated.", "result"),
+            arc: registry.family("dmarcgate_arc_results_total", "ARC chains evaluated.", "result"),
+            evaluation: registry.histogram(
+                "dmarcgate_evaluation_seconds",
+                "Time from a client's end of data to the verdict.",
+                LATENCIES,
+            ),
+            end_of_data: registry.histogram(
+                "dmarcgate_end_of_data_seconds",
+                "Time from a client's end of data to its reply, the upstream's part included.",
+                LATENCIES,
+            ),
+            octets: registry.counter("dmarcgate_message_bytes_total", "Octets of message content received."),
+        }
+    }
+}
+
+/// Half a millisecond, which a warm cache takes, to the minutes that an MTA may take for its own filters.
+const LATENCIES: &[f64] =
+    &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 300.0];

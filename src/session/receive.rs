@@ -1,0 +1,210 @@
+//! Takes a message apart as it comes: the header section into memory, the body into hashes and spool.
+
+use std::sync::Arc;
+
+use crate::evaluation::subject::Subject;
+use crate::message::body_hash::{BodyHashes, BodyHasher};
+use crate::message::header::HeaderSection;
+use crate::message::spool::{self, Spool};
+use crate::smtp::data::{Decoder, Irregularities, Progress, Sink};
+
+/// What bounds a message.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Octets of content.
+    pub message_size: u64,
+    /// Octets of the header section.
+    pub header_size: usize,
+    /// DKIM signatures that are evaluated; none at all if the message is not evaluated.
+    pub signatures: Option<usize>,
+}
+
+/// A message on its way in.
+pub struct Intake {
+    decoder: Decoder,
+    parts: Parts,
+}
+
+/// A message that came whole.
+pub struct Received {
+    /// The header section and what is to be evaluated of it.
+    pub subject: Arc<Subject>,
+    /// The body hashes that its signatures ask for.
+    pub hashes: BodyHashes,
+    /// The body as it goes on.
+    pub body: Spool,
+    /// Octets of content.
+    pub size: u64,
+    /// What RFC 5321 forbids and was met.
+    pub irregularities: Irregularities,
+}
+
+/// How far an intake is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// More is to come.
+    Going,
+    /// More is to come, and it is far too much: nobody is to wait for its end.
+    Hopeless,
+    /// The end was met behind this many octets of the input.
+    End(usize),
+}
+
+/// A bound that was passed. The client's fault; the data is read to its end all the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Excess {
+    /// More octets than allowed.
+    Message,
+    /// A header section longer than allowed.
+    HeaderSection,
+}
+
+struct Parts {
+    bounds: Bounds,
+    /// The header section as far as it came, while it is coming.
+    head: Vec<u8>,
+    /// Where the line begins that is coming.
+    line_start: usize,
+    subject: Option<Arc<Subject>>,
+    hasher: BodyHasher,
+    body: Spool,
+    size: u64,
+    excess: Option<Excess>,
+}
+
+impl Intake {
+    /// Ready for the first octet.
+    pub fn new(bounds: Bounds, body: Spool) -> Self {
+        let parts = Parts {
+            bounds,
+            head: Vec::new(),
+            line_start: 0,
+            subject: None,
+            hasher: BodyHasher::new(Vec::new()),
+            body,
+            size: 0,
+            excess: None,
+        };
+        Self { decoder: Decoder::new(), parts }
+    }
+
+    /// Takes octets from the wire.
+    pub fn take(&mut self, input: &[u8]) -> Stage {
+        match self.decoder.decode(input, &mut self.parts) {
+            Progress::End(taken) => Stage::End(taken),
+            Progress::More if self.parts.size > self.parts.bounds.message_size.saturating_mul(2) => Stage::Hopeless,
+            Progress::More => Stage::Going,
+        }
+    }
+
+    /// Bounds the memory that the body takes; called after each [`Intake::take`].
+    ///
+    /// # Errors
+    ///
+    /// The body can't be kept; the rest may be read all the same.
+    pub async fn settle(&mut self) -> Result<(), spool::Error> {
+        self.parts.body.settle().await
+    }
+
+    /// Drops what was kept: the message will not be taken, and the rest of it is read for its end alone.
+    pub fn give_up(&mut self, excess: Excess) {
+        self.parts.give_up(excess);
+    }
+
+    /// What is to be evaluated, once the header section is complete.
+    pub fn subject(&self) -> Option<&Arc<Subject>> {
+        self.parts.subject.as_ref()
+    }
+
+    /// The message, once its end was met.
+    ///
+    /// # Errors
+    ///
+    /// The bound that it passed.
+    pub fn finish(mut self) -> Result<Received, Excess> {
+        if let Some(excess) = self.parts.excess {
+            return Err(excess);
+        }
+        // A message without an empty line is all header section.
+        let subject = match self.parts.subject.take() {
+            Some(subject) => subject,
+            None => self.parts.head_complete(),
+        };
+        Ok(Received {
+            subject,
+            hashes: self.parts.hasher.finish(),
+            body: self.parts.body,
+            size: self.parts.size,
+            irregularities: self.decoder.irregularities(),
+        })
+    }
+}
+
+impl Sink for Parts {
+    fn piece(&mut self, content: &[u8], wire: &[u8]) {
+        self.size = self.size.saturating_add(content.len() as u64);
+        if self.size > self.bounds.message_size {
+            self.give_up(Excess::Message);
+        }
+        if self.excess.is_some() {
+            return;
+        }
+        if self.subject.is_some() {
+            self.hasher.update(content);
+            self.body.push(wire);
+            return;
+        }
+        let taken = self.take_head(content);
+        if self.subject.is_some() {
+            // The header section ended inside a piece that is the same as content and on the wire: only dots and bare
+            // CR differ, and neither ends a line.
+            let rest = content.get(taken..).unwrap_or_default();
+            self.hasher.update(rest);
+            self.body.push(rest);
+        }
+    }
+}
+
+impl Parts {
+    /// Takes header lines up to the empty one and gives how much was taken.
+    fn take_head(&mut self, content: &[u8]) -> usize {
+        let mut taken = 0;
+        while let Some(rest) = content.get(taken..).filter(|r| !r.is_empty() && self.excess.is_none()) {
+            let Some(found) = memchr::memchr(b'\n', rest) else {
+                self.push_head(rest);
+                return content.len();
+            };
+            let line = rest.get(..=found).unwrap_or(rest);
+            taken += line.len();
+            self.push_head(line);
+            if self.head.get(self.line_start..) == Some(b"\r\n") {
+                self.head_complete();
+                return taken;
+            }
+            self.line_start = self.head.len();
+        }
+        taken
+    }
+
+    fn push_head(&mut self, line: &[u8]) {
+        if self.head.len() + line.len() > self.bounds.header_size {
+            self.give_up(Excess::HeaderSection);
+        } else {
+            self.head.extend_from_slice(line);
+        }
+    }
+
+    fn head_complete(&mut self) -> Arc<Subject> {
+        let section = HeaderSection::parse(std::mem::take(&mut self.head));
+        let subject = Arc::new(Subject::read(section, self.bounds.signatures));
+        self.hasher = BodyHasher::new(subject.body_hash_specs());
+        self.subject = Some(Arc::clone(&subject));
+        subject
+    }
+
+    fn give_up(&mut self, excess: Excess) {
+        self.excess.get_or_insert(excess);
+        self.head = Vec::new();
+        self.body.clear();
+    }
+}
