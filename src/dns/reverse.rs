@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::domain::Domain;
 
-use super::{Answer, Lookup, Miss, RecordType};
+use super::{Answer, Failure, Lookup, Miss, RecordType};
 
 /// The outcome of iprev (RFC 8601 §3).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,12 +57,12 @@ pub async fn confirmed_name(lookup: &impl Lookup, ip: IpAddr) -> ConfirmedName {
     if doubt { ConfirmedName::TempError } else { ConfirmedName::None }
 }
 
-/// Whether `name` has the address `ip`; the failure of the look-up as an error. A missing name has no address.
-pub(crate) async fn has_address(lookup: &impl Lookup, name: &str, ip: IpAddr) -> Result<bool, Miss> {
+/// Whether `name` has the address `ip`; a missing name has none.
+pub(crate) async fn has_address(lookup: &impl Lookup, name: &str, ip: IpAddr) -> Result<bool, Failure> {
     let answer = ask_addresses(lookup, name, ip).await;
     match &answer.outcome {
         Ok(records) => Ok(records.contains_address(ip)),
-        Err(miss @ Miss::Failed(_)) => Err(*miss),
+        Err(Miss::Failed(failure)) => Err(*failure),
         Err(_) => Ok(false),
     }
 }
@@ -77,7 +77,6 @@ const MAX_NAMES: usize = 5;
 
 #[cfg(test)]
 mod tests {
-    use super::super::Failure;
     use super::super::zone::Zone;
     use super::*;
 

@@ -1,8 +1,9 @@
 //! check_host() (RFC 7208 §4): one client, one identity, one result with its reason.
 //!
 //! Limits of §4.6.4: ten terms that ask DNS, two of them in vain, ten exchangers for each `mx`, ten names of the client.
-//! A look-up that fails is temperror, never fail or permerror. `exp=` is not fetched: no text of others is shown to
-//! senders.
+//! A look-up that fails is temperror, never fail or permerror; but not those for the client's own names, which fail as if
+//! the client had none (§5.5, §7.3): their zone is the client's, who could turn each fail into temperror by silence.
+//! `exp=` is not fetched: no text of others is shown to senders.
 
 use std::future::Future;
 use std::net::IpAddr;
@@ -166,7 +167,7 @@ impl<L: Lookup> Check<'_, L> {
             Mechanism::Include(spec) => self.include(spec, domain).await,
             Mechanism::A(spec, prefix) => {
                 self.spend_term()?;
-                let target = self.target(spec.as_ref(), domain).await;
+                let target = self.target(spec.as_ref(), domain).await?;
                 let answer = ask_addresses(self.lookup, &target, self.ip).await.outcome;
                 let found = self.found(answer)?;
                 Ok(found.is_some_and(|records| self.any_covers(*prefix, &records)))
@@ -175,7 +176,7 @@ impl<L: Lookup> Check<'_, L> {
             Mechanism::Ptr(spec) => self.ptr(spec.as_ref(), domain).await,
             Mechanism::Exists(spec) => {
                 self.spend_term()?;
-                let target = self.target(Some(spec), domain).await;
+                let target = self.target(Some(spec), domain).await?;
                 // An A record, whatever the client's family (RFC 7208 §5.7).
                 let answer = self.lookup.ask(&target, RecordType::A).await.outcome;
                 Ok(self.found(answer)?.is_some())
@@ -186,7 +187,7 @@ impl<L: Lookup> Check<'_, L> {
     /// RFC 7208 §5.2.
     async fn include(&mut self, spec: &DomainSpec, domain: &str) -> Match {
         self.spend_term()?;
-        let target = self.target(Some(spec), domain).await;
+        let target = self.target(Some(spec), domain).await?;
         let included = self.domain(target).await;
         match included.result {
             SpfResult::Pass => Ok(true),
@@ -199,10 +200,14 @@ impl<L: Lookup> Check<'_, L> {
 
     /// RFC 7208 §6.1.
     async fn redirect(&mut self, redirect: &Redirect, domain: &str) -> Finding {
-        if let Err(stop) = self.spend_term() {
-            return Finding::stopped(stop).by(&redirect.text);
-        }
-        let target = self.target(Some(&redirect.domain), domain).await;
+        let target = match self.spend_term() {
+            Ok(()) => self.target(Some(&redirect.domain), domain).await,
+            Err(stop) => Err(stop),
+        };
+        let target = match target {
+            Ok(target) => target,
+            Err(stop) => return Finding::stopped(stop).by(&redirect.text),
+        };
         let finding = self.domain(target).await;
         match finding.result {
             SpfResult::None => {
@@ -215,7 +220,7 @@ impl<L: Lookup> Check<'_, L> {
     /// RFC 7208 §5.4. More than ten exchangers are an error (§4.6.4).
     async fn mx(&mut self, spec: Option<&DomainSpec>, prefix: Prefix, domain: &str) -> Match {
         self.spend_term()?;
-        let target = self.target(spec, domain).await;
+        let target = self.target(spec, domain).await?;
         let answer = self.lookup.ask(&target, RecordType::Mx).await.outcome;
         let Some(records) = self.found(answer)? else { return Ok(false) };
         if records.as_mx().len() > MAX_EXCHANGERS {
@@ -239,62 +244,73 @@ impl<L: Lookup> Check<'_, L> {
         Ok(false)
     }
 
-    /// RFC 7208 §5.5. DNS errors make it not match. Only names within the target are validated, which gives the same
-    /// result with fewer look-ups.
+    /// RFC 7208 §5.5. Only names within the target are validated, which gives the same result with fewer look-ups.
     async fn ptr(&mut self, spec: Option<&DomainSpec>, domain: &str) -> Match {
         self.spend_term()?;
-        let target = self.target(spec, domain).await;
+        let target = self.target(spec, domain).await?;
         match self.names().await {
-            Ok(names) => Ok(self.validated_within(&names, &target).await.is_some()),
-            Err(Miss::Failed(_)) => Ok(false),
+            Ok(names) => Ok(self.validated_within(&names, &target).await?.is_some()),
+            Err(Miss::Failed(failure)) => self.passed_over(failure).map(|()| false),
             Err(_) => self.spend_void().map(|()| false),
         }
     }
 
     /// The name that a term is about: its own domain, expanded, or that of the record.
-    async fn target(&mut self, spec: Option<&DomainSpec>, domain: &str) -> String {
-        let Some(spec) = spec else { return domain.to_owned() };
-        let validated = if spec.wants_validated_name() { self.validated_name(domain).await } else { None };
-        spec.expand(&Values {
+    async fn target(&mut self, spec: Option<&DomainSpec>, domain: &str) -> Result<String, Stop> {
+        let Some(spec) = spec else { return Ok(domain.to_owned()) };
+        let validated = if spec.wants_validated_name() { self.validated_name(domain).await? } else { None };
+        Ok(spec.expand(&Values {
             ip: self.ip,
             local_part: self.local_part,
             sender_domain: self.sender_domain,
             domain,
             helo: self.helo,
             validated_name: validated.as_deref().unwrap_or("unknown"),
-        })
+        }))
     }
 
     /// `%{p}` (RFC 7208 §7.3): the domain itself if the client has that name, else a name below it, else any.
-    async fn validated_name(&mut self, domain: &str) -> Option<String> {
-        let names = self.names().await.ok()?;
-        if let Some(name) = self.validated_within(&names, domain).await {
-            return Some(name);
+    async fn validated_name(&mut self, domain: &str) -> Result<Option<String>, Stop> {
+        let names = match self.names().await {
+            Ok(names) => names,
+            Err(Miss::Failed(failure)) => return self.passed_over(failure).map(|()| None),
+            Err(_) => return Ok(None),
+        };
+        if let Some(name) = self.validated_within(&names, domain).await? {
+            return Ok(Some(name));
         }
         for name in names.as_ptr().iter().take(MAX_NAMES).filter(|name| !is_within(name, domain)) {
-            if self.is_validated(name).await {
-                return Some(name.to_string());
+            if self.is_validated(name).await? {
+                return Ok(Some(name.to_string()));
             }
         }
-        None
+        Ok(None)
     }
 
     /// The first validated name of the client that is `domain`, else the first below it.
-    async fn validated_within(&self, names: &Records, domain: &str) -> Option<String> {
+    async fn validated_within(&self, names: &Records, domain: &str) -> Result<Option<String>, Stop> {
         let names = names.as_ptr().iter().take(MAX_NAMES);
         let (same, below): (Vec<_>, Vec<_>) =
             names.filter(|name| is_within(name, domain)).partition(|name| name.len() == domain.len());
         for name in same.into_iter().chain(below) {
-            if self.is_validated(name).await {
-                return Some(name.to_string());
+            if self.is_validated(name).await? {
+                return Ok(Some(name.to_string()));
             }
         }
-        None
+        Ok(None)
     }
 
-    /// Whether the client's name has the client's address. One whose look-up fails is passed over (RFC 7208 §5.5).
-    async fn is_validated(&self, name: &str) -> bool {
-        has_address(self.lookup, name, self.ip).await.unwrap_or(false)
+    /// Whether the client's name has the client's address.
+    async fn is_validated(&self, name: &str) -> Result<bool, Stop> {
+        match has_address(self.lookup, name, self.ip).await {
+            Ok(has) => Ok(has),
+            Err(failure) => self.passed_over(failure).map(|()| false),
+        }
+    }
+
+    /// A failed look-up for the client's names counts as a name that is not there, unless the failure is ours.
+    fn passed_over(&self, failure: Failure) -> Result<(), Stop> {
+        if failure == Failure::Budget { Err(Stop::TempError(failure)) } else { Ok(()) }
     }
 
     async fn names(&mut self) -> Result<Arc<Records>, Miss> {
@@ -389,3 +405,6 @@ const MAX_VOIDS: usize = 2;
 const MAX_EXCHANGERS: usize = 10;
 /// RFC 7208 §4.6.4.
 const MAX_NAMES: usize = 10;
+
+#[cfg(test)]
+mod tests;
