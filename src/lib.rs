@@ -7,13 +7,19 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
-pub mod dns;
 pub mod domain;
-pub mod envelope;
 pub mod label;
-pub mod message;
 pub mod metrics;
+pub mod smtp;
+pub mod envelope;
+pub mod message;
+pub mod dns;
+pub mod spf;
+pub mod dmarc;
+pub mod evaluation;
+pub mod policy;
+pub mod action;
+pub mod upstream;
+pub mod verdict;
 pub mod session;
 pub mod listener;
-pub mod smtp;
-pub mod upstream;

@@ -3,14 +3,31 @@
 //! [`Lookup`] is the only door to DNS: SPF, DKIM, ARC and DMARC ask through a handle that belongs to one message, so
 //! that its evidence and its budget do too. NXDOMAIN, NODATA and every kind of failure stay apart all the way up,
 //! since DMARC hangs on the difference (RFC 9989 §5.3.6).
+//!
+//! A name with a CNAME exists: where the target does not, or has no record of the type, the answer is NODATA, though
+//! the server says NXDOMAIN of the target (RFC 6604 §3). An answer without records and without an SOA is NODATA too.
 
 use std::any::Any;
 use std::future::Future;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::label_enum;
+
+mod cache;
+pub mod message_lookup;
+pub mod metrics;
+pub mod resolver;
+pub mod reverse;
+mod transport;
+#[cfg(test)]
+pub mod zone;
+
+pub use message_lookup::MessageLookup;
+pub use metrics::Metrics;
+pub use resolver::{Resolver, Settings};
+pub use reverse::{ConfirmedName, confirmed_name, reverse_name};
 
 label_enum! {
     /// The record types that the gate asks for.
@@ -41,7 +58,7 @@ label_enum! {
         Network = "network",
         /// The answer can't be read.
         Malformed = "malformed",
-        /// This message's look-ups are used up, or its deadline has passed.
+        /// This message's look-ups are used up, its deadline has passed, or too many questions wait in the gate.
         Budget = "budget",
     }
 }
@@ -153,7 +170,54 @@ impl Records {
             _ => None,
         }
     }
-}
 
-#[cfg(test)]
-pub mod zone;
+    /// IPv4 addresses; none if these are other records.
+    pub fn as_a(&self) -> &[Ipv4Addr] {
+        if let Self::A(addresses) = self { addresses } else { &[] }
+    }
+
+    /// IPv6 addresses; none if these are other records.
+    pub fn as_aaaa(&self) -> &[Ipv6Addr] {
+        if let Self::Aaaa(addresses) = self { addresses } else { &[] }
+    }
+
+    /// Exchangers; none if these are other records.
+    pub fn as_mx(&self) -> &[Mx] {
+        if let Self::Mx(exchangers) = self { exchangers } else { &[] }
+    }
+
+    /// Names; none if these are other records.
+    pub fn as_ptr(&self) -> &[Box<str>] {
+        if let Self::Ptr(names) = self { names } else { &[] }
+    }
+
+    /// Whether `ip` is among these addresses.
+    pub fn contains_address(&self, ip: IpAddr) -> bool {
+        match ip {
+            IpAddr::V4(ip) => self.as_a().contains(&ip),
+            IpAddr::V6(ip) => self.as_aaaa().contains(&ip),
+        }
+    }
+
+    /// Whether there is no record.
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Self::A(addresses) => addresses.is_empty(),
+            Self::Aaaa(addresses) => addresses.is_empty(),
+            Self::Mx(exchangers) => exchangers.is_empty(),
+            Self::Ptr(names) => names.is_empty(),
+            Self::Txt(txt) => txt.texts.is_empty(),
+        }
+    }
+
+    /// About how many octets they take.
+    fn octets(&self) -> usize {
+        match self {
+            Self::A(addresses) => addresses.len() * 4,
+            Self::Aaaa(addresses) => addresses.len() * 16,
+            Self::Mx(exchangers) => exchangers.iter().map(|mx| mx.exchange.len() + 24).sum(),
+            Self::Ptr(names) => names.iter().map(|name| name.len() + 16).sum(),
+            Self::Txt(txt) => txt.texts.iter().map(|text| text.len() + 16).sum(),
+        }
+    }
+}

@@ -14,6 +14,7 @@ pub struct Zone {
 }
 
 impl Zone {
+    /// An empty zone.
     pub fn new() -> Self {
         Self::default()
     }
@@ -24,22 +25,26 @@ impl Zone {
         self.with(name, RecordType::Txt, Ok(Records::Txt(TxtRecords::new(texts))))
     }
 
+    /// IPv4 addresses.
     pub fn a(self, name: &str, addresses: &[&str]) -> Self {
         let addresses = addresses.iter().map(|a| a.parse().unwrap()).collect();
         self.with(name, RecordType::A, Ok(Records::A(addresses)))
     }
 
+    /// IPv6 addresses.
     pub fn aaaa(self, name: &str, addresses: &[&str]) -> Self {
         let addresses = addresses.iter().map(|a| a.parse().unwrap()).collect();
         self.with(name, RecordType::Aaaa, Ok(Records::Aaaa(addresses)))
     }
 
+    /// Exchangers with their preferences.
     pub fn mx(self, name: &str, exchanges: &[(u16, &str)]) -> Self {
         let mx =
             exchanges.iter().map(|(preference, e)| Mx { preference: *preference, exchange: (*e).into() }).collect();
         self.with(name, RecordType::Mx, Ok(Records::Mx(mx)))
     }
 
+    /// Names of a reverse name.
     pub fn ptr(self, name: &str, names: &[&str]) -> Self {
         let names = names.iter().map(|n| (*n).into()).collect();
         self.with(name, RecordType::Ptr, Ok(Records::Ptr(names)))

@@ -6,6 +6,12 @@
 use crate::domain::Domain;
 use crate::label_enum;
 
+pub mod evaluate;
+pub mod macros;
+pub mod record;
+
+pub use evaluate::{Request, check_host};
+
 label_enum! {
     /// The results of check_host() (RFC 7208 §2.6), spelled as in Authentication-Results (RFC 8601 §2.7.2).
     pub enum SpfResult {

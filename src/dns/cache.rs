@@ -1,0 +1,174 @@
+//! Remembers answers for as long as DNS and the settings allow.
+//!
+//! Each entry expires on its own: records by their TTL, NXDOMAIN and NODATA by the SOA's (RFC 2308 §5), failures after
+//! a few seconds, so that a dead zone costs its time-out once and not with every message.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use moka::Expiry;
+use moka::future::Cache as Moka;
+
+use super::resolver::Settings;
+use super::transport::Reply;
+use super::{Answer, Miss, RecordType, Records};
+
+/// A question: a name in lower case without a trailing dot, and a type.
+pub(super) type Key = (Arc<str>, RecordType);
+
+/// The answers that are remembered; bounded by number, large ones counting for several.
+pub(super) struct Cache {
+    entries: Moka<Key, Entry>,
+    bounds: Bounds,
+}
+
+#[derive(Clone)]
+struct Entry {
+    outcome: Result<Arc<Records>, Miss>,
+    lifetime: Duration,
+    until: Instant,
+}
+
+struct Bounds {
+    min_ttl: Duration,
+    max_ttl: Duration,
+    max_negative_ttl: Duration,
+    failure_ttl: Duration,
+}
+
+struct Lifetime;
+
+impl Cache {
+    pub fn new(settings: &Settings) -> Self {
+        let entries =
+            Moka::builder().max_capacity(settings.cache_entries).weigher(weight).expire_after(Lifetime).build();
+        let bounds = Bounds {
+            min_ttl: settings.min_ttl,
+            max_ttl: settings.max_ttl,
+            max_negative_ttl: settings.max_negative_ttl,
+            failure_ttl: settings.failure_ttl,
+        };
+        Self { entries, bounds }
+    }
+
+    /// The answer, if it is still good.
+    pub async fn get(&self, key: &Key) -> Option<Answer> {
+        let entry = self.entries.get(key).await?;
+        let ttl = entry.until.checked_duration_since(Instant::now())?;
+        Some(Answer { outcome: entry.outcome, ttl })
+    }
+
+    /// Remembers `reply` and says how long.
+    pub async fn fill(&self, key: Key, reply: Reply) -> Answer {
+        let lifetime = self.bounds.lifetime(&reply);
+        let outcome = reply.outcome.map(Arc::new);
+        if !lifetime.is_zero() {
+            let entry = Entry { outcome: outcome.clone(), lifetime, until: Instant::now() + lifetime };
+            self.entries.insert(key, entry).await;
+        }
+        Answer { outcome, ttl: lifetime }
+    }
+
+    /// About how many entries there are.
+    pub fn len(&self) -> u64 {
+        self.entries.entry_count()
+    }
+}
+
+impl Bounds {
+    fn lifetime(&self, reply: &Reply) -> Duration {
+        let within = |ttl: Duration, max: Duration| ttl.max(self.min_ttl).min(max);
+        match (&reply.outcome, reply.ttl) {
+            (Ok(_), ttl) => within(ttl.unwrap_or_default(), self.max_ttl),
+            (Err(Miss::NoData | Miss::NxDomain), Some(ttl)) => within(ttl, self.max_negative_ttl),
+            // Without an SOA nobody said for how long (RFC 2308 §5): as long as a failure.
+            (Err(_), _) => self.failure_ttl,
+        }
+    }
+}
+
+impl Expiry<Key, Entry> for Lifetime {
+    fn expire_after_create(&self, _: &Key, entry: &Entry, _: Instant) -> Option<Duration> {
+        Some(entry.lifetime)
+    }
+
+    fn expire_after_update(&self, _: &Key, entry: &Entry, _: Instant, _: Option<Duration>) -> Option<Duration> {
+        Some(entry.lifetime)
+    }
+}
+
+/// How many entries an answer counts for.
+fn weight(_: &Key, entry: &Entry) -> u32 {
+    let octets = entry.outcome.as_ref().map_or(0, |records| records.octets());
+    u32::try_from(octets / OCTETS_PER_ENTRY).unwrap_or(u32::MAX).saturating_add(1)
+}
+
+/// What one entry may hold before it counts for more: most answers stay below.
+const OCTETS_PER_ENTRY: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Failure, TxtRecords};
+    use super::*;
+
+    fn reply(outcome: Result<Records, Miss>, ttl: Option<u64>) -> Reply {
+        Reply { outcome, ttl: ttl.map(Duration::from_secs) }
+    }
+
+    fn address() -> Result<Records, Miss> {
+        Ok(Records::A(vec!["192.0.2.1".parse().unwrap()]))
+    }
+
+    #[tokio::test]
+    async fn answers_are_kept_within_the_bounds() {
+        let settings = Settings {
+            min_ttl: Duration::from_secs(5),
+            max_ttl: Duration::from_secs(3600),
+            max_negative_ttl: Duration::from_secs(300),
+            failure_ttl: Duration::from_secs(3),
+            ..Settings::default()
+        };
+        let cases = [
+            ("records within the bounds", reply(address(), Some(60)), 60),
+            ("records of no duration", reply(address(), Some(0)), 5),
+            ("records for a week", reply(address(), Some(604_800)), 3600),
+            ("no data by the SOA", reply(Err(Miss::NoData), Some(60)), 60),
+            ("no name for a day", reply(Err(Miss::NxDomain), Some(86_400)), 300),
+            ("no name, no SOA", reply(Err(Miss::NxDomain), None), 3),
+            ("a failure", reply(Err(Miss::Failed(Failure::ServFail)), None), 3),
+        ];
+        for (case, reply, seconds) in cases {
+            let cache = Cache::new(&settings);
+            let key: Key = ("a.example".into(), RecordType::A);
+            let filled = cache.fill(key.clone(), reply).await;
+            assert_eq!(filled.ttl, Duration::from_secs(seconds), "{case}");
+            let kept = cache.get(&key).await.expect(case);
+            assert!(kept.ttl <= filled.ttl && kept.ttl > filled.ttl - Duration::from_secs(2), "{case}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_may_not_be_kept_is_not() {
+        let settings = Settings { failure_ttl: Duration::ZERO, ..Settings::default() };
+        let cache = Cache::new(&settings);
+        let key: Key = ("a.example".into(), RecordType::A);
+        cache.fill(key.clone(), reply(Err(Miss::Failed(Failure::Timeout)), None)).await;
+        assert!(cache.get(&key).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn the_number_of_answers_is_bounded_and_large_ones_count_for_more() {
+        let settings = Settings { cache_entries: 100, ..Settings::default() };
+        let large = || Ok(Records::Txt(TxtRecords::new(vec![vec![b'x'; 20 * OCTETS_PER_ENTRY].into()])));
+        for (case, outcome, most) in
+            [("small", &address as &dyn Fn() -> Result<Records, Miss>, 100), ("large", &large, 5)]
+        {
+            let cache = Cache::new(&settings);
+            for n in 0..1000 {
+                cache.fill((format!("n{n}.example").into(), RecordType::A), reply(outcome(), Some(60))).await;
+            }
+            cache.entries.run_pending_tasks().await;
+            assert!(cache.len() <= most, "{case}: {}", cache.len());
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The look-ups of one message: its budget, its deadline, its evidence.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::time::{Instant as Deadline, timeout_at};
+
+use super::metrics::Source;
+use super::resolver::Resolver;
+use super::{Answer, Asked, Failure, Lookup, Miss, RecordType};
+
+/// What one message asks of DNS, and what it was told.
+///
+/// A question that is repeated gets the answer that it got before, costs nothing and is recorded once, so that all
+/// parts of an evaluation see one DNS. Beyond the budget, and once the deadline has passed, answers are
+/// [`Failure::Budget`]: temporary, for nothing is known of the name.
+pub struct MessageLookup {
+    resolver: Resolver,
+    deadline: Option<Deadline>,
+    budget: usize,
+    spent: AtomicUsize,
+    asked: Mutex<Vec<Asked>>,
+}
+
+impl MessageLookup {
+    pub(super) fn new(resolver: Resolver, budget: usize) -> Self {
+        Self { resolver, deadline: None, budget, spent: AtomicUsize::new(0), asked: Mutex::default() }
+    }
+
+    /// Answers nothing from the servers after `deadline`.
+    #[must_use]
+    pub fn with_deadline(mut self, deadline: impl Into<Deadline>) -> Self {
+        self.deadline = Some(deadline.into());
+        self
+    }
+
+    /// The questions so far with their answers, in the order of the answers; at most as many as the budget has.
+    pub fn evidence(&self) -> Vec<Asked> {
+        self.asked().clone()
+    }
+
+    fn asked(&self) -> MutexGuard<'_, Vec<Asked>> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn known(&self, name: &str, record_type: RecordType) -> Option<Answer> {
+        let asked = self.asked();
+        asked.iter().find(|a| a.record_type == record_type && &*a.name == name).map(|a| a.answer.clone())
+    }
+
+    fn spend(&self) -> bool {
+        self.spent.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < self.budget).then_some(n + 1)).is_ok()
+    }
+
+    /// Keeps the answer as evidence. Of two that were under way at one time the first is kept and valid for both.
+    fn record(&self, new: Asked) -> Answer {
+        let mut asked = self.asked();
+        if let Some(known) = asked.iter().find(|a| a.record_type == new.record_type && a.name == new.name) {
+            return known.answer.clone();
+        }
+        let answer = new.answer.clone();
+        asked.push(new);
+        answer
+    }
+}
+
+impl Lookup for MessageLookup {
+    async fn ask(&self, name: &str, record_type: RecordType) -> Answer {
+        let Some(name) = normalize(name) else { return failed(Miss::NxDomain) };
+        if let Some(answer) = self.known(&name, record_type) {
+            return answer;
+        }
+        if !self.spend() {
+            return failed(Miss::Failed(Failure::Budget));
+        }
+        let start = Instant::now();
+        let key = (name, record_type);
+        let (answer, source) = match self.deadline {
+            Some(deadline) => timeout_at(deadline, self.resolver.ask(&key))
+                .await
+                .unwrap_or_else(|_| (failed(Miss::Failed(Failure::Budget)), Source::Server)),
+            None => self.resolver.ask(&key).await,
+        };
+        self.record(Asked {
+            name: (&*key.0).into(),
+            record_type,
+            answer,
+            waited: start.elapsed(),
+            cached: source == Source::Cache,
+        })
+    }
+}
+
+fn failed(miss: Miss) -> Answer {
+    Answer { outcome: Err(miss), ttl: Duration::ZERO }
+}
+
+/// The name in lower case without its trailing dot; none if DNS can't carry it (RFC 1035 §2.3.4). Octets of any kind
+/// are fine: macros of SPF make names of local parts.
+fn normalize(name: &str) -> Option<Arc<str>> {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let fits = name.len() <= MAX_NAME && name.split('.').all(|label| (1..=MAX_LABEL).contains(&label.len()));
+    fits.then(|| name.to_ascii_lowercase().into())
+}
+
+/// Octets of a name in text form (RFC 1035 §2.3.4).
+const MAX_NAME: usize = 253;
+/// Octets of a label (RFC 1035 §2.3.4).
+const MAX_LABEL: usize = 63;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_dns_cannot_carry_are_not_asked_for() {
+        let label = "a".repeat(63);
+        let longest = format!("{label}.{label}.{label}.{}", "b".repeat(61));
+        let cases = [
+            ("Example.ORG", Some("example.org")),
+            ("example.org.", Some("example.org")),
+            ("strange name!.example", Some("strange name!.example")),
+            ("grün.example", Some("grün.example")),
+            (&longest, Some(&*longest)),
+            ("", None),
+            (".", None),
+            ("a..example", None),
+            (".example", None),
+            ("example..", None),
+            (&format!("{label}a.example"), None),
+            (&format!("{longest}b"), None),
+        ];
+        for (name, expected) in cases {
+            assert_eq!(normalize(name).as_deref(), expected, "{name}");
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! What the resolver counts.
+
+use crate::label_enum;
+use crate::metrics::{Family, Histogram, IntGauge, Registry};
+
+use super::{Failure, RecordType};
+
+label_enum! {
+    /// Where the answer to a message's question came from.
+    pub enum Source {
+        /// The cache had it.
+        Cache = "cache",
+        /// The same question was under way already.
+        Shared = "shared",
+        /// A name server was asked.
+        Server = "server",
+    }
+}
+
+/// The resolver's metrics; cheap to clone.
+#[derive(Clone)]
+pub struct Metrics {
+    pub(super) lookups: Family<Source>,
+    pub(super) queries: Family<RecordType>,
+    pub(super) failures: Family<Failure>,
+    pub(super) seconds: Histogram,
+    pub(super) entries: IntGauge,
+    pub(super) outstanding: IntGauge,
+}
+
+impl Metrics {
+    /// Registers them, once for each registry.
+    pub fn new(registry: &Registry) -> Self {
+        Self {
+            lookups: registry.family(
+                "dmarcgate_dns_lookups_total",
+                "Questions of messages, by where the answer came from.",
+                "source",
+            ),
+            queries: registry.family(
+                "dmarcgate_dns_queries_total",
+                "Questions put to the name servers; a retry does not count again.",
+                "type",
+            ),
+            failures: registry.family(
+                "dmarcgate_dns_failures_total",
+                "Questions that ended without a usable answer.",
+                "failure",
+            ),
+            seconds: registry.histogram(
+                "dmarcgate_dns_query_seconds",
+                "Time from putting a question to the name servers to its answer or failure.",
+                BUCKETS,
+            ),
+            entries: registry.gauge("dmarcgate_dns_cache_entries", "Answers in the cache."),
+            outstanding: registry.gauge(
+                "dmarcgate_dns_outstanding",
+                "Questions under way or waiting for their turn to be put to a name server.",
+            ),
+        }
+    }
+}
+
+/// Seconds: from a warm local resolver over a cold walk through the Internet to the last attempt's time-out.
+const BUCKETS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];

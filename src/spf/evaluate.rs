@@ -1,0 +1,410 @@
+//! check_host() (RFC 7208 §4): one client, one identity, one result with its reason.
+//!
+//! Limits of §4.6.4: ten terms that ask DNS, two of them in vain, ten exchangers for each `mx`, ten names of the client.
+//! A look-up that fails is temperror, never fail or permerror; but not those for the client's own names, which fail as if
+//! the client had none (§5.5, §7.3): their zone is the client's, who could turn each fail into temperror by silence.
+//! `exp=` is not fetched: no text of others is shown to senders.
+
+use std::future::Future;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use crate::dns::reverse::{ask_addresses, has_address};
+use crate::dns::{Failure, Lookup, Miss, RecordType, Records, reverse_name};
+use crate::domain::Domain;
+
+use super::macros::{DomainSpec, Values};
+use super::record::{Directive, Mechanism, Prefix, Published, Qualifier, Record, Redirect};
+use super::{Identity, SpfOutput, SpfResult};
+
+/// Whom to check.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// The client's address.
+    pub ip: IpAddr,
+    /// The EHLO name as given.
+    pub helo: &'a str,
+    /// The sender's local part; empty: `postmaster` (RFC 7208 §4.3).
+    pub local_part: &'a str,
+    /// The sender's domain as given.
+    pub domain: &'a str,
+    /// Whose domain that is.
+    pub identity: Identity,
+}
+
+impl<'a> Request<'a> {
+    /// The MAIL FROM identity (RFC 7208 §2.4): `reverse_path` is the address without angle brackets; the null
+    /// reverse-path, empty, stands for postmaster at the EHLO name.
+    pub fn mail_from(ip: IpAddr, helo: &'a str, reverse_path: &'a str) -> Self {
+        if reverse_path.is_empty() {
+            return Self { ip, helo, local_part: "", domain: helo, identity: Identity::Helo };
+        }
+        // The last at sign: a quoted local part may have others. Without one there is no domain.
+        let (local_part, domain) = reverse_path.rsplit_once('@').unwrap_or((reverse_path, ""));
+        Self { ip, helo, local_part, domain, identity: Identity::MailFrom }
+    }
+}
+
+/// Evaluates SPF for `request`. It takes as long as its look-ups; the deadline is the handle's.
+pub async fn check_host(lookup: &impl Lookup, request: &Request<'_>) -> SpfOutput {
+    let output = |domain, finding: Finding, records| SpfOutput {
+        result: finding.result,
+        identity: request.identity,
+        domain,
+        term: finding.term,
+        reason: finding.reason,
+        records,
+    };
+    // Malformed, an address literal, or a single label: nothing to look for (RFC 7208 §4.3).
+    let Some(domain) = Domain::parse(request.domain).ok() else {
+        return output(None, Finding::new(SpfResult::None, "identity without a usable domain"), Vec::new());
+    };
+    if domain.label_count() < 2 {
+        return output(Some(domain), Finding::new(SpfResult::None, "domain of a single label"), Vec::new());
+    }
+    let mut check = Check {
+        lookup,
+        ip: request.ip.to_canonical(),
+        helo: request.helo,
+        local_part: if request.local_part.is_empty() { "postmaster" } else { request.local_part },
+        sender_domain: domain.as_str(),
+        terms: 0,
+        voids: 0,
+        names: None,
+        records: Vec::new(),
+    };
+    let finding = check.domain(domain.as_str().to_owned()).await;
+    let records = check.records;
+    output(Some(domain), finding, records)
+}
+
+/// One evaluation over all its records.
+struct Check<'a, L> {
+    lookup: &'a L,
+    ip: IpAddr,
+    helo: &'a str,
+    local_part: &'a str,
+    sender_domain: &'a str,
+    /// Terms so far that ask DNS.
+    terms: usize,
+    /// Those of them that found nothing.
+    voids: usize,
+    /// The client's names, once they were asked for.
+    names: Option<Result<Arc<Records>, Miss>>,
+    records: Vec<(Box<str>, Box<str>)>,
+}
+
+/// The result of a record.
+struct Finding {
+    result: SpfResult,
+    term: Option<Box<str>>,
+    reason: Box<str>,
+    /// With temperror: what failed.
+    failure: Option<Failure>,
+}
+
+/// Why an evaluation ends without a match.
+enum Stop {
+    TempError(Failure),
+    PermError(&'static str),
+}
+
+/// Whether a mechanism matches.
+type Match = Result<bool, Stop>;
+
+impl<L: Lookup> Check<'_, L> {
+    /// Evaluates the record of `domain`. Boxed, since `include` and `redirect` come back here; at most ten deep.
+    fn domain(&mut self, domain: String) -> Pin<Box<dyn Future<Output = Finding> + Send + '_>> {
+        Box::pin(async move {
+            if !is_usable(&domain) {
+                return Finding::new(SpfResult::None, "not a domain name of several labels");
+            }
+            let texts = match self.lookup.txt(&domain).await {
+                Ok(texts) => texts,
+                Err(Miss::Failed(failure)) => return Finding::stopped(Stop::TempError(failure)),
+                Err(Miss::NxDomain) => return Finding::new(SpfResult::None, "domain does not exist"),
+                Err(Miss::NoData) => return Finding::new(SpfResult::None, "no SPF record"),
+            };
+            let published = texts.as_txt().map(|txt| txt.parsed(Published::read));
+            match published.as_deref() {
+                None | Some(Published::Absent) => Finding::new(SpfResult::None, "no SPF record"),
+                Some(Published::Several) => Finding::new(SpfResult::PermError, "several SPF records"),
+                Some(Published::One { text, record }) => {
+                    self.records.push((domain.as_str().into(), text.clone()));
+                    match record {
+                        Ok(record) => self.record(record, &domain).await,
+                        Err(error) => Finding::new(SpfResult::PermError, &format!("syntax error: {error}")),
+                    }
+                }
+            }
+        })
+    }
+
+    async fn record(&mut self, record: &Record, domain: &str) -> Finding {
+        for Directive { qualifier, mechanism, text } in &record.directives {
+            match self.mechanism(mechanism, domain).await {
+                Ok(false) => {}
+                Ok(true) => return Finding::new(qualifier.result(), "matched").by(text),
+                Err(stop) => return Finding::stopped(stop).by(text),
+            }
+        }
+        match &record.redirect {
+            Some(redirect) => self.redirect(redirect, domain).await,
+            None => Finding::new(SpfResult::Neutral, "no mechanism matched"),
+        }
+    }
+
+    async fn mechanism(&mut self, mechanism: &Mechanism, domain: &str) -> Match {
+        match mechanism {
+            Mechanism::All => Ok(true),
+            Mechanism::Ip4(network, bits) => {
+                Ok(Prefix { ip4: *bits, ..Prefix::HOST }.covers((*network).into(), self.ip))
+            }
+            Mechanism::Ip6(network, bits) => {
+                Ok(Prefix { ip6: *bits, ..Prefix::HOST }.covers((*network).into(), self.ip))
+            }
+            Mechanism::Include(spec) => self.include(spec, domain).await,
+            Mechanism::A(spec, prefix) => {
+                self.spend_term()?;
+                let target = self.target(spec.as_ref(), domain).await?;
+                let answer = ask_addresses(self.lookup, &target, self.ip).await.outcome;
+                let found = self.found(answer)?;
+                Ok(found.is_some_and(|records| self.any_covers(*prefix, &records)))
+            }
+            Mechanism::Mx(spec, prefix) => self.mx(spec.as_ref(), *prefix, domain).await,
+            Mechanism::Ptr(spec) => self.ptr(spec.as_ref(), domain).await,
+            Mechanism::Exists(spec) => {
+                self.spend_term()?;
+                let target = self.target(Some(spec), domain).await?;
+                // An A record, whatever the client's family (RFC 7208 §5.7).
+                let answer = self.lookup.ask(&target, RecordType::A).await.outcome;
+                Ok(self.found(answer)?.is_some())
+            }
+        }
+    }
+
+    /// RFC 7208 §5.2.
+    async fn include(&mut self, spec: &DomainSpec, domain: &str) -> Match {
+        self.spend_term()?;
+        let target = self.target(Some(spec), domain).await?;
+        let included = self.domain(target).await;
+        match included.result {
+            SpfResult::Pass => Ok(true),
+            SpfResult::Fail | SpfResult::SoftFail | SpfResult::Neutral => Ok(false),
+            SpfResult::TempError => Err(Stop::TempError(included.failure.unwrap_or(Failure::Timeout))),
+            SpfResult::None => Err(Stop::PermError("included domain has no SPF record")),
+            SpfResult::PermError => Err(Stop::PermError("error in an included record")),
+        }
+    }
+
+    /// RFC 7208 §6.1.
+    async fn redirect(&mut self, redirect: &Redirect, domain: &str) -> Finding {
+        let target = match self.spend_term() {
+            Ok(()) => self.target(Some(&redirect.domain), domain).await,
+            Err(stop) => Err(stop),
+        };
+        let target = match target {
+            Ok(target) => target,
+            Err(stop) => return Finding::stopped(stop).by(&redirect.text),
+        };
+        let finding = self.domain(target).await;
+        match finding.result {
+            SpfResult::None => {
+                Finding::new(SpfResult::PermError, "domain of redirect has no SPF record").by(&redirect.text)
+            }
+            _ => finding,
+        }
+    }
+
+    /// RFC 7208 §5.4. More than ten exchangers are an error (§4.6.4).
+    async fn mx(&mut self, spec: Option<&DomainSpec>, prefix: Prefix, domain: &str) -> Match {
+        self.spend_term()?;
+        let target = self.target(spec, domain).await?;
+        let answer = self.lookup.ask(&target, RecordType::Mx).await.outcome;
+        let Some(records) = self.found(answer)? else { return Ok(false) };
+        if records.as_mx().len() > MAX_EXCHANGERS {
+            return Err(Stop::PermError("more than ten exchangers"));
+        }
+        // A null MX (RFC 7505) has no exchanger.
+        let exchangers = records.as_mx().iter().filter(|mx| !mx.exchange.is_empty());
+        let (mut asked, mut found) = (false, false);
+        for mx in exchangers {
+            asked = true;
+            match ask_addresses(self.lookup, &mx.exchange, self.ip).await.outcome {
+                Ok(addresses) if self.any_covers(prefix, &addresses) => return Ok(true),
+                Ok(_) => found = true,
+                Err(Miss::Failed(failure)) => return Err(Stop::TempError(failure)),
+                Err(_) => {}
+            }
+        }
+        if asked && !found {
+            self.spend_void()?;
+        }
+        Ok(false)
+    }
+
+    /// RFC 7208 §5.5. Only names within the target are validated, which gives the same result with fewer look-ups.
+    async fn ptr(&mut self, spec: Option<&DomainSpec>, domain: &str) -> Match {
+        self.spend_term()?;
+        let target = self.target(spec, domain).await?;
+        match self.names().await {
+            Ok(names) => Ok(self.validated_within(&names, &target).await?.is_some()),
+            Err(Miss::Failed(failure)) => self.passed_over(failure).map(|()| false),
+            Err(_) => self.spend_void().map(|()| false),
+        }
+    }
+
+    /// The name that a term is about: its own domain, expanded, or that of the record.
+    async fn target(&mut self, spec: Option<&DomainSpec>, domain: &str) -> Result<String, Stop> {
+        let Some(spec) = spec else { return Ok(domain.to_owned()) };
+        let validated = if spec.wants_validated_name() { self.validated_name(domain).await? } else { None };
+        Ok(spec.expand(&Values {
+            ip: self.ip,
+            local_part: self.local_part,
+            sender_domain: self.sender_domain,
+            domain,
+            helo: self.helo,
+            validated_name: validated.as_deref().unwrap_or("unknown"),
+        }))
+    }
+
+    /// `%{p}` (RFC 7208 §7.3): the domain itself if the client has that name, else a name below it, else any.
+    async fn validated_name(&mut self, domain: &str) -> Result<Option<String>, Stop> {
+        let names = match self.names().await {
+            Ok(names) => names,
+            Err(Miss::Failed(failure)) => return self.passed_over(failure).map(|()| None),
+            Err(_) => return Ok(None),
+        };
+        if let Some(name) = self.validated_within(&names, domain).await? {
+            return Ok(Some(name));
+        }
+        for name in names.as_ptr().iter().take(MAX_NAMES).filter(|name| !is_within(name, domain)) {
+            if self.is_validated(name).await? {
+                return Ok(Some(name.to_string()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The first validated name of the client that is `domain`, else the first below it.
+    async fn validated_within(&self, names: &Records, domain: &str) -> Result<Option<String>, Stop> {
+        let names = names.as_ptr().iter().take(MAX_NAMES);
+        let (same, below): (Vec<_>, Vec<_>) =
+            names.filter(|name| is_within(name, domain)).partition(|name| name.len() == domain.len());
+        for name in same.into_iter().chain(below) {
+            if self.is_validated(name).await? {
+                return Ok(Some(name.to_string()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether the client's name has the client's address.
+    async fn is_validated(&self, name: &str) -> Result<bool, Stop> {
+        match has_address(self.lookup, name, self.ip).await {
+            Ok(has) => Ok(has),
+            Err(failure) => self.passed_over(failure).map(|()| false),
+        }
+    }
+
+    /// A failed look-up for the client's names counts as a name that is not there, unless the failure is ours.
+    fn passed_over(&self, failure: Failure) -> Result<(), Stop> {
+        if failure == Failure::Budget { Err(Stop::TempError(failure)) } else { Ok(()) }
+    }
+
+    async fn names(&mut self) -> Result<Arc<Records>, Miss> {
+        if let Some(names) = &self.names {
+            return names.clone();
+        }
+        let names = self.lookup.ask(&reverse_name(self.ip), RecordType::Ptr).await.outcome;
+        self.names = Some(names.clone());
+        names
+    }
+
+    fn any_covers(&self, prefix: Prefix, addresses: &Records) -> bool {
+        match self.ip {
+            IpAddr::V4(_) => addresses.as_a().iter().any(|ip| prefix.covers((*ip).into(), self.ip)),
+            IpAddr::V6(_) => addresses.as_aaaa().iter().any(|ip| prefix.covers((*ip).into(), self.ip)),
+        }
+    }
+
+    /// The records, or none if the look-up was in vain.
+    fn found(&mut self, answer: Result<Arc<Records>, Miss>) -> Result<Option<Arc<Records>>, Stop> {
+        match answer {
+            Ok(records) => Ok(Some(records)),
+            Err(Miss::Failed(failure)) => Err(Stop::TempError(failure)),
+            Err(Miss::NoData | Miss::NxDomain) => self.spend_void().map(|()| None),
+        }
+    }
+
+    fn spend_term(&mut self) -> Result<(), Stop> {
+        self.terms += 1;
+        if self.terms > MAX_TERMS { Err(Stop::PermError("more than ten terms that ask DNS")) } else { Ok(()) }
+    }
+
+    /// Counts a term that found nothing. RFC 7208 §4.6.4 limits the terms, not the look-ups, that are in vain: an `mx`
+    /// counts once, and only if none of its hosts has an address, or every sender without IPv6 would fail over IPv6.
+    fn spend_void(&mut self) -> Result<(), Stop> {
+        self.voids += 1;
+        if self.voids > MAX_VOIDS { Err(Stop::PermError("more than two terms that find nothing")) } else { Ok(()) }
+    }
+}
+
+impl Finding {
+    fn new(result: SpfResult, reason: &str) -> Self {
+        Self { result, term: None, reason: reason.into(), failure: None }
+    }
+
+    fn stopped(stop: Stop) -> Self {
+        match stop {
+            Stop::TempError(failure) => {
+                let reason = format!("DNS look-up failed: {failure}");
+                Self { failure: Some(failure), ..Self::new(SpfResult::TempError, &reason) }
+            }
+            Stop::PermError(reason) => Self::new(SpfResult::PermError, reason),
+        }
+    }
+
+    fn by(self, term: &str) -> Self {
+        Self { term: Some(term.into()), ..self }
+    }
+}
+
+impl Qualifier {
+    /// What a match means.
+    pub fn result(self) -> SpfResult {
+        match self {
+            Self::Pass => SpfResult::Pass,
+            Self::Fail => SpfResult::Fail,
+            Self::SoftFail => SpfResult::SoftFail,
+            Self::Neutral => SpfResult::Neutral,
+        }
+    }
+}
+
+/// Whether check_host() has something to look for (RFC 7208 §4.3): several labels, none empty, none too long. Octets
+/// of any kind, since macros make such names.
+fn is_usable(domain: &str) -> bool {
+    let labels = || domain.split('.');
+    domain.len() <= 253 && labels().count() > 1 && labels().all(|label| (1..=63).contains(&label.len()))
+}
+
+/// Whether `name` is `domain` or below it, in any case.
+fn is_within(name: &str, domain: &str) -> bool {
+    let Some(start) = name.len().checked_sub(domain.len()) else { return false };
+    let Some((before, end)) = name.split_at_checked(start) else { return false };
+    end.eq_ignore_ascii_case(domain) && (before.is_empty() || before.ends_with('.'))
+}
+
+/// RFC 7208 §4.6.4.
+const MAX_TERMS: usize = 10;
+/// RFC 7208 §4.6.4.
+const MAX_VOIDS: usize = 2;
+/// RFC 7208 §4.6.4.
+const MAX_EXCHANGERS: usize = 10;
+/// RFC 7208 §4.6.4.
+const MAX_NAMES: usize = 10;
+
+#[cfg(test)]
+mod tests;
