@@ -14,6 +14,6 @@ pub mod evaluation;
 pub mod label;
 pub mod message;
 pub mod metrics;
+pub mod policy;
 pub mod spf;
-// pub mod policy;
 // pub mod action;
