@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod action;
 pub mod dmarc;
 pub mod dns;
 pub mod domain;
@@ -16,4 +17,3 @@ pub mod message;
 pub mod metrics;
 pub mod policy;
 pub mod spf;
-// pub mod action;
