@@ -110,8 +110,8 @@ fn dmarc(field: &mut Field, output: &DmarcOutput, assessment: &Assessment, id: &
     field.method("dmarc", output.result);
     let published = output.policy.as_ref().map_or("", |p| p.requested.as_str());
     let dis = if published.is_empty() { "" } else { assessment.reported.as_str() };
-    field.comment(&[("p", published), ("dis", dis)]);
-    field.comment(&[("id", id)]);
+    // One comment: a common reader, authres, loses what follows two.
+    field.comment(&[("p", published), ("dis", dis), ("id", id)]);
     field.reason(output.reason, output.result == DmarcResult::Pass);
     if let Some(policy) = assessment.policy {
         field.property("policy.dmarc", policy.as_str());
@@ -222,7 +222,7 @@ fn clean_identity(identity: &str) -> Option<String> {
 }
 
 fn clean_id(id: &str) -> String {
-    id.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(MAX_LOCAL).collect()
+    id.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(MAX_ID).collect()
 }
 
 const NAME: &str = "Authentication-Results";
@@ -230,7 +230,9 @@ const NAME: &str = "Authentication-Results";
 const LINE: usize = 78;
 /// Octets of a value: a domain name at its longest.
 const MAX_VALUE: usize = 253;
-/// Octets of a local part (RFC 5321 §4.5.3.1.1), and of an id.
+/// Octets of a local part (RFC 5321 §4.5.3.1.1).
 const MAX_LOCAL: usize = 64;
+/// Characters of an id: its comment must fit into a line.
+const MAX_ID: usize = 32;
 /// Signatures that are written.
 const MAX_DKIM: usize = 20;

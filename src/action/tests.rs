@@ -136,7 +136,7 @@ fn the_fields_of_a_marked_message() {
     let expected = "Authentication-Results: mx.example.net;\r\n \
         spf=fail reason=\"no mechanism matched\" smtp.helo=mail.example.net;\r\n \
         dkim=none;\r\n \
-        dmarc=fail (p=quarantine dis=quarantine) (id=7f3a-01) reason=\"no identifier\r\n \
+        dmarc=fail (p=quarantine dis=quarantine id=7f3a-01) reason=\"no identifier\r\n \
         passed\" policy.dmarc=quarantine header.from=example.org\r\n\
         X-DMARC-Fail-policy: quarantine\r\n";
     assert_eq!(header(&facts, Mode::Enforce), expected);

@@ -4,4 +4,5 @@
 
 pub mod alignment;
 pub mod record;
+pub mod report_uri;
 pub mod tree_walk;

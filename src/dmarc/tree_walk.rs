@@ -155,8 +155,10 @@ mod tests {
         Domain::parse(text).unwrap()
     }
 
-    /// `"!"` in place of a text: the look-up fails.
-    fn walk(start: &str, zone: &[(&str, &str)]) -> Walk {
+    /// Names and texts; `"!"` in place of a text: the look-up fails.
+    type Records<'a> = &'a [(&'a str, &'a str)];
+
+    fn walk(start: &str, zone: Records<'_>) -> Walk {
         let mut walk = Walk::new(&domain(start));
         while let Some(name) = walk.due() {
             let texts: Vec<Box<[u8]>> =
@@ -167,11 +169,11 @@ mod tests {
         walk
     }
 
-    fn organizational(start: &str, zone: &[(&str, &str)]) -> Option<String> {
+    fn organizational(start: &str, zone: Records<'_>) -> Option<String> {
         walk(start, zone).organizational_domain().map(|d| d.to_string())
     }
 
-    fn policy_domain(start: &str, zone: &[(&str, &str)]) -> String {
+    fn policy_domain(start: &str, zone: Records<'_>) -> String {
         match walk(start, zone).policy_record() {
             Selection::NoRecord => "-".into(),
             Selection::Open => "?".into(),
@@ -262,7 +264,7 @@ mod tests {
 
     #[test]
     fn organizational_domains() {
-        let cases: &[(&str, &str, &[(&str, &str)], Option<&str>)] = &[
+        let cases: &[(&str, &str, Records<'_>, Option<&str>)] = &[
             ("nothing found: the start", "a.mail.example.com", &[], Some("a.mail.example.com")),
             (
                 "4.10.2 first example",
@@ -375,7 +377,7 @@ mod tests {
 
     #[test]
     fn policy_domains() {
-        let cases: &[(&str, &str, &[(&str, &str)], &str)] = &[
+        let cases: &[(&str, &str, Records<'_>, &str)] = &[
             ("no record anywhere", "a.example.com", &[], "-"),
             ("the author's own", "a.example.com", &[("a.example.com", R), ("example.com", R)], "a.example.com"),
             ("the organizational domain's", "a.example.com", &[("example.com", R)], "example.com"),

@@ -263,6 +263,18 @@ pub fn decide(evaluation: &Evaluation, circumstances: &Circumstances, local: &Lo
     Decision { disposition, rule, mode: local.mode, deciding, assessments, signs }
 }
 
+impl Default for LocalPolicy {
+    fn default() -> Self {
+        Self {
+            mode: Mode::Enforce,
+            reject: Reject::Corroborated,
+            on_temperror: OnTempError::DeferIfItMatters,
+            unusable_from: OnUnusableFrom::Reject,
+            pct: Pct::Ignored,
+        }
+    }
+}
+
 impl Decision {
     /// What is said of the author domain that decided.
     pub fn deciding_assessment(&self) -> Option<&Assessment> {

@@ -251,6 +251,7 @@ fn rules_dispositions_and_reasons_of_report_rows() {
 #[test]
 fn exempt_recipients_turn_a_refusal_into_a_mark_and_nothing_else() {
     let exempt = Circumstances { recipients: Recipients::AllExempt, ..ORDINARY };
+    assert_eq!(LocalPolicy::default(), DEFAULT);
     let cases = [
         ("fail", "p=reject", DEFAULT, 'q'),
         ("fail", "p=reject", LocalPolicy { reject: Reject::Always, ..DEFAULT }, 'q'),
@@ -290,7 +291,8 @@ fn pct_counts_only_where_it_is_honored_and_never_twice_with_t() {
 
 #[test]
 fn of_several_author_domains_the_strictest_failing_policy_rules() {
-    let cases: [(&[(&str, &str)], char, usize); 9] = [
+    type Outputs<'a> = &'a [(&'a str, &'a str)];
+    let cases: [(Outputs<'_>, char, usize); 9] = [
         (&[("pass", "p=reject"), ("fail", "p=reject")], 'X', 1),
         (&[("fail", "p=reject"), ("pass", "p=reject")], 'X', 0),
         (&[("fail", "p=quarantine"), ("fail", "p=reject"), ("fail", "p=none")], 'X', 1),
