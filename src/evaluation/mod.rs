@@ -3,9 +3,12 @@
 //! An [`Evaluation`] holds facts alone. What to do about them is `policy`'s business; header field, log event, report
 //! row, metrics and `dmarcgate check` are all drawn from this one value.
 
+pub mod discovery;
+
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use crate::dmarc::alignment::{Alignment, DmarcResult, Doubt};
 use crate::dmarc::record::{Policy, PolicyRecord};
 use crate::dns::Asked;
 use crate::domain::Domain;
@@ -44,46 +47,6 @@ label_enum! {
         Fail = "fail",
         /// A key could not be had for now.
         TempError = "temperror",
-    }
-}
-
-label_enum! {
-    /// The results of DMARC (RFC 9989 §5.3.5 and §9.2).
-    pub enum DmarcResult {
-        /// No policy record applies.
-        None = "none",
-        /// An aligned identifier passed.
-        Pass = "pass",
-        /// None did.
-        Fail = "fail",
-        /// DNS gave no answer that would decide it.
-        TempError = "temperror",
-        /// The policy record can't be used, or From names no author domain.
-        PermError = "permerror",
-    }
-}
-
-label_enum! {
-    /// What DNS left open when DMARC ends in temperror.
-    pub enum Doubt {
-        /// Whether there is a policy, or which.
-        PolicyDiscovery = "policy_discovery",
-        /// Whether an identifier that is or may be aligned would have passed.
-        Identifier = "identifier",
-    }
-}
-
-label_enum! {
-    /// How an identifier stands to the author domain (RFC 9990 §3.1.3 orders signatures by it).
-    pub enum Alignment {
-        /// The same domain.
-        Strict = "strict",
-        /// The same organizational domain, and the record allows that.
-        Relaxed = "relaxed",
-        /// Not aligned.
-        Unaligned = "unaligned",
-        /// A walk failed: may be aligned.
-        Unknown = "unknown",
     }
 }
 

@@ -1,0 +1,238 @@
+//! Writes the one Authentication-Results field of a message (RFC 8601), and reads nothing.
+//!
+//! The field is made of atoms that are never broken: `method=result`, `ptype.property=value`, `reason="..."`, comments
+//! of our own words. A value is a checked domain or a token, else a quoted string of printable ASCII, else it is left
+//! out; so whatever a peer sends, no line, property, comment or method can come of it. Lines are folded at 78 characters
+//! where atoms allow, and stay far below 998 (RFC 5322 §2.1.1), since every atom is bounded.
+
+use std::fmt::Write;
+
+use crate::dmarc::alignment::DmarcResult;
+use crate::domain::Domain;
+use crate::evaluation::{ArcResult, DkimOutput, DkimResult, DmarcOutput, Evaluation};
+use crate::label::Label;
+use crate::message::author::Author;
+use crate::policy::{Assessment, Decision, Disposition};
+use crate::spf::{Identity, SpfOutput, SpfResult};
+
+/// The names that a field carries.
+#[derive(Debug, Clone, Copy)]
+pub struct Names<'a> {
+    /// Who speaks: the gate's, or the fleet's (RFC 8601 §2.5).
+    pub authserv_id: &'a str,
+    /// Under which id `dmarcgate explain` finds the message.
+    pub explain_id: &'a str,
+}
+
+/// The field of an evaluated message, ended by CRLF.
+pub fn evaluated(evaluation: &Evaluation, decision: &Decision, names: &Names<'_>) -> String {
+    let mut field = Field::new(names.authserv_id);
+    spf(&mut field, &evaluation.spf);
+    all_dkim(&mut field, evaluation);
+    if evaluation.arc.result != ArcResult::None {
+        field.method("arc", evaluation.arc.result);
+        field.reason(evaluation.arc.reason, evaluation.arc.result == ArcResult::Pass);
+    }
+    // A marked message says where to ask why.
+    let id =
+        matches!(decision.disposition, Disposition::Tag(_)).then(|| clean_id(names.explain_id)).unwrap_or_default();
+    if let Author::Unusable(why) = evaluation.author {
+        field.method("dmarc", DmarcResult::PermError);
+        field.comment(&[("id", &id)]);
+        field.reason(&format!("From names no usable author domain: {}", why.as_str().replace('_', " ")), false);
+    }
+    // Failing ones first: a reader that takes the first result must not take the mildest.
+    let each = || evaluation.dmarc.iter().zip(&decision.assessments);
+    let failing = each().filter(|(d, _)| d.result == DmarcResult::Fail);
+    let others = each().filter(|(d, _)| d.result != DmarcResult::Fail);
+    for (index, (output, assessment)) in failing.chain(others).enumerate() {
+        dmarc(&mut field, output, assessment, if index == 0 { &id } else { "" });
+    }
+    field.end()
+}
+
+/// The field of a message that was not evaluated: `authserv-id; none` (RFC 8601 §2.2), ended by CRLF.
+pub fn not_evaluated(authserv_id: &str) -> String {
+    let mut field = Field::new(authserv_id);
+    field.text.push_str("; none");
+    field.end()
+}
+
+fn spf(field: &mut Field, spf: &SpfOutput) {
+    field.method("spf", spf.result);
+    field.reason(&spf.reason, spf.result == SpfResult::Pass);
+    if let Some(domain) = &spf.domain {
+        // The domain alone: the local part proves nothing, and is the sender's to choose.
+        let property = match spf.identity {
+            Identity::MailFrom => "smtp.mailfrom",
+            Identity::Helo => "smtp.helo",
+        };
+        field.property(property, domain.as_str());
+    }
+}
+
+/// Each signature up to a bound; beyond it those that passed go first.
+fn all_dkim(field: &mut Field, evaluation: &Evaluation) {
+    let all = &evaluation.dkim;
+    let chosen: Vec<&DkimOutput> = if all.len() > MAX_DKIM {
+        let passed = all.iter().filter(|d| d.result == DkimResult::Pass);
+        passed.chain(all.iter().filter(|d| d.result != DkimResult::Pass)).take(MAX_DKIM).collect()
+    } else {
+        all.iter().collect()
+    };
+    if chosen.is_empty() {
+        field.method("dkim", DkimResult::None);
+    }
+    for signature in &chosen {
+        dkim(field, signature);
+    }
+    let left_out = all.len() - chosen.len() + evaluation.dkim_skipped;
+    if left_out > 0 {
+        field.comment(&[("more", &left_out.to_string())]);
+    }
+}
+
+fn dkim(field: &mut Field, signature: &DkimOutput) {
+    field.method("dkim", signature.result);
+    field.reason(signature.reason, signature.result == DkimResult::Pass);
+    if let Some(domain) = &signature.domain {
+        field.property("header.d", domain.as_str());
+    }
+    if let Some(identity) = signature.identity.as_deref().and_then(clean_identity) {
+        field.property_as_is("header.i", &identity);
+    }
+    field.property("header.s", &signature.selector);
+    field.property("header.a", signature.algorithm.unwrap_or_default());
+    field.property("header.b", &signature.signature_start);
+}
+
+fn dmarc(field: &mut Field, output: &DmarcOutput, assessment: &Assessment, id: &str) {
+    field.method("dmarc", output.result);
+    let published = output.policy.as_ref().map_or("", |p| p.requested.as_str());
+    let dis = if published.is_empty() { "" } else { assessment.reported.as_str() };
+    // One comment: a common reader, authres, loses what follows two.
+    field.comment(&[("p", published), ("dis", dis), ("id", id)]);
+    field.reason(output.reason, output.result == DmarcResult::Pass);
+    if let Some(policy) = assessment.policy {
+        field.property("policy.dmarc", policy.as_str());
+    }
+    field.property("header.from", output.author_domain.as_str());
+}
+
+/// The field as far as it is written.
+struct Field {
+    text: String,
+    /// Characters in its last line.
+    column: usize,
+}
+
+impl Field {
+    fn new(authserv_id: &str) -> Self {
+        // Kept on the first line, since some readers look for it there.
+        let text = format!("{NAME}: {}", value(authserv_id).unwrap_or_else(|| "unknown".to_owned()));
+        Self { column: text.len(), text }
+    }
+
+    /// Begins a result, on a line of its own.
+    fn method(&mut self, method: &str, result: impl Label) {
+        let _ = write!(self.text, ";\r\n {method}={}", result.as_str());
+        self.column = 1 + method.len() + 1 + result.as_str().len();
+    }
+
+    /// `reason="..."`, which goes before all properties; a pass needs none. May be folded between its words.
+    fn reason(&mut self, reason: &str, passed: bool) {
+        let words: Vec<&str> = reason.split_ascii_whitespace().collect();
+        if let Some(quoted) = quoted(&words.join(" ")).filter(|_| !passed && !words.is_empty()) {
+            format!("reason={quoted}").split(' ').for_each(|word| self.atom(word));
+        }
+    }
+
+    fn property(&mut self, name: &str, text: &str) {
+        if let Some(value) = value(text) {
+            self.property_as_is(name, &value);
+        }
+    }
+
+    fn property_as_is(&mut self, name: &str, value: &str) {
+        self.atom(&format!("{name}={value}"));
+    }
+
+    /// A comment of words with values; those without a value are left out, and the whole if none has one.
+    fn comment(&mut self, words: &[(&str, &str)]) {
+        let words: Vec<String> = words.iter().filter(|(_, v)| !v.is_empty()).map(|(w, v)| format!("{w}={v}")).collect();
+        if !words.is_empty() {
+            self.atom(&format!("({})", words.join(" ")));
+        }
+    }
+
+    fn atom(&mut self, atom: &str) {
+        // One more character for the semicolon that may follow.
+        if self.column + 1 + atom.len() + 1 > LINE {
+            self.text.push_str("\r\n ");
+            self.column = 1 + atom.len();
+        } else {
+            self.text.push(' ');
+            self.column += 1 + atom.len();
+        }
+        self.text.push_str(atom);
+    }
+
+    fn end(mut self) -> String {
+        self.text.push_str("\r\n");
+        self.text
+    }
+}
+
+/// A value of RFC 2045 §5.1: as it is if it is a token, else quoted if it is printable ASCII, else none.
+fn value(text: &str) -> Option<String> {
+    let is_token = |b: u8| b.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?=".contains(&b);
+    if text.is_empty() || text.len() > MAX_VALUE {
+        None
+    } else if text.bytes().all(is_token) {
+        Some(text.to_owned())
+    } else {
+        quoted(text)
+    }
+}
+
+fn quoted(text: &str) -> Option<String> {
+    if text.len() > MAX_VALUE || !text.bytes().all(|b| (0x20..=0x7e).contains(&b)) {
+        return None;
+    }
+    let mut quoted = String::with_capacity(text.len() + 2);
+    quoted.push('"');
+    for character in text.chars() {
+        if matches!(character, '"' | '\\') {
+            quoted.push('\\');
+        }
+        quoted.push(character);
+    }
+    quoted.push('"');
+    Some(quoted)
+}
+
+/// `i=` as `[local-part] "@" domain-name` (RFC 8601 §2.2), if its local part is plain; else it is left out, for the
+/// rest of it would be another identity.
+fn clean_identity(identity: &str) -> Option<String> {
+    let (local, domain) = identity.rsplit_once('@')?;
+    let domain = Domain::parse(domain).ok()?;
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'+');
+    let is_dot_atom = local.split('.').all(|part| !part.is_empty() && part.bytes().all(plain));
+    (local.len() <= MAX_LOCAL && (local.is_empty() || is_dot_atom)).then(|| format!("{local}@{domain}"))
+}
+
+fn clean_id(id: &str) -> String {
+    id.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(MAX_ID).collect()
+}
+
+const NAME: &str = "Authentication-Results";
+/// Characters of a line where atoms allow (RFC 5322 §2.1.1).
+const LINE: usize = 78;
+/// Octets of a value: a domain name at its longest.
+const MAX_VALUE: usize = 253;
+/// Octets of a local part (RFC 5321 §4.5.3.1.1).
+const MAX_LOCAL: usize = 64;
+/// Characters of an id: its comment must fit into a line.
+const MAX_ID: usize = 32;
+/// Signatures that are written.
+const MAX_DKIM: usize = 20;

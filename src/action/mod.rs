@@ -1,0 +1,56 @@
+//! Turns a [`Decision`] into what is done on the wire: relay with header fields on top, reject, or defer.
+//!
+//! Pure. Text of a peer gets into a field or a reply only as a checked [`Domain`](crate::domain::Domain), a token or a
+//! quoted string of printable ASCII.
+
+pub mod authentication_results;
+pub mod reply_text;
+
+use crate::evaluation::Evaluation;
+use crate::label::Label;
+use crate::policy::{Decision, Disposition};
+
+pub use authentication_results::Names;
+pub use reply_text::ReplyText;
+
+/// What is done with a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// It goes to the upstream.
+    Relay {
+        /// Whole header fields, each line ended by CRLF, to stand above all that the message has.
+        header: String,
+    },
+    /// It is refused for good.
+    Reject(ReplyText),
+    /// The client is asked to come again.
+    Defer(ReplyText),
+}
+
+impl Action {
+    /// The action for a decision.
+    pub fn of(evaluation: &Evaluation, decision: &Decision, names: &Names<'_>) -> Self {
+        match decision.disposition {
+            Disposition::Refuse => Self::Reject(reply_text::refusal(evaluation, decision, names.explain_id)),
+            Disposition::Defer => Self::Defer(reply_text::deferral(evaluation, decision, names.explain_id)),
+            Disposition::Accept => {
+                Self::Relay { header: authentication_results::evaluated(evaluation, decision, names) }
+            }
+            Disposition::Tag(mark) => {
+                let results = authentication_results::evaluated(evaluation, decision, names);
+                Self::Relay { header: format!("{results}{FAIL_POLICY}: {}\r\n", mark.as_str()) }
+            }
+        }
+    }
+
+    /// The action for a message that was not evaluated, since its client is trusted.
+    pub fn bypass(authserv_id: &str) -> Self {
+        Self::Relay { header: authentication_results::not_evaluated(authserv_id) }
+    }
+}
+
+/// The name of the field that marks failing mail for the upstream.
+pub const FAIL_POLICY: &str = "X-DMARC-Fail-policy";
+
+#[cfg(test)]
+mod tests;

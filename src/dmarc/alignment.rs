@@ -1,0 +1,153 @@
+//! Settles how an identifier stands to the author domain (RFC 9989 §4.4 and §4.10.2), and names the results of DMARC.
+
+use crate::dmarc::record::AlignmentMode;
+use crate::domain::Domain;
+use crate::label_enum;
+
+label_enum! {
+    /// The results of DMARC (RFC 9989 §5.3.5 and §9.2).
+    pub enum DmarcResult {
+        /// No policy record applies.
+        None = "none",
+        /// An aligned identifier passed.
+        Pass = "pass",
+        /// None did.
+        Fail = "fail",
+        /// DNS gave no answer that would decide it.
+        TempError = "temperror",
+        /// The policy record can't be used, or From names no author domain.
+        PermError = "permerror",
+    }
+}
+
+label_enum! {
+    /// What DNS left open when DMARC ends in temperror.
+    pub enum Doubt {
+        /// Whether there is a policy, or which.
+        PolicyDiscovery = "policy_discovery",
+        /// Whether an identifier that is or may be aligned would have passed.
+        Identifier = "identifier",
+    }
+}
+
+label_enum! {
+    /// How an identifier stands to the author domain (RFC 9990 §3.1.3 orders signatures by it).
+    pub enum Alignment {
+        /// The same domain.
+        Strict = "strict",
+        /// The same organizational domain, and the record allows that.
+        Relaxed = "relaxed",
+        /// Not aligned.
+        Unaligned = "unaligned",
+        /// A walk failed: may be aligned.
+        Unknown = "unknown",
+    }
+}
+
+/// A domain with its organizational domain, as far as it is known.
+#[derive(Debug, Clone, Copy)]
+pub struct Placed<'a> {
+    /// The domain.
+    pub domain: &'a Domain,
+    /// Its organizational domain; none if the tree walk was left open.
+    pub organizational_domain: Option<&'a Domain>,
+}
+
+impl Alignment {
+    /// Whether an identifier that passed makes DMARC pass.
+    pub fn is_aligned(self) -> bool {
+        matches!(self, Self::Strict | Self::Relaxed)
+    }
+
+    /// Whether it is or may be aligned: doubt about such an identifier is doubt about the message.
+    pub fn may_be_aligned(self) -> bool {
+        self != Self::Unaligned
+    }
+}
+
+/// How `identifier` stands to `author` under a record that asks for `mode`.
+///
+/// Identical domains need no walk. Where a walk was left open, what is known still tells: a domain lies within its
+/// organizational domain, so that an identifier outside the author's can never be aligned with it. Thus nobody makes a
+/// verdict doubtful by a domain of their own whose DNS fails.
+pub fn alignment(mode: AlignmentMode, author: Placed<'_>, identifier: Placed<'_>) -> Alignment {
+    if author.domain == identifier.domain {
+        return Alignment::Strict;
+    }
+    if mode == AlignmentMode::Strict {
+        return Alignment::Unaligned;
+    }
+    let possible = match (author.organizational_domain, identifier.organizational_domain) {
+        (Some(of_author), Some(of_identifier)) if of_author == of_identifier => return Alignment::Relaxed,
+        (Some(_), Some(_)) => false,
+        (Some(of_author), None) => identifier.domain.is_within(of_author),
+        (None, Some(of_identifier)) => author.domain.is_within(of_identifier),
+        (None, None) => author.domain.last_labels(1) == identifier.domain.last_labels(1),
+    };
+    if possible { Alignment::Unknown } else { Alignment::Unaligned }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `None`: the walk was left open.
+    fn case(mode: AlignmentMode, author: (&str, Option<&str>), identifier: (&str, Option<&str>)) -> Alignment {
+        let domain = |text: &str| Domain::parse(text).unwrap();
+        let (author, author_org) = (domain(author.0), author.1.map(domain));
+        let (identifier, identifier_org) = (domain(identifier.0), identifier.1.map(domain));
+        alignment(
+            mode,
+            Placed { domain: &author, organizational_domain: author_org.as_ref() },
+            Placed { domain: &identifier, organizational_domain: identifier_org.as_ref() },
+        )
+    }
+
+    #[test]
+    fn alignment_by_mode_and_organizational_domain() {
+        use Alignment::{Relaxed, Strict, Unaligned, Unknown};
+        use AlignmentMode as Mode;
+        let com = Some("example.com");
+        let cases = [
+            ("table 1, relaxed", Mode::Relaxed, ("news.example.com", com), ("foo.example.com", com), Relaxed),
+            ("table 1, strict", Mode::Relaxed, ("news.example.com", com), ("news.example.com", com), Strict),
+            (
+                "table 1, none",
+                Mode::Relaxed,
+                ("news.example.com", com),
+                ("foo.example.net", Some("example.net")),
+                Unaligned,
+            ),
+            ("B.1.1 example 1", Mode::Strict, ("example.com", com), ("example.com", com), Strict),
+            ("B.1.1 example 2", Mode::Relaxed, ("example.com", com), ("child.example.com", com), Relaxed),
+            (
+                "B.1.1 example 3",
+                Mode::Relaxed,
+                ("child.example.com", com),
+                ("example.net", Some("example.net")),
+                Unaligned,
+            ),
+            ("B.1.2 example 1", Mode::Strict, ("example.com", com), ("example.com", com), Strict),
+            ("B.1.2 example 2", Mode::Relaxed, ("child.example.com", com), ("example.com", com), Relaxed),
+            (
+                "B.1.2 example 3",
+                Mode::Relaxed,
+                ("child.example.com", com),
+                ("example.net", Some("example.net")),
+                Unaligned,
+            ),
+            ("strict mode, subdomain", Mode::Strict, ("example.com", com), ("a.example.com", com), Unaligned),
+            ("identical, both walks open", Mode::Relaxed, ("example.com", None), ("example.com", None), Strict),
+            ("identifier's walk open, within", Mode::Relaxed, ("example.com", com), ("a.example.com", None), Unknown),
+            ("identifier's walk open, outside", Mode::Relaxed, ("example.com", com), ("evil.com", None), Unaligned),
+            ("author's walk open, within", Mode::Relaxed, ("a.example.com", None), ("b.example.com", com), Unknown),
+            ("author's walk open, outside", Mode::Relaxed, ("example.net", None), ("b.example.com", com), Unaligned),
+            ("both open, one TLD", Mode::Relaxed, ("example.com", None), ("evil.com", None), Unknown),
+            ("both open, two TLDs", Mode::Relaxed, ("example.com", None), ("evil.net", None), Unaligned),
+            ("strict mode, walks open", Mode::Strict, ("example.com", None), ("a.example.com", None), Unaligned),
+        ];
+        for (name, mode, author, identifier, expected) in cases {
+            assert_eq!(case(mode, author, identifier), expected, "{name}");
+        }
+    }
+}

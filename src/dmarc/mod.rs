@@ -1,0 +1,8 @@
+//! DMARC (RFC 9989) as pure functions: what a policy record says, which names to ask, what the answers mean.
+//!
+//! Nothing here asks DNS or waits: `evaluation::discovery` asks, and hands the answers down.
+
+pub mod alignment;
+pub mod record;
+pub mod report_uri;
+pub mod tree_walk;

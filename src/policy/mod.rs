@@ -1,0 +1,456 @@
+//! Decides what happens to a message: facts ([`Evaluation`]) and our operator's will ([`LocalPolicy`]) in, a
+//! [`Decision`] out.
+//!
+//! Pure and cheap: `dmarcgate check` asks for the decision in each mode. The verdict table that it follows stands in the
+//! README; every row is a [`Rule`].
+
+pub mod corroboration;
+
+use crate::dmarc::alignment::{DmarcResult, Doubt};
+use crate::dmarc::record::Policy;
+use crate::evaluation::{DmarcOutput, Evaluation};
+use crate::label_enum;
+use crate::message::author::Author;
+use crate::policy::corroboration::{Sign, signs};
+
+label_enum! {
+    /// How far the gate goes (`policy.mode`).
+    pub enum Mode {
+        /// Evaluate and report; never act.
+        Monitor = "monitor",
+        /// Mark failing mail for the upstream.
+        Tag = "tag",
+        /// Refuse and mark.
+        Enforce = "enforce",
+    }
+}
+
+label_enum! {
+    /// When a failure under `reject` is refused in enforce (`policy.reject`).
+    pub enum Reject {
+        /// When nothing speaks for indirect mail flow (RFC 9989 §7.4: MUST NOT reject solely on the policy).
+        Corroborated = "corroborated",
+        /// Always. Does not conform to RFC 9989 §7.4 and §8.
+        Always = "always",
+        /// Never: it is marked `reject`.
+        Never = "never",
+    }
+}
+
+label_enum! {
+    /// What a temporary DNS failure leads to in enforce (`policy.on_temperror`).
+    pub enum OnTempError {
+        /// 4xx if it may hide a pass under an enforcing policy.
+        DeferIfItMatters = "defer-if-it-matters",
+        /// 4xx also where it leaves the policy itself open.
+        Defer = "defer",
+        /// Never 4xx.
+        Pass = "pass",
+    }
+}
+
+label_enum! {
+    /// What happens in enforce if From names no author domain (`policy.unusable_from`).
+    pub enum OnUnusableFrom {
+        /// It is refused; marked where the reverse-path is null.
+        Reject = "reject",
+        /// It is marked.
+        Tag = "tag",
+    }
+}
+
+label_enum! {
+    /// Whether the historic `pct` counts (`policy.honor_pct`).
+    pub enum Pct {
+        /// RFC 9989: no.
+        Ignored = "ignored",
+        /// RFC 7489 §6.6.4: messages that the sample leaves out get the next milder policy.
+        Honored = "honored",
+    }
+}
+
+label_enum! {
+    /// Whose mail the message may be.
+    pub enum ReversePathKind {
+        /// `<>`: a notification.
+        Null = "null",
+        /// Anything else.
+        Mailbox = "mailbox",
+    }
+}
+
+label_enum! {
+    /// Who gets the message.
+    pub enum Recipients {
+        /// At least one recipient whose mail may be refused.
+        Ordinary = "ordinary",
+        /// Every accepted recipient is exempt from refusal (postmaster, abuse).
+        AllExempt = "all_exempt",
+    }
+}
+
+label_enum! {
+    /// What a message is marked with (`X-DMARC-Fail-policy`).
+    pub enum Mark {
+        /// As the policy quarantine asks.
+        Quarantine = "quarantine",
+        /// As the policy reject asks.
+        Reject = "reject",
+    }
+}
+
+label_enum! {
+    /// The rule of the verdict table that decided.
+    pub enum Rule {
+        /// DMARC passed.
+        Pass = "pass",
+        /// No policy record applies.
+        NoRecord = "no_record",
+        /// The policy record can't be used.
+        BrokenRecord = "broken_record",
+        /// DNS left the policy open.
+        PolicyDoubt = "policy_doubt",
+        /// DNS left open whether an aligned identifier passed.
+        IdentifierDoubt = "identifier_doubt",
+        /// It failed; the owner asks for nothing.
+        FailNone = "fail_none",
+        /// It failed under quarantine.
+        FailQuarantine = "fail_quarantine",
+        /// It failed under reject, and is refused.
+        FailReject = "fail_reject",
+        /// It failed under reject, but there are signs of indirect mail flow.
+        IndirectFlow = "indirect_flow",
+        /// It failed under reject, and `policy.reject` is `never`.
+        NeverReject = "never_reject",
+        /// It would be refused, but every recipient is exempt.
+        ExemptRecipients = "exempt_recipients",
+        /// From names no author domain.
+        UnusableFrom = "unusable_from",
+    }
+}
+
+label_enum! {
+    /// The reasons why a failing message was treated otherwise than published (RFC 9990 §3.1.6).
+    pub enum OverrideKind {
+        /// The gate's own policy.
+        LocalPolicy = "local_policy",
+        /// A mailing list.
+        MailingList = "mailing_list",
+        /// Anything else.
+        Other = "other",
+        /// The owner is testing (`t=y`).
+        PolicyTestMode = "policy_test_mode",
+        /// A forwarder that the operator trusts.
+        TrustedForwarder = "trusted_forwarder",
+    }
+}
+
+label_enum! {
+    /// The disposition of a report row (RFC 9990 §3.1.1.9).
+    pub enum ReportDisposition {
+        /// Nothing was done.
+        None = "none",
+        /// DMARC passed under an enforcing policy.
+        Pass = "pass",
+        /// It was marked.
+        Quarantine = "quarantine",
+        /// It was refused.
+        Reject = "reject",
+    }
+}
+
+/// What our operator sets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LocalPolicy {
+    /// How far the gate goes.
+    pub mode: Mode,
+    /// When a failure under `reject` is refused.
+    pub reject: Reject,
+    /// What a temporary DNS failure leads to.
+    pub on_temperror: OnTempError,
+    /// What happens if From names no author domain.
+    pub unusable_from: OnUnusableFrom,
+    /// Whether `pct` counts.
+    pub pct: Pct,
+}
+
+/// What counts beside the message itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Circumstances {
+    /// The kind of reverse-path.
+    pub reverse_path: ReversePathKind,
+    /// Who gets it.
+    pub recipients: Recipients,
+    /// A random number from 0 to 99 for `pct`.
+    pub sample: u8,
+}
+
+/// What is done with a message, from the mildest to the strictest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Disposition {
+    /// It goes to the upstream.
+    Accept,
+    /// It goes to the upstream with a mark.
+    Tag(Mark),
+    /// The client is asked to come again (4xx).
+    Defer,
+    /// It is refused for good (5xx).
+    Refuse,
+}
+
+/// One reason why a failing message was treated otherwise than published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Override {
+    /// The kind.
+    pub kind: OverrideKind,
+    /// In a few words of ours.
+    pub comment: &'static str,
+}
+
+/// What is said of one author domain, in log, header and report row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assessment {
+    /// D: the policy after `p`/`sp`/`np`, `t` and `pct`; none without a usable record.
+    pub policy: Option<Policy>,
+    /// What this domain alone would have led to.
+    pub disposition: Disposition,
+    /// The rule for this domain.
+    pub rule: Rule,
+    /// The disposition of its report row.
+    pub reported: ReportDisposition,
+    /// The reasons of its report row.
+    pub overrides: Vec<Override>,
+}
+
+/// What we do with one message, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// What is done.
+    pub disposition: Disposition,
+    /// The rule that decided.
+    pub rule: Rule,
+    /// The mode under which it was decided.
+    pub mode: Mode,
+    /// Which author domain decided, as an index into `Evaluation::dmarc` and `assessments`; none if From is unusable.
+    pub deciding: Option<usize>,
+    /// One for each author domain, in the order of `Evaluation::dmarc`.
+    pub assessments: Vec<Assessment>,
+    /// Signs of indirect mail flow, whether or not they counted.
+    pub signs: Vec<Sign>,
+}
+
+/// Decides by the verdict table.
+///
+/// Of several author domains each is judged, and the strictest outcome rules (RFC 9989 §11.5); among equals a failure
+/// before a doubt before the rest, then the stricter policy, then the order of From.
+pub fn decide(evaluation: &Evaluation, circumstances: &Circumstances, local: &LocalPolicy) -> Decision {
+    if let Author::Unusable(_) = evaluation.author {
+        return unusable_from(circumstances, local);
+    }
+    let signs_of: Vec<Vec<Sign>> = evaluation.dmarc.iter().map(|dmarc| signs(evaluation, dmarc)).collect();
+    let judge = |(dmarc, signs): (&DmarcOutput, &Vec<Sign>)| Judge { circumstances, local, dmarc, signs }.assess();
+    let mut assessments: Vec<Assessment> = evaluation.dmarc.iter().zip(&signs_of).map(judge).collect();
+    let weight = |a: &Assessment| (a.disposition, significance(a.rule), a.policy);
+    // The last of equals wins in max_by_key: reversed, the first does.
+    let deciding = assessments.iter().enumerate().rev().max_by_key(|(_, a)| weight(a)).map(|(index, _)| index);
+    let chosen = deciding.and_then(|index| assessments.get(index));
+    let disposition = chosen.map_or(Disposition::Accept, |a| a.disposition);
+    let rule = chosen.map_or(Rule::NoRecord, |a| a.rule);
+    for (assessment, dmarc) in assessments.iter_mut().zip(&evaluation.dmarc) {
+        assessment.report(dmarc, disposition);
+    }
+    let signs = deciding.and_then(|index| signs_of.into_iter().nth(index)).unwrap_or_default();
+    Decision { disposition, rule, mode: local.mode, deciding, assessments, signs }
+}
+
+impl Default for LocalPolicy {
+    fn default() -> Self {
+        Self {
+            mode: Mode::Enforce,
+            reject: Reject::Corroborated,
+            on_temperror: OnTempError::DeferIfItMatters,
+            unusable_from: OnUnusableFrom::Reject,
+            pct: Pct::Ignored,
+        }
+    }
+}
+
+impl Decision {
+    /// What is said of the author domain that decided.
+    pub fn deciding_assessment(&self) -> Option<&Assessment> {
+        self.deciding.and_then(|index| self.assessments.get(index))
+    }
+
+    /// D of the author domain that decided.
+    pub fn policy(&self) -> Option<Policy> {
+        self.deciding_assessment().and_then(|a| a.policy)
+    }
+
+    /// The report disposition of the author domain that decided.
+    pub fn reported(&self) -> ReportDisposition {
+        self.deciding_assessment().map_or(ReportDisposition::None, |a| a.reported)
+    }
+
+    /// The override reasons of the author domain that decided.
+    pub fn overrides(&self) -> &[Override] {
+        self.deciding_assessment().map_or(&[], |a| &a.overrides)
+    }
+}
+
+/// One author domain with all that its judgement depends on.
+struct Judge<'a> {
+    circumstances: &'a Circumstances,
+    local: &'a LocalPolicy,
+    dmarc: &'a DmarcOutput,
+    signs: &'a [Sign],
+}
+
+impl Judge<'_> {
+    fn assess(&self) -> Assessment {
+        let mut overrides = Vec::new();
+        let policy = self.effective_policy(&mut overrides);
+        let (disposition, rule) = match self.dmarc.result {
+            DmarcResult::Pass => (Disposition::Accept, Rule::Pass),
+            DmarcResult::None => (Disposition::Accept, Rule::NoRecord),
+            DmarcResult::PermError => (Disposition::Accept, Rule::BrokenRecord),
+            DmarcResult::TempError => self.doubt(policy, &mut overrides),
+            DmarcResult::Fail => self.failure(policy.unwrap_or(Policy::None), &mut overrides),
+        };
+        Assessment { policy, disposition, rule, reported: ReportDisposition::None, overrides }
+    }
+
+    /// D. `t=y` and a sample that leaves the message out ask for the same step down, once (RFC 9989 Appendix A.6).
+    fn effective_policy(&self, overrides: &mut Vec<Override>) -> Option<Policy> {
+        let published = self.dmarc.policy.as_ref()?;
+        let record = &published.record;
+        // What passes is not sampled, and needs no reason.
+        let passed = self.dmarc.result == DmarcResult::Pass;
+        let left_out = self.local.pct == Pct::Honored && record.pct.is_some_and(|pct| self.circumstances.sample >= pct);
+        let reason = if record.testing {
+            Override { kind: OverrideKind::PolicyTestMode, comment: "t=y" }
+        } else if left_out && !passed {
+            Override { kind: OverrideKind::Other, comment: "left out by pct" }
+        } else {
+            return Some(published.requested);
+        };
+        if !passed && published.requested != Policy::None {
+            overrides.push(reason);
+        }
+        Some(published.requested.one_below())
+    }
+
+    /// RFC 9989 §5.3.6: neither pass nor fail, and the owner's policy can't be applied.
+    fn doubt(&self, policy: Option<Policy>, overrides: &mut Vec<Override>) -> (Disposition, Rule) {
+        let enforce = self.local.mode == Mode::Enforce;
+        let on_temperror = self.local.on_temperror;
+        let (defer, rule) = match self.dmarc.doubt {
+            Some(Doubt::Identifier) => {
+                // RFC 9989 §5.4: p=none never changes how mail is handled.
+                let matters = policy.is_some_and(|p| p != Policy::None);
+                if matters {
+                    overrides.push(Override { kind: OverrideKind::Other, comment: "temporary DNS failure" });
+                }
+                (matters && on_temperror != OnTempError::Pass, Rule::IdentifierDoubt)
+            }
+            Some(Doubt::PolicyDiscovery) | None => (on_temperror == OnTempError::Defer, Rule::PolicyDoubt),
+        };
+        (if enforce && defer { Disposition::Defer } else { Disposition::Accept }, rule)
+    }
+
+    fn failure(&self, policy: Policy, overrides: &mut Vec<Override>) -> (Disposition, Rule) {
+        let mut because = |comment| overrides.push(Override { kind: OverrideKind::LocalPolicy, comment });
+        let (mark, rule) = match policy {
+            Policy::None => return (Disposition::Accept, Rule::FailNone),
+            Policy::Quarantine => (Mark::Quarantine, Rule::FailQuarantine),
+            Policy::Reject => (Mark::Reject, Rule::FailReject),
+        };
+        match (self.local.mode, mark) {
+            (Mode::Monitor, _) => {
+                because("monitor mode: nothing is acted upon");
+                (Disposition::Accept, rule)
+            }
+            (Mode::Tag, Mark::Reject) => {
+                because("tag mode: nothing is refused");
+                (Disposition::Tag(mark), rule)
+            }
+            (Mode::Tag | Mode::Enforce, Mark::Quarantine) => (Disposition::Tag(mark), rule),
+            (Mode::Enforce, Mark::Reject) => self.rejection(overrides),
+        }
+    }
+
+    /// A failure under D = reject in enforce.
+    fn rejection(&self, overrides: &mut Vec<Override>) -> (Disposition, Rule) {
+        let mut because = |kind, comment| overrides.push(Override { kind, comment });
+        match self.local.reject {
+            Reject::Never => {
+                because(OverrideKind::LocalPolicy, "nothing is refused for its policy here");
+                return (Disposition::Tag(Mark::Reject), Rule::NeverReject);
+            }
+            Reject::Corroborated if !self.signs.is_empty() => {
+                self.signs.iter().for_each(|sign| because(sign.override_kind(), sign.comment()));
+                return (Disposition::Tag(Mark::Quarantine), Rule::IndirectFlow);
+            }
+            Reject::Corroborated | Reject::Always => {}
+        }
+        match self.circumstances.recipients {
+            Recipients::Ordinary => (Disposition::Refuse, Rule::FailReject),
+            Recipients::AllExempt => {
+                because(OverrideKind::LocalPolicy, "mail to these recipients is never refused");
+                (Disposition::Tag(Mark::Quarantine), Rule::ExemptRecipients)
+            }
+        }
+    }
+}
+
+impl Assessment {
+    /// Fills in the report row, once it is known what becomes of the message as a whole.
+    fn report(&mut self, dmarc: &DmarcOutput, whole: Disposition) {
+        let enforcing = self.policy.is_some_and(|p| p != Policy::None);
+        self.reported = match whole {
+            Disposition::Refuse => ReportDisposition::Reject,
+            Disposition::Tag(_) => ReportDisposition::Quarantine,
+            Disposition::Accept | Disposition::Defer if dmarc.result == DmarcResult::Pass && enforcing => {
+                ReportDisposition::Pass
+            }
+            Disposition::Accept | Disposition::Defer => ReportDisposition::None,
+        };
+        if self.disposition < whole {
+            let comment = "another author domain of the message failed";
+            self.overrides.push(Override { kind: OverrideKind::LocalPolicy, comment });
+        }
+    }
+}
+
+/// RFC 9989 §11.5: such mail never passes silently; a null reverse-path may be an honest, if broken, notification.
+fn unusable_from(circumstances: &Circumstances, local: &LocalPolicy) -> Decision {
+    let refuse = local.unusable_from == OnUnusableFrom::Reject && circumstances.reverse_path != ReversePathKind::Null;
+    let tag = Disposition::Tag(Mark::Quarantine);
+    let (disposition, rule) = match (local.mode, refuse, circumstances.recipients) {
+        (Mode::Monitor, _, _) => (Disposition::Accept, Rule::UnusableFrom),
+        (Mode::Enforce, true, Recipients::Ordinary) => (Disposition::Refuse, Rule::UnusableFrom),
+        (Mode::Enforce, true, Recipients::AllExempt) => (tag, Rule::ExemptRecipients),
+        (Mode::Tag, _, _) | (Mode::Enforce, false, _) => (tag, Rule::UnusableFrom),
+    };
+    let (assessments, signs) = (Vec::new(), Vec::new());
+    Decision { disposition, rule, mode: local.mode, deciding: None, assessments, signs }
+}
+
+/// Orders rules that lead to the same disposition: what went wrong tells more than what went well.
+fn significance(rule: Rule) -> u8 {
+    match rule {
+        Rule::FailNone
+        | Rule::FailQuarantine
+        | Rule::FailReject
+        | Rule::IndirectFlow
+        | Rule::NeverReject
+        | Rule::ExemptRecipients
+        | Rule::UnusableFrom => 4,
+        Rule::PolicyDoubt | Rule::IdentifierDoubt => 3,
+        Rule::BrokenRecord => 2,
+        Rule::Pass => 1,
+        Rule::NoRecord => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,354 @@
+//! The verdict table as a table.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::*;
+use crate::dmarc::alignment::Alignment;
+use crate::dmarc::record::{Parsed, PolicyRecord, parse};
+use crate::domain::Domain;
+use crate::evaluation::{ArcOutput, ArcResult, DkimOutput, DkimResult, PublishedPolicy};
+use crate::label::Label;
+use crate::message::author::UnusableFrom;
+use crate::spf::{Identity, SpfOutput, SpfResult};
+
+fn domain(text: &str) -> Domain {
+    Domain::parse(text).unwrap()
+}
+
+fn record(text: &str) -> Arc<PolicyRecord> {
+    match parse(text.as_bytes()) {
+        Parsed::Record(record) => Arc::from(record),
+        Parsed::Foreign => panic!("{text}"),
+    }
+}
+
+/// `result` is a DMARC result, `temperror/policy` or `temperror/identifier`; `record` the rest of the policy record.
+fn dmarc(author: &str, result: &str, tags: &str) -> DmarcOutput {
+    let (word, doubt) = match result.split_once('/') {
+        Some((word, "policy")) => (word, Some(Doubt::PolicyDiscovery)),
+        Some((word, _)) => (word, Some(Doubt::Identifier)),
+        None => (result, None),
+    };
+    let result = *DmarcResult::ALL.iter().find(|r| r.as_str() == word).unwrap();
+    let record = (!tags.is_empty()).then(|| record(&format!("v=DMARC1; {tags}")));
+    DmarcOutput {
+        author_domain: domain(author),
+        organizational_domain: Some(domain(author)),
+        result,
+        doubt,
+        reason: "",
+        policy: record.map(|record| PublishedPolicy {
+            domain: domain(author),
+            requested: record.requested(crate::dmarc::record::Place::Here),
+            record,
+        }),
+        spf_alignment: Alignment::Unaligned,
+        dkim_alignment: Vec::new(),
+        spf_aligned: false,
+        dkim_aligned: false,
+    }
+}
+
+fn evaluation(dmarc: Vec<DmarcOutput>) -> Evaluation {
+    Evaluation {
+        author: Author::Usable {
+            domains: dmarc.iter().map(|d| d.author_domain.clone()).collect(),
+            address_in_display_name: false,
+        },
+        spf: SpfOutput {
+            result: SpfResult::Fail,
+            identity: Identity::MailFrom,
+            domain: None,
+            term: None,
+            reason: "".into(),
+            records: Vec::new(),
+        },
+        dkim: Vec::new(),
+        dkim_skipped: 0,
+        arc: ArcOutput { result: ArcResult::None, sealers: Vec::new(), reason: "" },
+        dmarc,
+        list_fields: false,
+        evidence: Vec::new(),
+        elapsed: Duration::ZERO,
+    }
+}
+
+fn unusable() -> Evaluation {
+    Evaluation { author: Author::Unusable(UnusableFrom::Missing), ..evaluation(Vec::new()) }
+}
+
+const DEFAULT: LocalPolicy = LocalPolicy {
+    mode: Mode::Enforce,
+    reject: Reject::Corroborated,
+    on_temperror: OnTempError::DeferIfItMatters,
+    unusable_from: OnUnusableFrom::Reject,
+    pct: Pct::Ignored,
+};
+
+const ORDINARY: Circumstances =
+    Circumstances { reverse_path: ReversePathKind::Mailbox, recipients: Recipients::Ordinary, sample: 99 };
+
+/// `-` relayed, `q` marked quarantine, `r` marked reject, `4` deferred, `X` refused.
+fn letter(disposition: Disposition) -> char {
+    match disposition {
+        Disposition::Accept => '-',
+        Disposition::Tag(Mark::Quarantine) => 'q',
+        Disposition::Tag(Mark::Reject) => 'r',
+        Disposition::Defer => '4',
+        Disposition::Refuse => 'X',
+    }
+}
+
+#[test]
+fn result_by_policy_by_test_mode_by_mode_by_reject_by_signs() {
+    // Each pair of columns: without a sign of indirect flow, with one.
+    let table = "
+        result               p          t | monitor tag  | corroborated always never
+        pass                 none       n | --      --   | --           --     --
+        pass                 none       y | --      --   | --           --     --
+        pass                 quarantine n | --      --   | --           --     --
+        pass                 quarantine y | --      --   | --           --     --
+        pass                 reject     n | --      --   | --           --     --
+        pass                 reject     y | --      --   | --           --     --
+        fail                 none       n | --      --   | --           --     --
+        fail                 none       y | --      --   | --           --     --
+        fail                 quarantine n | --      qq   | qq           qq     qq
+        fail                 quarantine y | --      --   | --           --     --
+        fail                 reject     n | --      rr   | Xq           XX     rr
+        fail                 reject     y | --      qq   | qq           qq     qq
+        temperror/identifier none       n | --      --   | --           --     --
+        temperror/identifier none       y | --      --   | --           --     --
+        temperror/identifier quarantine n | --      --   | 44           44     44
+        temperror/identifier quarantine y | --      --   | --           --     --
+        temperror/identifier reject     n | --      --   | 44           44     44
+        temperror/identifier reject     y | --      --   | 44           44     44
+        temperror/policy     *          * | --      --   | --           --     --
+        none                 *          * | --      --   | --           --     --
+        permerror            *          * | --      --   | --           --     --
+    ";
+    let columns = [
+        (Mode::Monitor, None),
+        (Mode::Tag, None),
+        (Mode::Enforce, Some(Reject::Corroborated)),
+        (Mode::Enforce, Some(Reject::Always)),
+        (Mode::Enforce, Some(Reject::Never)),
+    ];
+    let mut cells = 0;
+    for row in table.lines().map(str::trim).filter(|l| !l.is_empty()).skip(1) {
+        let words: Vec<&str> = row.split_whitespace().filter(|w| *w != "|").collect();
+        let [result, p, t, expected @ ..] = words.as_slice() else { panic!("{row}") };
+        let tags = if *p == "*" { String::new() } else { format!("p={p}; t={t}") };
+        for ((mode, reject), expected) in columns.iter().zip(expected) {
+            for (list_fields, expected) in [false, true].into_iter().zip(expected.chars()) {
+                for reject in reject.map_or(Reject::ALL.to_vec(), |r| vec![r]) {
+                    let facts = Evaluation { list_fields, ..evaluation(vec![dmarc("example.org", result, &tags)]) };
+                    let local = LocalPolicy { mode: *mode, reject, ..DEFAULT };
+                    let decision = decide(&facts, &ORDINARY, &local);
+                    assert_eq!(letter(decision.disposition), expected, "{row} ({mode}, {reject}, {list_fields})");
+                    cells += 1;
+                }
+            }
+        }
+    }
+    assert_eq!(cells, 21 * 2 * (3 + 3 + 3));
+}
+
+#[test]
+fn temporary_errors_by_configuration() {
+    use OnTempError::{Defer, DeferIfItMatters, Pass};
+    let cases = [
+        ("temperror/policy", "", DeferIfItMatters, '-'),
+        ("temperror/policy", "", Defer, '4'),
+        ("temperror/policy", "", Pass, '-'),
+        ("temperror/identifier", "p=reject", DeferIfItMatters, '4'),
+        ("temperror/identifier", "p=reject", Defer, '4'),
+        ("temperror/identifier", "p=reject", Pass, '-'),
+        ("temperror/identifier", "p=none", Defer, '-'),
+        ("temperror/identifier", "p=quarantine; t=y", Defer, '-'),
+    ];
+    for (result, tags, on_temperror, expected) in cases {
+        let facts = evaluation(vec![dmarc("example.org", result, tags)]);
+        for mode in [Mode::Monitor, Mode::Tag, Mode::Enforce] {
+            let decision = decide(&facts, &ORDINARY, &LocalPolicy { mode, on_temperror, ..DEFAULT });
+            let expected = if mode == Mode::Enforce { expected } else { '-' };
+            assert_eq!(letter(decision.disposition), expected, "{result} {tags} {on_temperror} {mode}");
+        }
+    }
+}
+
+#[test]
+fn an_unusable_from_by_mode_reverse_path_recipients_and_configuration() {
+    use OnUnusableFrom::{Reject, Tag};
+    use Recipients::{AllExempt, Ordinary};
+    use ReversePathKind::{Mailbox, Null};
+    let cases = [
+        (Mode::Enforce, Reject, Mailbox, Ordinary, 'X', Rule::UnusableFrom),
+        (Mode::Enforce, Reject, Null, Ordinary, 'q', Rule::UnusableFrom),
+        (Mode::Enforce, Reject, Mailbox, AllExempt, 'q', Rule::ExemptRecipients),
+        (Mode::Enforce, Tag, Mailbox, Ordinary, 'q', Rule::UnusableFrom),
+        (Mode::Enforce, Tag, Null, AllExempt, 'q', Rule::UnusableFrom),
+        (Mode::Tag, Reject, Mailbox, Ordinary, 'q', Rule::UnusableFrom),
+        (Mode::Tag, Tag, Null, Ordinary, 'q', Rule::UnusableFrom),
+        (Mode::Monitor, Reject, Mailbox, Ordinary, '-', Rule::UnusableFrom),
+    ];
+    for (mode, unusable_from, reverse_path, recipients, expected, rule) in cases {
+        let local = LocalPolicy { mode, unusable_from, ..DEFAULT };
+        let decision = decide(&unusable(), &Circumstances { reverse_path, recipients, sample: 0 }, &local);
+        let found = (letter(decision.disposition), decision.rule);
+        assert_eq!(found, (expected, rule), "{mode} {unusable_from} {reverse_path} {recipients}");
+        assert_eq!((decision.deciding, decision.policy()), (None, None));
+    }
+}
+
+#[test]
+fn rules_dispositions_and_reasons_of_report_rows() {
+    use OverrideKind::{LocalPolicy as Local, MailingList, Other, PolicyTestMode};
+    use ReportDisposition as Report;
+    type Row<'a> = (&'a str, &'a str, &'a str, LocalPolicy, Rule, Report, &'a [OverrideKind]);
+    let monitor = LocalPolicy { mode: Mode::Monitor, ..DEFAULT };
+    let tag = LocalPolicy { mode: Mode::Tag, ..DEFAULT };
+    let never = LocalPolicy { reject: Reject::Never, ..DEFAULT };
+    let pass = LocalPolicy { on_temperror: OnTempError::Pass, ..DEFAULT };
+    let doubt = "temperror/identifier";
+    let rows: [Row<'_>; 20] = [
+        ("pass", "p=reject", "", DEFAULT, Rule::Pass, Report::Pass, &[]),
+        ("pass", "p=reject; t=y", "", DEFAULT, Rule::Pass, Report::Pass, &[]),
+        ("pass", "p=none", "", DEFAULT, Rule::Pass, Report::None, &[]),
+        ("none", "", "", DEFAULT, Rule::NoRecord, Report::None, &[]),
+        ("permerror", "", "", DEFAULT, Rule::BrokenRecord, Report::None, &[]),
+        ("temperror/policy", "", "", DEFAULT, Rule::PolicyDoubt, Report::None, &[]),
+        (doubt, "p=reject", "", pass, Rule::IdentifierDoubt, Report::None, &[Other]),
+        (doubt, "p=none", "", pass, Rule::IdentifierDoubt, Report::None, &[]),
+        ("fail", "p=none", "", DEFAULT, Rule::FailNone, Report::None, &[]),
+        ("fail", "p=quarantine", "", DEFAULT, Rule::FailQuarantine, Report::Quarantine, &[]),
+        ("fail", "p=quarantine; t=y", "", DEFAULT, Rule::FailNone, Report::None, &[PolicyTestMode]),
+        ("fail", "p=reject", "", DEFAULT, Rule::FailReject, Report::Reject, &[]),
+        ("fail", "p=reject; t=y", "", DEFAULT, Rule::FailQuarantine, Report::Quarantine, &[PolicyTestMode]),
+        ("fail", "p=reject", "list", DEFAULT, Rule::IndirectFlow, Report::Quarantine, &[MailingList]),
+        ("fail", "p=reject", "arc", DEFAULT, Rule::IndirectFlow, Report::Quarantine, &[Local]),
+        ("fail", "p=reject", "arc temperror", DEFAULT, Rule::IndirectFlow, Report::Quarantine, &[Other]),
+        ("fail", "p=reject", "", never, Rule::NeverReject, Report::Quarantine, &[Local]),
+        ("fail", "p=reject", "", tag, Rule::FailReject, Report::Quarantine, &[Local]),
+        ("fail", "p=quarantine", "list", monitor, Rule::FailQuarantine, Report::None, &[Local]),
+        ("fail", "p=reject; t=y", "", monitor, Rule::FailQuarantine, Report::None, &[PolicyTestMode, Local]),
+    ];
+    for (result, tags, sign, local, rule, reported, kinds) in rows {
+        let mut facts = evaluation(vec![dmarc("example.org", result, tags)]);
+        match sign {
+            "list" => facts.list_fields = true,
+            "arc" => facts.arc.result = ArcResult::Pass,
+            "arc temperror" => facts.arc.result = ArcResult::TempError,
+            _ => {}
+        }
+        let decision = decide(&facts, &ORDINARY, &local);
+        let found: Vec<_> = decision.overrides().iter().map(|o| o.kind).collect();
+        let name = format!("{result} {tags} {sign} {}", local.mode);
+        assert_eq!((decision.rule, decision.reported(), found.as_slice()), (rule, reported, kinds), "{name}");
+    }
+}
+
+#[test]
+fn exempt_recipients_turn_a_refusal_into_a_mark_and_nothing_else() {
+    let exempt = Circumstances { recipients: Recipients::AllExempt, ..ORDINARY };
+    assert_eq!(LocalPolicy::default(), DEFAULT);
+    let cases = [
+        ("fail", "p=reject", DEFAULT, 'q'),
+        ("fail", "p=reject", LocalPolicy { reject: Reject::Always, ..DEFAULT }, 'q'),
+        ("fail", "p=reject", LocalPolicy { reject: Reject::Never, ..DEFAULT }, 'r'),
+        ("fail", "p=reject", LocalPolicy { mode: Mode::Tag, ..DEFAULT }, 'r'),
+        ("fail", "p=reject", LocalPolicy { mode: Mode::Monitor, ..DEFAULT }, '-'),
+        ("fail", "p=quarantine", DEFAULT, 'q'),
+        ("temperror/identifier", "p=reject", DEFAULT, '4'),
+    ];
+    for (result, tags, local, expected) in cases {
+        let decision = decide(&evaluation(vec![dmarc("example.org", result, tags)]), &exempt, &local);
+        assert_eq!(letter(decision.disposition), expected, "{result} {tags} {}", local.mode);
+    }
+}
+
+#[test]
+fn pct_counts_only_where_it_is_honored_and_never_twice_with_t() {
+    let honored = LocalPolicy { pct: Pct::Honored, ..DEFAULT };
+    let cases = [
+        ("p=reject; pct=0", DEFAULT, 99, 'X'),
+        ("p=reject; pct=50", honored, 49, 'X'),
+        ("p=reject; pct=50", honored, 50, 'q'),
+        ("p=quarantine; pct=50", honored, 50, '-'),
+        ("p=reject; pct=100", honored, 99, 'X'),
+        ("p=reject; pct=0", honored, 0, 'q'),
+        ("p=reject; pct=0; t=y", honored, 0, 'q'),
+    ];
+    for (tags, local, sample, expected) in cases {
+        let facts = evaluation(vec![dmarc("example.org", "fail", tags)]);
+        let decision = decide(&facts, &Circumstances { sample, ..ORDINARY }, &local);
+        assert_eq!(letter(decision.disposition), expected, "{tags} {} {sample}", local.pct);
+    }
+    let facts = evaluation(vec![dmarc("example.org", "pass", "p=reject; pct=0")]);
+    let decision = decide(&facts, &ORDINARY, &honored);
+    assert_eq!((decision.policy(), decision.overrides()), (Some(Policy::Reject), [].as_slice()));
+}
+
+#[test]
+fn of_several_author_domains_the_strictest_failing_policy_rules() {
+    type Outputs<'a> = &'a [(&'a str, &'a str)];
+    let cases: [(Outputs<'_>, char, usize); 9] = [
+        (&[("pass", "p=reject"), ("fail", "p=reject")], 'X', 1),
+        (&[("fail", "p=reject"), ("pass", "p=reject")], 'X', 0),
+        (&[("fail", "p=quarantine"), ("fail", "p=reject"), ("fail", "p=none")], 'X', 1),
+        (&[("fail", "p=none"), ("fail", "p=quarantine")], 'q', 1),
+        (&[("fail", "p=none"), ("pass", "p=reject")], '-', 0),
+        (&[("none", ""), ("temperror/identifier", "p=reject")], '4', 1),
+        (&[("fail", "p=reject"), ("temperror/identifier", "p=reject")], 'X', 0),
+        (&[("fail", "p=quarantine"), ("temperror/identifier", "p=quarantine")], '4', 1),
+        (&[("pass", "p=none"), ("pass", "p=reject"), ("none", "")], '-', 1),
+    ];
+    for (outputs, expected, deciding) in cases {
+        let list = outputs.iter().enumerate().map(|(i, (r, t))| dmarc(&format!("d{i}.example"), r, t)).collect();
+        let decision = decide(&evaluation(list), &ORDINARY, &DEFAULT);
+        assert_eq!((letter(decision.disposition), decision.deciding), (expected, Some(deciding)), "{outputs:?}");
+    }
+    let two = vec![dmarc("a.example", "pass", "p=reject"), dmarc("b.example", "fail", "p=reject")];
+    let decision = decide(&evaluation(two), &ORDINARY, &DEFAULT);
+    let innocent = &decision.assessments[0];
+    assert_eq!(innocent.reported, ReportDisposition::Reject);
+    assert_eq!(innocent.overrides[0].kind, OverrideKind::LocalPolicy);
+}
+
+#[test]
+fn signs_of_indirect_flow() {
+    use Alignment::{Relaxed, Strict, Unaligned, Unknown};
+    let signature = |result, key_found| DkimOutput {
+        result,
+        domain: Some(domain("example.org")),
+        selector: "s".into(),
+        identity: None,
+        algorithm: None,
+        signature_start: "".into(),
+        key_found,
+        reason: "",
+    };
+    let cases = [
+        ("broken", DkimResult::Fail, true, Strict, true),
+        ("broken, relaxed", DkimResult::Fail, true, Relaxed, true),
+        ("broken, may be aligned", DkimResult::Fail, true, Unknown, true),
+        ("octets beyond l=", DkimResult::Policy, true, Strict, true),
+        ("broken, of somebody else", DkimResult::Fail, true, Unaligned, false),
+        ("no key: anyone can write that", DkimResult::Fail, false, Strict, false),
+        ("permerror", DkimResult::PermError, true, Strict, false),
+        ("neutral", DkimResult::Neutral, true, Strict, false),
+    ];
+    for (name, result, key_found, alignment, expected) in cases {
+        let output = DmarcOutput { dkim_alignment: vec![alignment], ..dmarc("example.org", "fail", "p=reject") };
+        let facts = Evaluation { dkim: vec![signature(result, key_found)], ..evaluation(vec![output]) };
+        let found = signs(&facts, &facts.dmarc[0]);
+        assert_eq!(found, if expected { vec![Sign::BrokenSignature] } else { vec![] }, "{name}");
+        let decision = decide(&facts, &ORDINARY, &DEFAULT);
+        assert_eq!(letter(decision.disposition), if expected { 'q' } else { 'X' }, "{name}");
+        assert_eq!(decision.signs, found, "{name}");
+    }
+    let mut facts = evaluation(vec![dmarc("example.org", "fail", "p=reject")]);
+    facts.list_fields = true;
+    facts.arc.result = ArcResult::Fail;
+    assert_eq!(signs(&facts, &facts.dmarc[0]), [Sign::ListFields], "an ARC chain that fails is no sign");
+}
