@@ -3,6 +3,9 @@
 //! An [`Evaluation`] holds facts alone. What to do about them is `policy`'s business; header field, log event, report
 //! row, metrics and `dmarcgate check` are all drawn from this one value.
 
+pub mod arc;
+pub mod dkim;
+
 use std::sync::Arc;
 use std::time::Duration;
 
