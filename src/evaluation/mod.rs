@@ -3,7 +3,11 @@
 //! An [`Evaluation`] holds facts alone. What to do about them is `policy`'s business; header field, log event, report
 //! row, metrics and `dmarcgate check` are all drawn from this one value.
 
+pub mod arc;
 pub mod discovery;
+pub mod dkim;
+pub mod gather;
+pub mod subject;
 
 use std::sync::Arc;
 use std::time::Duration;

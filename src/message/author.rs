@@ -1,24 +1,34 @@
-//! Stand-in until the real module is merged.
+//! Reads From: the domains of the authors that DMARC protects (RFC 9989 §5.3.1), or why there are none to be had.
+//!
+//! Two readers look at the field. The strict one follows the grammar of RFC 5322 §3.4 with those obsolete and sloppy
+//! forms that honest mail has, where the domain is not in doubt. The lenient one knows next to no grammar and imitates
+//! what mail clients pick out. Where they differ on the domains, somebody tries to show one author to us and another
+//! to the reader: the field is unusable. A field that can't be read is never 'no policy'; it is unusable too.
+
+mod lenient;
+mod strict;
 
 use crate::domain::Domain;
 use crate::label_enum;
+use crate::message::header::HeaderSection;
 
 label_enum! {
     /// Why From names no author domain.
     pub enum UnusableFrom {
-        /// There is no From field.
+        /// There is no From.
         Missing = "missing",
-        /// There are several.
+        /// There is more than one.
         Repeated = "repeated",
         /// It can't be read.
         Syntax = "syntax",
-        /// It names no domain.
+        /// It names nobody with a domain: an empty group, a bare word, a domain literal.
         NoDomain = "no_domain",
-        /// A strict and a lenient reading differ on the domain.
+        /// A strict and a lenient reader find different domains.
         Disagreement = "disagreement",
-        /// It names more domains than are evaluated.
+        /// More than ten distinct domains.
         TooManyDomains = "too_many_domains",
-        /// A line of the header section is neither field nor continuation.
+        /// The header section has a line that is neither field nor continuation, so that readers may differ on where
+        /// it ends.
         MalformedHeader = "malformed_header",
     }
 }
@@ -26,13 +36,324 @@ label_enum! {
 /// Who the header section says wrote the message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Author {
-    /// One to ten author domains.
+    /// From can be read.
     Usable {
-        /// Distinct, in order.
+        /// The distinct domains in the order of their first appearance, one to ten.
         domains: Vec<Domain>,
-        /// Whether the display name looks like an address.
+        /// An unquoted address stands where a display name should, before an angle address that rules:
+        /// `ceo@v.example <x@a.example>`.
         address_in_display_name: bool,
     },
-    /// None.
+    /// From names no author domain.
     Unusable(UnusableFrom),
+}
+
+impl Author {
+    /// Reads From.
+    pub fn read(section: &HeaderSection) -> Author {
+        match from_value(section).and_then(read_value) {
+            Ok(mailboxes) => Author::Usable {
+                domains: mailboxes.domains,
+                address_in_display_name: mailboxes.address_in_display_name,
+            },
+            Err(why) => Author::Unusable(why),
+        }
+    }
+}
+
+/// What the strict reader found.
+#[derive(Debug, Default)]
+struct Mailboxes {
+    /// Distinct, at most one more than [`MAX_DOMAINS`].
+    domains: Vec<Domain>,
+    /// An address without a domain name stands among them: `<root>`, `<>`, `x@[192.0.2.1]`.
+    without_domain: bool,
+    address_in_display_name: bool,
+}
+
+/// Distinct domains that are evaluated (RFC 9989 §11.5 asks for a bound).
+const MAX_DOMAINS: usize = 10;
+
+/// The value of the one From field. Lines that only a lenient reader takes for From count as well.
+fn from_value(section: &HeaderSection) -> Result<&[u8], UnusableFrom> {
+    match section.lenient_count("From") {
+        2.. => Err(UnusableFrom::Repeated),
+        _ if section.malformed_line().is_some() => Err(UnusableFrom::MalformedHeader),
+        _ => section.named("From").next().map(|field| field.value).ok_or(UnusableFrom::Missing),
+    }
+}
+
+fn read_value(value: &[u8]) -> Result<Mailboxes, UnusableFrom> {
+    let value = unfold(value)?;
+    let mailboxes = strict::read(&value)?;
+    if mailboxes.without_domain || mailboxes.domains.is_empty() {
+        return Err(UnusableFrom::NoDomain);
+    }
+    if mailboxes.domains.len() > MAX_DOMAINS {
+        return Err(UnusableFrom::TooManyDomains);
+    }
+    let mut strict = mailboxes.domains.clone();
+    strict.sort();
+    if lenient::read(&value) != Some(strict) {
+        return Err(UnusableFrom::Disagreement);
+    }
+    Ok(mailboxes)
+}
+
+/// The value on one line (RFC 5322 §2.2.3). NUL, bare CR and other control characters have no place in From: what
+/// follows one is shown by some readers and hidden by others.
+fn unfold(value: &[u8]) -> Result<Vec<u8>, UnusableFrom> {
+    let mut out = Vec::with_capacity(value.len());
+    for line in value.split_inclusive(|b| *b == b'\n') {
+        let line = line.strip_suffix(b"\r\n").or_else(|| line.strip_suffix(b"\n")).unwrap_or(line);
+        if line.iter().any(|b| b.is_ascii_control() && *b != b'\t') {
+            return Err(UnusableFrom::Syntax);
+        }
+        out.extend_from_slice(line);
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::UnusableFrom::*;
+    use super::*;
+
+    fn read(text: impl AsRef<[u8]>) -> Author {
+        Author::read(&HeaderSection::parse(text.as_ref().to_vec()))
+    }
+
+    fn read_from(value: impl AsRef<[u8]>) -> Author {
+        read([b"To: t@example.org\r\nFrom:", value.as_ref(), b"\r\nSubject: s\r\n\r\n"].concat())
+    }
+
+    fn usable(domains: &[&str], address_in_display_name: bool) -> Author {
+        let domains = domains.iter().map(|d| Domain::parse(d).unwrap()).collect();
+        Author::Usable { domains, address_in_display_name }
+    }
+
+    #[test]
+    fn honest_fields_are_usable() {
+        let cases: [(&str, &[u8]); 66] = [
+            ("bare address", b" john@x.example"),
+            ("angle address", b" <john@x.example>"),
+            ("no space after the colon", b"john@x.example"),
+            ("display name", b" John Doe <john@x.example>"),
+            ("Outlook: quoted, last name first", b" \"Doe, John\" <john@x.example>"),
+            ("Outlook: brackets in quotes", b" \"Doe, John [EXT] (DE)\" <john@x.example>"),
+            ("Gmail", b" John Doe <john.doe+tag@x.example>"),
+            ("Gmail: group alias", b" \"'John Doe' via Team\" <team@x.example>"),
+            ("Gmail: address quoted in the display name", b" \"john@work.example via Team\" <team@x.example>"),
+            ("angle address quoted in the display name", b" \"John <john@work.example>\" <team@x.example>"),
+            ("GitHub", b" octocat <notifications@x.example>"),
+            ("brackets in quotes, GitLab", b" \"John (@john)\" <gitlab@x.example>"),
+            ("encoded words", b" =?UTF-8?Q?J=C3=B6rg_M=C3=BCller?= <joerg@x.example>"),
+            ("encoded words, folded", b" =?UTF-8?B?SsO2cmc=?=\r\n =?UTF-8?B?IE0=?= <joerg@x.example>"),
+            ("encoded word in quotes", b" \"=?UTF-8?Q?J=C3=B6rg?=\" <joerg@x.example>"),
+            ("encoded word with an encoded address", b" =?UTF-8?Q?john=40work=2Eexample?= <joerg@x.example>"),
+            ("raw UTF-8", "Jörg Müller <joerg@x.example>".as_bytes()),
+            ("raw UTF-8 in quotes", " \"Müller, Jörg\" <joerg@x.example>".as_bytes()),
+            ("raw Latin-1", b" J\xf6rg M\xfcller <joerg@x.example>"),
+            ("raw emoji", " 🎉 Party <party@x.example>".as_bytes()),
+            ("unquoted dots", b" John Q. Public <john@x.example>"),
+            ("dots alone", b" J.R.R. <john@x.example>"),
+            ("comment as a name", b" john@x.example (John Doe)"),
+            ("comment with an address", b" john@x.example (john@work.example)"),
+            ("cron", b" root@x.example (Cron Daemon)"),
+            ("comment after an angle address", b" John <john@x.example> (work)"),
+            ("comment in the display name", b" John (Johnny (Jo)) Doe <john@x.example>"),
+            ("brackets in the display name", b" [JIRA] John Doe <jira@x.example>"),
+            ("brackets around a project", b" Bugs [web/app] <bugs@x.example>"),
+            ("colon in the display name", b" Re: hello <john@x.example>"),
+            ("two colons", b" Re: Fwd: hello <john@x.example>"),
+            ("time in the display name", b" 12:30 News <news@x.example>"),
+            ("apostrophe", b" John O'Hara <john@x.example>"),
+            ("apostrophes around", b" 'John Doe' <john@x.example>"),
+            ("slash, ampersand", b" R&D/IT <rd@x.example>"),
+            ("closing bracket", b" John :) <john@x.example>"),
+            ("backslash", b" John\\Doe <john@x.example>"),
+            ("escaped quotes outside quotes", b" \\\"John\\\" <john@x.example>"),
+            ("escaped quotes inside quotes", b" \"John \\\"Jo\\\" Doe\" <john@x.example>"),
+            ("escaped backslash last", b" \"John\\\\\" <john@x.example>"),
+            ("trailing comma", b" john@x.example,"),
+            ("trailing semicolon", b" John <john@x.example>;"),
+            ("leading comma", b" , john@x.example"),
+            ("empty display name", b" \"\" <john@x.example>"),
+            ("no space before the angle", b" John<john@x.example>"),
+            ("no space after quotes", b" \"John\"<john@x.example>"),
+            ("two spaces", b"  John  <john@x.example>  "),
+            ("tabs", b"\tJohn\t<john@x.example>\t"),
+            ("spaces inside the angle", b" John < john@x.example >"),
+            ("folded before the angle", b" John Doe\r\n <john@x.example>"),
+            ("folded after the colon", b"\r\n john@x.example"),
+            ("folded, white space last", b" john@x.example\r\n "),
+            ("unquoted comma", b" Doe, John <john@x.example>"),
+            ("at sign in the display name of words", b" \"John @ Work\" <john@x.example>"),
+            ("Docomo: two dots", b" foo..bar@x.example"),
+            ("Docomo: dot last", b" <foo.@x.example>"),
+            ("quoted local part", b" \"john doe\"@x.example"),
+            ("quoted local part in angles", b" John <\"john doe\"@x.example>"),
+            ("at sign in a quoted local part", b" <\"john@work.example\"@x.example>"),
+            ("odd local part", b" <bounce+a=b.example!c#d@x.example>"),
+            ("mailto", b" mailto:john@x.example"),
+            ("trailing dot", b" john@x.example."),
+            ("upper case", b" JOHN@X.EXAMPLE"),
+            ("group", b" Team: john@x.example, Jane <jane@x.example>;"),
+            ("several of one domain", b" john@x.example, Jane <jane@x.example>"),
+            ("white space around dots and at sign", b" john @ x . example"),
+        ];
+        for (name, value) in cases {
+            assert_eq!(read_from(value), usable(&["x.example"], false), "{name}");
+        }
+    }
+
+    #[test]
+    fn domains_are_found_where_the_grammar_has_them() {
+        let cases: [(&str, &str, &[&str], bool); 17] = [
+            ("U-label", " john@bücher.example", &["xn--bcher-kva.example"], false),
+            ("U-label in upper case", " John <john@BÜCHER.example>", &["xn--bcher-kva.example"], false),
+            ("UTF-8 local part", " <jörg@x.example>", &["x.example"], false),
+            ("two addresses", " u@a.example,u@b.example", &["a.example", "b.example"], false),
+            ("two angle addresses", " <a@b.example>, <c@d.example>", &["b.example", "d.example"], false),
+            ("order of appearance", " a@z.example, b@a.example, c@Z.example", &["z.example", "a.example"], false),
+            ("semicolon between", " a@z.example; b@a.example", &["z.example", "a.example"], false),
+            ("two groups", " A: a@z.example; B: b@a.example;", &["z.example", "a.example"], false),
+            ("obsolete route", " <@x.example,@y.example:u@z.example>", &["z.example"], false),
+            ("address as display name", " ceo@v.example <x@a.example>", &["a.example"], true),
+            ("the same, no space", " ceo@v.example<x@a.example>", &["a.example"], true),
+            ("the same in apostrophes", " 'ceo@v.example' <x@a.example>", &["a.example"], true),
+            ("the same, with words", " Ceo ceo@v.example via List <x@a.example>", &["a.example"], true),
+            ("address and then two", " ceo@v.example <x@a.example>, y@b.example", &["a.example", "b.example"], true),
+            ("comment inside the address", " <u(c)@(d)v.example(e)>", &["v.example"], false),
+            ("comment that looks like a domain", " admin@v.example(.a.example)", &["v.example"], false),
+            ("ideographic full stop", " john@x。example", &["x.example"], false),
+        ];
+        for (name, value, domains, in_display_name) in cases {
+            assert_eq!(read_from(value), usable(domains, in_display_name), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_names_no_author_is_unusable() {
+        let cases: [(&str, &[u8], UnusableFrom); 71] = [
+            ("empty", b"", NoDomain),
+            ("white space", b" \r\n ", NoDomain),
+            ("comment alone", b" (nobody)", NoDomain),
+            ("a word", b" root", NoDomain),
+            ("a name", b" John Doe", NoDomain),
+            ("quoted name", b" \"John Doe\"", NoDomain),
+            ("angle without a domain", b" John <root>", NoDomain),
+            ("empty angle", b" MAILER-DAEMON <>", NoDomain),
+            ("empty group", b" undisclosed-recipients:;", NoDomain),
+            ("empty group, open", b" undisclosed:", NoDomain),
+            ("comma alone", b" ,", NoDomain),
+            ("domain literal", b" <john@[192.0.2.1]>", NoDomain),
+            ("bare domain literal", b" john@[IPv6:2001:db8::1]", NoDomain),
+            ("one without a domain among others", b" <root>, x@a.example", NoDomain),
+            ("one domain literal among others", b" x@a.example, y@[192.0.2.1]", NoDomain),
+            ("NUL", b" <u@v.example>\0@a.example", Syntax),
+            ("NUL in the address", b" <u@v.example\0.a.example>", Syntax),
+            ("NUL in the display name", b" J\0hn <u@a.example>", Syntax),
+            ("vertical tab", b" u@a.example\x0b", Syntax),
+            ("bare CR", b" u@v.example\r u@a.example", Syntax),
+            ("DEL", b" <u\x7f@a.example>", Syntax),
+            ("two at signs", b" a@v.example@a.example", Syntax),
+            ("two at signs in angles", b" <a@v.example@a.example>", Syntax),
+            ("no local part", b" @a.example", Syntax),
+            ("no local part in angles", b" <@a.example>", Syntax),
+            ("no domain after the at sign", b" a@", Syntax),
+            ("no domain in angles", b" <a@>", Syntax),
+            ("closing angle alone", b" user@a.example>", Syntax),
+            ("opening angle alone", b" John <user@a.example", Syntax),
+            ("double angles", b" <<user@a.example>>", Syntax),
+            ("double closing angle", b" <user@a.example>>", Syntax),
+            ("two angle addresses without a comma", b" <u@v.example> <u@a.example>", Syntax),
+            ("two angle addresses without a space", b" <u@v.example><u@a.example>", Syntax),
+            ("words after the angle address", b" <u@a.example> John", Syntax),
+            ("address after the angle address", b" <u@a.example> u@v.example", Syntax),
+            ("two addresses without a comma", b" u@v.example u@a.example", Syntax),
+            ("words and an address", b" John Doe u@a.example", Syntax),
+            ("quoted words and an address", b" \"John\" u@a.example", Syntax),
+            ("space inside the local part", b" <john doe@a.example>", Syntax),
+            ("space inside the domain", b" <john@a. example x>", Syntax),
+            ("empty label", b" u@a..example", Syntax),
+            ("leading dot", b" u@.a.example", Syntax),
+            ("bad character in the domain", b" u@a!b.example", Syntax),
+            ("apostrophe after the domain", b" u@a.example'", Syntax),
+            ("Latin-1 in the domain", b" u@b\xfccher.example", Syntax),
+            ("bad U-label", b" u@\xe2\x80\xae.example", Syntax),
+            ("quotes never closed", b" \"John <u@a.example>", Syntax),
+            ("escaped closing quote", b" \"John\\\" <u@a.example>", Syntax),
+            ("comment never closed", b" u@a.example (John", Syntax),
+            ("comment swallows the address", b" John (x <u@a.example>", Syntax),
+            ("comment closed by an escape", b" u@a.example (x\\)", Syntax),
+            ("comments nested too deep", &[b'('; 200], Syntax),
+            ("escape outside quotes before an at sign", b" u\\@v.example@a.example", Syntax),
+            ("address as the name of a group", b" ceo@v.example: x@a.example;", Syntax),
+            ("escaped comma", b" u@v.example\\,@a.example", Syntax),
+            ("quoted domain", b" u@\"a.example\"", Syntax),
+            ("route without an address", b" <@v.example,@a.example>", Syntax),
+            ("route without angles", b" @v.example:u@a.example", Syntax),
+            ("literal never closed", b" u@[192.0.2.1", Syntax),
+            ("text after a literal", b" u@[192.0.2.1]v.example", Syntax),
+            ("mailto in angles", b" <mailto:u@a.example>", Syntax),
+            ("angle address in a quoted local part", b" \"<ceo@v.example>\"@a.example", Disagreement),
+            ("the same in angles", b" <\"x<ceo@v.example>\"@a.example>", Disagreement),
+            ("angle address in a comment", b" u@a.example (<ceo@v.example>)", Disagreement),
+            ("comment that ends early for some", b" u@a.example (b (c) @v.example)", Disagreement),
+            ("encoded word as local part", b" =?utf-8?q?ceo=40v.example=00?=@a.example", Disagreement),
+            ("the same in angles", b" <=?utf-8?b?Y2VvQHYuZXhhbXBsZQ==?=@a.example>", Disagreement),
+            ("encoded word as the first of two", b" =?utf-8?b?PGNlb0B2Pg==?=, <x@a.example>", Disagreement),
+            ("encoded word as the last of two", b" <x@a.example>, =?utf-8?b?PGNlb0B2Pg==?=", Disagreement),
+            ("encoded word after an address", b" =?utf-8?b?Y2VvQHYu?=@v.example, u@a.example", Disagreement),
+            ("angle in a comment in angles", b" <u@a.example (<ceo@v.example)>", Disagreement),
+        ];
+        for (name, value, expected) in cases {
+            assert_eq!(read_from(value), Author::Unusable(expected), "{name}");
+        }
+    }
+
+    #[test]
+    fn there_is_exactly_one_from() {
+        let cases: [(&str, &str, Author); 19] = [
+            ("one", "From: a@x.example\r\n\r\n", usable(&["x.example"], false)),
+            ("upper case", "FROM: a@x.example\r\n\r\n", usable(&["x.example"], false)),
+            ("space before the colon", "From : a@x.example\r\n\r\n", usable(&["x.example"], false)),
+            ("no other of similar name", "From: a@x.example\r\nX-From: b@y\r\n\r\n", usable(&["x.example"], false)),
+            ("Sender counts for nothing", "Sender: a@x.example\r\n\r\n", Author::Unusable(Missing)),
+            ("Resent-From counts for nothing", "Resent-From: a@x.example\r\n\r\n", Author::Unusable(Missing)),
+            ("in the body", "To: t\r\n\r\nFrom: a@x.example\r\n", Author::Unusable(Missing)),
+            ("nothing", "", Author::Unusable(Missing)),
+            ("two", "From: a@x.example\r\nFrom: a@x.example\r\n\r\n", Author::Unusable(Repeated)),
+            ("spaced", "From: a@x.example\r\nFrom : b@y.example\r\n\r\n", Author::Unusable(Repeated)),
+            ("spaced first", "From : a@x.example\r\nFROM: b@y.example\r\n\r\n", Author::Unusable(Repeated)),
+            ("tabbed", "From\t: a@x.example\r\nfrom: b@y.example\r\n\r\n", Author::Unusable(Repeated)),
+            ("bare CR", "From\r: a@x.example\r\nfrom: b@y.example\r\n\r\n", Author::Unusable(Repeated)),
+            ("NUL", "From\0: a@x.example\r\nFrom: b@y.example\r\n\r\n", Author::Unusable(Repeated)),
+            ("BOM", "\u{feff}From: a@x.example\r\nFrom: b@y.example\r\n\r\n", Author::Unusable(Repeated)),
+            ("folded name", "From\r\n : a@x.example\r\nFrom: b@y.example\r\n\r\n", Author::Unusable(Repeated)),
+            ("folded name alone", "From\r\n : a@x.example\r\n\r\n", Author::Unusable(MalformedHeader)),
+            ("first line continues", " From: a@x.example\r\nTo: t\r\n\r\n", Author::Unusable(MalformedHeader)),
+            ("a malformed line", "From: a@x.example\r\nhello\r\n\r\n", Author::Unusable(MalformedHeader)),
+        ];
+        for (name, text, expected) in cases {
+            assert_eq!(read(text), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn domains_are_bounded() {
+        let list = |n: usize| (0..n).map(|i| format!("a@d{i}.example")).collect::<Vec<_>>().join(", ");
+        assert!(matches!(read_from(list(10)), Author::Usable { domains, .. } if domains.len() == 10));
+        assert_eq!(read_from(list(11)), Author::Unusable(TooManyDomains));
+        assert_eq!(read_from("a@x.example,".repeat(20_000)), usable(&["x.example"], false));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn nothing_panics(value in proptest::collection::vec(proptest::sample::select(
+            b"a.b@<>()\"\\,;:[] \t\r\n=?\0\xc3\xa4".to_vec()), 0..40)) {
+            read_from(value);
+        }
+    }
 }

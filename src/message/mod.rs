@@ -1,6 +1,7 @@
-//! A message as it is received: its header section, its author, the hashes of its body.
+//! A message as it is received: its header section, its author, the hashes of its body, its spool.
 
-//pub mod author;
-//pub mod body_hash;
-//pub mod header;
+pub mod author;
+pub mod body_hash;
+pub mod header;
 pub mod spool;
+pub mod trace;

@@ -1,0 +1,283 @@
+//! Reads From by the grammar of RFC 5322 §3.4 and §4.4.
+//!
+//! Beyond the grammar it takes what honest software writes where the domain stays clear: punctuation in display names,
+//! raw octets beyond ASCII (RFC 6532, and older charsets in display names), a phrase cut off by an unquoted comma,
+//! groups that are never closed, dots anywhere in a local part. Nothing is repaired inside an address.
+
+use super::{MAX_DOMAINS, Mailboxes, UnusableFrom};
+use crate::domain::Domain;
+
+/// Reads an unfolded value; only [`UnusableFrom::Syntax`] is an error here.
+pub(super) fn read(value: &[u8]) -> Result<Mailboxes, UnusableFrom> {
+    let mut reader = Reader { rest: value, found: Mailboxes::default() };
+    reader.skip_cfws()?;
+    while let Some(next) = reader.peek() {
+        // obs-mbox-list and obs-group-list allow empty elements (RFC 5322 §4.4).
+        match next {
+            b',' | b';' => reader.bump(),
+            _ => reader.element()?,
+        }
+        reader.skip_cfws()?;
+    }
+    Ok(reader.found)
+}
+
+struct Reader<'a> {
+    rest: &'a [u8],
+    found: Mailboxes,
+}
+
+/// The right side of an address.
+enum Host {
+    Name(Domain),
+    Literal,
+}
+
+/// What the words before an at sign amount to.
+#[derive(Clone, Copy, PartialEq)]
+enum Words {
+    /// None yet.
+    Empty,
+    /// A local part so far, after a word.
+    LocalPart,
+    /// A local part so far, after a dot.
+    LocalPartDot,
+    /// Good for a display name only.
+    Phrase,
+}
+
+impl Reader<'_> {
+    /// A mailbox, a bare phrase, or the name of a group with its colon; at the end a separator or nothing follows,
+    /// but for a group.
+    fn element(&mut self) -> Result<(), UnusableFrom> {
+        let mut words = Words::Empty;
+        let mut address_before = false;
+        loop {
+            self.skip_cfws()?;
+            match self.peek() {
+                None | Some(b',' | b';') if address_before => return Err(UnusableFrom::Syntax),
+                // A bare phrase names nobody, and hides nothing: `Doe, John <john@x.example>`.
+                None | Some(b',' | b';') => return Ok(()),
+                Some(b':') if words == Words::Empty || address_before => return Err(UnusableFrom::Syntax),
+                Some(b':') => return Ok(self.bump()),
+                Some(b'<') => {
+                    self.angle_address()?;
+                    self.found.address_in_display_name |= address_before;
+                    return self.end_of_element();
+                }
+                Some(b'@') => {
+                    self.bump();
+                    let is_address = words == Words::LocalPart || words == Words::LocalPartDot;
+                    if is_address && self.addr_spec_ends()? {
+                        return Ok(());
+                    }
+                    address_before = true;
+                    words = Words::Phrase;
+                }
+                Some(b) => words = self.word(b, words)?,
+            }
+        }
+    }
+
+    /// One word, dot or, in display names alone, other punctuation.
+    fn word(&mut self, next: u8, before: Words) -> Result<Words, UnusableFrom> {
+        match next {
+            b'"' => self.quoted_string()?,
+            b'.' => {
+                self.bump();
+                return Ok(if before == Words::Phrase { before } else { Words::LocalPartDot });
+            }
+            b'[' | b']' | b')' => {
+                self.bump();
+                return Ok(Words::Phrase);
+            }
+            b'\\' => {
+                self.bump();
+                if self.peek().is_some_and(|b| b == b'"' || b == b'\\') {
+                    self.bump();
+                }
+                return Ok(Words::Phrase);
+            }
+            b if is_atom_octet(b) => {
+                self.atom();
+            }
+            _ => return Err(UnusableFrom::Syntax),
+        }
+        Ok(match before {
+            Words::Empty | Words::LocalPartDot => Words::LocalPart,
+            Words::LocalPart | Words::Phrase => Words::Phrase,
+        })
+    }
+
+    /// After a local part and its at sign: takes the domain, if with it the element ends. If not, what was read is part
+    /// of a display name, as in `ceo@v.example <x@a.example>`.
+    fn addr_spec_ends(&mut self) -> Result<bool, UnusableFrom> {
+        let Some(host) = self.host()? else { return Ok(false) };
+        self.skip_cfws()?;
+        let ends = matches!(self.peek(), None | Some(b',' | b';'));
+        if ends {
+            self.note(host);
+        }
+        Ok(ends)
+    }
+
+    /// `"<" [obs-route] addr-spec ">"`; also `<>` and `<word>`, which have no domain.
+    fn angle_address(&mut self) -> Result<(), UnusableFrom> {
+        self.bump();
+        self.skip_cfws()?;
+        if self.peek() == Some(b'@') {
+            self.route()?;
+        }
+        let mut words = Words::Empty;
+        loop {
+            self.skip_cfws()?;
+            match self.peek() {
+                Some(b'>') => {
+                    self.found.without_domain = true;
+                    return Ok(self.bump());
+                }
+                Some(b'@') if matches!(words, Words::LocalPart | Words::LocalPartDot) => break self.bump(),
+                Some(b) => words = self.word(b, words)?,
+                None => return Err(UnusableFrom::Syntax),
+            }
+            if words == Words::Phrase {
+                return Err(UnusableFrom::Syntax);
+            }
+        }
+        let host = self.host()?.ok_or(UnusableFrom::Syntax)?;
+        self.note(host);
+        self.skip_cfws()?;
+        if self.peek() != Some(b'>') {
+            return Err(UnusableFrom::Syntax);
+        }
+        Ok(self.bump())
+    }
+
+    /// obs-route: `@a,@b:`, to be read and ignored (RFC 5322 §4.4).
+    fn route(&mut self) -> Result<(), UnusableFrom> {
+        loop {
+            match self.peek() {
+                Some(b',') => self.bump(),
+                Some(b':') => return Ok(self.bump()),
+                Some(b'@') => {
+                    self.bump();
+                    self.host()?.ok_or(UnusableFrom::Syntax)?;
+                }
+                _ => return Err(UnusableFrom::Syntax),
+            }
+            self.skip_cfws()?;
+        }
+    }
+
+    /// A domain name, with white space and comments around its dots (obs-domain), or a literal; none if what stands
+    /// here is neither.
+    fn host(&mut self) -> Result<Option<Host>, UnusableFrom> {
+        self.skip_cfws()?;
+        if self.peek() == Some(b'[') {
+            return Ok(self.literal().then_some(Host::Literal));
+        }
+        let mut name = Vec::new();
+        loop {
+            match self.peek() {
+                Some(b'.') => {
+                    self.bump();
+                    name.push(b'.');
+                }
+                Some(b) if is_atom_octet(b) && matches!(name.last(), None | Some(b'.')) => {
+                    name.extend_from_slice(self.atom());
+                }
+                _ => break,
+            }
+            self.skip_cfws()?;
+        }
+        let name = std::str::from_utf8(&name).ok().and_then(|name| Domain::parse(name).ok());
+        Ok(name.map(Host::Name))
+    }
+
+    fn literal(&mut self) -> bool {
+        let Some(end) = self.rest.iter().skip(1).position(|b| b"[]\\".contains(b)) else { return false };
+        // The position counts from the octet after the opening bracket.
+        let closed = self.rest.get(end + 1) == Some(&b']');
+        self.rest = self.rest.get(end + 2..).unwrap_or_default();
+        closed
+    }
+
+    fn note(&mut self, host: Host) {
+        let domains = &mut self.found.domains;
+        match host {
+            Host::Literal => self.found.without_domain = true,
+            Host::Name(name) if domains.len() <= MAX_DOMAINS && !domains.contains(&name) => domains.push(name),
+            Host::Name(_) => {}
+        }
+    }
+
+    fn end_of_element(&mut self) -> Result<(), UnusableFrom> {
+        self.skip_cfws()?;
+        match self.peek() {
+            None | Some(b',' | b';') => Ok(()),
+            Some(_) => Err(UnusableFrom::Syntax),
+        }
+    }
+
+    fn quoted_string(&mut self) -> Result<(), UnusableFrom> {
+        self.bump();
+        loop {
+            match self.take() {
+                Some(b'"') => return Ok(()),
+                Some(b'\\') => {
+                    self.take().ok_or(UnusableFrom::Syntax)?;
+                }
+                Some(_) => {}
+                None => return Err(UnusableFrom::Syntax),
+            }
+        }
+    }
+
+    /// White space and comments (RFC 5322 §3.2.2).
+    fn skip_cfws(&mut self) -> Result<(), UnusableFrom> {
+        let mut depth = 0_usize;
+        loop {
+            match self.peek() {
+                Some(b' ' | b'\t') => {}
+                Some(b'(') if depth < MAX_COMMENT_DEPTH => depth += 1,
+                Some(_) if depth == 0 => return Ok(()),
+                None if depth == 0 => return Ok(()),
+                Some(b'(') | None => return Err(UnusableFrom::Syntax),
+                Some(b')') => depth -= 1,
+                // A backslash takes the next octet with it.
+                Some(b'\\') => self.bump(),
+                Some(_) => {}
+            }
+            self.bump();
+        }
+    }
+
+    fn atom(&mut self) -> &[u8] {
+        let end = self.rest.iter().position(|b| !is_atom_octet(*b)).unwrap_or(self.rest.len());
+        let (atom, rest) = self.rest.split_at_checked(end).unwrap_or_default();
+        self.rest = rest;
+        atom
+    }
+
+    fn peek(&self) -> Option<u8> {
+        self.rest.first().copied()
+    }
+
+    fn take(&mut self) -> Option<u8> {
+        let (first, rest) = self.rest.split_first()?;
+        self.rest = rest;
+        Some(*first)
+    }
+
+    fn bump(&mut self) {
+        self.take();
+    }
+}
+
+/// Everything but white space and the specials of RFC 5322 §3.2.3; control characters were refused before.
+fn is_atom_octet(b: u8) -> bool {
+    !b" \t()<>[]:;@\\,.\"".contains(&b)
+}
+
+/// How deep comments may nest; honest mail has two at most.
+const MAX_COMMENT_DEPTH: usize = 32;
