@@ -74,13 +74,13 @@ impl Gathered {
         now: u64,
         evidence: Vec<Asked>,
         elapsed: Duration,
-    ) -> Option<(Arc<Subject>, Evaluation)> {
+    ) -> Option<Evaluation> {
         let Rest { subject, keys, chain_keys, discoveries } = self.rest?;
         let claims = subject.claims.as_ref()?;
         let dkim = claims.signatures.verify(&subject.section, &keys, hashes, now);
         let arc = claims.chain.verify(&subject.section, &chain_keys, hashes, now);
         let dmarc = discoveries.evaluate(&self.spf, &dkim);
-        let evaluation = Evaluation {
+        Some(Evaluation {
             author: claims.author.clone(),
             spf: self.spf,
             dkim,
@@ -90,8 +90,7 @@ impl Gathered {
             list_fields: subject.section.is_mailing_list(),
             evidence,
             elapsed,
-        };
-        Some((subject, evaluation))
+        })
     }
 }
 

@@ -4,8 +4,10 @@
 //! transaction with it. Errors of ours are told in one place ([`trouble`]), in words without mechanism or name.
 
 pub mod background;
+mod data;
 pub mod metrics;
 pub mod receive;
+mod report;
 pub mod state;
 pub mod transaction;
 
@@ -240,11 +242,7 @@ impl Session {
         }
         let deadline = Instant::now() + settings.timeouts.command;
         loop {
-            let hold = match (between, &self.transaction) {
-                (true, _) => self.link.idle_left(),
-                (false, Some(transaction)) if self.link.is_connected() => Some(transaction.hold_left(&settings)),
-                _ => None,
-            };
+            let hold = if between { self.link.idle_left() } else { self.link.hold_left() };
             let offer = self.offer.as_ref();
             let wait = async {
                 tokio::select! {

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ppp::v2;
 
-use crate::domain::Domain;
+use crate::dns::reverse::ConfirmedName;
 use crate::envelope::{Client, Hello, Protocol};
 use crate::label_enum;
 
@@ -26,24 +26,13 @@ label_enum! {
     }
 }
 
-/// The client's name by forward-confirmed reverse DNS (RFC 8601 §3, "iprev").
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ReverseName {
-    /// Confirmed.
-    Confirmed(Domain),
-    /// There is none.
-    Absent,
-    /// DNS did not say.
-    Unknown,
-}
-
 /// What the upstream is told about the client.
 #[derive(Debug, Clone)]
 pub struct Introduction {
     /// Its addresses.
     pub client: Client,
     /// Its name by DNS.
-    pub name: ReverseName,
+    pub name: ConfirmedName,
     /// What it called itself.
     pub hello: Hello,
 }
@@ -93,9 +82,9 @@ fn xclient_value(introduction: &Introduction, attribute: &str) -> Option<String>
     let Introduction { client, name, hello } = introduction;
     Some(match attribute {
         "NAME" => match name {
-            ReverseName::Confirmed(name) => xtext(name.as_str()),
-            ReverseName::Absent => UNAVAILABLE.into(),
-            ReverseName::Unknown => "[TEMPUNAVAIL]".into(),
+            ConfirmedName::Confirmed(name) => xtext(name.as_str()),
+            ConfirmedName::None => UNAVAILABLE.into(),
+            ConfirmedName::TempError => "[TEMPUNAVAIL]".into(),
         },
         "ADDR" => address(client.address.ip()),
         "PORT" => client.address.port().to_string(),
@@ -155,6 +144,7 @@ const MAX_COMMAND: usize = 512;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::Domain;
     use crate::smtp::command::Command;
 
     fn introduction(hello: &str) -> Introduction {
@@ -163,7 +153,7 @@ mod tests {
         };
         Introduction {
             client: Client { address: "198.51.100.7:4711".parse().unwrap(), local: "198.51.100.1:25".parse().unwrap() },
-            name: ReverseName::Confirmed(Domain::parse("mx.client.example").unwrap()),
+            name: ConfirmedName::Confirmed(Domain::parse("mx.client.example").unwrap()),
             hello: Hello { name, protocol: Protocol::Esmtp },
         }
     }
@@ -181,7 +171,7 @@ mod tests {
               LOGIN=[UNAVAILABLE] DESTADDR=198.51.100.1 DESTPORT=25\r\n"]
         );
         who.client.address = "[2001:db8::1]:1".parse().unwrap();
-        who.name = ReverseName::Unknown;
+        who.name = ConfirmedName::TempError;
         assert_eq!(
             xclient_commands(&who, &announced("ADDR NAME")),
             ["XCLIENT ADDR=IPV6:2001:db8::1 NAME=[TEMPUNAVAIL]\r\n"]

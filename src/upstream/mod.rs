@@ -80,6 +80,8 @@ pub struct Link {
     settings: Arc<Settings>,
     metrics: Metrics,
     connection: Option<Connection>,
+    /// Of the connection at hand, or of the last one.
+    sight: Sight,
     last_use: Instant,
     told: Told,
 }
@@ -90,6 +92,8 @@ struct Told {
     mail: Option<String>,
     recipients: Vec<String>,
     replayed: bool,
+    /// The connection was let go on purpose: telling it all to the next one is no loss.
+    parked: bool,
 }
 
 /// Why a command has no reply that could be handed on.
@@ -175,12 +179,12 @@ impl Metrics {
 impl Link {
     /// A link that is not connected yet.
     pub fn new(settings: Arc<Settings>, metrics: Metrics) -> Self {
-        Self { settings, metrics, connection: None, last_use: Instant::now(), told: Told::default() }
+        Self { settings, metrics, connection: None, sight: Sight::Gate, last_use: Instant::now(), told: Told::default() }
     }
 
-    /// Whether the upstream at hand sees the real client; what the settings promise while none is.
-    pub fn sight(&self) -> Sight {
-        self.connection.as_ref().map_or(Sight::Gate, Connection::sight)
+    /// Whether a Received field of ours tells the upstream who the client was.
+    pub fn adds_received(&self) -> bool {
+        self.sight == Sight::Gate && self.settings.identity != Identity::None
     }
 
     /// What the upstream at hand announced.
@@ -191,6 +195,11 @@ impl Link {
     /// How long the connection at hand may go on idling; none if there is no connection.
     pub fn idle_left(&self) -> Option<Duration> {
         self.connection.as_ref().map(|_| IDLE.saturating_sub(self.last_use.elapsed()))
+    }
+
+    /// How long the connection at hand may go on waiting inside a transaction; none if there is no connection.
+    pub fn hold_left(&self) -> Option<Duration> {
+        self.connection.as_ref().map(|_| self.settings.hold.saturating_sub(self.last_use.elapsed()))
     }
 
     /// Begins a transaction: connects if need be and relays MAIL. `line` makes the command for an upstream with these
@@ -302,6 +311,7 @@ impl Link {
 
     /// Lets the connection go inside a transaction; it is opened and told again when the message is there.
     pub async fn let_go(&mut self) {
+        self.told.parked = self.told.mail.is_some();
         self.drop_connection().await;
     }
 
@@ -350,6 +360,7 @@ impl Link {
                         return Err(Error::Unguarded);
                     }
                     self.last_use = Instant::now();
+                    self.sight = connection.sight();
                     self.connection = Some(connection);
                     return Ok(None);
                 }
@@ -379,14 +390,14 @@ impl Link {
 
     /// Opens a new connection and tells it what the lost one was told; all of it must be accepted again.
     async fn replay(&mut self, introduction: &Introduction) -> Result<(), Error> {
-        let Told { mail, recipients, replayed } = std::mem::take(&mut self.told);
-        let (Some(mail), false) = (mail, replayed) else { return Err(self.lost(LostAt::BeforeData)) };
+        let Told { mail, recipients, replayed, parked } = std::mem::take(&mut self.told);
+        let (Some(mail), true) = (mail, parked || !replayed) else { return Err(self.lost(LostAt::BeforeData)) };
         debug!("telling the transaction again on a new upstream connection");
         self.drop_connection().await;
         if self.connect(introduction).await?.is_some() {
             return Err(self.lost(LostAt::BeforeData));
         }
-        self.told.replayed = true;
+        self.told.replayed = replayed || !parked;
         for line in std::iter::once(&mail).chain(&recipients) {
             let accepted = self.command(line).await.is_ok_and(|reply| reply.is_positive());
             if !accepted {
@@ -394,7 +405,9 @@ impl Link {
                 return Err(self.lost(LostAt::BeforeData));
             }
         }
-        self.metrics.lost.inc(LostAt::Replayed);
+        if !parked {
+            self.metrics.lost.inc(LostAt::Replayed);
+        }
         (self.told.mail, self.told.recipients) = (Some(mail), recipients);
         Ok(())
     }

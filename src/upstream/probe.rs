@@ -11,8 +11,9 @@ use tokio::time::sleep;
 use tracing::{error, info, warn};
 
 use super::connection::{Connection, ExchangeError, Sight};
-use super::handover::{Identity, Introduction, ReverseName};
+use super::handover::{Identity, Introduction};
 use super::{Settings, open};
+use crate::dns::reverse::ConfirmedName;
 use crate::envelope::{Client, Hello, Protocol};
 use crate::smtp::command::ClientName;
 use crate::smtp::extension::Capabilities;
@@ -124,7 +125,7 @@ async fn relays(connection: &mut Connection, settings: &Settings) -> bool {
 fn stranger(settings: &Settings) -> Introduction {
     Introduction {
         client: Client { address: ([192, 0, 2, 1], 25).into(), local: ([192, 0, 2, 2], 25).into() },
-        name: ReverseName::Absent,
+        name: ConfirmedName::None,
         hello: Hello { name: ClientName::own(&settings.hostname), protocol: Protocol::Esmtp },
     }
 }

@@ -1,0 +1,212 @@
+//! The end of a transaction: message, evaluation, policy, action, answer, record.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use rand::Rng;
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
+
+use super::metrics::{BypassReason, Outcome};
+use super::receive::Received;
+use super::{Session, Settings, report, trouble};
+use crate::action::Action;
+use crate::dns::message_lookup::MessageLookup;
+use crate::dns::reverse::ConfirmedName;
+use crate::envelope::{Envelope, Hello};
+use crate::evaluation::subject::Subject;
+use crate::message::body_hash::BodyHashes;
+use crate::message::trace::Hop;
+use crate::smtp::data::{Encoder, end_of_data};
+use crate::smtp::reply::Reply;
+use crate::upstream::{self, MessageParts};
+use crate::verdict::{self, Verdict};
+
+/// What belongs to one mail transaction beside its envelope.
+pub struct Transaction {
+    /// The settings that it began with.
+    pub settings: Arc<Settings>,
+    /// Under which id it is found in log, reply and evidence.
+    pub id: Box<str>,
+    /// Why it is not evaluated, if it is not.
+    pub bypass: Option<BypassReason>,
+    /// When it began.
+    pub began: Instant,
+    /// Its look-ups.
+    pub lookup: Option<Arc<MessageLookup>>,
+    /// Where the evaluation waits for the header section.
+    pub subject: Option<oneshot::Sender<Arc<Subject>>>,
+}
+
+/// How a message ended.
+pub struct Ending<'a> {
+    /// The verdict; none if it was not evaluated.
+    pub verdict: Option<&'a Verdict>,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// The reply to the end of data.
+    pub reply: &'a Reply,
+    /// Who gave it.
+    pub answered_by: AnsweredBy,
+    /// The message.
+    pub subject: &'a Subject,
+    /// Its octets.
+    pub size: u64,
+    /// When its end of data came.
+    pub end_of_data: Instant,
+}
+
+/// Who gave the reply to the end of data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AnsweredBy {
+    /// The gate.
+    Gate,
+    /// The upstream.
+    Upstream,
+}
+
+impl Transaction {
+    /// A transaction that begins now.
+    pub fn new(settings: Arc<Settings>, bypass: Option<BypassReason>) -> Self {
+        Self { settings, id: new_id(), bypass, began: Instant::now(), lookup: None, subject: None }
+    }
+}
+
+impl Session {
+    /// The way of a message from its end of data to the client's reply.
+    pub(super) async fn conclude(
+        &mut self,
+        hello: &Hello,
+        envelope: &Envelope,
+        received: Received,
+        dot: Instant,
+    ) -> Reply {
+        let Some(transaction) = self.transaction.take() else { return trouble(&upstream::Error::Lost) };
+        let Received { subject, hashes, body, size, .. } = received;
+
+        // What was found out, and what is to be done about it.
+        let verdict = match transaction.bypass {
+            Some(_) => None,
+            None => self.judge(&transaction, envelope, hashes, dot).await,
+        };
+        let action = match (&verdict, transaction.bypass) {
+            (Some(verdict), _) => verdict.action.clone(),
+            (None, Some(_)) => Action::bypass(&transaction.settings.verdict.authserv_id),
+            (None, None) => verdict::undecided(&transaction.settings.verdict, &transaction.id),
+        };
+
+        // Done.
+        let (reply, answered_by) = match action {
+            Action::Relay { header } => {
+                let head = self.head(&transaction, hello, &subject, header).await;
+                let parts = MessageParts { head, body: body.into_reader(), end: end_of_data(true) };
+                let introduction = self.introduction(hello).await;
+                match self.link.deliver(&introduction, parts).await {
+                    Ok(reply) => (reply, AnsweredBy::Upstream),
+                    Err(error) => (self.told(&error), AnsweredBy::Gate),
+                }
+            }
+            Action::Reject(text) | Action::Defer(text) => (verdict::reply(&text), AnsweredBy::Gate),
+        };
+        self.link.reset().await;
+
+        // Told, once, to everyone who wants to know.
+        let verdict = verdict.as_ref();
+        let outcome = report::outcome(verdict, &reply, answered_by);
+        let ending = Ending { verdict, outcome, reply: &reply, answered_by, subject: &subject, size, end_of_data: dot };
+        self.report(&transaction, hello, envelope, &ending);
+        reply
+    }
+
+    /// Hands the header section to the evaluation, as soon as it is complete.
+    pub(super) fn announce(&mut self, subject: &Arc<Subject>) {
+        if let Some(waiting) = self.transaction.as_mut().and_then(|t| t.subject.take()) {
+            // The evaluation may have ended already, on a header section that is not evaluated.
+            let _ = waiting.send(Arc::clone(subject));
+        }
+    }
+
+    /// Waits for what DNS has to say, at most until the deadline, and judges.
+    async fn judge(
+        &mut self,
+        transaction: &Transaction,
+        envelope: &Envelope,
+        hashes: BodyHashes,
+        end_of_data: Instant,
+    ) -> Option<Verdict> {
+        let lookup = transaction.lookup.as_ref()?;
+        let mut gathering = std::pin::pin!(self.evaluation.take()?.finish());
+        let settings = &transaction.settings;
+        let limit = settings.timeouts.evaluation;
+        let gathered = tokio::select! {
+            biased;
+            gathered = &mut gathering => gathered,
+            () = sleep(limit) => {
+                // Open questions end as temporary failures, so that what is known still counts.
+                lookup.expire();
+                timeout(GRACE, gathering).await.ok()?
+            }
+        };
+        let elapsed = end_of_data.elapsed();
+        self.gate.metrics.evaluation.observe(elapsed.as_secs_f64());
+        let evaluation = gathered.evaluate(&hashes, epoch_seconds(), lookup.evidence(), elapsed)?;
+        Some(verdict::conclude(evaluation, envelope, &settings.verdict, &transaction.id))
+    }
+
+    /// The top of the message as it goes on: our fields, then the header section without what others forged.
+    async fn head(
+        &mut self,
+        transaction: &Transaction,
+        hello: &Hello,
+        subject: &Subject,
+        mut fields: String,
+    ) -> Vec<u8> {
+        if self.link.adds_received() {
+            let name = match self.introduction(hello).await.name {
+                ConfirmedName::Confirmed(name) => Some(name),
+                ConfirmedName::None | ConfirmedName::TempError => None,
+            };
+            let hop = Hop {
+                hello,
+                name: name.as_ref().map(|n| n.as_str()),
+                ip: self.client.ip(),
+                by: &transaction.settings.hostname,
+                id: &transaction.id,
+                time: epoch_seconds(),
+            };
+            fields.push_str(&hop.field());
+        }
+        let section = &subject.section;
+        let removals = transaction.settings.verdict.removals(section, self.client.ip());
+        let mut head = Vec::with_capacity(fields.len() + section.as_bytes().len() + ROOM_FOR_DOTS);
+        let mut encoder = Encoder::default();
+        encoder.encode(fields.as_bytes(), &mut head);
+        for piece in section.relayed(&removals) {
+            encoder.encode(piece, &mut head);
+        }
+        head
+    }
+}
+
+/// An id of 13 characters that no one can guess and everyone can read out (Crockford's base 32 of 64 random bits).
+pub fn new_id() -> Box<str> {
+    const DIGITS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+    let mut random = rand::rng().random::<u64>();
+    let digit = |_| {
+        // Invariant: a number modulo 32 is an index into 32 digits.
+        let digit = char::from(DIGITS[(random % 32) as usize]);
+        random /= 32;
+        digit
+    };
+    (0..13).map(digit).collect::<String>().into()
+}
+
+/// The clock, once for each use that needs it.
+pub fn epoch_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+/// How long an evaluation may take to end once its look-ups have been cut off: it waits for nothing else.
+const GRACE: std::time::Duration = std::time::Duration::from_secs(1);
+/// Octets for the dots that the encoding may add to a header section.
+const ROOM_FOR_DOTS: usize = 64;
