@@ -1,1 +1,226 @@
-//! stub
+//! Verifies DKIM signatures (RFC 6376, with RFC 8301, 8463 and 8616).
+//!
+//! In four steps, so that the work overlaps with the transfer of the body: [`Signatures::read`] as soon as the header
+//! section is there, [`Signatures::keys`] while the body comes in and is hashed as [`Signatures::body_hash_specs`] asks,
+//! [`Signatures::verify`] at the end of data. The last is pure and takes microseconds.
+//!
+//! Reading signatures and key records, choosing and canonicalizing the signed fields and hashing the body are ours;
+//! mail-auth is asked for nothing but whether a signature fits a key and a string of octets. So none of what its
+//! verifier takes amiss can touch us: h= without From, keys for other services or hashes, rsa-sha1, short keys,
+//! missing v=, `l=0`, white space lines at the end of a relaxed body, signatures that vanish.
+//!
+//! Results: `neutral` is what can't be read; `permerror` what can be read, but never pass; `fail` a signature that does
+//! not fit the message or is not in force; `policy` one that fits, but leaves the end of the body unsigned (`l=`);
+//! `temperror` one whose key DNS did not give. A look-up that failed comes before all that the message itself gets
+//! wrong, since whether there is a key matters even for a broken signature: it tells forwarding from forgery.
+
+use crate::dns::Lookup;
+use crate::domain::Domain;
+use crate::evaluation::{DkimOutput, DkimResult};
+use crate::message::body_hash::{BodyHashSpec, BodyHashes};
+use crate::message::header::HeaderSection;
+
+mod base64;
+mod canonical;
+mod key;
+mod signature;
+mod tag_list;
+
+pub(in crate::evaluation) use canonical::{FieldIndex, write_field, write_own};
+pub use key::Keys;
+pub(in crate::evaluation) use key::{Identity, Key};
+pub(in crate::evaluation) use signature::{Fault, Signature, Signer};
+pub(in crate::evaluation) use tag_list::TagList;
+
+/// The signatures of one message that are evaluated.
+#[derive(Debug)]
+pub struct Signatures {
+    chosen: Vec<Chosen>,
+    skipped: usize,
+}
+
+impl Signatures {
+    /// Reads the DKIM-Signature fields and chooses at most `limit` of them: first those of an author domain, then those
+    /// of a domain above or below one, then those that share two labels with one (siblings under relaxed alignment),
+    /// then the others, then what can't be read; among equals the topmost.
+    pub fn read(section: &HeaderSection, authors: &[Domain], limit: usize) -> Signatures {
+        let fields = section.fields().enumerate();
+        let signatures = fields.filter(|(_, field)| field.name.eq_ignore_ascii_case(b"DKIM-Signature"));
+        let mut chosen: Vec<_> = signatures.map(|(place, field)| Chosen::read(place, field.value)).collect();
+        let skipped = chosen.len().saturating_sub(limit);
+        if skipped > 0 {
+            chosen.sort_by_key(|signature| signature.distance(authors));
+            chosen.truncate(limit);
+            chosen.sort_by_key(|signature| signature.place);
+        }
+        Signatures { chosen, skipped }
+    }
+
+    /// The body hashes that are needed, to be given to a [`BodyHasher`](crate::message::body_hash::BodyHasher).
+    pub fn body_hash_specs(&self) -> Vec<BodyHashSpec> {
+        let mut specs = Vec::new();
+        for signature in self.readable() {
+            if !specs.contains(&signature.body) {
+                specs.push(signature.body);
+            }
+        }
+        specs
+    }
+
+    /// The DNS names of the keys, each once.
+    pub fn key_names(&self) -> Vec<Box<str>> {
+        let mut names = Vec::new();
+        for signature in self.readable() {
+            if !names.contains(&signature.signer.key_name) {
+                names.push(signature.signer.key_name.clone());
+            }
+        }
+        names
+    }
+
+    /// Asks for the keys, all at once, each name once.
+    pub async fn keys(&self, lookup: &impl Lookup) -> Keys {
+        Keys::look_up(self.key_names(), lookup).await
+    }
+
+    /// Verifies the signatures at `now`, in epoch seconds: one output for each, in the order of the fields.
+    ///
+    /// `section` is the one that was read, `hashes` those of [`Self::body_hash_specs`].
+    pub fn verify(&self, section: &HeaderSection, keys: &Keys, hashes: &BodyHashes, now: u64) -> Vec<DkimOutput> {
+        if self.chosen.is_empty() {
+            return Vec::new();
+        }
+        let message = Message { fields: FieldIndex::new(section), keys, hashes, now };
+        self.chosen.iter().map(|chosen| chosen.verify(&message)).collect()
+    }
+
+    /// How many DKIM-Signature fields were beyond the limit.
+    pub fn skipped(&self) -> usize {
+        self.skipped
+    }
+
+    fn readable(&self) -> impl Iterator<Item = &Signature> {
+        self.chosen.iter().filter_map(|chosen| chosen.signature.as_ref().ok())
+    }
+}
+
+/// What signatures are verified against.
+pub(in crate::evaluation) struct Message<'a> {
+    pub(in crate::evaluation) fields: FieldIndex<'a>,
+    pub(in crate::evaluation) keys: &'a Keys,
+    pub(in crate::evaluation) hashes: &'a BodyHashes,
+    pub(in crate::evaluation) now: u64,
+}
+
+impl Message<'_> {
+    /// The usable keys of a signature.
+    pub(in crate::evaluation) fn keys_of(&self, signature: &Signature) -> Result<Vec<&Key>, Fault> {
+        let below = signature.identity_below_domain;
+        self.keys.of(&signature.signer, if below { Identity::BelowDomain } else { Identity::OfDomain })
+    }
+
+    /// Whether one of the keys fits the signature in the field at `place`; the key that does.
+    pub(in crate::evaluation) fn verify<'k>(
+        &self,
+        signature: &Signature,
+        place: usize,
+        keys: &[&'k Key],
+    ) -> Result<&'k Key, Fault> {
+        signature.signer.check_time(self.now)?;
+        // A spec that was not hashed is our fault, and as such no verdict on the signature.
+        let unhashed = Fault { result: DkimResult::TempError, reason: "body was not hashed" };
+        let body = self.hashes.get(&signature.body).ok_or(unhashed)?;
+        // RFC 6376 §3.5 on l=: MUST NOT be larger than the body.
+        let signed_length = signature.body.length.unwrap_or(body.canonical_length);
+        if signed_length > body.canonical_length {
+            return Err(Fault::permanent("l= is larger than the body"));
+        }
+        if signature.body_hash != body.digest() {
+            return Err(Fault::failed("body hash does not match"));
+        }
+        let input = self.signed_octets(signature, place);
+        let key = keys.iter().find(|key| key.verifies(&input, &signature.signer.signature));
+        let key = key.ok_or(Fault::failed("signature does not match"))?;
+        if signed_length < body.canonical_length {
+            return Err(Fault { result: DkimResult::Policy, reason: "the end of the body is not signed (l=)" });
+        }
+        Ok(key)
+    }
+
+    /// The signed fields, then the signature's own without its `b=` (RFC 6376 §3.7).
+    fn signed_octets(&self, signature: &Signature, place: usize) -> Vec<u8> {
+        let mut input = Vec::with_capacity(SIGNED_CAPACITY);
+        self.fields.write_signed(&signature.signed, place, signature.header, &mut input);
+        if let Some(own) = self.fields.at(place) {
+            write_own(own, &signature.signer.own_value, signature.header, &mut input);
+        }
+        input
+    }
+}
+
+/// One DKIM-Signature field.
+#[derive(Debug)]
+struct Chosen {
+    /// Its place among the fields.
+    place: usize,
+    claims: signature::Claims,
+    signature: Result<Signature, Fault>,
+}
+
+impl Chosen {
+    fn read(place: usize, value: &[u8]) -> Self {
+        match TagList::parse(value) {
+            Some(tags) => Self { place, claims: signature::Claims::read(&tags), signature: Signature::read(&tags) },
+            None => {
+                let fault = Fault { result: DkimResult::Neutral, reason: "signature can't be read" };
+                Self { place, claims: signature::Claims::default(), signature: Err(fault) }
+            }
+        }
+    }
+
+    /// How far the signer is from the authors: 0 for the same domain, more for less likely alignment.
+    fn distance(&self, authors: &[Domain]) -> u8 {
+        let Ok(signature) = &self.signature else { return 4 };
+        let signer = &signature.signer.domain;
+        let distance = |author: &Domain| match signer {
+            _ if author == signer => 0,
+            _ if author.is_within(signer) || signer.is_within(author) => 1,
+            _ if author.label_count() > 1 && author.last_labels(2) == signer.last_labels(2) => 2,
+            _ => 3,
+        };
+        authors.iter().map(distance).min().unwrap_or(3)
+    }
+
+    fn verify(&self, message: &Message<'_>) -> DkimOutput {
+        let signature = self.signature.as_ref().map_err(|fault| *fault);
+        let keys = signature.and_then(|s| message.keys_of(s).map(|keys| (s, keys)));
+        let key_found = keys.is_ok();
+        let verified = keys.and_then(|(signature, keys)| message.verify(signature, self.place, &keys));
+        let (result, reason) = match verified {
+            Ok(key) if key.is_testing() => (DkimResult::Pass, "signature matches; the key is in test mode (t=y)"),
+            Ok(_) => (DkimResult::Pass, "signature matches"),
+            Err(fault) => (fault.result, fault.reason),
+        };
+        DkimOutput {
+            result,
+            domain: self.claims.domain.clone(),
+            selector: self.claims.selector.clone(),
+            identity: self.claims.identity.clone(),
+            algorithm: self.claims.algorithm,
+            signature_start: self.claims.signature_start.clone(),
+            key_found,
+            reason,
+        }
+    }
+}
+
+/// Octets that the signed fields of most messages fit into.
+const SIGNED_CAPACITY: usize = 4096;
+
+#[cfg(test)]
+#[path = "../../tests/it/support/signer.rs"]
+#[allow(missing_docs)]
+pub(super) mod signer;
+
+#[cfg(test)]
+mod tests;
