@@ -1,10 +1,10 @@
-//! The look-ups of one message: its budget, its deadline, its evidence.
+//! The look-ups of one message: its budget, its end, its evidence.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::time::{Instant as Deadline, timeout_at};
+use tokio::sync::watch;
 
 use super::metrics::Source;
 use super::resolver::Resolver;
@@ -13,11 +13,11 @@ use super::{Answer, Asked, Failure, Lookup, Miss, RecordType};
 /// What one message asks of DNS, and what it was told.
 ///
 /// A question that is repeated gets the answer that it got before, costs nothing and is recorded once, so that all
-/// parts of an evaluation see one DNS. Beyond the budget, and once the deadline has passed, answers are
+/// parts of an evaluation see one DNS. Beyond the budget, and once it was expired, answers are
 /// [`Failure::Budget`]: temporary, for nothing is known of the name.
 pub struct MessageLookup {
     resolver: Resolver,
-    deadline: Option<Deadline>,
+    expired: watch::Sender<bool>,
     budget: usize,
     spent: AtomicUsize,
     asked: Mutex<Vec<Asked>>,
@@ -25,14 +25,12 @@ pub struct MessageLookup {
 
 impl MessageLookup {
     pub(super) fn new(resolver: Resolver, budget: usize) -> Self {
-        Self { resolver, deadline: None, budget, spent: AtomicUsize::new(0), asked: Mutex::default() }
+        Self { resolver, expired: watch::Sender::new(false), budget, spent: AtomicUsize::new(0), asked: Mutex::default() }
     }
 
-    /// Answers nothing from the servers after `deadline`.
-    #[must_use]
-    pub fn with_deadline(mut self, deadline: impl Into<Deadline>) -> Self {
-        self.deadline = Some(deadline.into());
-        self
+    /// Ends all open questions, and those to come, as temporary failures: the message waits no longer.
+    pub fn expire(&self) {
+        self.expired.send_replace(true);
     }
 
     /// The questions so far with their answers, in the order of the answers; at most as many as the budget has.
@@ -76,11 +74,11 @@ impl Lookup for MessageLookup {
         }
         let start = Instant::now();
         let key = (name, record_type);
-        let (answer, source) = match self.deadline {
-            Some(deadline) => timeout_at(deadline, self.resolver.ask(&key))
-                .await
-                .unwrap_or_else(|_| (failed(Miss::Failed(Failure::Budget)), Source::Server)),
-            None => self.resolver.ask(&key).await,
+        let mut expired = self.expired.subscribe();
+        let (answer, source) = tokio::select! {
+            biased;
+            found = self.resolver.ask(&key) => found,
+            _ = expired.wait_for(|expired| *expired) => (failed(Miss::Failed(Failure::Budget)), Source::Server),
         };
         self.record(Asked {
             name: (&*key.0).into(),

@@ -1,0 +1,174 @@
+//! Tells log, metrics and store what became of a message. One event decides a support case alone.
+
+use tracing::info;
+
+use super::metrics::{BypassReason, Outcome};
+use super::transaction::{AnsweredBy, Ending, Transaction, epoch_seconds};
+use super::{Session, verdict};
+use crate::action::Action;
+use crate::domain::Domain;
+use crate::envelope::{Envelope, Hello};
+use crate::evaluation::Evaluation;
+use crate::label::Label;
+use crate::message::author::Author;
+use crate::record::FinalReply;
+use crate::smtp::reply::Reply;
+use crate::verdict::Verdict;
+
+/// What became of a message, by its verdict and the reply to its end of data.
+pub fn outcome(verdict: Option<&Verdict>, reply: &Reply, answered_by: AnsweredBy) -> Outcome {
+    let is_tagged = verdict.is_some_and(Verdict::is_tagged);
+    match (answered_by, reply.code() / 100) {
+        (AnsweredBy::Upstream, 2) if is_tagged => Outcome::AcceptedTagged,
+        (AnsweredBy::Upstream, 2) => Outcome::Accepted,
+        (AnsweredBy::Upstream, 5) => Outcome::UpstreamRefused,
+        (AnsweredBy::Upstream, _) => Outcome::UpstreamDeferred,
+        (AnsweredBy::Gate, 5) => Outcome::Refused,
+        (AnsweredBy::Gate, _) if verdict.is_some_and(|v| matches!(v.action, Action::Defer(_))) => Outcome::Deferred,
+        (AnsweredBy::Gate, _) => Outcome::Failed,
+    }
+}
+
+impl Session {
+    /// Counts, logs and records how a message ended.
+    pub(super) fn report(&self, transaction: &Transaction, hello: &Hello, envelope: &Envelope, ending: &Ending<'_>) {
+        self.count(transaction.bypass, ending);
+        self.log(transaction, hello, envelope, ending);
+        // A 4xx is tried again and would count twice.
+        let reply = match (ending.answered_by, ending.reply.code() / 100) {
+            (AnsweredBy::Upstream, 2) => FinalReply::Accepted,
+            (AnsweredBy::Upstream, 5) => FinalReply::RefusedByUpstream,
+            (AnsweredBy::Gate, 5) => FinalReply::RefusedByGate,
+            _ => return,
+        };
+        if let Some(verdict) = ending.verdict {
+            let arrived = i64::try_from(epoch_seconds()).unwrap_or(i64::MAX);
+            for record in verdict::records(verdict, self.client.ip(), envelope, reply, arrived) {
+                self.gate.rows.append(record);
+            }
+        }
+    }
+
+    fn count(&self, bypass: Option<BypassReason>, ending: &Ending<'_>) {
+        let metrics = &self.gate.metrics;
+        metrics.messages.inc(ending.outcome);
+        if let Some(reason) = bypass {
+            metrics.bypassed.inc(reason);
+        }
+        let Some(Verdict { evaluation, decision, .. }) = ending.verdict else { return };
+        metrics.rules.inc(decision.rule);
+        metrics.spf.inc(evaluation.spf.result);
+        metrics.arc.inc(evaluation.arc.result);
+        evaluation.dkim.iter().for_each(|signature| metrics.dkim.inc(signature.result));
+        evaluation.dmarc.iter().for_each(|dmarc| metrics.dmarc.inc(dmarc.result));
+    }
+
+    fn log(&self, transaction: &Transaction, hello: &Hello, envelope: &Envelope, ending: &Ending<'_>) {
+        let findings = ending.verdict.map(Findings::of).unwrap_or_default();
+        let recipients = envelope.recipients.iter().take(MAX_RECIPIENTS).map(ToString::to_string).collect::<Vec<_>>();
+        let message_id = ending.subject.section.message_id().map(String::from_utf8_lossy).unwrap_or_default();
+        info!(
+            session = &*self.id,
+            transaction = &*transaction.id,
+            client_ip = %self.client.ip(),
+            ehlo = hello.name.as_str(),
+            reverse_path = envelope.reverse_path.to_string(),
+            recipients = recipients.join(" "),
+            recipient_count = envelope.recipients.len(),
+            message_id = message_id.get(..message_id.floor_char_boundary(MAX_MESSAGE_ID)).unwrap_or_default(),
+            size = ending.size,
+            bypass = transaction.bypass.map_or("", Label::as_str),
+            author_domain = findings.author_domain,
+            policy_domain = findings.policy_domain,
+            spf = findings.spf,
+            dkim = findings.dkim,
+            arc = findings.arc,
+            dmarc = findings.dmarc,
+            policy = findings.policy,
+            mode = findings.mode,
+            rule = findings.rule,
+            signs = findings.signs,
+            disposition = findings.disposition,
+            r#override = findings.overrides,
+            outcome = ending.outcome.as_str(),
+            answered_by = match ending.answered_by {
+                AnsweredBy::Gate => "gate",
+                AnsweredBy::Upstream => "upstream",
+            },
+            reply = ending.reply.summary(),
+            evaluation_ms = findings.evaluation_ms,
+            elapsed_ms = u64::try_from(ending.end_of_data.elapsed().as_millis()).unwrap_or(u64::MAX),
+            transaction_ms = u64::try_from(transaction.began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "message"
+        );
+    }
+}
+
+/// A verdict in the words of the log.
+#[derive(Default)]
+struct Findings {
+    author_domain: String,
+    policy_domain: String,
+    spf: String,
+    dkim: String,
+    arc: &'static str,
+    dmarc: String,
+    policy: &'static str,
+    mode: &'static str,
+    rule: &'static str,
+    signs: String,
+    disposition: &'static str,
+    overrides: String,
+    evaluation_ms: u64,
+}
+
+impl Findings {
+    fn of(Verdict { evaluation, decision, .. }: &Verdict) -> Self {
+        let deciding = decision.deciding.and_then(|index| evaluation.dmarc.get(index));
+        Self {
+            author_domain: match &evaluation.author {
+                Author::Usable { domains, .. } => join(domains.iter().map(Domain::to_string)),
+                Author::Unusable(_) => String::new(),
+            },
+            policy_domain: deciding
+                .and_then(|dmarc| dmarc.policy.as_ref())
+                .map(|policy| policy.domain.to_string())
+                .unwrap_or_default(),
+            spf: spf(evaluation),
+            dkim: join(evaluation.dkim.iter().map(|signature| {
+                let domain = signature.domain.as_ref().map_or("?", |d| d.as_str());
+                format!("{}:{domain} ({})", signature.result, signature.reason)
+            })),
+            arc: evaluation.arc.result.as_str(),
+            dmarc: match &evaluation.author {
+                Author::Unusable(why) => format!("permerror (From {why})"),
+                Author::Usable { .. } => join(evaluation.dmarc.iter().map(|d| format!("{} ({})", d.result, d.reason))),
+            },
+            policy: decision.policy().map_or("", Label::as_str),
+            mode: decision.mode.as_str(),
+            rule: decision.rule.as_str(),
+            signs: join(decision.signs.iter().map(ToString::to_string)),
+            disposition: decision.reported().as_str(),
+            overrides: join(decision.overrides().iter().map(|o| format!("{} ({})", o.kind, o.comment))),
+            evaluation_ms: u64::try_from(evaluation.elapsed.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+fn spf(evaluation: &Evaluation) -> String {
+    let spf = &evaluation.spf;
+    let domain = spf.domain.as_ref().map_or("?", |d| d.as_str());
+    format!("{}:{domain} ({}: {})", spf.result, spf.identity, spf.reason)
+}
+
+/// A bounded list.
+fn join(words: impl Iterator<Item = String>) -> String {
+    words.take(MAX_LISTED).collect::<Vec<_>>().join(", ")
+}
+
+/// Recipients that one event lists; it has their number, too.
+const MAX_RECIPIENTS: usize = 20;
+/// Octets of a Message-ID in an event.
+const MAX_MESSAGE_ID: usize = 250;
+/// Signatures, domains, signs that one event lists.
+const MAX_LISTED: usize = 20;

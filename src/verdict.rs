@@ -1,0 +1,200 @@
+//! From what was found out about a message to what is done with it and what is written down about it.
+//!
+//! `session::transaction` and `dmarcgate check` both call this, so that they never differ.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use rand::Rng;
+
+use crate::action::{Action, Names, ReplyText};
+use crate::dmarc::alignment::Alignment;
+use crate::envelope::Envelope;
+use crate::evaluation::{DkimResult, DmarcOutput, Evaluation};
+use crate::label::Label;
+use crate::message::author::Author;
+use crate::message::header::{AuthservIds, HeaderSection, Removals};
+use crate::policy::{
+    Assessment, Circumstances, Decision, Disposition, LocalPolicy, Mode, Recipients, ReversePathKind, decide,
+};
+use crate::record::{DkimAuthResult, FinalReply, PolicyEvaluated, PolicyPublished, Record, SpfAuthResult, SpfScope};
+use crate::smtp::address::{ForwardPath, ReversePath};
+use crate::smtp::reply::Reply;
+use crate::spf::Identity;
+
+/// How a message is judged.
+#[derive(Debug)]
+pub struct Settings {
+    /// What the operator wants.
+    pub policy: LocalPolicy,
+    /// The name under which results are written.
+    pub authserv_id: Box<str>,
+    /// The names whose incoming results are removed: ours and those that the operator adds.
+    pub own_ids: AuthservIds,
+    /// Hosts whose incoming results stay.
+    pub keep_results_from: Vec<IpNet>,
+    /// Recipients whose mail is not refused, if there are no others.
+    pub exempt_recipients: Vec<ExemptRecipient>,
+}
+
+/// A recipient whose mail is not refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExemptRecipient {
+    /// In whatever domain.
+    LocalPart(Box<str>),
+    /// This address.
+    Address(Box<str>),
+}
+
+/// What was found out about a message and what is done with it.
+#[derive(Debug)]
+pub struct Verdict {
+    /// The facts.
+    pub evaluation: Evaluation,
+    /// The decision.
+    pub decision: Decision,
+    /// Its execution.
+    pub action: Action,
+}
+
+impl Settings {
+    /// What must not reach the upstream of a message from the host `ip`.
+    pub fn removals(&self, section: &HeaderSection, ip: IpAddr) -> Removals {
+        if self.keep_results_from.iter().any(|network| network.contains(&ip)) {
+            return Removals::default();
+        }
+        section.removals(&self.own_ids)
+    }
+
+    /// What counts beside the message.
+    pub fn circumstances(&self, envelope: &Envelope) -> Circumstances {
+        let is_exempt = |path: &ForwardPath| self.exempt_recipients.iter().any(|exempt| exempt.covers(path));
+        Circumstances {
+            reverse_path: match envelope.reverse_path {
+                ReversePath::Null => ReversePathKind::Null,
+                ReversePath::Mailbox(_) => ReversePathKind::Mailbox,
+            },
+            recipients: match envelope.recipients.iter().all(is_exempt) {
+                true => Recipients::AllExempt,
+                false => Recipients::Ordinary,
+            },
+            sample: rand::rng().random_range(0..100),
+        }
+    }
+}
+
+impl Verdict {
+    /// Whether the message goes on with a mark.
+    pub fn is_tagged(&self) -> bool {
+        matches!(self.decision.disposition, Disposition::Tag(_))
+    }
+}
+
+impl ExemptRecipient {
+    fn covers(&self, path: &ForwardPath) -> bool {
+        match self {
+            Self::LocalPart(name) => path.mailbox().local_part().eq_ignore_ascii_case(name),
+            Self::Address(address) => path.mailbox().as_str().eq_ignore_ascii_case(address),
+        }
+    }
+}
+
+/// Judges an evaluated message.
+pub fn conclude(evaluation: Evaluation, envelope: &Envelope, settings: &Settings, id: &str) -> Verdict {
+    let decision = decide(&evaluation, &settings.circumstances(envelope), &settings.policy);
+    let names = Names { authserv_id: &settings.authserv_id, explain_id: id };
+    let action = Action::of(&evaluation, &decision, &names);
+    Verdict { evaluation, decision, action }
+}
+
+/// What is done with a message whose evaluation did not come to an end: a fault of ours, never a 5xx.
+pub fn undecided(settings: &Settings, id: &str) -> Action {
+    match settings.policy.mode {
+        Mode::Enforce => Action::Defer(ReplyText {
+            code: 451,
+            enhanced: (4, 3, 0),
+            text: format!("Message could not be evaluated, please try again later (id {id})"),
+        }),
+        Mode::Monitor | Mode::Tag => Action::bypass(&settings.authserv_id),
+    }
+}
+
+/// A reply text as it goes over the wire.
+pub fn reply(text: &ReplyText) -> Reply {
+    let (class, subject, detail) = text.enhanced;
+    Reply::new(text.code, &format!("{class}.{subject}.{detail}"), &text.text)
+}
+
+/// The rows of a message: one for each author domain, or one without if From is unusable. `arrived` is in epoch seconds.
+pub fn records(
+    Verdict { evaluation, decision, .. }: &Verdict,
+    source_ip: IpAddr,
+    envelope: &Envelope,
+    reply: FinalReply,
+    arrived: i64,
+) -> Vec<Record> {
+    let record = |dmarc: Option<(&DmarcOutput, &Assessment)>| Record {
+        arrived,
+        source_ip,
+        policy: dmarc.and_then(|(dmarc, _)| published(dmarc)),
+        evaluated: evaluated(decision, dmarc),
+        header_from: dmarc.map(|(dmarc, _)| dmarc.author_domain.clone()),
+        envelope_from: envelope.sender_domain().map(|d| d.to_string()).unwrap_or_default(),
+        envelope_to: None,
+        dkim: dkim_results(evaluation, dmarc.map(|(dmarc, _)| dmarc)),
+        spf: evaluation.spf.domain.as_ref().map(|domain| SpfAuthResult {
+            domain: domain.to_string(),
+            scope: match evaluation.spf.identity {
+                Identity::MailFrom => SpfScope::MailFrom,
+                Identity::Helo => SpfScope::Helo,
+            },
+            result: evaluation.spf.result.as_str().into(),
+        }),
+        reply,
+    };
+    match evaluation.author {
+        Author::Unusable(_) => vec![record(None)],
+        Author::Usable { .. } => {
+            evaluation.dmarc.iter().zip(&decision.assessments).map(|pair| record(Some(pair))).collect()
+        }
+    }
+}
+
+fn published(dmarc: &DmarcOutput) -> Option<PolicyPublished> {
+    let policy = dmarc.policy.as_ref()?;
+    Some(PolicyPublished::new(&policy.domain, &policy.record, policy.requested))
+}
+
+fn evaluated(decision: &Decision, dmarc: Option<(&DmarcOutput, &Assessment)>) -> PolicyEvaluated {
+    match dmarc {
+        Some((dmarc, assessment)) => PolicyEvaluated::new(
+            assessment.reported,
+            (dmarc.dkim_aligned, dmarc.spf_aligned),
+            &assessment.overrides,
+        ),
+        None => PolicyEvaluated::new(decision.reported(), (false, false), decision.overrides()),
+    }
+}
+
+/// In the order that RFC 9990 §3.1.3 prefers: strictly aligned passes, aligned passes, passes, the rest.
+fn dkim_results(evaluation: &Evaluation, dmarc: Option<&DmarcOutput>) -> Vec<DkimAuthResult> {
+    let alignments = dmarc.map_or(&[][..], |dmarc| &dmarc.dkim_alignment);
+    let mut results: Vec<_> = evaluation
+        .dkim
+        .iter()
+        .enumerate()
+        .filter_map(|(place, output)| {
+            let rank = match (output.result, alignments.get(place)) {
+                (DkimResult::Pass, Some(Alignment::Strict)) => 0,
+                (DkimResult::Pass, Some(Alignment::Relaxed)) => 1,
+                (DkimResult::Pass, _) => 2,
+                _ => 3,
+            };
+            let domain = output.domain.as_ref()?.to_string();
+            let (selector, result) = (output.selector.to_string(), output.result.as_str().to_owned());
+            Some((rank, DkimAuthResult { domain, selector, result }))
+        })
+        .collect();
+    results.sort_by_key(|(rank, _)| *rank);
+    results.into_iter().map(|(_, result)| result).collect()
+}
