@@ -80,10 +80,10 @@ pub enum Error {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum LocationError {
     /// `postgres://`: not in this version.
-    #[error("PostgreSQL is not supported by this version; use sqlite:///absolute/path")]
+    #[error("PostgreSQL is not supported by this version; expected \"sqlite:///absolute/path\"")]
     Postgres,
     /// Something else.
-    #[error("expected sqlite:///absolute/path, without '%', '?' and '#'")]
+    #[error("expected \"sqlite:///absolute/path\", without '%', '?' and '#'")]
     Unknown,
 }
 
