@@ -268,6 +268,15 @@ impl Default for FailureOptions {
     }
 }
 
+/// As `fo` spells it (RFC 9989 §4.7), in one order whatever the owner wrote.
+impl fmt::Display for FailureOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let dmarc = self.dmarc.map(Label::as_str);
+        let words = [dmarc, self.dkim.then_some("d"), self.spf.then_some("s")];
+        f.write_str(&words.into_iter().flatten().collect::<Vec<_>>().join(":"))
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.tag {

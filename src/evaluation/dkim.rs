@@ -67,6 +67,11 @@ impl Signatures {
         specs
     }
 
+    /// The signing domains, which may turn out to be aligned.
+    pub fn domains(&self) -> impl Iterator<Item = &Domain> {
+        self.readable().map(|signature| &signature.signer.domain)
+    }
+
     /// The DNS names of the keys, each once.
     pub fn key_names(&self) -> Vec<Box<str>> {
         let mut names = Vec::new();

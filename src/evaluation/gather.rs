@@ -4,7 +4,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::arc::ChainKeys;
 use super::dkim::Keys;
 use super::discovery::{Discoveries, discover};
 use super::subject::{Claims, Subject};
@@ -36,7 +35,7 @@ pub struct Gathered {
 struct Rest {
     subject: Arc<Subject>,
     keys: Keys,
-    chain_keys: ChainKeys,
+    chain_keys: Keys,
     discoveries: Discoveries,
 }
 

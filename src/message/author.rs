@@ -49,6 +49,14 @@ pub enum Author {
 }
 
 impl Author {
+    /// The author domains, in their order; none if From is unusable.
+    pub fn domains(&self) -> &[Domain] {
+        match self {
+            Self::Usable { domains, .. } => domains,
+            Self::Unusable(_) => &[],
+        }
+    }
+
     /// Reads From.
     pub fn read(section: &HeaderSection) -> Author {
         match from_value(section).and_then(read_value) {

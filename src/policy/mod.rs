@@ -131,6 +131,8 @@ label_enum! {
 
 label_enum! {
     /// The reasons why a failing message was treated otherwise than published (RFC 9990 §3.1.6).
+    #[derive(serde::Serialize, serde::Deserialize)]
+    #[serde(rename_all = "snake_case")]
     pub enum OverrideKind {
         /// The gate's own policy.
         LocalPolicy = "local_policy",

@@ -27,7 +27,7 @@ use self::transaction::Transaction;
 use crate::dns::resolver::Resolver;
 use crate::dns::reverse::{ConfirmedName, confirmed_name};
 use crate::domain::Domain;
-use crate::envelope::{Client, Envelope, Hello, Protocol};
+use crate::envelope::{Client, Hello, Protocol};
 use crate::evaluation::gather::{Gathered, Sender, gather};
 use crate::message::spool::Spooler;
 use crate::smtp::address::{DomainPart, ForwardPath, ReversePath};

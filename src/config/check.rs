@@ -1,0 +1,97 @@
+//! What several keys say together.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::config::document::Document;
+use crate::config::{Config, Host, Identity, Mode, RecipientDomain, ServerAddress};
+use crate::label::Label;
+
+/// Adds what is wrong to the document's problems.
+pub fn check(config: &Config, document: &Document<'_>) {
+    relay_guard(config, document);
+    addresses(config, document);
+    times(config, document);
+    if config.limits.header_size > config.limits.message_size {
+        document.problem("limits.header_size", "is more than limits.message_size");
+    }
+}
+
+/// What is allowed, but probably not meant.
+pub fn warnings(config: &Config) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if config.hostname.label_count() == 1 {
+        let name = &config.hostname;
+        warnings.push(format!("hostname is {name}, without a domain: other servers may refuse it as an EHLO name"));
+    }
+    if config.upstream.identity == Identity::Auto && config.smtp.recipient_domains.is_empty() {
+        warnings.push(
+            "smtp.recipient_domains is empty: unless the upstream announces XCLIENT, all mail is deferred, since the \
+             upstream could be used as an open relay"
+                .to_owned(),
+        );
+    }
+    if config.policy.mode != Mode::Enforce {
+        warnings.push(format!("policy.mode is {}: nothing is refused", config.policy.mode));
+    }
+    if config.bypass.trusted_networks.iter().any(|network| network.prefix_len() == 0) {
+        warnings.push("bypass.trusted_networks holds the whole Internet: nothing is evaluated".to_owned());
+    }
+    warnings
+}
+
+/// An upstream that can't see the client must not relay for everyone (README, relay guard).
+fn relay_guard(config: &Config, document: &Document<'_>) {
+    let domains = &config.smtp.recipient_domains;
+    let identity = config.upstream.identity;
+    if matches!(identity, Identity::Received | Identity::None) && domains.is_empty() {
+        let message = format!(
+            "\"{}\" hides the client from the upstream, which then may relay for everyone: set \
+             smtp.recipient_domains to the domains that it takes mail for (or to [\"*\"] if it is known to guard \
+             itself)",
+            identity.as_str()
+        );
+        document.problem("upstream.identity", &message);
+    }
+    if domains.contains(&RecipientDomain::Any) && domains.len() > 1 {
+        document.problem("smtp.recipient_domains", "\"*\" stands for every domain and can't have others beside it");
+    }
+}
+
+/// Two listeners, or listener and admin, on one address; an upstream that is ourselves.
+fn addresses(config: &Config, document: &Document<'_>) {
+    let mut seen = BTreeSet::new();
+    for listener in config.listeners.iter().filter(|listener| listener.address.port() != 0) {
+        if !seen.insert(listener.address) {
+            let message = format!("{} is used by another listener, too", listener.address);
+            document.problem("listener.address", &message);
+        }
+        if let Some(server) = config.upstream.servers.iter().find(|server| is_own(server, listener.address)) {
+            document.problem("upstream.servers", &format!("{server} is a listener of this gate: mail would loop"));
+        }
+    }
+    if seen.contains(&config.admin.address) {
+        document.problem("admin.address", &format!("{} is used by a listener, too", config.admin.address));
+    }
+}
+
+/// Whether a connection to `server` would come to the listener at `address`.
+fn is_own(server: &ServerAddress, address: SocketAddr) -> bool {
+    let Host::Address(host) = server.host else { return false };
+    let everywhere = address.ip().is_unspecified() && host.is_loopback() && host.is_ipv4() == address.is_ipv4();
+    server.port == address.port() && (host == address.ip() || everywhere)
+}
+
+/// A client waits ten minutes for the reply to its final dot, then sends the message again (RFC 5321 §4.5.3.2.6).
+fn times(config: &Config, document: &Document<'_>) {
+    let timeouts = &config.timeouts;
+    if timeouts.evaluation + timeouts.upstream_final >= CLIENT_PATIENCE {
+        let message = "together with timeouts.evaluation this is ten minutes or more: clients give up by then and send \
+                       the message again (RFC 5321 section 4.5.3.2.6)";
+        document.problem("timeouts.upstream_final", message);
+    }
+}
+
+/// How long a client waits for the reply after the dot.
+const CLIENT_PATIENCE: Duration = Duration::from_secs(600);

@@ -1,0 +1,306 @@
+//! Reads a TOML document key by key and gathers everything that is wrong with it.
+//!
+//! Each key is named once, with its default, where it is read; from that come the values, the problems with their
+//! lines, the keys that are known (an unknown one is refused with a suggestion), and the effective configuration. A
+//! derived deserializer would stop at the first problem and knows no ranges.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::ops::{Range, RangeInclusive};
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::config::problem::{Problem, suggestion};
+use crate::config::value::Setting;
+
+/// A parsed file.
+pub struct Document<'a> {
+    text: &'a str,
+    root: DeTable<'a>,
+    found: Findings,
+}
+
+/// What comes out of reading besides the values.
+#[derive(Default)]
+pub struct Findings {
+    problems: RefCell<Vec<(usize, Problem)>>,
+    unknown: RefCell<Vec<(usize, String)>>,
+    lines: RefCell<Vec<Line>>,
+    /// Where a key's value begins.
+    places: RefCell<BTreeMap<String, usize>>,
+}
+
+/// One key of the effective configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line {
+    /// The table: `policy`, `listener`, or empty for the top.
+    pub table: &'static str,
+    /// Which of several tables of that name, from 0.
+    pub instance: usize,
+    /// The key within it.
+    pub key: &'static str,
+    /// The value as TOML; none if there is none and no default.
+    pub value: Option<String>,
+    /// Where the value comes from.
+    pub origin: Origin,
+}
+
+/// Where a value comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// The built-in default.
+    Default,
+    /// The file.
+    File,
+}
+
+/// One table of the document, or the absence of it.
+pub struct Section<'a> {
+    text: &'a str,
+    found: &'a Findings,
+    name: &'static str,
+    instance: usize,
+    /// Where its first line is; none if it isn't in the file.
+    place: Option<usize>,
+    table: Option<&'a DeTable<'a>>,
+    asked: Vec<&'static str>,
+}
+
+impl<'a> Document<'a> {
+    /// Parses the text.
+    ///
+    /// # Errors
+    ///
+    /// What isn't TOML, in the order of the text.
+    pub fn parse(text: &'a str) -> Result<Self, Vec<Problem>> {
+        let (root, errors) = DeTable::parse_recoverable(text);
+        if errors.is_empty() {
+            return Ok(Self { text, root: root.into_inner(), found: Findings::default() });
+        }
+        // What follows the first few is mostly their consequence.
+        let problems = errors.iter().take(MAX_SYNTAX_PROBLEMS).map(|error| Problem {
+            line: error.span().map(|span| line_of(text, span.start)),
+            key: String::new(),
+            message: format!("not valid TOML: {}", error.message()),
+        });
+        Err(problems.collect())
+    }
+
+    /// Reads the keys at the top, above all tables. `tables` are the tables that may follow.
+    pub fn top<T>(&'a self, tables: &[&'static str], read: impl FnOnce(&mut Section<'a>) -> T) -> T {
+        let mut section = self.section("", 0, Some(0), Some(&self.root));
+        section.asked.extend(tables);
+        section.read(read)
+    }
+
+    /// Reads the table `name`, there or not.
+    pub fn table<T>(&'a self, name: &'static str, read: impl FnOnce(&mut Section<'a>) -> T) -> T {
+        let value = self.root.get(name);
+        let table = value.and_then(|value| value.get_ref().as_table());
+        if let (Some(value), None) = (value, table) {
+            self.found.problem(value.span().start, name, &format!("expected a table [{name}]"));
+        }
+        self.section(name, 0, value.map(|value| value.span().start), table).read(read)
+    }
+
+    /// Reads each of the tables `[[name]]`.
+    pub fn tables<T>(&'a self, name: &'static str, read: impl Fn(&mut Section<'a>) -> T) -> Vec<T> {
+        let Some(value) = self.root.get(name) else { return Vec::new() };
+        let tables = value.get_ref().as_array().into_iter().flat_map(|array| array.iter());
+        let tables: Vec<_> = tables.filter_map(|item| Some((item.span().start, item.get_ref().as_table()?))).collect();
+        if tables.is_empty() {
+            self.found.problem(value.span().start, name, &format!("expected tables [[{name}]]"));
+        }
+        let each = tables.into_iter().enumerate();
+        each.map(|(i, (place, table))| self.section(name, i, Some(place), Some(table)).read(&read)).collect()
+    }
+
+    /// Refuses the table `name`, if it is there.
+    pub fn unsupported(&self, name: &str, message: &str) {
+        if let Some(value) = self.root.get(name) {
+            self.found.problem(value.span().start, name, message);
+        }
+    }
+
+    /// Reads a table that isn't in the file, one of several by that name: for its defaults.
+    pub fn absent<T>(&'a self, name: &'static str, instance: usize, read: impl FnOnce(&mut Section<'a>) -> T) -> T {
+        self.section(name, instance, None, None).read(read)
+    }
+
+    /// Adds a problem that lies in how several keys stand to each other; `key` is the full path of one of them.
+    pub fn problem(&self, key: &str, message: &str) {
+        let place = self.found.places.borrow().get(key).copied();
+        self.found.problem(place.unwrap_or(NOWHERE), key, message);
+    }
+
+    /// The effective configuration, in the order of reading, and everything that is wrong, in the order of the file.
+    pub fn finish(self) -> (Vec<Line>, Vec<Problem>) {
+        let lines = self.found.lines.into_inner();
+        let mut problems = self.found.problems.into_inner();
+        for (place, key) in self.found.unknown.into_inner() {
+            problems.push((place, Problem { line: None, message: unknown_key(&key, &lines), key }));
+        }
+        problems.sort_by_key(|(place, _)| *place);
+        let problems = problems
+            .into_iter()
+            .map(|(place, problem)| Problem { line: (place != NOWHERE).then(|| line_of(self.text, place)), ..problem });
+        (lines, problems.collect())
+    }
+
+    fn section(
+        &'a self,
+        name: &'static str,
+        instance: usize,
+        place: Option<usize>,
+        table: Option<&'a DeTable<'a>>,
+    ) -> Section<'a> {
+        Section { text: self.text, found: &self.found, name, instance, place, table, asked: Vec::new() }
+    }
+}
+
+impl<'a> Section<'a> {
+    /// The value of `key`, or the default.
+    pub fn get<T: Setting>(&mut self, key: &'static str, default: T) -> T {
+        let value = self.value(key);
+        self.note(key, Some(value.as_ref().unwrap_or(&default)), value.is_some());
+        value.unwrap_or(default)
+    }
+
+    /// As [`get`](Self::get), for a value that has to lie in a range.
+    pub fn within<T: Setting + PartialOrd>(&mut self, key: &'static str, default: T, range: RangeInclusive<T>) -> T {
+        let value = self.get(key, default);
+        if !range.contains(&value) {
+            let (least, most) = (range.start().show(), range.end().show());
+            self.problem(key, &format!("{} is out of range; expected {least} to {most}", value.show()));
+        }
+        value
+    }
+
+    /// The value of `key`, if it is there.
+    pub fn optional<T: Setting>(&mut self, key: &'static str) -> Option<T> {
+        let value = self.value(key);
+        self.note(key, value.as_ref(), value.is_some());
+        value
+    }
+
+    /// The value of `key`, which has no default; none, and a problem, without it.
+    pub fn required<T: Setting>(&mut self, key: &'static str, example: &str) -> Option<T> {
+        if !self.is_set(key) {
+            let path = self.path(key);
+            let place = self.place.unwrap_or(NOWHERE);
+            self.found.problem(place, &path, &format!("is missing; write for example: {key} = {example}"));
+        }
+        self.optional(key)
+    }
+
+    /// Adds a problem with the value of `key`.
+    pub fn problem(&self, key: &'static str, message: &str) {
+        let place = self.entry(key).map(|value| value.span().start).or(self.place);
+        self.found.problem(place.unwrap_or(NOWHERE), &self.path(key), message);
+    }
+
+    /// Whether the file has the key.
+    pub fn is_set(&self, key: &str) -> bool {
+        self.entry(key).is_some()
+    }
+
+    /// Reads by `read`, then notes which keys of the table nobody asked for.
+    fn read<T>(mut self, read: impl FnOnce(&mut Self) -> T) -> T {
+        let result = read(&mut self);
+        for (key, _) in self.table.into_iter().flatten() {
+            if !self.asked.iter().any(|asked| key.get_ref() == asked) {
+                let path = join(self.name, key.get_ref());
+                self.found.unknown.borrow_mut().push((key.span().start, path));
+            }
+        }
+        result
+    }
+
+    fn value<T: Setting>(&mut self, key: &'static str) -> Option<T> {
+        self.asked.push(key);
+        let value = self.entry(key)?;
+        self.found.places.borrow_mut().insert(self.path(key), value.span().start);
+        match T::read(value) {
+            Ok(value) => Some(value),
+            Err(faults) => {
+                for fault in faults {
+                    let message =
+                        format!("{} is not allowed; expected {}", excerpt(self.text, &fault.span), fault.expected);
+                    self.found.problem(fault.span.start, &self.path(key), &message);
+                }
+                None
+            }
+        }
+    }
+
+    fn entry(&self, key: &str) -> Option<&'a Spanned<DeValue<'a>>> {
+        self.table?.get(key)
+    }
+
+    fn note<T: Setting>(&self, key: &'static str, value: Option<&T>, in_file: bool) {
+        self.found.lines.borrow_mut().push(Line {
+            table: self.name,
+            instance: self.instance,
+            key,
+            value: value.map(T::show),
+            origin: if in_file { Origin::File } else { Origin::Default },
+        });
+    }
+
+    fn path(&self, key: &str) -> String {
+        join(self.name, key)
+    }
+}
+
+impl Findings {
+    fn problem(&self, place: usize, key: &str, message: &str) {
+        let problem = Problem { line: None, key: key.to_owned(), message: message.to_owned() };
+        self.problems.borrow_mut().push((place, problem));
+    }
+}
+
+impl Line {
+    /// The key's path: `policy.mode`.
+    pub fn path(&self) -> String {
+        join(self.table, self.key)
+    }
+}
+
+/// Says that a key is unknown, and which known one may have been meant: one like it in the same table, else the same
+/// key in another table.
+fn unknown_key(path: &str, lines: &[Line]) -> String {
+    let (table, key) = path.split_once('.').unwrap_or(("", path));
+    let beside = lines.iter().filter(|line| line.table == table).map(|line| line.key);
+    let tables = lines.iter().map(|line| line.table).filter(|name| table.is_empty() && !name.is_empty());
+    let near = suggestion(key, beside.chain(tables)).map(|key| join(table, key));
+    let elsewhere = || lines.iter().find(|line| line.key == key).map(Line::path);
+    match near.or_else(elsewhere) {
+        Some(known) => format!("unknown key; did you mean {known}?"),
+        None => "unknown key".to_owned(),
+    }
+}
+
+fn join(table: &str, key: &str) -> String {
+    if table.is_empty() { key.to_owned() } else { format!("{table}.{key}") }
+}
+
+/// The text of a value, on one line and not too long.
+fn excerpt(text: &str, span: &Range<usize>) -> String {
+    let value = text.get(span.clone()).unwrap_or_default();
+    let cut = value.floor_char_boundary(MAX_EXCERPT);
+    let mark = if cut < value.len() { "..." } else { "" };
+    let shown: String = value[..cut].chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect();
+    shown + mark
+}
+
+fn line_of(text: &str, place: usize) -> usize {
+    text.as_bytes().iter().take(place).filter(|byte| **byte == b'\n').count() + 1
+}
+
+/// The place of what is missing: after everything else.
+const NOWHERE: usize = usize::MAX;
+/// Octets of a value that are repeated in a message.
+const MAX_EXCERPT: usize = 60;
+/// Problems named in a file that isn't TOML.
+const MAX_SYNTAX_PROBLEMS: usize = 5;

@@ -1,0 +1,221 @@
+//! The file as written: every key, once, with its default and range.
+
+use std::fs;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::config::document::{Document, Section};
+use crate::config::{
+    Admin, BareNewline, Bypass, ByteSize, Config, Dns, Identity, Limits, Listener, ListenerTls, Log, LogFormat,
+    LogLevel, Mailbox, Mode, OnTempError, Policy, Reject, Reports, Smtp, Spool, Store, Timeouts, UnusableFromAction,
+    Upstream, UpstreamTls,
+};
+use crate::domain::Domain;
+use crate::store::Location;
+
+/// Reads all tables. What is wrong stands in the document afterwards; the values are then of no use.
+pub fn read<'a>(document: &'a Document<'a>) -> Config {
+    let (hostname, authserv_id, strip_authserv_ids) = document.top(TABLES, names);
+    document.unsupported("tls", "is not supported by this version: clients are served without TLS");
+    Config {
+        hostname,
+        authserv_id,
+        strip_authserv_ids,
+        listeners: listeners(document),
+        upstream: document.table("upstream", upstream),
+        dns: document.table("dns", dns),
+        policy: document.table("policy", policy),
+        bypass: document.table("bypass", bypass),
+        limits: document.table("limits", limits),
+        timeouts: document.table("timeouts", timeouts),
+        smtp: document.table("smtp", smtp),
+        spool: document.table("spool", spool),
+        store: document.table("store", store),
+        reports: document.table("reports", reports),
+        admin: document.table("admin", admin),
+        log: document.table("log", log),
+    }
+}
+
+fn names(top: &mut Section<'_>) -> (Domain, Domain, Vec<Domain>) {
+    let system = system_hostname();
+    let known = system.is_some();
+    // The fallback is never used: without a name there is a problem.
+    let hostname = top.get("hostname", system.unwrap_or_else(|| Domain::parse("localhost").expect(SOUND)));
+    if !known && !top.is_set("hostname") {
+        top.problem("hostname", "is missing, and the system's host name is no domain name");
+    }
+    let authserv_id = top.get("authserv_id", hostname.clone());
+    (hostname, authserv_id, top.get("strip_authserv_ids", Vec::new()))
+}
+
+/// Without a `[[listener]]`: port 25 on every address.
+fn listeners<'a>(document: &'a Document<'a>) -> Vec<Listener> {
+    let any: [SocketAddr; 2] = [(Ipv4Addr::UNSPECIFIED, SMTP_PORT).into(), (Ipv6Addr::UNSPECIFIED, SMTP_PORT).into()];
+    let listeners = document.tables(LISTENER, |section| listener(section, None));
+    if !listeners.is_empty() {
+        return listeners;
+    }
+    let each = any.into_iter().enumerate();
+    each.map(|(i, address)| document.absent(LISTENER, i, |section| listener(section, Some(address)))).collect()
+}
+
+fn listener(section: &mut Section<'_>, default: Option<SocketAddr>) -> Listener {
+    let address = match default {
+        Some(address) => section.get("address", address),
+        None => section.required("address", r#""0.0.0.0:25""#).unwrap_or((Ipv4Addr::UNSPECIFIED, 0).into()),
+    };
+    let tls = section.get("tls", ListenerTls::Off);
+    if tls != ListenerTls::Off {
+        section.problem("tls", "TLS towards clients is not supported by this version; expected \"off\"");
+    }
+    Listener { address, tls, proxy_protocol_from: section.get("proxy_protocol_from", Vec::new()) }
+}
+
+fn upstream(section: &mut Section<'_>) -> Upstream {
+    let servers = section.required("servers", r#"["127.0.0.1:10025"] in the table [upstream]"#);
+    if servers.as_ref().is_some_and(Vec::is_empty) {
+        section.problem("servers", "needs at least one server");
+    }
+    let identity = section.get("identity", Identity::Auto);
+    let tls = section.get("tls", UpstreamTls::Off);
+    if tls != UpstreamTls::Off {
+        section.problem("tls", "TLS towards the upstream is not supported by this version; expected \"off\"");
+    }
+    let hold = section.within("hold", seconds(30), SHORTEST..=minutes(30));
+    Upstream { servers: servers.unwrap_or_default(), identity, tls, hold }
+}
+
+fn dns(section: &mut Section<'_>) -> Dns {
+    Dns {
+        servers: section.get("servers", Vec::new()),
+        timeout: section.within("timeout", seconds(5), SHORTEST..=minutes(1)),
+        cache_entries: section.within("cache_entries", 200_000, 1000..=100_000_000),
+    }
+}
+
+fn policy(section: &mut Section<'_>) -> Policy {
+    let exempt = ["postmaster", "abuse"].map(|name| Mailbox { local_part: name.to_owned(), domain: None });
+    Policy {
+        mode: section.get("mode", Mode::Enforce),
+        reject: section.get("reject", Reject::Corroborated),
+        on_temperror: section.get("on_temperror", OnTempError::DeferIfItMatters),
+        unusable_from: section.get("unusable_from", UnusableFromAction::Reject),
+        honor_pct: section.get("honor_pct", false),
+        exempt_recipients: section.get("exempt_recipients", exempt.into()),
+    }
+}
+
+fn bypass(section: &mut Section<'_>) -> Bypass {
+    Bypass {
+        trusted_networks: section.get("trusted_networks", Vec::new()),
+        authenticated: section.get("authenticated", true),
+        keep_results_from: section.get("keep_results_from", Vec::new()),
+    }
+}
+
+fn limits(section: &mut Section<'_>) -> Limits {
+    let mut size =
+        |key, default, least, most| section.within(key, ByteSize(default), ByteSize(least)..=ByteSize(most)).0;
+    Limits {
+        message_size: size("message_size", 50 * MEBI, 64 * KIBI, 2 * GIBI),
+        header_size: size("header_size", MEBI, 16 * KIBI, 64 * MEBI),
+        recipients: section.within("recipients", 1000, 1..=100_000),
+        signatures: section.within("signatures", 20, 1..=100),
+        sessions: section.within("sessions", 10_000, 1..=1_000_000),
+        errors: section.within("errors", 20, 1..=10_000),
+        lookups: section.within("lookups", 300, 20..=10_000),
+    }
+}
+
+fn timeouts(section: &mut Section<'_>) -> Timeouts {
+    let mut time = |key, default, most| section.within(key, default, SHORTEST..=most);
+    Timeouts {
+        proxy_header: time("proxy_header", seconds(10), minutes(5)),
+        command: time("command", minutes(5), minutes(60)),
+        data_block: time("data_block", minutes(3), minutes(60)),
+        data: time("data", minutes(30), minutes(24 * 60)),
+        evaluation: time("evaluation", seconds(20), minutes(5)),
+        upstream_connect: time("upstream_connect", seconds(10), minutes(4)),
+        upstream_command: time("upstream_command", minutes(4), minutes(5)),
+        upstream_final: time("upstream_final", minutes(9), minutes(10)),
+        shutdown: time("shutdown", seconds(30), minutes(60)),
+    }
+}
+
+fn smtp(section: &mut Section<'_>) -> Smtp {
+    let banner: Option<String> = section.optional("banner");
+    if banner.as_ref().is_some_and(|banner| !banner.is_ascii()) {
+        section.problem("banner", "has characters that are not ASCII");
+    }
+    Smtp {
+        bare_newline: section.get("bare_newline", BareNewline::Normalize),
+        recipient_domains: section.get("recipient_domains", Vec::new()),
+        banner,
+    }
+}
+
+fn spool(section: &mut Section<'_>) -> Spool {
+    Spool {
+        directory: section.get("directory", PathBuf::from("/var/lib/dmarcgate/spool")),
+        memory: section.within("memory", ByteSize(256 * MEBI), ByteSize(MEBI)..=ByteSize(1024 * GIBI)).0,
+    }
+}
+
+fn store(section: &mut Section<'_>) -> Store {
+    Store { url: section.get("url", Location::Sqlite(PathBuf::from("/var/lib/dmarcgate/dmarcgate.db"))) }
+}
+
+fn reports(section: &mut Section<'_>) -> Reports {
+    let enabled = section.get("enabled", false);
+    if enabled {
+        section.problem("enabled", "reports are not sent by this version; expected false");
+    }
+    let from: Option<Mailbox> = section.optional("from");
+    if from.as_ref().is_some_and(|from| from.domain.is_none()) {
+        section.problem("from", "has no domain; expected an address such as \"dmarc-reports@example.net\"");
+    }
+    Reports { enabled, from, organization: section.optional("organization"), relay: section.optional("relay") }
+}
+
+fn admin(section: &mut Section<'_>) -> Admin {
+    Admin { address: section.get("address", (Ipv4Addr::LOCALHOST, ADMIN_PORT).into()) }
+}
+
+fn log(section: &mut Section<'_>) -> Log {
+    Log { format: section.get("format", LogFormat::Human), level: section.get("level", LogLevel::Info) }
+}
+
+/// The name that the kernel has, if it can be a domain name.
+fn system_hostname() -> Option<Domain> {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").or_else(|_| fs::read_to_string("/etc/hostname"));
+    Domain::parse(name.ok()?.trim()).ok()
+}
+
+const fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+const fn minutes(n: u64) -> Duration {
+    Duration::from_secs(n * 60)
+}
+
+/// The table of which there may be several.
+pub const LISTENER: &str = "listener";
+/// All tables; a name that is missing here would be refused as an unknown key, which the test of the reference shows.
+const TABLES: &[&str] = &[
+    LISTENER, "tls", "upstream", "dns", "policy", "bypass", "limits", "timeouts", "smtp", "spool", "store", "reports",
+    "admin", "log",
+];
+/// The shortest time that can be set: enough for tests, too short for anything else.
+const SHORTEST: Duration = Duration::from_millis(10);
+/// The port of SMTP.
+const SMTP_PORT: u16 = 25;
+/// The default port of the admin listener.
+const ADMIN_PORT: u16 = 9125;
+const KIBI: u64 = 1 << 10;
+const MEBI: u64 = 1 << 20;
+const GIBI: u64 = 1 << 30;
+/// Literals of ours are well-formed.
+const SOUND: &str = "a literal of ours is a domain name";

@@ -1,0 +1,371 @@
+//! The configuration: what the operator writes, typed and checked.
+//!
+//! [`Config::load`] reads one TOML file and says everything that is wrong with it at once. `file` names each key with
+//! its default and range, `check` holds what several keys say together; [`REFERENCE`] documents them all. Nobody takes
+//! `&Config`: each module has settings of its own, which are made from it.
+
+mod check;
+mod document;
+mod file;
+mod problem;
+mod value;
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+pub use crate::config::document::{Line, Origin};
+pub use crate::config::problem::{Error, Problem};
+pub use crate::config::value::{ByteSize, DnsServer, Host, Mailbox, RecipientDomain, ServerAddress};
+use crate::domain::Domain;
+use crate::label_enum;
+use crate::store::Location;
+
+/// The reference: every key with its meaning, default and range. Parses, and says what holds without it.
+pub const REFERENCE: &str = include_str!("../../config/dmarcgate.toml");
+
+/// All that the operator sets. The fields are documented in [`REFERENCE`]; names are those of the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each key is documented in config/dmarcgate.toml")]
+pub struct Config {
+    pub hostname: Domain,
+    pub authserv_id: Domain,
+    pub strip_authserv_ids: Vec<Domain>,
+    pub listeners: Vec<Listener>,
+    pub upstream: Upstream,
+    pub dns: Dns,
+    pub policy: Policy,
+    pub bypass: Bypass,
+    pub limits: Limits,
+    pub timeouts: Timeouts,
+    pub smtp: Smtp,
+    pub spool: Spool,
+    pub store: Store,
+    pub reports: Reports,
+    pub admin: Admin,
+    pub log: Log,
+}
+
+/// `[[listener]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each key is documented in config/dmarcgate.toml")]
+pub struct Listener {
+    pub address: SocketAddr,
+    pub tls: ListenerTls,
+    pub proxy_protocol_from: Vec<IpNet>,
+}
+
+/// `[upstream]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each key is documented in config/dmarcgate.toml")]
+pub struct Upstream {
+    pub servers: Vec<ServerAddress>,
+    pub identity: Identity,
+    pub tls: UpstreamTls,
+    pub hold: Duration,
+}
+
+/// `[dns]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each key is documented in config/dmarcgate.toml")]
+pub struct Dns {
+    /// Empty: the system's.
+    pub servers: Vec<DnsServer>,
+    pub timeout: Duration,
+    pub cache_entries: u32,
+}
+
+/// `[policy]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each key is documented in config/dmarcgate.toml")]
+pub struct Policy {
+    pub mode: Mode,
+    pub reject: Reject,
+    pub on_temperror: OnTempError,
+    pub unusable_from: UnusableFromAction,
+    pub honor_pct: bool,
+    pub exempt_recipients: Vec<Mailbox>,
+}
+
+/// `[bypass]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each key is documented in config/dmarcgate.toml")]
+pub struct Bypass {
+    pub trusted_networks: Vec<IpNet>,
+    pub authenticated: bool,
+    pub keep_results_from: Vec<IpNet>,
+}
+
+/// `[limits]`. Sizes are octets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each key is documented in config/dmarcgate.toml")]
+pub struct Limits {
+    pub message_size: u64,
+    pub header_size: u64,
+    pub recipients: u32,
+    pub signatures: u32,
+    pub sessions: u32,
+    pub errors: u32,
+    pub lookups: u32,
+}
+
+/// `[timeouts]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each key is documented in config/dmarcgate.toml")]
+pub struct Timeouts {
+    pub proxy_header: Duration,
+    pub command: Duration,
+    pub data_block: Duration,
+    pub data: Duration,
+    pub evaluation: Duration,
+    pub upstream_connect: Duration,
+    pub upstream_command: Duration,
+    pub upstream_final: Duration,
+    pub shutdown: Duration,
+}
+
+/// `[smtp]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each key is documented in config/dmarcgate.toml")]
+pub struct Smtp {
+    pub bare_newline: BareNewline,
+    pub recipient_domains: Vec<RecipientDomain>,
+    pub banner: Option<String>,
+}
+
+/// `[spool]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each key is documented in config/dmarcgate.toml")]
+pub struct Spool {
+    pub directory: PathBuf,
+    /// Octets.
+    pub memory: u64,
+}
+
+/// `[store]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each key is documented in config/dmarcgate.toml")]
+pub struct Store {
+    pub url: Location,
+}
+
+/// `[reports]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each key is documented in config/dmarcgate.toml")]
+pub struct Reports {
+    pub enabled: bool,
+    pub from: Option<Mailbox>,
+    pub organization: Option<String>,
+    pub relay: Option<ServerAddress>,
+}
+
+/// `[admin]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each key is documented in config/dmarcgate.toml")]
+pub struct Admin {
+    pub address: SocketAddr,
+}
+
+/// `[log]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each key is documented in config/dmarcgate.toml")]
+pub struct Log {
+    pub format: LogFormat,
+    pub level: LogLevel,
+}
+
+label_enum! {
+    /// What the gate does with what it finds.
+    pub enum Mode {
+        /// Evaluates, adds its header field and counts; never acts.
+        Monitor = "monitor",
+        /// Tags, never refuses.
+        Tag = "tag",
+        /// Refuses and tags.
+        Enforce = "enforce",
+    }
+}
+
+label_enum! {
+    /// Whether a failure under p=reject is refused, in mode enforce.
+    pub enum Reject {
+        /// If nothing speaks for indirect mail flow (RFC 9989 §7.4 and §8).
+        Corroborated = "corroborated",
+        /// In any case.
+        Always = "always",
+        /// Never; it is tagged.
+        Never = "never",
+    }
+}
+
+label_enum! {
+    /// What happens, in mode enforce, where DNS leaves open whether a message passes.
+    pub enum OnTempError {
+        /// Deferred where it could hide a pass under an enforcing policy.
+        DeferIfItMatters = "defer-if-it-matters",
+        /// Deferred.
+        Defer = "defer",
+        /// Passed on.
+        Pass = "pass",
+    }
+}
+
+label_enum! {
+    /// What happens to a message whose From names no author domain, in mode enforce.
+    pub enum UnusableFromAction {
+        /// It is refused.
+        Reject = "reject",
+        /// It is tagged.
+        Tag = "tag",
+    }
+}
+
+label_enum! {
+    /// How the upstream learns who the client is.
+    pub enum Identity {
+        /// By XCLIENT if announced.
+        Auto = "auto",
+        /// By XCLIENT.
+        Xclient = "xclient",
+        /// By a PROXY protocol header, version 1.
+        ProxyV1 = "proxy-v1",
+        /// By a PROXY protocol header, version 2.
+        ProxyV2 = "proxy-v2",
+        /// By a Received field alone.
+        Received = "received",
+        /// Not at all.
+        None = "none",
+    }
+}
+
+label_enum! {
+    /// What is done with a CR or LF that stands alone in a message.
+    pub enum BareNewline {
+        /// A bare LF goes on as CRLF, a bare CR as a space.
+        Normalize = "normalize",
+        /// The message is refused.
+        Reject = "reject",
+    }
+}
+
+label_enum! {
+    /// TLS towards clients.
+    pub enum ListenerTls {
+        /// None.
+        Off = "off",
+        /// On request, by STARTTLS.
+        StartTls = "starttls",
+        /// From the first octet.
+        Implicit = "implicit",
+    }
+}
+
+label_enum! {
+    /// TLS towards the upstream.
+    pub enum UpstreamTls {
+        /// None.
+        Off = "off",
+        /// STARTTLS if offered, without looking at the certificate.
+        Opportunistic = "opportunistic",
+        /// STARTTLS with a valid certificate.
+        Required = "required",
+        /// From the first octet, with a valid certificate.
+        Implicit = "implicit",
+    }
+}
+
+label_enum! {
+    /// How log lines look.
+    pub enum LogFormat {
+        /// For people.
+        Human = "human",
+        /// One JSON object a line.
+        Json = "json",
+    }
+}
+
+label_enum! {
+    /// The least important log lines that are written.
+    pub enum LogLevel {
+        /// Faults of ours.
+        Error = "error",
+        /// And what is degraded but served.
+        Warn = "warn",
+        /// And one line a message.
+        Info = "info",
+        /// And peers' faults.
+        Debug = "debug",
+        /// And everything else.
+        Trace = "trace",
+    }
+}
+
+/// A configuration with where each value comes from.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// Each key with its value, in the order of the reference.
+    pub lines: Vec<Line>,
+}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    ///
+    /// The operator's: everything that is wrong.
+    pub fn load(path: &Path) -> Result<Loaded, Error> {
+        let text = fs::read_to_string(path).map_err(|source| Error::Unreadable { path: path.to_owned(), source })?;
+        Self::parse(&text).map_err(|problems| Error::Invalid { path: path.to_owned(), problems })
+    }
+
+    /// Reads and checks a file's text.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong, in the order of the text; at least one problem.
+    pub fn parse(text: &str) -> Result<Loaded, Vec<Problem>> {
+        let document = document::Document::parse(text)?;
+        let config = file::read(&document);
+        check::check(&config, &document);
+        let (lines, problems) = document.finish();
+        if problems.is_empty() { Ok(Loaded { config, lines }) } else { Err(problems) }
+    }
+
+    /// What is allowed, but probably not meant; one line each.
+    pub fn warnings(&self) -> Vec<String> {
+        check::warnings(self)
+    }
+}
+
+impl Loaded {
+    /// The effective configuration as TOML, each value that isn't in the file marked as a default.
+    pub fn to_toml(&self) -> String {
+        let mut text = String::new();
+        let mut current = ("", 0);
+        for line in &self.lines {
+            if (line.table, line.instance) != current {
+                current = (line.table, line.instance);
+                // Writing to a string can't fail.
+                let _ = match line.table {
+                    file::LISTENER => writeln!(text, "\n[[{}]]", line.table),
+                    table => writeln!(text, "\n[{table}]"),
+                };
+            }
+            let _ = match (&line.value, line.origin) {
+                (Some(value), Origin::File) => writeln!(text, "{} = {value}", line.key),
+                (Some(value), Origin::Default) => writeln!(text, "{} = {value}  # default", line.key),
+                (None, _) => writeln!(text, "# {} is not set", line.key),
+            };
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,197 @@
+//! The file as a whole: defaults, the reference, problems.
+
+use std::collections::BTreeSet;
+
+use super::*;
+
+const SMALLEST: &str = "[upstream]\nservers = [\"127.0.0.1:10025\"]\n";
+
+fn problems(text: &str) -> Vec<String> {
+    let problems = Config::parse(text).err().unwrap_or_default();
+    let line = |problem: &Problem| problem.line.map_or(String::new(), |line| line.to_string());
+    problems.iter().map(|problem| format!("{}: {}: {}", line(problem), problem.key, problem.message)).collect()
+}
+
+/// The reference with each example put into force.
+fn with_examples() -> String {
+    let is_key = |line: &&str| line.starts_with(|c: char| c.is_ascii_lowercase());
+    let lines = REFERENCE.lines().map(|line| line.strip_prefix('#').filter(is_key).unwrap_or(line));
+    // Keys at the top come before all tables, as in the reference.
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_upstream_alone_is_a_working_configuration() {
+    let config = Config::parse(SMALLEST).unwrap().config;
+    assert_eq!(config.upstream.servers[0].to_string(), "127.0.0.1:10025");
+    assert_eq!(config.authserv_id, config.hostname);
+    let listeners: Vec<_> = config.listeners.iter().map(|listener| listener.address.to_string()).collect();
+    assert_eq!(listeners, ["0.0.0.0:25", "[::]:25"]);
+    assert_eq!(config.admin.address.to_string(), "127.0.0.1:9125");
+    assert_eq!(config.policy.mode, Mode::Enforce);
+}
+
+#[test]
+fn the_reference_is_what_holds_without_it() {
+    assert_eq!(Config::parse(REFERENCE).unwrap().config, Config::parse(SMALLEST).unwrap().config);
+}
+
+#[test]
+fn the_reference_has_every_key_and_no_other() {
+    let text = with_examples();
+    let loaded = Config::parse(&text).unwrap();
+    let missing: BTreeSet<_> = loaded.lines.iter().filter(|l| l.origin == Origin::Default).map(Line::path).collect();
+    assert_eq!(missing, BTreeSet::new(), "keys that the reference does not show");
+    // That it shows no other is what parsing has proved: unknown keys are refused.
+    assert!(Config::parse(&format!("unknown = 1\n{text}")).is_err());
+}
+
+#[test]
+fn the_effective_configuration_reads_as_itself() {
+    let loaded = Config::parse(&with_examples()).unwrap();
+    assert_eq!(Config::parse(&loaded.to_toml()).unwrap().config, loaded.config);
+    let shown = Config::parse(SMALLEST).unwrap().to_toml();
+    assert_eq!(Config::parse(&shown).unwrap().config, Config::parse(SMALLEST).unwrap().config);
+    assert!(shown.contains("servers = [\"127.0.0.1:10025\"]\n"), "{shown}");
+    assert!(shown.contains("mode = \"enforce\"  # default\n"), "{shown}");
+    assert!(shown.contains("# from is not set\n"), "{shown}");
+}
+
+#[test]
+fn the_example_of_the_design_is_understood() {
+    let text = r#"
+        hostname = "mx.example.net"
+        [[listener]]
+        address = "127.0.0.1:2525"
+        tls = "off"
+        proxy_protocol_from = ["127.0.0.0/8"]
+        [upstream]
+        servers = ["127.0.0.1:10025"]
+        identity = "proxy-v2"
+        hold = "30s"
+        [dns]
+        servers = ["127.0.0.1:5353"]
+        [policy]
+        mode = "tag"
+        reject = "always"
+        [bypass]
+        trusted_networks = ["192.0.2.0/24", "2001:db8::/32"]
+        [smtp]
+        bare_newline = "reject"
+        recipient_domains = ["*"]
+    "#;
+    let config = Config::parse(text).unwrap().config;
+    assert_eq!(config.upstream.identity, Identity::ProxyV2);
+    assert_eq!(config.listeners.len(), 1);
+    assert_eq!(config.bypass.trusted_networks.len(), 2);
+    assert_eq!(config.smtp.recipient_domains, [RecipientDomain::Any]);
+    assert_eq!(config.dns.servers[0].0.port(), 5353);
+}
+
+#[test]
+fn each_problem_is_named_with_line_key_value_and_what_is_allowed() {
+    let cases = [
+        ("", "no upstream", ": upstream.servers: is missing; write for example: servers = [\"127.0.0.1:10025\"]"),
+        ("[upstream]\n", "an empty table", "1: upstream.servers: is missing"),
+        ("[upstream]\nservers = []\n", "an empty list", "2: upstream.servers: needs at least one server"),
+        (
+            "[upstream]\nservers = [\n  \"127.0.0.1:25000\",\n  \"nowhere\",\n]\n",
+            "one wrong item",
+            "4: upstream.servers: \"nowhere\" is not allowed; expected a server with a port",
+        ),
+        (
+            "[policy]\nmode = \"enforced\"\n",
+            "a word",
+            "2: policy.mode: \"enforced\" is not allowed; expected one of \"monitor\", \"tag\", \"enforce\"; did you \
+             mean \"enforce\"?",
+        ),
+        ("[policy]\nmdoe = \"tag\"\n", "a key", "2: policy.mdoe: unknown key; did you mean policy.mode?"),
+        ("[polcy]\nmode = \"tag\"\n", "a table", "1: polcy: unknown key; did you mean policy?"),
+        ("message_size = \"1MiB\"\n", "a key at the top", "unknown key; did you mean limits.message_size?"),
+        ("[log]\nmode = \"tag\"\n", "a key elsewhere", "2: log.mode: unknown key; did you mean policy.mode?"),
+        ("[log]\ncolour = true\n", "nothing like it", "2: log.colour: unknown key"),
+        ("[tls]\ncertificate = \"/c\"\n", "TLS", "1: tls: is not supported by this version"),
+        (
+            "[[listener]]\naddress = \"127.0.0.1:1\"\ntls = \"starttls\"\n",
+            "listener TLS",
+            "3: listener.tls: TLS towards clients is not supported by this version",
+        ),
+        ("[[listener]]\ntls = \"off\"\n", "no address", "1: listener.address: is missing"),
+        ("[listener]\naddress = \"127.0.0.1:1\"\n", "one table", "listener: expected tables [[listener]]"),
+        ("listener = []\n", "no tables", "1: listener: expected tables [[listener]]"),
+        ("policy = 1\n", "no table", "1: policy: expected a table [policy]"),
+        ("[reports]\nenabled = true\n", "reports", "2: reports.enabled: reports are not sent by this version"),
+        ("[reports]\nfrom = \"me\"\n", "no address", "2: reports.from: has no domain"),
+        ("[store]\nurl = \"postgres://h/db\"\n", "PostgreSQL", "PostgreSQL is not supported by this version"),
+        ("[limits]\nsignatures = 101\n", "a range", "2: limits.signatures: 101 is out of range; expected 1 to 100"),
+        (
+            "[limits]\nmessage_size = \"1MiB\"\nheader_size = \"2MiB\"\n",
+            "a size in a size",
+            "3: limits.header_size: is more than limits.message_size",
+        ),
+        (
+            "[timeouts]\nevaluation = \"2m\"\n",
+            "the client's patience",
+            ": timeouts.upstream_final: together with timeouts.evaluation this is ten minutes or more",
+        ),
+        (
+            "[upstream]\nservers = [\"127.0.0.1:10025\"]\nidentity = \"none\"\n",
+            "an open relay",
+            "3: upstream.identity: \"none\" hides the client from the upstream",
+        ),
+        (
+            "[smtp]\nrecipient_domains = [\"*\", \"example.net\"]\n",
+            "all and one",
+            "2: smtp.recipient_domains: \"*\" stands for every domain",
+        ),
+        (
+            "[upstream]\nservers = [\"127.0.0.1:25\"]\n",
+            "a loop",
+            "2: upstream.servers: 127.0.0.1:25 is a listener of this gate: mail would loop",
+        ),
+        (
+            "[[listener]]\naddress = \"127.0.0.1:9125\"\n",
+            "one address twice",
+            ": admin.address: 127.0.0.1:9125 is used by a listener, too",
+        ),
+        ("[policy]\nmode = \n", "no TOML", "2: : not valid TOML: "),
+        ("[policy]\nmode = \"tag\"\nmode = \"tag\"\n", "a key twice", "3: : not valid TOML: duplicate key"),
+        ("hostname = \"not a name\"\n", "a host name", "1: hostname: \"not a name\" is not allowed"),
+        ("hostname = \"\"\"\na\nb\"\"\"\n", "several lines", "expected a domain name such as \"mx.example.net\""),
+    ];
+    for (text, name, expected) in cases {
+        let found = problems(text);
+        assert!(found.iter().any(|problem| problem.contains(expected)), "{name}: {expected}\n{found:#?}");
+    }
+}
+
+#[test]
+fn all_problems_are_named_at_once_in_the_order_of_the_file() {
+    let text = "[policy]\nmode = 1\nrejct = \"always\"\n[dns]\nservers = [\"x\"]\n[upstream]\nidentity = \"none\"\n";
+    let lines: Vec<String> = problems(text).iter().map(|p| p.chars().take_while(|c| *c != ':').collect()).collect();
+    assert_eq!(lines, ["2", "3", "5", "6", "7"]);
+}
+
+#[test]
+fn an_error_shows_the_file_and_no_control_characters() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let path = directory.path().join("gate.toml");
+    std::fs::write(&path, "[log]\nlevel = \"\"\"\n\u{1b}[31m loud \u{85}\"\"\"\n").unwrap_or_default();
+    let text = Config::load(&path).unwrap_err().to_string();
+    assert!(text.starts_with(&format!("{}:", path.display())), "{text}");
+    assert!(text.lines().all(|line| !line.contains(char::is_control)), "{text:?}");
+
+    let missing = Config::load(&directory.path().join("none.toml")).unwrap_err().to_string();
+    assert!(missing.contains("none.toml can't be read"), "{missing}");
+}
+
+#[test]
+fn what_is_probably_not_meant_is_said() {
+    let warnings = |text: &str| Config::parse(text).unwrap().config.warnings().join("\n");
+    let quiet = "hostname = \"mx.example.net\"\n[upstream]\nservers = [\"127.0.0.1:10025\"]\nidentity = \"xclient\"\n";
+    assert_eq!(warnings(quiet), "");
+    assert!(warnings(&quiet.replace("xclient", "auto")).contains("recipient_domains"));
+    assert!(warnings(&quiet.replace("mx.example.net", "mx")).contains("hostname"));
+    assert!(warnings(&format!("{quiet}[policy]\nmode = \"monitor\"\n")).contains("nothing is refused"));
+    assert!(warnings(&format!("{quiet}[bypass]\ntrusted_networks = [\"::/0\"]\n")).contains("whole Internet"));
+}

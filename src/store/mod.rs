@@ -1,0 +1,296 @@
+//! Keeps the rows that reports are made of, without ever holding up mail.
+//!
+//! [`Store::open`] starts one writer task, which owns the write connection behind a bounded queue. [`Appender::append`]
+//! never waits and never fails: a record that can't be kept is counted as lost and logged. Rows that a report would not
+//! tell apart add up, in memory and in the table. What was appended more than a second ago survives the death of the
+//! process, as long as the database takes it; while it does not, rows wait in a bounded memory.
+
+mod row;
+mod statements;
+mod writer;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time;
+use tracing::error;
+
+use crate::label_enum;
+use crate::metrics::{Family, Histogram, IntCounter, IntGauge, Registry};
+use crate::record::{Disposition, Record};
+use crate::store::writer::{LogLimit, Writer};
+
+/// What the operator sets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Which database.
+    pub location: Location,
+    /// How long a row waits for others before it is written; with the write itself it has to stay below a second.
+    pub batch_delay: Duration,
+    /// Different rows that are written at once, without waiting longer.
+    pub batch_rows: usize,
+    /// Records that may wait for the writer task.
+    pub queue: usize,
+    /// Octets of rows that may wait for the database.
+    pub memory: usize,
+}
+
+/// Which database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Location {
+    /// A file of our own.
+    Sqlite(PathBuf),
+}
+
+/// Why the store can't be opened or read; the operator's to mend.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file is no database, or can't be opened.
+    #[error("{path} can't be opened as a database", path = path.display())]
+    Open {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: sqlx::Error,
+    },
+    /// The directory or the file can't be made.
+    #[error("{path} can't be made", path = path.display())]
+    Path {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The database doesn't answer as it should.
+    #[error("the database can't be read")]
+    Read(#[from] sqlx::Error),
+    /// The schema can't be brought up to date; that of a later version is not touched.
+    #[error("{path} has a schema that this version can't use", path = path.display())]
+    Schema {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: sqlx::migrate::MigrateError,
+    },
+}
+
+/// Why a URL names no database that we can use; the operator's to mend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum LocationError {
+    /// `postgres://`: not in this version.
+    #[error("PostgreSQL is not supported by this version; expected \"sqlite:///absolute/path\"")]
+    Postgres,
+    /// Something else.
+    #[error("expected \"sqlite:///absolute/path\", without '%', '?' and '#'")]
+    Unknown,
+}
+
+label_enum! {
+    /// Why rows were lost.
+    pub enum Loss {
+        /// The database did not take rows for so long that the memory for waiting ones was full.
+        MemoryFull = "memory_full",
+        /// The writer task did not come round to taking them.
+        QueueFull = "queue_full",
+        /// The gate stopped before they were written.
+        Stopped = "stopped",
+    }
+}
+
+/// Messages of one day under one policy domain that were treated alike.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SummaryLine {
+    /// Days since the epoch, UTC.
+    pub day: i64,
+    /// The policy domain; empty where no policy applied.
+    pub policy_domain: String,
+    /// What was done.
+    pub disposition: Disposition,
+    /// How many.
+    pub messages: i64,
+}
+
+/// The running store: owns the writer task.
+pub struct Store {
+    appender: Appender,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+/// Where records are handed in. Cheap to clone.
+#[derive(Clone)]
+pub struct Appender {
+    queue: mpsc::Sender<Record>,
+    metrics: Metrics,
+    log: LogLimit,
+}
+
+/// Reads the rows, beside a running gate or without one.
+pub struct Reader {
+    location: Location,
+}
+
+/// How the store fares.
+#[derive(Clone)]
+struct Metrics {
+    appended: IntCounter,
+    written: IntCounter,
+    lost: Family<Loss>,
+    pending: IntGauge,
+    failed_batches: IntCounter,
+    batch_seconds: Histogram,
+    up: IntGauge,
+}
+
+impl Store {
+    /// Opens the database, makes it if it isn't there, and starts the writer task on the current runtime.
+    ///
+    /// # Errors
+    ///
+    /// The operator's: see [`Error`]. A database that breaks later is no error: rows wait, then are lost.
+    pub async fn open(settings: Settings, registry: &Registry) -> Result<Self, Error> {
+        let connection = statements::open(&settings.location).await?;
+        let metrics = Metrics::register(registry);
+        let (queue, records) = mpsc::channel(settings.queue.max(1));
+        let (stop, stopped) = oneshot::channel();
+        let appender = Appender { queue, metrics: metrics.clone(), log: LogLimit::default() };
+        let writer = Writer::new(settings, connection, records, metrics);
+        Ok(Self { appender, stop, task: tokio::spawn(writer.run(stopped)) })
+    }
+
+    /// A handle for those who have records.
+    pub fn appender(&self) -> Appender {
+        self.appender.clone()
+    }
+
+    /// Writes what waits and stops the writer task, in at most `deadline`; what is not written by then is lost.
+    pub async fn close(self, deadline: Duration) {
+        let Self { appender, stop, mut task } = self;
+        // Fails only if the task has ended by itself; then there is nothing to wait for either.
+        let _ = stop.send(());
+        if time::timeout(deadline, &mut task).await.is_err() {
+            task.abort();
+        }
+        let Metrics { lost, pending, .. } = &appender.metrics;
+        let rows = pending.get();
+        if rows > 0 {
+            lost.of(Loss::Stopped).inc_by(rows.unsigned_abs());
+            error!(rows, "rows were lost: the store could not write them before the gate stopped");
+        }
+    }
+
+    /// Ends the writer task as if the process were killed.
+    #[cfg(test)]
+    pub async fn kill(self) {
+        self.task.abort();
+        let _ = self.task.await;
+    }
+}
+
+impl Appender {
+    /// Hands in a record; never waits. What can't be kept is counted and logged.
+    pub fn append(&self, record: Record) {
+        self.metrics.appended.inc();
+        self.metrics.pending.inc();
+        let reason = match self.queue.try_send(record) {
+            Ok(()) => return,
+            Err(mpsc::error::TrySendError::Full(_)) => Loss::QueueFull,
+            Err(mpsc::error::TrySendError::Closed(_)) => Loss::Stopped,
+        };
+        self.metrics.pending.dec();
+        self.metrics.lost.inc(reason);
+        if self.log.permits() {
+            error!(%reason, "rows for reports are lost: the store can't keep up; dmarcgate_store_rows_lost_total counts");
+        }
+    }
+}
+
+impl Reader {
+    /// A reader of the database at `location`; it is opened for each question.
+    pub fn new(location: Location) -> Self {
+        Self { location }
+    }
+
+    /// The messages of the UTC days that `since` to `until` touch (seconds since the epoch, both included), by day,
+    /// policy domain and disposition, in this order.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`]; there is no database before the gate's first start.
+    pub async fn summary(&self, since: i64, until: i64) -> Result<Vec<SummaryLine>, Error> {
+        let day = |seconds: i64| seconds.div_euclid(crate::record::SECONDS_PER_DAY);
+        let mut connection = statements::open_read_only(&self.location).await?;
+        let lines = statements::summary(&mut connection, day(since), day(until)).await?;
+        // The answer is complete; an error while closing changes nothing about it.
+        let _ = sqlx::Connection::close(connection).await;
+        Ok(lines)
+    }
+}
+
+impl Settings {
+    /// The settings for a database, all else as it is by default.
+    pub fn new(location: Location) -> Self {
+        Self {
+            location,
+            batch_delay: Duration::from_millis(500),
+            batch_rows: 1000,
+            queue: 8192,
+            memory: 64 * 1024 * 1024,
+        }
+    }
+}
+
+impl Location {
+    /// Reads a URL: `sqlite://` and an absolute path.
+    ///
+    /// # Errors
+    ///
+    /// Says what is expected.
+    pub fn parse(url: &str) -> Result<Self, LocationError> {
+        if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            return Err(LocationError::Postgres);
+        }
+        let path = url.strip_prefix("sqlite://").ok_or(LocationError::Unknown)?;
+        if !path.starts_with('/') || path.ends_with('/') || path.contains(['%', '?', '#']) {
+            return Err(LocationError::Unknown);
+        }
+        Ok(Self::Sqlite(PathBuf::from(path)))
+    }
+}
+
+impl std::fmt::Display for Location {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self::Sqlite(path) = self;
+        write!(f, "sqlite://{}", path.display())
+    }
+}
+
+impl Metrics {
+    fn register(registry: &Registry) -> Self {
+        let counter = |name: &str, help: &str| registry.counter(&format!("dmarcgate_store_{name}_total"), help);
+        let lost = "dmarcgate_store_rows_lost_total";
+        let up = registry.gauge("dmarcgate_store_up", "Whether the last batch was written: 1 or 0.");
+        up.set(1);
+        Self {
+            appended: counter("rows_appended", "Rows handed to the store, one for each evaluated author domain."),
+            written: counter("rows_written", "Rows that the database has taken."),
+            lost: registry.family(lost, "Rows that will be in no report.", "reason"),
+            pending: registry.gauge("dmarcgate_store_rows_pending", "Rows that wait for the database."),
+            failed_batches: counter("failed_batches", "Batches that the database did not take; their rows wait."),
+            batch_seconds: registry.histogram(
+                "dmarcgate_store_batch_seconds",
+                "Time that the database took for a batch that it accepted.",
+                BATCH_BUCKETS,
+            ),
+            up,
+        }
+    }
+}
+
+/// A batch takes a millisecond on a good disk; beyond half a second the promise of one lost second at most is broken.
+const BATCH_BUCKETS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+
+#[cfg(test)]
+mod tests;

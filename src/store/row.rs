@@ -1,0 +1,179 @@
+//! A record as the table holds it: texts in the order of the columns, and a key over all of them.
+
+use std::iter;
+
+use aws_lc_rs::digest::{self, SHA256};
+
+use crate::label::Label;
+use crate::record::Record;
+
+/// Messages of one UTC day that a report would not tell apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// Days since the epoch, UTC.
+    pub day: i64,
+    /// How many messages.
+    pub count: i64,
+    /// The first one's arrival, in seconds since the epoch.
+    pub first_seen: i64,
+    /// The last one's.
+    pub last_seen: i64,
+    /// The text columns, in the order in which `statements::UPSERT` names them.
+    pub texts: [String; TEXT_COLUMNS],
+}
+
+/// SHA-256 over the day and the texts: equal keys are equal rows, and no peer can find two others with one key.
+pub type Key = [u8; 32];
+
+impl Row {
+    /// The row of one message.
+    pub fn new(record: Record) -> Self {
+        let record = record.bounded();
+        let (day, arrived) = (record.day(), record.arrived);
+        Self { day, count: 1, first_seen: arrived, last_seen: arrived, texts: texts(record) }
+    }
+
+    /// The key; every part is preceded by its length, so that no text can pass for two.
+    pub fn key(&self) -> Key {
+        let mut hash = digest::Context::new(&SHA256);
+        hash.update(&self.day.to_be_bytes());
+        for text in &self.texts {
+            hash.update(&u64::try_from(text.len()).unwrap_or(u64::MAX).to_be_bytes());
+            hash.update(text.as_bytes());
+        }
+        let mut key = Key::default();
+        key.iter_mut().zip(hash.finish().as_ref()).for_each(|(to, from)| *to = *from);
+        key
+    }
+
+    /// Adds the messages of `other`, a row with the same key.
+    pub fn add(&mut self, other: &Self) {
+        self.count = self.count.saturating_add(other.count);
+        self.first_seen = self.first_seen.min(other.first_seen);
+        self.last_seen = self.last_seen.max(other.last_seen);
+    }
+
+    /// Octets of memory, roughly.
+    pub fn memory(&self) -> usize {
+        size_of::<Self>() + size_of::<Key>() + self.texts.iter().map(String::capacity).sum::<usize>()
+    }
+}
+
+fn texts(record: Record) -> [String; TEXT_COLUMNS] {
+    let [policy_domain, discovery, policy_record, adkim, aspf, p, sp, np, fo, testing, requested] =
+        policy_texts(&record);
+    let (spf_domain, spf_scope, spf_result) =
+        record.spf.map_or_else(Default::default, |spf| (spf.domain, word(spf.scope), spf.result));
+    [
+        record.source_ip.to_string(),
+        policy_domain,
+        discovery,
+        policy_record,
+        adkim,
+        aspf,
+        p,
+        sp,
+        np,
+        fo,
+        testing,
+        requested,
+        word(record.evaluated.disposition),
+        word(record.evaluated.dkim),
+        word(record.evaluated.spf),
+        json(&record.evaluated.reasons),
+        record.header_from.map(|d| d.to_string()).unwrap_or_default(),
+        record.envelope_from,
+        record.envelope_to.unwrap_or_default(),
+        json(&record.dkim),
+        spf_domain,
+        spf_scope,
+        spf_result,
+        word(record.reply),
+    ]
+}
+
+/// `policy_domain` to `requested`; empty where no policy applied.
+fn policy_texts(record: &Record) -> [String; 11] {
+    let Some(policy) = &record.policy else { return Default::default() };
+    [
+        policy.domain.to_string(),
+        word(policy.discovery),
+        policy.record.clone(),
+        word(policy.adkim),
+        word(policy.aspf),
+        word(policy.p),
+        policy.sp.map(word).unwrap_or_default(),
+        policy.np.map(word).unwrap_or_default(),
+        policy.fo.clone(),
+        word(policy.testing),
+        word(policy.requested),
+    ]
+}
+
+fn word<L: Label>(label: L) -> String {
+    label.as_str().to_owned()
+}
+
+fn json<T: serde::Serialize>(values: &[T]) -> String {
+    // Fails only for maps with keys that are no strings; there are none.
+    iter::once(serde_json::to_string(values)).find_map(Result::ok).unwrap_or_default()
+}
+
+/// How many text columns there are.
+pub const TEXT_COLUMNS: usize = 24;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{Disposition, FinalReply, sample};
+
+    #[test]
+    fn messages_of_one_day_that_differ_in_time_alone_have_one_key() {
+        let row = Row::new(sample::record());
+        let later = Row::new(Record { arrived: sample::record().arrived + 3600, ..sample::record() });
+        assert_eq!(row.key(), later.key());
+        let mut sum = later.clone();
+        sum.add(&row);
+        assert_eq!((sum.count, sum.first_seen, sum.last_seen), (2, row.first_seen, later.last_seen));
+    }
+
+    #[test]
+    fn whatever_a_report_tells_apart_changes_the_key() {
+        let base = sample::record;
+        let with = |change: &dyn Fn(&mut Record)| {
+            let mut record = base();
+            change(&mut record);
+            Row::new(record).key()
+        };
+        type Change<'a> = &'a dyn Fn(&mut Record);
+        let cases: &[(&str, Change<'_>)] = &[
+            ("nothing", &|_| {}),
+            ("day", &|r| r.arrived += 86_400),
+            ("source ip", &|r| r.source_ip = "2001:db8::1".parse().unwrap()),
+            ("no policy", &|r| r.policy = None),
+            ("policy record", &|r| r.policy.as_mut().unwrap().record.push(' ')),
+            ("sp", &|r| r.policy.as_mut().unwrap().sp = None),
+            ("disposition", &|r| r.evaluated.disposition = Disposition::Quarantine),
+            ("envelope from", &|r| r.envelope_from.clear()),
+            ("envelope to", &|r| r.envelope_to = Some("example.com".into())),
+            ("selector", &|r| r.dkim[0].selector.push('x')),
+            ("no signatures", &|r| r.dkim.clear()),
+            ("spf result", &|r| r.spf.as_mut().unwrap().result = "fail".into()),
+            ("no spf", &|r| r.spf = None),
+            ("reply", &|r| r.reply = FinalReply::Accepted),
+        ];
+        for (i, (name, change)) in cases.iter().enumerate() {
+            for (other, other_change) in &cases[..i] {
+                assert_ne!(with(change), with(other_change), "{name} and {other}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_text_passes_for_two() {
+        let (mut a, mut b) = (Row::new(sample::record()), Row::new(sample::record()));
+        (a.texts[20], a.texts[21]) = ("ab".into(), "c".into());
+        (b.texts[20], b.texts[21]) = ("a".into(), "bc".into());
+        assert_ne!(a.key(), b.key());
+    }
+}

@@ -1,0 +1,139 @@
+//! The database: how it is opened, the schema, and each statement, once for every kind of database.
+//!
+//! Only `$n` parameters, BIGINT, TEXT and BLOB; what differs between databases is the DDL under `migrations/`, which
+//! is compiled in.
+
+use std::collections::BTreeMap;
+use std::fs::{DirBuilder, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+
+use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::{AnyConnection, ConnectOptions, Connection, Row as _, SqlSafeStr};
+
+use crate::label::Label;
+use crate::record::Disposition;
+use crate::store::row::{Key, Row};
+use crate::store::{Error, Location, SummaryLine};
+
+/// Opens the database for writing: makes directory and file if they are not there, and brings the schema up to date.
+///
+/// # Errors
+///
+/// The operator's: a path that can't be made or opened, a file that is no database or of a newer version.
+pub async fn open(location: &Location) -> Result<AnyConnection, Error> {
+    let Location::Sqlite(path) = location;
+    make_file(path).map_err(|source| Error::Path { path: path.clone(), source })?;
+    let failed = |source| Error::Open { path: path.clone(), source };
+    // A pool of one connection, since the migrator takes a pool in a spawned task, but not a connection.
+    let pool = AnyPoolOptions::new().max_connections(1).connect_with(options(path, "rw").map_err(failed)?).await;
+    let pool = pool.map_err(failed)?;
+    for pragma in WRITER_PRAGMAS {
+        sqlx::query(*pragma).execute(&pool).await.map_err(failed)?;
+    }
+    Migrator::with_migrations(migrations())
+        .run(&pool)
+        .await
+        .map_err(|source| Error::Schema { path: path.clone(), source })?;
+    Ok(pool.acquire().await.map_err(failed)?.detach())
+}
+
+/// Opens the database for reading alone; a gate that writes to it isn't disturbed.
+///
+/// # Errors
+///
+/// As [`open`]; also if there is no database yet.
+pub async fn open_read_only(location: &Location) -> Result<AnyConnection, Error> {
+    let Location::Sqlite(path) = location;
+    let connect = async { options(path, "ro")?.connect().await };
+    connect.await.map_err(|source| Error::Open { path: path.clone(), source })
+}
+
+/// Writes rows in one transaction, in the order of their keys: all or none.
+///
+/// # Errors
+///
+/// The database's; the connection should then be thrown away.
+pub async fn upsert(connection: &mut AnyConnection, rows: &BTreeMap<Key, Row>) -> Result<(), sqlx::Error> {
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+    for (key, row) in rows {
+        let mut query = sqlx::query(UPSERT)
+            .bind(key.as_slice())
+            .bind(row.day)
+            .bind(row.count)
+            .bind(row.first_seen)
+            .bind(row.last_seen);
+        for text in &row.texts {
+            query = query.bind(text.as_str());
+        }
+        query.execute(&mut *transaction).await?;
+    }
+    transaction.commit().await
+}
+
+/// The messages of the days from `first` to `last`, by day, policy domain and disposition.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn summary(connection: &mut AnyConnection, first: i64, last: i64) -> Result<Vec<SummaryLine>, sqlx::Error> {
+    let rows = sqlx::query(SUMMARY).bind(first).bind(last).fetch_all(connection).await?;
+    rows.iter()
+        .map(|row| {
+            let word: &str = row.try_get(2)?;
+            let disposition = Disposition::ALL.iter().find(|d| d.as_str() == word);
+            Ok(SummaryLine {
+                day: row.try_get(0)?,
+                policy_domain: row.try_get(1)?,
+                disposition: *disposition.ok_or_else(|| sqlx::Error::Decode("not a disposition".into()))?,
+                messages: row.try_get(3)?,
+            })
+        })
+        .collect()
+}
+
+fn options(path: &Path, mode: &str) -> Result<AnyConnectOptions, sqlx::Error> {
+    sqlx::any::install_default_drivers();
+    let options: AnyConnectOptions = format!("sqlite://{}?mode={mode}", path.display()).parse()?;
+    Ok(options.disable_statement_logging())
+}
+
+/// Makes the directory and an empty file, closed to the world: rows tell who writes to whom. SQLite gives the files
+/// beside it the same mode.
+fn make_file(path: &Path) -> io::Result<()> {
+    if let Some(directory) = path.parent() {
+        DirBuilder::new().recursive(true).mode(0o750).create(directory)?;
+    }
+    OpenOptions::new().append(true).create(true).mode(0o640).open(path).map(drop)
+}
+
+fn migrations() -> Vec<Migration> {
+    let simple = |version, name: &'static str, sql: &'static str| {
+        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    };
+    vec![simple(1, "report rows", include_str!("../../migrations/sqlite/0001_report_rows.sql"))]
+}
+
+/// With a write-ahead log readers don't wait for the writer, and what was committed survives the death of the process;
+/// NORMAL may lose the last commits, and nothing else, when the machine loses its power.
+const WRITER_PRAGMAS: &[&str] =
+    &["PRAGMA journal_mode = WAL", "PRAGMA synchronous = NORMAL", "PRAGMA busy_timeout = 2000"];
+
+const UPSERT: &str = "INSERT INTO report_rows AS t (
+    row_key, day, n, first_seen, last_seen,
+    source_ip, policy_domain, discovery, policy_record, adkim, aspf, p, sp, np, fo, testing, requested,
+    disposition, dkim_aligned, spf_aligned, reasons, header_from, envelope_from, envelope_to,
+    dkim_results, spf_domain, spf_scope, spf_result, reply
+) VALUES (
+    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24,
+    $25, $26, $27, $28, $29
+) ON CONFLICT (row_key) DO UPDATE SET
+    n = t.n + excluded.n,
+    first_seen = CASE WHEN excluded.first_seen < t.first_seen THEN excluded.first_seen ELSE t.first_seen END,
+    last_seen = CASE WHEN excluded.last_seen > t.last_seen THEN excluded.last_seen ELSE t.last_seen END";
+
+const SUMMARY: &str = "SELECT day, policy_domain, disposition, CAST(SUM(n) AS BIGINT)
+    FROM report_rows WHERE day >= $1 AND day <= $2
+    GROUP BY day, policy_domain, disposition ORDER BY day, policy_domain, disposition";

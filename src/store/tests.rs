@@ -1,0 +1,302 @@
+//! The store against real files.
+
+use std::path::Path;
+
+use sqlx::Executor;
+use tempfile::TempDir;
+
+use super::*;
+use crate::record::sample;
+
+#[tokio::test]
+async fn equal_rows_add_up_in_memory_and_in_the_table() {
+    let gate = Gate::new().await;
+    for _ in 0..3 {
+        gate.append(sample::record());
+    }
+    gate.wait_until_written(3).await;
+    gate.append(Record { arrived: sample::record().arrived + 60, ..sample::record() });
+    let directory = gate.close().await;
+
+    assert_eq!(lines(directory.path()).await, [line(20_454, "example.org", Disposition::Reject, 4)]);
+    assert_eq!(count_rows(directory.path()).await, 1);
+}
+
+#[tokio::test]
+async fn rows_are_summed_by_day_domain_and_disposition() {
+    let gate = Gate::new().await;
+    let mut other = sample::record();
+    other.evaluated.disposition = Disposition::None;
+    other.policy = None;
+    gate.append(other);
+    gate.append(Record { arrived: sample::record().arrived + 86_400, ..sample::record() });
+    gate.append(sample::record());
+    gate.append(Record { source_ip: [192, 0, 2, 2].into(), ..sample::record() });
+    let directory = gate.close().await;
+
+    let expected = [
+        line(20_454, "", Disposition::None, 1),
+        line(20_454, "example.org", Disposition::Reject, 2),
+        line(20_455, "example.org", Disposition::Reject, 1),
+    ];
+    assert_eq!(lines(directory.path()).await, expected);
+    let reader = Reader::new(location(directory.path()));
+    let second_day = sample::record().arrived + 86_400;
+    assert_eq!(reader.summary(second_day, second_day).await.unwrap(), expected[2..]);
+}
+
+#[tokio::test]
+async fn ten_thousand_different_rows_are_all_kept() {
+    let gate = Gate::new().await;
+    for i in 0..10_000_u32 {
+        // The queue is bounded and this is faster than any mail: give the writer its turn.
+        if i % 1000 == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        gate.append(Record { source_ip: std::net::Ipv4Addr::from_bits(i).into(), ..sample::record() });
+    }
+    let directory = gate.close().await;
+    assert_eq!(lines(directory.path()).await[0].messages, 10_000);
+    assert_eq!(count_rows(directory.path()).await, 10_000);
+}
+
+#[tokio::test]
+async fn what_is_a_second_old_survives_a_kill() {
+    let gate = Gate::new().await;
+    gate.append(sample::record());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let Gate { directory, store, .. } = gate;
+    store.kill().await;
+    assert_eq!(lines(directory.path()).await, [line(20_454, "example.org", Disposition::Reject, 1)]);
+
+    let gate = Gate::open(directory).await;
+    gate.append(sample::record());
+    let directory = gate.close().await;
+    assert_eq!(lines(directory.path()).await[0].messages, 2, "the next start goes on with the same file");
+}
+
+#[tokio::test]
+async fn a_database_that_breaks_makes_rows_wait_and_then_takes_them() {
+    let gate = Gate::new().await;
+    gate.append(sample::record());
+    gate.wait_until_written(1).await;
+    execute(gate.directory.path(), "ALTER TABLE report_rows RENAME TO gone").await;
+    gate.append(sample::record());
+    gate.wait_for("dmarcgate_store_up 0").await;
+    gate.append(sample::record());
+    assert!(gate.scrape().contains("dmarcgate_store_rows_pending 2"), "{}", gate.scrape());
+
+    execute(gate.directory.path(), "ALTER TABLE gone RENAME TO report_rows").await;
+    gate.wait_until_written(3).await;
+    assert!(gate.scrape().contains("dmarcgate_store_up 1"));
+    assert!(gate.scrape().contains("dmarcgate_store_rows_pending 0"));
+    let directory = gate.close().await;
+    assert_eq!(lines(directory.path()).await[0].messages, 3);
+}
+
+#[tokio::test]
+async fn beyond_the_memory_only_rows_with_a_new_key_are_lost() {
+    let directory = TempDir::new().unwrap();
+    let settings = Settings { memory: 3000, ..settings(directory.path()) };
+    let gate = Gate::with(directory, settings).await;
+    execute(gate.directory.path(), "ALTER TABLE report_rows RENAME TO gone").await;
+    gate.append(sample::record());
+    gate.wait_for("dmarcgate_store_up 0").await;
+    for i in 0..100 {
+        gate.append(Record { source_ip: [198, 51, 100, i].into(), ..sample::record() });
+        gate.append(sample::record());
+    }
+    gate.wait_for("dmarcgate_store_rows_pending 10").await;
+    execute(gate.directory.path(), "ALTER TABLE gone RENAME TO report_rows").await;
+    gate.wait_for("dmarcgate_store_rows_pending 0").await;
+
+    let lost = gate.metric("dmarcgate_store_rows_lost_total{reason=\"memory_full\"}");
+    let written = gate.metric("dmarcgate_store_rows_written_total");
+    assert_eq!(lost + written, 201);
+    assert!((101..150).contains(&written), "{written}");
+    gate.close().await;
+}
+
+#[tokio::test]
+async fn a_full_queue_never_makes_mail_wait() {
+    let directory = TempDir::new().unwrap();
+    let gate = Gate::with_settings(directory, |settings| settings.queue = 10).await;
+    // No await in between: the writer has no turn on this thread.
+    for _ in 0..1000 {
+        gate.append(sample::record());
+    }
+    assert_eq!(gate.metric("dmarcgate_store_rows_lost_total{reason=\"queue_full\"}"), 990);
+    let directory = gate.close().await;
+    assert_eq!(lines(directory.path()).await[0].messages, 10);
+}
+
+#[tokio::test]
+async fn closing_ends_at_the_deadline_and_counts_what_is_lost() {
+    let gate = Gate::new().await;
+    execute(gate.directory.path(), "DROP TABLE report_rows").await;
+    gate.append(sample::record());
+    gate.append(sample::record());
+    let appender = gate.store.appender();
+    let begun = std::time::Instant::now();
+    gate.store.close(Duration::from_millis(300)).await;
+    assert!(begun.elapsed() < Duration::from_secs(2));
+    appender.append(sample::record());
+    let text = gate.registry.render();
+    assert!(text.contains("dmarcgate_store_rows_lost_total{reason=\"stopped\"} 3"), "{text}");
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_be_opened_is_refused_with_path_and_cause() {
+    let directory = TempDir::new().unwrap();
+    let file = directory.path().join("file");
+    std::fs::write(&file, "not a database, and longer than the header of one: ".repeat(20)).unwrap();
+    std::fs::create_dir(directory.path().join("directory")).unwrap();
+    let cases = [("file", "opened"), ("file/below/store.db", "made"), ("directory", "made")];
+    for (path, expected) in cases {
+        let path = directory.path().join(path);
+        let settings = Settings::new(Location::Sqlite(path.clone()));
+        let error = Store::open(settings, &Registry::new()).await.err().unwrap();
+        assert!(error.to_string().contains(&path.display().to_string()), "{error}");
+        assert!(error.to_string().contains(expected), "{error}");
+        assert!(std::error::Error::source(&error).is_some());
+    }
+}
+
+#[tokio::test]
+async fn a_schema_of_a_later_version_is_not_touched() {
+    let directory = Gate::new().await.close().await;
+    execute(directory.path(), "UPDATE _sqlx_migrations SET version = 99").await;
+    let result = Store::open(settings(directory.path()), &Registry::new()).await;
+    assert!(matches!(result, Err(Error::Schema { .. })));
+}
+
+#[tokio::test]
+async fn the_directory_is_made_and_closed_to_the_world() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let directory = TempDir::new().unwrap();
+    let below = directory.path().join("a/b");
+    let store = Store::open(settings(&below), &Registry::new()).await.unwrap();
+    for (path, forbidden) in [(below.clone(), 0o027), (below.join("store.db"), 0o137)] {
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & forbidden, 0, "{mode:o} {}", path.display());
+    }
+    store.close(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn nothing_can_be_read_before_the_first_start() {
+    let directory = TempDir::new().unwrap();
+    let result = Reader::new(location(directory.path())).summary(0, 1).await;
+    assert!(matches!(result, Err(Error::Open { .. })));
+}
+
+#[test]
+fn urls() {
+    let sqlite = |path: &str| Ok(Location::Sqlite(path.into()));
+    let cases = [
+        ("sqlite:///var/lib/dmarcgate/dmarcgate.db", sqlite("/var/lib/dmarcgate/dmarcgate.db")),
+        ("sqlite:///a path/b.db", sqlite("/a path/b.db")),
+        ("sqlite://relative.db", Err(LocationError::Unknown)),
+        ("sqlite:///var/lib/", Err(LocationError::Unknown)),
+        ("sqlite:///a.db?mode=memory", Err(LocationError::Unknown)),
+        ("sqlite::memory:", Err(LocationError::Unknown)),
+        ("/var/lib/a.db", Err(LocationError::Unknown)),
+        ("postgres://u@h/db", Err(LocationError::Postgres)),
+    ];
+    for (url, expected) in cases {
+        assert_eq!(Location::parse(url), expected, "{url}");
+        if let Ok(location) = expected {
+            assert_eq!(location.to_string(), url);
+        }
+    }
+}
+
+/// A store in a directory of its own.
+struct Gate {
+    directory: TempDir,
+    registry: Registry,
+    store: Store,
+}
+
+impl Gate {
+    async fn new() -> Self {
+        Self::open(TempDir::new().unwrap()).await
+    }
+
+    async fn open(directory: TempDir) -> Self {
+        let settings = settings(directory.path());
+        Self::with(directory, settings).await
+    }
+
+    async fn with_settings(directory: TempDir, change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = settings(directory.path());
+        change(&mut settings);
+        Self::with(directory, settings).await
+    }
+
+    async fn with(directory: TempDir, settings: Settings) -> Self {
+        let registry = Registry::new();
+        let store = Store::open(settings, &registry).await.unwrap();
+        Self { directory, registry, store }
+    }
+
+    fn append(&self, record: Record) {
+        self.store.appender().append(record);
+    }
+
+    fn scrape(&self) -> String {
+        self.registry.render()
+    }
+
+    fn metric(&self, name: &str) -> u64 {
+        let text = self.scrape();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim().parse().unwrap()
+    }
+
+    async fn wait_until_written(&self, rows: u64) {
+        self.wait_for(&format!("dmarcgate_store_rows_written_total {rows}\n")).await;
+    }
+
+    async fn wait_for(&self, text: &str) {
+        for _ in 0..1000 {
+            if self.scrape().contains(text) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("no {text} in {}", self.scrape());
+    }
+
+    async fn close(self) -> TempDir {
+        self.store.close(Duration::from_secs(10)).await;
+        self.directory
+    }
+}
+
+fn location(directory: &Path) -> Location {
+    Location::Sqlite(directory.join("store.db"))
+}
+
+fn settings(directory: &Path) -> Settings {
+    Settings::new(location(directory))
+}
+
+fn line(day: i64, policy_domain: &str, disposition: Disposition, messages: i64) -> SummaryLine {
+    SummaryLine { day, policy_domain: policy_domain.into(), disposition, messages }
+}
+
+async fn lines(directory: &Path) -> Vec<SummaryLine> {
+    Reader::new(location(directory)).summary(0, i64::MAX).await.unwrap()
+}
+
+async fn count_rows(directory: &Path) -> i64 {
+    let mut connection = statements::open(&location(directory)).await.unwrap();
+    sqlx::query_scalar("SELECT COUNT(*) FROM report_rows").fetch_one(&mut connection).await.unwrap()
+}
+
+async fn execute(directory: &Path, sql: &'static str) {
+    let mut connection = statements::open(&location(directory)).await.unwrap();
+    connection.execute(sql).await.unwrap();
+}

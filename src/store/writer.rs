@@ -1,0 +1,275 @@
+//! The writer task: gathers records, adds them up by key, writes them in batches, and keeps them while it can't.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::future;
+use std::mem;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use sqlx::{AnyConnection, Connection};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{self, Instant};
+use tracing::{error, info};
+
+use crate::record::Record;
+use crate::store::row::{Key, Row};
+use crate::store::{Error, Location, Loss, Metrics, Settings, statements};
+
+/// Owns the write connection and all rows that wait for it. It goes on taking records while the database writes.
+pub struct Writer {
+    settings: Settings,
+    connection: Option<AnyConnection>,
+    records: mpsc::Receiver<Record>,
+    metrics: Metrics,
+    waiting: Waiting,
+    /// Octets of the batch that is being written.
+    in_flight: usize,
+    /// When what waits is written; none while nothing waits.
+    due: Option<Instant>,
+    /// How long to wait after the next failure; none while the database works.
+    retry: Option<Duration>,
+    log: LogLimit,
+}
+
+/// A batch on its way to the database.
+type Writing = Pin<Box<dyn Future<Output = Written> + Send>>;
+
+/// What came of it.
+struct Written {
+    connection: Option<AnyConnection>,
+    batch: Waiting,
+    result: Result<(), Error>,
+    took: Duration,
+}
+
+/// Rows that wait, added up, with their number of messages and their octets.
+#[derive(Default)]
+struct Waiting {
+    rows: BTreeMap<Key, Row>,
+    messages: u64,
+    memory: usize,
+}
+
+/// Lets one line through in ten seconds, so that a flood of one fault does not drown all else.
+#[derive(Clone, Default)]
+pub struct LogLimit(Arc<Mutex<Option<Instant>>>);
+
+impl Writer {
+    /// A writer with an open connection.
+    pub fn new(
+        settings: Settings,
+        connection: AnyConnection,
+        records: mpsc::Receiver<Record>,
+        metrics: Metrics,
+    ) -> Self {
+        Self {
+            settings,
+            connection: Some(connection),
+            records,
+            metrics,
+            waiting: Waiting::default(),
+            in_flight: 0,
+            due: None,
+            retry: None,
+            log: LogLimit::default(),
+        }
+    }
+
+    /// Runs until all appenders are gone or `stopped` is told, then writes what waits, however long that takes: who
+    /// stops it has the deadline.
+    pub async fn run(mut self, mut stopped: oneshot::Receiver<()>) {
+        let mut taken = Vec::with_capacity(TAKEN_AT_ONCE);
+        let mut stopping = false;
+        let mut writing: Option<Writing> = None;
+        loop {
+            let due = self.due.filter(|_| writing.is_none());
+            tokio::select! {
+                written = finished(&mut writing), if writing.is_some() => {
+                    writing = None;
+                    self.settle(written);
+                }
+                () = time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    writing = Some(self.write());
+                }
+                // An error means that the store was dropped without being closed: the same.
+                _ = &mut stopped, if !stopping => {
+                    stopping = true;
+                    self.records.close();
+                }
+                count = self.records.recv_many(&mut taken, TAKEN_AT_ONCE) => {
+                    if count == 0 {
+                        break;
+                    }
+                    taken.drain(..).for_each(|record| self.take(record));
+                }
+            }
+            if writing.is_none() && self.retry.is_none() && self.waiting.rows.len() >= self.settings.batch_rows {
+                writing = Some(self.write());
+            }
+        }
+        self.drain(writing).await;
+    }
+
+    /// Writes what is left, again and again until all is written.
+    async fn drain(mut self, mut writing: Option<Writing>) {
+        loop {
+            if let Some(writing) = writing.take() {
+                self.settle(writing.await);
+            }
+            if self.waiting.rows.is_empty() {
+                break;
+            }
+            if self.retry.is_some() {
+                time::sleep(RETRY_WHILE_STOPPING).await;
+            }
+            writing = Some(self.write());
+        }
+        if let Some(connection) = self.connection.take() {
+            // Everything is committed; closing only folds the log into the database.
+            let _ = connection.close().await;
+        }
+    }
+
+    /// Adds one record to what waits, or counts it as lost.
+    fn take(&mut self, record: Record) {
+        let room = self.settings.memory.saturating_sub(self.in_flight);
+        if self.waiting.add(Row::new(record), room) {
+            self.due.get_or_insert_with(|| Instant::now() + self.settings.batch_delay);
+        } else {
+            self.metrics.pending.dec();
+            self.metrics.lost.inc(Loss::MemoryFull);
+            if self.log.permits() {
+                let rows = self.waiting.messages;
+                error!(waiting = rows, "rows for reports are lost: the database takes none and the memory is full");
+            }
+        }
+    }
+
+    /// Sends all that waits on its way.
+    fn write(&mut self) -> Writing {
+        let batch = mem::take(&mut self.waiting);
+        let mut connection = self.connection.take();
+        let location = self.settings.location.clone();
+        self.in_flight = batch.memory;
+        self.due = None;
+        Box::pin(async move {
+            let begun = Instant::now();
+            let result = try_write(&mut connection, &location, &batch).await;
+            Written { connection, batch, result, took: begun.elapsed() }
+        })
+    }
+
+    /// Counts what was written, or plans the next attempt.
+    fn settle(&mut self, written: Written) {
+        let Written { connection, batch, result, took } = written;
+        self.in_flight = 0;
+        match result {
+            Ok(()) => {
+                self.connection = connection;
+                self.metrics.written.inc_by(batch.messages);
+                self.metrics.pending.sub(i64::try_from(batch.messages).unwrap_or(i64::MAX));
+                self.metrics.batch_seconds.observe(took.as_secs_f64());
+                self.metrics.up.set(1);
+                if self.retry.take().is_some() {
+                    info!(rows = batch.messages, "the database takes rows again");
+                }
+            }
+            Err(fault) => {
+                // The connection is dropped: after a failed statement it is in no known state.
+                self.waiting.put_back(batch);
+                self.metrics.failed_batches.inc();
+                self.metrics.up.set(0);
+                let pause = self.retry.unwrap_or(FIRST_RETRY);
+                self.retry = Some((pause * 2).min(LAST_RETRY));
+                self.due = Some(Instant::now() + pause);
+                let (error, waiting) = (chain(&fault), self.waiting.messages);
+                error!(error, waiting, "the database does not take rows; mail is not affected, the rows wait");
+            }
+        }
+    }
+}
+
+async fn try_write(connection: &mut Option<AnyConnection>, location: &Location, batch: &Waiting) -> Result<(), Error> {
+    let connection = match connection {
+        Some(connection) => connection,
+        gone => gone.insert(statements::open(location).await?),
+    };
+    Ok(statements::upsert(connection, &batch.rows).await?)
+}
+
+/// Waits for the batch that is being written; for ever if there is none.
+async fn finished(writing: &mut Option<Writing>) -> Written {
+    match writing {
+        Some(writing) => writing.await,
+        None => future::pending().await,
+    }
+}
+
+impl Waiting {
+    /// Adds a row, if its like waits or the memory has room.
+    fn add(&mut self, row: Row, limit: usize) -> bool {
+        let memory = row.memory();
+        match self.rows.entry(row.key()) {
+            Entry::Occupied(mut like) => like.get_mut().add(&row),
+            Entry::Vacant(_) if self.memory + memory > limit => return false,
+            Entry::Vacant(place) => {
+                place.insert(row);
+                self.memory += memory;
+            }
+        }
+        self.messages += 1;
+        true
+    }
+
+    /// Takes back a batch that could not be written; its memory was reserved.
+    fn put_back(&mut self, batch: Self) {
+        self.messages += batch.messages;
+        for (key, row) in batch.rows {
+            match self.rows.entry(key) {
+                Entry::Occupied(mut like) => like.get_mut().add(&row),
+                Entry::Vacant(place) => {
+                    self.memory += row.memory();
+                    place.insert(row);
+                }
+            }
+        }
+    }
+}
+
+impl LogLimit {
+    /// Whether a line may be written now.
+    pub fn permits(&self) -> bool {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let permits = last.is_none_or(|last| now - last >= LOG_INTERVAL);
+        if permits {
+            *last = Some(now);
+        }
+        permits
+    }
+}
+
+/// The error with all its causes, in one line.
+fn chain(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// Records taken from the queue in one go.
+const TAKEN_AT_ONCE: usize = 256;
+/// The pause after the first failure; each further one doubles it.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// The longest pause.
+const LAST_RETRY: Duration = Duration::from_secs(30);
+/// The pause between attempts when the gate stops and there is no time for more.
+const RETRY_WHILE_STOPPING: Duration = Duration::from_millis(200);
+/// The interval of lines about one fault.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
