@@ -7,10 +7,14 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod admin;
+pub mod causes;
+pub mod cli;
 pub mod config;
 pub mod dns;
 pub mod domain;
 pub mod label;
+pub mod logging;
 pub mod metrics;
 pub mod readiness;
 pub mod record;

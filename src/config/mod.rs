@@ -20,7 +20,7 @@ use ipnet::IpNet;
 
 pub use crate::config::document::{Line, Origin};
 pub use crate::config::problem::{Error, Problem};
-pub use crate::config::value::{ByteSize, DnsServer, Host, Mailbox, RecipientDomain, ServerAddress};
+pub use crate::config::value::{ByteSize, DnsServer, Host, Mailbox, RecipientDomain, ServerAddress, parse_duration};
 use crate::domain::Domain;
 use crate::label_enum;
 use crate::store::Location;
