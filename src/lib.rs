@@ -9,7 +9,9 @@
 
 pub mod domain;
 pub mod label;
+pub mod causes;
 pub mod metrics;
+pub mod readiness;
 pub mod smtp;
 pub mod envelope;
 pub mod message;
@@ -25,4 +27,8 @@ pub mod upstream;
 pub mod verdict;
 pub mod session;
 pub mod listener;
-//pub mod config;
+pub mod admin;
+pub mod config;
+pub mod app;
+pub mod logging;
+pub mod cli;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::config::document::{Document, Section};
 use crate::config::{
     Admin, BareNewline, Bypass, ByteSize, Config, Dns, Identity, Limits, Listener, ListenerTls, Log, LogFormat,
-    LogLevel, Mailbox, Mode, OnTempError, Policy, Reject, Reports, Smtp, Spool, Store, Timeouts, UnusableFromAction,
+    LogLevel, Mailbox, Mode, OnTempError, Policy, Reject, Reports, Smtp, Spool, Store, Timeouts, OnUnusableFrom,
     Upstream, UpstreamTls,
 };
 use crate::domain::Domain;
@@ -101,7 +101,7 @@ fn policy(section: &mut Section<'_>) -> Policy {
         mode: section.get("mode", Mode::Enforce),
         reject: section.get("reject", Reject::Corroborated),
         on_temperror: section.get("on_temperror", OnTempError::DeferIfItMatters),
-        unusable_from: section.get("unusable_from", UnusableFromAction::Reject),
+        unusable_from: section.get("unusable_from", OnUnusableFrom::Reject),
         honor_pct: section.get("honor_pct", false),
         exempt_recipients: section.get("exempt_recipients", exempt.into()),
     }

@@ -8,6 +8,7 @@ mod check;
 mod document;
 mod file;
 mod problem;
+mod settings;
 mod value;
 
 use std::fmt::Write as _;
@@ -20,10 +21,13 @@ use ipnet::IpNet;
 
 pub use crate::config::document::{Line, Origin};
 pub use crate::config::problem::{Error, Problem};
-pub use crate::config::value::{ByteSize, DnsServer, Host, Mailbox, RecipientDomain, ServerAddress};
+pub use crate::config::value::{ByteSize, DnsServer, Host, Mailbox, RecipientDomain, ServerAddress, parse_duration};
 use crate::domain::Domain;
 use crate::label_enum;
+pub use crate::policy::{Mode, OnTempError, OnUnusableFrom, Reject};
+pub use crate::session::BareNewline;
 use crate::store::Location;
+pub use crate::upstream::handover::Identity;
 
 /// The reference: every key with its meaning, default and range. Parses, and says what holds without it.
 pub const REFERENCE: &str = include_str!("../../config/dmarcgate.toml");
@@ -86,7 +90,7 @@ pub struct Policy {
     pub mode: Mode,
     pub reject: Reject,
     pub on_temperror: OnTempError,
-    pub unusable_from: UnusableFromAction,
+    pub unusable_from: OnUnusableFrom,
     pub honor_pct: bool,
     pub exempt_recipients: Vec<Mailbox>,
 }
@@ -176,80 +180,6 @@ pub struct Admin {
 pub struct Log {
     pub format: LogFormat,
     pub level: LogLevel,
-}
-
-label_enum! {
-    /// What the gate does with what it finds.
-    pub enum Mode {
-        /// Evaluates, adds its header field and counts; never acts.
-        Monitor = "monitor",
-        /// Tags, never refuses.
-        Tag = "tag",
-        /// Refuses and tags.
-        Enforce = "enforce",
-    }
-}
-
-label_enum! {
-    /// Whether a failure under p=reject is refused, in mode enforce.
-    pub enum Reject {
-        /// If nothing speaks for indirect mail flow (RFC 9989 §7.4 and §8).
-        Corroborated = "corroborated",
-        /// In any case.
-        Always = "always",
-        /// Never; it is tagged.
-        Never = "never",
-    }
-}
-
-label_enum! {
-    /// What happens, in mode enforce, where DNS leaves open whether a message passes.
-    pub enum OnTempError {
-        /// Deferred where it could hide a pass under an enforcing policy.
-        DeferIfItMatters = "defer-if-it-matters",
-        /// Deferred.
-        Defer = "defer",
-        /// Passed on.
-        Pass = "pass",
-    }
-}
-
-label_enum! {
-    /// What happens to a message whose From names no author domain, in mode enforce.
-    pub enum UnusableFromAction {
-        /// It is refused.
-        Reject = "reject",
-        /// It is tagged.
-        Tag = "tag",
-    }
-}
-
-label_enum! {
-    /// How the upstream learns who the client is.
-    pub enum Identity {
-        /// By XCLIENT if announced.
-        Auto = "auto",
-        /// By XCLIENT.
-        Xclient = "xclient",
-        /// By a PROXY protocol header, version 1.
-        ProxyV1 = "proxy-v1",
-        /// By a PROXY protocol header, version 2.
-        ProxyV2 = "proxy-v2",
-        /// By a Received field alone.
-        Received = "received",
-        /// Not at all.
-        None = "none",
-    }
-}
-
-label_enum! {
-    /// What is done with a CR or LF that stands alone in a message.
-    pub enum BareNewline {
-        /// A bare LF goes on as CRLF, a bare CR as a space.
-        Normalize = "normalize",
-        /// The message is refused.
-        Reject = "reject",
-    }
 }
 
 label_enum! {

@@ -142,11 +142,7 @@ impl Setting for u32 {
 
 impl Setting for Duration {
     fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Fault>> {
-        text(value, r#"a duration such as "250ms", "30s", "5m", "2h" or "15d""#, |text| {
-            let (number, unit) = number_and_unit(text)?;
-            let (_, milliseconds) = DURATION_UNITS.iter().find(|(name, _)| *name == unit)?;
-            number.checked_mul(*milliseconds).map(Self::from_millis)
-        })
+        text(value, r#"a duration such as "250ms", "30s", "5m", "2h" or "15d""#, parse_duration)
     }
 
     fn show(&self) -> String {
@@ -350,6 +346,13 @@ impl<T: Setting> Setting for Vec<T> {
         let items: Vec<String> = self.iter().map(T::show).collect();
         format!("[{}]", items.join(", "))
     }
+}
+
+/// Reads "250ms", "30s", "5m", "2h" or "15d".
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    let (number, unit) = number_and_unit(text)?;
+    let (_, milliseconds) = DURATION_UNITS.iter().find(|(name, _)| *name == unit)?;
+    number.checked_mul(*milliseconds).map(Duration::from_millis)
 }
 
 /// Splits "30s"; no sign, no fraction, no blank.

@@ -1,1 +1,171 @@
+//! Accepts connections: the PROXY header where one is due, the bound on sessions, and the end when the gate stops.
+
 pub mod proxy;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{sleep, timeout};
+use tracing::{debug, warn};
+
+use self::proxy::{Origin, Parsed};
+use crate::envelope::{Client, unmapped};
+use crate::metrics::{IntCounter, Registry};
+use crate::session::metrics::Ended;
+use crate::session::state::ClientKind;
+use crate::session::{self, Gate};
+use crate::smtp::reply::Reply;
+use crate::smtp::stream::Stream;
+
+/// What the operator sets for one listener.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Who must open with a PROXY header.
+    pub proxy_protocol_from: Vec<IpNet>,
+    /// How long that header may take.
+    pub proxy_header: Duration,
+}
+
+/// What listeners count.
+#[derive(Clone)]
+pub struct Metrics {
+    turned_away: IntCounter,
+    accept_errors: IntCounter,
+}
+
+impl Metrics {
+    /// Registers the metrics.
+    pub fn new(registry: &Registry) -> Self {
+        Self {
+            turned_away: registry
+                .counter("dmarcgate_connections_turned_away_total", "Connections closed with 421 at limits.sessions."),
+            accept_errors: registry.counter(
+                "dmarcgate_accept_errors_total",
+                "Connections that could not be accepted, for want of file descriptors above all.",
+            ),
+        }
+    }
+}
+
+/// Binds a listening socket. IPv6 sockets take IPv6 alone, so that both families can be listed.
+///
+/// # Errors
+///
+/// The operator's: the address is in use, not ours, or the port needs a privilege.
+pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Accepts until the gate stops. Each session holds one of `slots`; when all are free again, all sessions have ended.
+pub async fn run(
+    listener: TcpListener,
+    settings: Arc<Settings>,
+    gate: Arc<Gate>,
+    slots: Arc<Semaphore>,
+    metrics: Metrics,
+) {
+    let mut stop: watch::Receiver<bool> = gate.stop.clone();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stop.wait_for(|stop| *stop) => return,
+        };
+        let (socket, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                metrics.accept_errors.inc();
+                warn!(error = %error, "connection not accepted");
+                // Out of descriptors the next accept fails at once, too: a session has to end first.
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
+            metrics.turned_away.inc();
+            turn_away(&socket);
+            continue;
+        };
+        let (settings, gate) = (Arc::clone(&settings), Arc::clone(&gate));
+        tokio::spawn(async move {
+            if let Some((stream, client, kind)) = admit(socket, unmapped(peer), &settings, &gate).await {
+                session::run(gate, stream, client, kind).await;
+            }
+            drop(slot);
+        });
+    }
+}
+
+/// Who is on the line: by its PROXY header if it is one of those that must send it, else by its socket.
+async fn admit(
+    socket: TcpStream,
+    peer: SocketAddr,
+    settings: &Settings,
+    gate: &Gate,
+) -> Option<(Stream, Client, ClientKind)> {
+    // A client that has gone already has no address any more.
+    let local = unmapped(socket.local_addr().ok()?);
+    // Replies leave in whole groups: waiting for more would only add 40 ms.
+    socket.set_nodelay(true).ok()?;
+    let mut stream = Stream::new(socket);
+    if !settings.proxy_protocol_from.iter().any(|network| network.contains(&peer.ip())) {
+        return Some((stream, Client { address: peer, local }, ClientKind::Sender));
+    }
+    let origin = timeout(settings.proxy_header, proxy_header(&mut stream)).await.unwrap_or_else(|_| {
+        debug!(client_ip = %peer.ip(), "no PROXY header in time");
+        None
+    });
+    match origin {
+        Some(Origin::Client { source, destination }) => {
+            Some((stream, Client { address: source, local: destination }, ClientKind::Sender))
+        }
+        Some(Origin::Nobody) => Some((stream, Client { address: peer, local }, ClientKind::HealthCheck)),
+        None => {
+            gate.metrics.ended.inc(Ended::ProxyHeader);
+            debug!(client_ip = %peer.ip(), "closed: a PROXY header was due");
+            None
+        }
+    }
+}
+
+async fn proxy_header(stream: &mut Stream) -> Option<Origin> {
+    loop {
+        match proxy::parse(stream.buffered()) {
+            Parsed::Header(length, origin) => {
+                stream.consume(length);
+                return Some(origin);
+            }
+            Parsed::Invalid => return None,
+            Parsed::Incomplete => {
+                if stream.fill().await.ok()? == 0 {
+                    return None;
+                }
+            }
+        }
+    }
+}
+
+/// Says that there is no room. A fresh socket takes so short a text at once, so nobody has to wait for it.
+fn turn_away(socket: &TcpStream) {
+    let reply = Reply::new(421, "4.3.2", "Too many sessions, please try again later");
+    // Whether the client reads it is its own affair.
+    let _ = socket.try_write(reply.as_wire());
+}
+
+/// Connections that the kernel keeps until they are accepted; it has a bound of its own (net.core.somaxconn).
+const BACKLOG: i32 = 4096;
+/// After a failed accept.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

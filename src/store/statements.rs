@@ -4,7 +4,7 @@
 //! is compiled in.
 
 use std::collections::BTreeMap;
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
@@ -47,7 +47,11 @@ pub async fn open(location: &Location) -> Result<AnyConnection, Error> {
 /// As [`open`]; also if there is no database yet.
 pub async fn open_read_only(location: &Location) -> Result<AnyConnection, Error> {
     let Location::Sqlite(path) = location;
-    let connect = async { options(path, "ro")?.connect().await };
+    let connect = async {
+        // SQLite says no more than that it can't; what keeps us from the file is said by the file system.
+        fs::metadata(path)?;
+        options(path, "ro")?.connect().await
+    };
     connect.await.map_err(|source| Error::Open { path: path.clone(), source })
 }
 

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{self, Instant};
 use tracing::{error, info};
 
+use crate::causes::Causes;
 use crate::record::Record;
 use crate::store::row::{Key, Row};
 use crate::store::{Error, Location, Loss, Metrics, Settings, statements};
@@ -184,8 +185,8 @@ impl Writer {
                 let pause = self.retry.unwrap_or(FIRST_RETRY);
                 self.retry = Some((pause * 2).min(LAST_RETRY));
                 self.due = Some(Instant::now() + pause);
-                let (error, waiting) = (chain(&fault), self.waiting.messages);
-                error!(error, waiting, "the database does not take rows; mail is not affected, the rows wait");
+                let (error, waiting) = (Causes(&fault), self.waiting.messages);
+                error!(%error, waiting, "the database does not take rows; mail is not affected, the rows wait");
             }
         }
     }
@@ -249,18 +250,6 @@ impl LogLimit {
         }
         permits
     }
-}
-
-/// The error with all its causes, in one line.
-fn chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 /// Records taken from the queue in one go.

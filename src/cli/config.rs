@@ -1,0 +1,86 @@
+//! `dmarcgate config check|show`.
+
+use std::io::Write;
+
+use clap::{Args, Subcommand};
+
+use crate::cli::{ConfigFile, Failure, print};
+use crate::config::REFERENCE;
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Say everything that is wrong with the configuration
+    Check(Check),
+    /// Print what holds, defaults included
+    Show(Show),
+}
+
+#[derive(Debug, Args)]
+pub struct Check {
+    #[command(flatten)]
+    file: ConfigFile,
+}
+
+#[derive(Debug, Args)]
+pub struct Show {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Print the documented reference instead of a file
+    #[arg(long)]
+    reference: bool,
+}
+
+impl Command {
+    pub fn run(self, output: &mut dyn Write) -> Result<(), Failure> {
+        match self {
+            Self::Check(check) => check.run(output),
+            Self::Show(Show { reference: true, .. }) => print(output, REFERENCE),
+            Self::Show(show) => print(output, &show.file.load()?.to_toml()),
+        }
+    }
+}
+
+impl Check {
+    fn run(self, output: &mut dyn Write) -> Result<(), Failure> {
+        let loaded = self.file.load()?;
+        let mut text = String::new();
+        for warning in loaded.config.warnings() {
+            text.push_str(&format!("warning: {warning}\n"));
+        }
+        let mode = loaded.config.policy.mode;
+        text.push_str(&format!("{}: configuration is valid, mode {mode}\n", self.file.config.display()));
+        print(output, &text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::cli::tests::{configuration, run};
+
+    #[test]
+    fn a_valid_file_is_said_to_be_with_its_mode_and_warnings() {
+        let (_directory, path) = configuration("[policy]\nmode = \"tag\"");
+        let text = run(&["config", "check", "--config", &path]).unwrap();
+        assert!(text.ends_with(&format!("{path}: configuration is valid, mode tag\n")), "{text}");
+        assert!(text.contains("warning: policy.mode is tag: nothing is refused\n"), "{text}");
+    }
+
+    #[test]
+    fn an_invalid_file_is_exit_code_2_with_every_problem() {
+        let (_directory, path) = configuration("[policy]\nmode = \"tog\"\ncolour = 1");
+        for command in ["check", "show"] {
+            let (code, message) = run(&["config", command, "--config", &path]).unwrap_err();
+            assert_eq!(code, 2);
+            assert!(message.contains(&format!("{path}:6: policy.mode: \"tog\" is not allowed")), "{message}");
+            assert!(message.contains(&format!("{path}:7: policy.colour: unknown key")), "{message}");
+        }
+    }
+
+    #[test]
+    fn show_prints_what_holds_or_the_reference() {
+        let (_directory, path) = configuration("[policy]\nmode = \"tag\"");
+        let text = run(&["config", "show", "--config", &path]).unwrap();
+        assert!(text.contains("\n[policy]\nmode = \"tag\"\nreject = \"corroborated\"  # default\n"), "{text}");
+        assert!(run(&["config", "show", "--reference"]).unwrap().starts_with("# dmarcgate: the reference"));
+    }
+}

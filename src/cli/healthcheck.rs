@@ -1,0 +1,100 @@
+//! `dmarcgate healthcheck`: for containers, which may have neither curl nor a shell.
+
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::cli::{ConfigFile, Failure, print};
+
+/// Ask a running gate whether it is well.
+///
+/// Asks /healthz (or /readyz) of the configured admin address. Exit code 0: it is; 1: it is not, or does not answer.
+#[derive(Debug, Args)]
+pub struct Healthcheck {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Ask whether it is ready for mail, not only alive
+    #[arg(long)]
+    ready: bool,
+}
+
+impl Healthcheck {
+    pub fn run(self, output: &mut dyn Write) -> Result<(), Failure> {
+        let address = reachable(self.file.load()?.config.admin.address);
+        let path = if self.ready { "/readyz" } else { "/healthz" };
+        let (status, body) =
+            ask(address, path).map_err(|error| Failure::Running(format!("{address} does not answer: {error}")))?;
+        match status {
+            200 => print(output, &body),
+            _ => Err(Failure::Running(body.trim_end().to_owned())),
+        }
+    }
+}
+
+/// Loopback where the gate listens on every address.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+/// One HTTP/1.1 request to our own admin listener, which closes after its reply.
+fn ask(address: SocketAddr, path: &str) -> io::Result<(u16, String)> {
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    let mut reply = Vec::new();
+    stream.take(MAX_REPLY).read_to_end(&mut reply)?;
+    let reply = String::from_utf8_lossy(&reply);
+    let status = reply.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)).and_then(|code| code.parse().ok());
+    let body = reply.split_once("\r\n\r\n").map(|(_, body)| body);
+    status.zip(body.map(clean)).ok_or_else(|| io::Error::other("what answers is not dmarcgate"))
+}
+
+/// Without control characters: who knows what listens there.
+fn clean(body: &str) -> String {
+    body.chars().filter(|c| *c == '\n' || !c.is_control()).collect()
+}
+
+/// For each of connecting, writing and reading.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Octets of a reply.
+const MAX_REPLY: u64 = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use crate::admin::{self, Sources};
+    use crate::cli::tests::{configuration, run};
+    use crate::metrics::Registry;
+    use crate::readiness::{Condition, Readiness};
+
+    #[test]
+    fn a_running_gate_is_asked() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let registry = Registry::new();
+        let readiness = Readiness::new(&[Condition::Upstream], &registry);
+        let sources = Sources { registry, readiness: readiness.clone() };
+        let server = runtime.spawn(admin::serve(listener, sources, std::future::pending()));
+
+        let (_directory, path) = configuration(&format!("[admin]\naddress = \"0.0.0.0:{port}\""));
+        assert_eq!(run(&["healthcheck", "--config", &path]).unwrap(), "ok\n");
+        let (code, message) = run(&["healthcheck", "--ready", "--config", &path]).unwrap_err();
+        assert_eq!((code, &*message), (1, "not ready\nupstream: not checked yet"));
+        readiness.holds(Condition::Upstream);
+        assert_eq!(run(&["healthcheck", "--ready", "--config", &path]).unwrap(), "ready\n");
+
+        server.abort();
+        let _ = runtime.block_on(server);
+        let (code, message) = run(&["healthcheck", "--config", &path]).unwrap_err();
+        assert_eq!(code, 1);
+        assert!(message.contains(&format!("127.0.0.1:{port} does not answer")), "{message}");
+    }
+}

@@ -1,0 +1,188 @@
+//! `dmarcgate reports list`.
+
+use std::io::Write;
+use std::time::{Duration, SystemTime};
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use tokio::runtime;
+
+use crate::cli::{ConfigFile, Failure, print};
+use crate::config::parse_duration;
+use crate::store::{Reader, SummaryLine};
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// List the recorded messages by day, policy domain and disposition
+    List(List),
+}
+
+/// List the recorded messages by day, policy domain and disposition.
+///
+/// Days are UTC. Messages under no DMARC policy stand under the policy domain "-". What a running gate has recorded
+/// within the last second may be missing.
+#[derive(Debug, Args)]
+pub struct List {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// How far back: "12h", "7d"; whole days are shown
+    #[arg(long, value_name = "DURATION", default_value = "7d", value_parser = duration)]
+    since: Duration,
+    /// Print one JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+/// A line as `--json` prints it.
+#[derive(Serialize)]
+struct JsonLine<'a> {
+    day: String,
+    /// None where no policy applied.
+    policy_domain: Option<&'a str>,
+    disposition: &'a str,
+    messages: i64,
+}
+
+impl Command {
+    pub fn run(self, output: &mut dyn Write) -> Result<(), Failure> {
+        let Self::List(list) = self;
+        list.run(output)
+    }
+}
+
+impl List {
+    fn run(self, output: &mut dyn Write) -> Result<(), Failure> {
+        let reader = Reader::new(self.file.load()?.config.store.url);
+        let now = SystemTime::now();
+        let since = now.checked_sub(self.since).unwrap_or(SystemTime::UNIX_EPOCH);
+        let runtime = runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| Failure::running(&error))?;
+        let lines = runtime.block_on(reader.summary(epoch_seconds(since), epoch_seconds(now)));
+        let lines = lines.map_err(|error| Failure::running(&error))?;
+        print(output, &if self.json { json(&lines) } else { table(&lines) })
+    }
+}
+
+fn table(lines: &[SummaryLine]) -> String {
+    let domain =
+        |line: &SummaryLine| if line.policy_domain.is_empty() { "-".into() } else { line.policy_domain.clone() };
+    let width = lines.iter().map(|line| domain(line).len()).max().unwrap_or_default().max("policy domain".len());
+    let mut text = format!("{:10}  {:width$}  {:11}  {:>10}\n", "day", "policy domain", "disposition", "messages");
+    for line in lines {
+        let (day, domain) = (date(line.day), domain(line));
+        text.push_str(&format!("{day:10}  {domain:width$}  {:11}  {:>10}\n", line.disposition, line.messages));
+    }
+    text
+}
+
+fn json(lines: &[SummaryLine]) -> String {
+    let mut text = String::new();
+    for line in lines {
+        let line = JsonLine {
+            day: date(line.day),
+            policy_domain: (!line.policy_domain.is_empty()).then_some(&line.policy_domain),
+            disposition: crate::label::Label::as_str(line.disposition),
+            messages: line.messages,
+        };
+        // Fails only for maps with keys that are no strings; there are none.
+        text.push_str(&serde_json::to_string(&line).unwrap_or_default());
+        text.push('\n');
+    }
+    text
+}
+
+fn duration(text: &str) -> Result<Duration, &'static str> {
+    parse_duration(text).ok_or(r#"expected a duration such as "12h" or "7d""#)
+}
+
+fn epoch_seconds(time: SystemTime) -> i64 {
+    let seconds = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    i64::try_from(seconds).unwrap_or(i64::MAX)
+}
+
+/// The date of a day since the epoch, in the Gregorian calendar. Years are counted from March, so that the day that
+/// leap years add is the last of its year.
+fn date(day: i64) -> String {
+    let day = day + DAYS_FROM_MARCH_0000;
+    let (era, day_of_era) = (day.div_euclid(DAYS_OF_ERA), day.rem_euclid(DAYS_OF_ERA));
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day_of_month = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = era * 400 + year_of_era + i64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day_of_month:02}")
+}
+
+/// Days of 400 years, after which the calendar repeats itself.
+const DAYS_OF_ERA: i64 = 146_097;
+/// From the first of March of the year 0 to the epoch.
+const DAYS_FROM_MARCH_0000: i64 = 719_468;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::cli::tests::{configuration, run};
+    use crate::metrics::Registry;
+    use crate::record::{Disposition, Record, sample};
+    use crate::store::{Location, Settings, Store};
+
+    #[test]
+    fn dates() {
+        let cases = [
+            (0, "1970-01-01"),
+            (-1, "1969-12-31"),
+            (11_016, "2000-02-29"),
+            (11_017, "2000-03-01"),
+            (20_454, "2026-01-01"),
+            (20_512, "2026-02-28"),
+            (20_513, "2026-03-01"),
+            (47_540, "2100-02-28"),
+            (47_541, "2100-03-01"),
+        ];
+        for (day, expected) in cases {
+            assert_eq!(date(day), expected);
+        }
+    }
+
+    #[test]
+    fn what_was_recorded_is_listed_beside_a_running_gate() {
+        let (directory, path) = configuration("");
+        let arguments = ["reports", "list", "--config", &path];
+        let (code, message) = run(&arguments).unwrap_err();
+        assert_eq!(code, 1, "no gate has run");
+        assert!(message.contains("store.db can't be opened as a database: "), "{message}");
+        assert!(message.ends_with("No such file or directory (os error 2)"), "{message}");
+
+        let runtime = runtime::Runtime::new().unwrap();
+        let location = Location::Sqlite(directory.path().join("store.db"));
+        let store = runtime.block_on(Store::open(Settings::new(location), &Registry::new())).unwrap();
+        assert_eq!(run(&arguments).unwrap().lines().count(), 1, "nothing recorded: the heading alone");
+        let now = epoch_seconds(SystemTime::now());
+        let mut pass = sample::record();
+        pass.evaluated.disposition = Disposition::Pass;
+        for record in [sample::record(), pass] {
+            store.appender().append(Record { arrived: now, ..record });
+        }
+        store.appender().append(Record { arrived: now, policy: None, ..sample::record() });
+        store.appender().append(Record { arrived: now - 30 * 86_400, ..sample::record() });
+        runtime.block_on(async { tokio::time::sleep(Duration::from_secs(1)).await });
+
+        let today = date(now.div_euclid(86_400));
+        let expected = format!(
+            "day         policy domain  disposition    messages\n\
+             {today}  -              reject                1\n\
+             {today}  example.org    pass                  1\n\
+             {today}  example.org    reject                1\n"
+        );
+        assert_eq!(run(&arguments).unwrap(), expected);
+        let json = run(&[&arguments[..], &["--json", "--since", "1h"]].concat()).unwrap();
+        let first = format!(r#"{{"day":"{today}","policy_domain":null,"disposition":"reject","messages":1}}"#);
+        assert_eq!(json.lines().next(), Some(&*first));
+        let all = run(&[&arguments[..], &["--since", "40d"]].concat()).unwrap();
+        assert_eq!(all.lines().count(), 5);
+        runtime.block_on(store.close(Duration::from_secs(5)));
+    }
+}

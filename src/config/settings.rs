@@ -1,0 +1,146 @@
+//! Makes the settings of each module from the configuration.
+
+use std::sync::Arc;
+
+use super::{Config, Identity, RecipientDomain};
+use crate::dns::resolver;
+use crate::message::header::AuthservIds;
+use crate::message::spool;
+use crate::policy::{LocalPolicy, Pct};
+use crate::session::receive::Bounds;
+use crate::session::{self, RelayGuard};
+use crate::upstream::probe::RelayTest;
+use crate::upstream::{self, Blind};
+use crate::verdict::{self, ExemptRecipient};
+use crate::{listener, store};
+
+impl Config {
+    /// For the sessions, which hand them on to all that they call.
+    pub fn session(&self) -> session::Settings {
+        session::Settings {
+            hostname: self.hostname.as_str().into(),
+            banner: self.smtp.banner.as_deref().map(Into::into),
+            recipients: size(self.limits.recipients),
+            errors: size(self.limits.errors),
+            message: Bounds {
+                message_size: self.limits.message_size,
+                header_size: usize::try_from(self.limits.header_size).unwrap_or(usize::MAX),
+                signatures: Some(size(self.limits.signatures)),
+            },
+            bare_newline: self.smtp.bare_newline,
+            relay_guard: self.relay_guard(),
+            trusted_networks: self.bypass.trusted_networks.clone(),
+            timeouts: session::Timeouts {
+                command: self.timeouts.command,
+                data_block: self.timeouts.data_block,
+                data: self.timeouts.data,
+                evaluation: self.timeouts.evaluation,
+            },
+            verdict: self.verdict(),
+            upstream: Arc::new(self.upstream()),
+        }
+    }
+
+    /// For the judgement of messages.
+    pub fn verdict(&self) -> verdict::Settings {
+        let ids = std::iter::once(&self.authserv_id).chain(&self.strip_authserv_ids);
+        let exempt = self.policy.exempt_recipients.iter().map(|mailbox| match &mailbox.domain {
+            None => ExemptRecipient::LocalPart(mailbox.local_part.as_str().into()),
+            Some(_) => ExemptRecipient::Address(mailbox.to_string().into()),
+        });
+        verdict::Settings {
+            policy: self.local_policy(),
+            authserv_id: self.authserv_id.as_str().into(),
+            own_ids: AuthservIds::new(ids),
+            keep_results_from: self.bypass.keep_results_from.clone(),
+            exempt_recipients: exempt.collect(),
+        }
+    }
+
+    /// For the link to the upstream.
+    pub fn upstream(&self) -> upstream::Settings {
+        upstream::Settings {
+            servers: self.upstream.servers.iter().map(|server| server.to_string().into()).collect(),
+            identity: self.upstream.identity,
+            blind: if self.is_guarded() || self.hands_over() { Blind::Allowed } else { Blind::Refused },
+            hostname: self.hostname.as_str().into(),
+            hold: self.upstream.hold,
+            timeouts: upstream::Timeouts {
+                connect: self.timeouts.upstream_connect,
+                greeting: self.timeouts.upstream_command,
+                command: self.timeouts.upstream_command,
+                block: self.timeouts.data_block,
+                final_reply: self.timeouts.upstream_final,
+            },
+        }
+    }
+
+    /// Whether the probes try what the upstream relays.
+    pub fn relay_test(&self) -> RelayTest {
+        if self.smtp.recipient_domains.contains(&RecipientDomain::Any) { RelayTest::Skip } else { RelayTest::Run }
+    }
+
+    /// For the resolver.
+    pub fn resolver(&self) -> resolver::Settings {
+        resolver::Settings {
+            servers: self.dns.servers.iter().map(|server| server.0).collect(),
+            timeout: self.dns.timeout,
+            cache_entries: self.dns.cache_entries.into(),
+            lookups_per_message: size(self.limits.lookups),
+            ..resolver::Settings::default()
+        }
+    }
+
+    /// For the spools.
+    pub fn spool(&self) -> spool::Settings {
+        spool::Settings { directory: self.spool.directory.clone(), memory: self.spool.memory }
+    }
+
+    /// For the store.
+    pub fn store(&self) -> store::Settings {
+        store::Settings::new(self.store.url.clone())
+    }
+
+    /// For one listener.
+    pub fn listener(&self, listener: &super::Listener) -> listener::Settings {
+        listener::Settings {
+            proxy_protocol_from: listener.proxy_protocol_from.clone(),
+            proxy_header: self.timeouts.proxy_header,
+        }
+    }
+
+    fn local_policy(&self) -> LocalPolicy {
+        LocalPolicy {
+            mode: self.policy.mode,
+            reject: self.policy.reject,
+            on_temperror: self.policy.on_temperror,
+            unusable_from: self.policy.unusable_from,
+            pct: if self.policy.honor_pct { Pct::Honored } else { Pct::Ignored },
+        }
+    }
+
+    /// A list that is set always holds; without one, or with `*`, the upstream guards itself.
+    fn relay_guard(&self) -> RelayGuard {
+        let domains = self.smtp.recipient_domains.iter().map(|entry| match entry {
+            RecipientDomain::Any => None,
+            RecipientDomain::Domain(domain) => Some(domain.clone()),
+        });
+        match domains.collect::<Option<Vec<_>>>() {
+            Some(domains) if !domains.is_empty() => RelayGuard::Domains(domains),
+            _ => RelayGuard::Upstream,
+        }
+    }
+
+    fn is_guarded(&self) -> bool {
+        !self.smtp.recipient_domains.is_empty()
+    }
+
+    /// Whether the client is handed over for certain, or not a single connection is used.
+    fn hands_over(&self) -> bool {
+        matches!(self.upstream.identity, Identity::Xclient | Identity::ProxyV1 | Identity::ProxyV2)
+    }
+}
+
+fn size(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}

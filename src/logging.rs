@@ -1,0 +1,287 @@
+//! Log lines: how they look, and that writing them never holds up mail.
+//!
+//! Lines go through a bounded queue to a thread of their own; when the reader of standard output stalls (a journal on a
+//! full disk), lines are lost and counted, and sessions go on. Events say what a peer sent as `?field`, escaped; here
+//! control characters are escaped once more, so that no forgotten `%field` makes two lines of one.
+
+use std::borrow::Cow;
+use std::env::{self, VarError};
+use std::fmt;
+use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tracing::Subscriber;
+use tracing::field::Field;
+use tracing::subscriber::set_global_default;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format;
+
+use crate::config::{Log, LogFormat};
+use crate::metrics::{IntCounter, Registry};
+
+/// Writes what waits when it is dropped, for a second at most: keep it until the process ends.
+#[must_use]
+pub struct Guard {
+    _worker: WorkerGuard,
+}
+
+/// Why there can be no log.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The operator's: the environment variable is no filter.
+    #[error("{VARIABLE} is not a log filter; expected for example \"debug\" or \"info,dmarcgate::dns=debug\"")]
+    Filter(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Ours: the log was set up twice.
+    #[error("the log is set up already")]
+    Repeated(#[from] tracing::subscriber::SetGlobalDefaultError),
+}
+
+/// Sets up the log of the whole process, on standard output.
+///
+/// # Errors
+///
+/// See [`Error`].
+pub fn init(log: &Log, registry: &Registry) -> Result<Guard, Error> {
+    let filter = filter(log, env::var(VARIABLE))?;
+    let ansi = io::stdout().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let colour = if ansi { Colour::Ansi } else { Colour::Plain };
+    let (lines, guard) = Lines::start(io::stdout(), colour, registry);
+    set_global_default(subscriber(log.format, filter, lines))?;
+    Ok(guard)
+}
+
+/// The level from the configuration, unless the environment says something else.
+fn filter(log: &Log, variable: Result<String, VarError>) -> Result<EnvFilter, Error> {
+    match variable {
+        Ok(text) if !text.trim().is_empty() => EnvFilter::try_new(text).map_err(|e| Error::Filter(e.into())),
+        Err(error @ VarError::NotUnicode(_)) => Err(Error::Filter(error.into())),
+        _ => Ok(EnvFilter::new(log.level.to_string())),
+    }
+}
+
+fn subscriber(format: LogFormat, filter: EnvFilter, lines: Lines) -> Box<dyn Subscriber + Send + Sync> {
+    let ansi = lines.colour == Colour::Ansi;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(lines);
+    match format {
+        LogFormat::Human => {
+            let fields = format::debug_fn(write_field).delimited(" ");
+            Box::new(builder.with_target(false).with_ansi(ansi).fmt_fields(fields).finish())
+        }
+        LogFormat::Json => Box::new(builder.json().flatten_event(true).with_span_list(false).finish()),
+    }
+}
+
+/// Writes `name=value`, escaped: the default leaves the control characters of a `%value` as they are.
+fn write_field(writer: &mut format::Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
+    let value = format!("{value:?}");
+    if field.name() != "message" {
+        write!(writer, "{field}=")?;
+    }
+    value
+        .chars()
+        .try_for_each(|c| if c.is_control() { write!(writer, "{}", c.escape_default()) } else { writer.write_char(c) })
+}
+
+/// Whether lines may hold escape sequences of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Colour {
+    Ansi,
+    Plain,
+}
+
+/// Where events are written: one write is one line.
+#[derive(Clone)]
+struct Lines {
+    queue: NonBlocking,
+    colour: Colour,
+    full: ErrorCounter,
+    /// How many of those that the queue refused are in the metric.
+    counted: Arc<AtomicUsize>,
+    lost: IntCounter,
+}
+
+impl Lines {
+    fn start(output: impl Write + Send + 'static, colour: Colour, registry: &Registry) -> (Self, Guard) {
+        let lost = registry.counter("dmarcgate_log_lines_lost_total", "Log lines that could not be written in time.");
+        let output = Counted { output, lost: lost.clone() };
+        let (queue, worker) = NonBlockingBuilder::default()
+            .buffered_lines_limit(QUEUED_LINES)
+            .lossy(true)
+            .thread_name("log")
+            .finish(output);
+        let full = queue.error_counter();
+        (Self { queue, colour, full, counted: Arc::default(), lost }, Guard { _worker: worker })
+    }
+}
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+impl Write for Lines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.queue.write_all(&escape(line, self.colour))?;
+        let refused = self.full.dropped_lines();
+        let before = self.counted.fetch_max(refused, Ordering::Relaxed);
+        self.lost.inc_by(u64::try_from(refused.saturating_sub(before)).unwrap_or(u64::MAX));
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Escapes every control character but the line's own end and, in colour, the escape sequences: those in values are
+/// escaped already.
+fn escape(line: &[u8], colour: Colour) -> Cow<'_, [u8]> {
+    let (text, end) = line.strip_suffix(b"\n").map_or((line, &b""[..]), |text| (text, b"\n"));
+    let allowed = |c: char| !c.is_control() || (c == '\u{1b}' && colour == Colour::Ansi);
+    let text = String::from_utf8_lossy(text);
+    if text.chars().all(allowed) {
+        return Cow::Borrowed(line);
+    }
+    let mut escaped = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if allowed(c) { escaped.push(c) } else { escaped.extend(c.escape_default()) }
+    }
+    let mut escaped = escaped.into_bytes();
+    escaped.extend_from_slice(end);
+    Cow::Owned(escaped)
+}
+
+/// An output whose failures are counted; the thread that writes to it tells nobody.
+struct Counted<W> {
+    output: W,
+    lost: IntCounter,
+}
+
+impl<W: Write> Write for Counted<W> {
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        self.output.write(octets).inspect_err(|error| {
+            if error.kind() != io::ErrorKind::Interrupted {
+                self.lost.inc();
+            }
+        })
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.output.flush()
+    }
+}
+
+/// Overrides the configured level; may name modules.
+const VARIABLE: &str = "DMARCGATE_LOG";
+/// Lines that wait for the output: some seconds of a busy gate, a few megabytes.
+const QUEUED_LINES: usize = 8192;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::mpsc;
+
+    use tracing::subscriber::with_default;
+    use tracing::{debug, info};
+
+    use super::*;
+    use crate::config::LogLevel;
+
+    #[derive(Clone, Default)]
+    struct Output(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Output {
+        fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(octets)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(format: LogFormat, colour: Colour, variable: Result<String, VarError>, log: impl FnOnce()) -> String {
+        let output = Output::default();
+        let filter = filter(&Log { format, level: LogLevel::Info }, variable).unwrap();
+        let (lines, guard) = Lines::start(output.clone(), colour, &Registry::new());
+        with_default(subscriber(format, filter, lines), log);
+        drop(guard);
+        String::from_utf8(output.0.lock().unwrap().clone()).unwrap()
+    }
+
+    const UNSET: Result<String, VarError> = Err(VarError::NotPresent);
+
+    #[test]
+    fn nothing_that_a_peer_sends_makes_a_line_or_reaches_the_terminal() {
+        let evil = "a\r\nINFO forged\u{1b}[31m\u{85}\u{9b}x\0";
+        for format in [LogFormat::Human, LogFormat::Json] {
+            for colour in [Colour::Plain, Colour::Ansi] {
+                let text = logged(format, colour, UNSET, || {
+                    info!(shown = %evil, escaped = ?evil, plain = evil, error = %io::Error::other(evil), "evil {evil}");
+                });
+                assert_eq!(text.matches('\n').count(), 1, "{text:?}");
+                assert!(!text.contains("\u{1b}[31m"), "{text:?}");
+                let control = |c: char| c.is_control() && c != '\n' && c != '\u{1b}';
+                assert!(!text.contains(control), "{format} {colour:?} {text:?}");
+                assert_eq!(text.contains('\u{1b}'), (format, colour) == (LogFormat::Human, Colour::Ansi), "{text:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn json_is_one_object_a_line() {
+        let text = logged(LogFormat::Json, Colour::Plain, UNSET, || info!(reply = 250, from = ?"\n", "message"));
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((&value["message"], &value["reply"]), (&"message".into(), &250.into()));
+    }
+
+    #[test]
+    fn the_environment_overrides_the_level() {
+        let log = || {
+            debug!("fine");
+            info!("coarse");
+        };
+        assert!(!logged(LogFormat::Human, Colour::Plain, UNSET, log).contains("fine"));
+        assert!(logged(LogFormat::Human, Colour::Plain, Ok("debug".into()), log).contains("fine"));
+        assert!(!logged(LogFormat::Human, Colour::Plain, Ok("error".into()), log).contains("coarse"));
+        assert!(logged(LogFormat::Human, Colour::Plain, Ok("".into()), log).contains("coarse"));
+        let log = Log { format: LogFormat::Human, level: LogLevel::Info };
+        assert!(matches!(filter(&log, Ok("info,,=,x=loud".into())), Err(Error::Filter(_))));
+    }
+
+    /// An output that takes nothing until it is told.
+    struct Stalled(mpsc::Receiver<()>);
+
+    impl Write for Stalled {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            let _ = self.0.recv();
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn an_output_that_stalls_loses_lines_and_counts_them() {
+        let registry = Registry::new();
+        let (go_on, wait) = mpsc::channel();
+        let (mut lines, guard) = Lines::start(Stalled(wait), Colour::Plain, &registry);
+        for _ in 0..QUEUED_LINES + 100 {
+            lines.write_all(b"line\n").unwrap();
+        }
+        let lost = lines.lost.get();
+        assert!((99..=100).contains(&lost), "{lost}");
+        drop(go_on);
+        drop(guard);
+        assert!(lines.lost.get() > lost, "what the output refuses is counted, too");
+    }
+}
