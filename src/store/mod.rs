@@ -20,7 +20,7 @@ use tracing::error;
 use crate::label_enum;
 use crate::metrics::{Family, Histogram, IntCounter, IntGauge, Registry};
 use crate::record::{Disposition, Record};
-use crate::store::writer::{LogLimit, Writer};
+use crate::store::writer::{Database, LogLimit, Writer};
 
 /// What the operator sets.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -151,12 +151,12 @@ impl Store {
     ///
     /// The operator's: see [`Error`]. A database that breaks later is no error: rows wait, then are lost.
     pub async fn open(settings: Settings, registry: &Registry) -> Result<Self, Error> {
-        let connection = statements::open(&settings.location).await?;
+        let database = Database::open(&settings.location).await?;
         let metrics = Metrics::register(registry);
         let (queue, records) = mpsc::channel(settings.queue.max(1));
         let (stop, stopped) = oneshot::channel();
         let appender = Appender { queue, metrics: metrics.clone(), log: LogLimit::default() };
-        let writer = Writer::new(settings, connection, records, metrics);
+        let writer = Writer::new(settings, database, records, metrics);
         Ok(Self { appender, stop, task: tokio::spawn(writer.run(stopped)) })
     }
 
@@ -179,13 +179,6 @@ impl Store {
             lost.of(Loss::Stopped).inc_by(rows.unsigned_abs());
             error!(rows, "rows were lost: the store could not write them before the gate stopped");
         }
-    }
-
-    /// Ends the writer task as if the process were killed.
-    #[cfg(test)]
-    pub async fn kill(self) {
-        self.task.abort();
-        let _ = self.task.await;
     }
 }
 
@@ -234,7 +227,7 @@ impl Settings {
     pub fn new(location: Location) -> Self {
         Self {
             location,
-            batch_delay: Duration::from_millis(500),
+            batch_delay: Duration::from_millis(300),
             batch_rows: 1000,
             queue: 8192,
             memory: 64 * 1024 * 1024,

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
@@ -38,6 +38,12 @@ pub async fn open(location: &Location) -> Result<AnyConnection, Error> {
         .await
         .map_err(|source| Error::Schema { path: path.clone(), source })?;
     Ok(pool.acquire().await.map_err(failed)?.detach())
+}
+
+/// Which file a path names, by device and inode; none if there is none.
+pub fn file_identity(location: &Location) -> Option<(u64, u64)> {
+    let Location::Sqlite(path) = location;
+    fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }
 
 /// Opens the database for reading alone; a gate that writes to it isn't disturbed.

@@ -1,6 +1,8 @@
 //! The store against real files.
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use sqlx::Executor;
 use tempfile::TempDir;
@@ -61,18 +63,55 @@ async fn ten_thousand_different_rows_are_all_kept() {
 }
 
 #[tokio::test]
-async fn what_is_a_second_old_survives_a_kill() {
-    let gate = Gate::new().await;
-    gate.append(sample::record());
+async fn what_is_a_second_old_survives_kill_9() {
+    let directory = TempDir::new().unwrap();
+    let mut gate = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "--nocapture", "store::tests::the_gate_that_is_killed"])
+        .env(KILLED_GATE, directory.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines_of_gate = BufReader::new(gate.stdout.take().unwrap()).lines();
+    assert!(lines_of_gate.any(|line| line.unwrap().contains(APPENDED)));
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let Gate { directory, store, .. } = gate;
-    store.kill().await;
-    assert_eq!(lines(directory.path()).await, [line(20_454, "example.org", Disposition::Reject, 1)]);
+    gate.kill().unwrap();
+    gate.wait().unwrap();
+    assert_eq!(lines(directory.path()).await, [line(20_454, "example.org", Disposition::Reject, 500)]);
 
     let gate = Gate::open(directory).await;
     gate.append(sample::record());
     let directory = gate.close().await;
-    assert_eq!(lines(directory.path()).await[0].messages, 2, "the next start goes on with the same file");
+    assert_eq!(lines(directory.path()).await[0].messages, 501, "the next start goes on with the same file");
+}
+
+/// Not a test of its own: the process that the test above kills.
+#[tokio::test]
+async fn the_gate_that_is_killed() {
+    let Some(directory) = std::env::var_os(KILLED_GATE) else { return };
+    let store = Store::open(settings(Path::new(&directory)), &Registry::new()).await.unwrap();
+    for i in 0..500_u32 {
+        let source_ip = std::net::Ipv4Addr::from_bits(i).into();
+        store.appender().append(Record { source_ip, ..sample::record() });
+    }
+    println!("{APPENDED}");
+    std::future::pending().await
+}
+
+const KILLED_GATE: &str = "DMARCGATE_TEST_KILLED_GATE";
+const APPENDED: &str = "all appended";
+
+#[tokio::test]
+async fn a_file_that_is_taken_away_is_made_anew() {
+    let gate = Gate::new().await;
+    gate.append(sample::record());
+    gate.wait_until_written(1).await;
+    for file in std::fs::read_dir(gate.directory.path()).unwrap() {
+        std::fs::remove_file(file.unwrap().path()).unwrap();
+    }
+    gate.append(sample::record());
+    gate.wait_until_written(2).await;
+    let directory = gate.close().await;
+    assert_eq!(lines(directory.path()).await[0].messages, 1);
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ use crate::store::{Error, Location, Loss, Metrics, Settings, statements};
 /// Owns the write connection and all rows that wait for it. It goes on taking records while the database writes.
 pub struct Writer {
     settings: Settings,
-    connection: Option<AnyConnection>,
+    database: Option<Database>,
     records: mpsc::Receiver<Record>,
     metrics: Metrics,
     waiting: Waiting,
@@ -34,12 +34,19 @@ pub struct Writer {
     log: LogLimit,
 }
 
+/// The write connection and the file that it was opened on. A file that is removed or put in another's place (a
+/// backup) would otherwise go on being written to where nobody finds it.
+pub struct Database {
+    connection: AnyConnection,
+    file: Option<(u64, u64)>,
+}
+
 /// A batch on its way to the database.
 type Writing = Pin<Box<dyn Future<Output = Written> + Send>>;
 
 /// What came of it.
 struct Written {
-    connection: Option<AnyConnection>,
+    database: Option<Database>,
     batch: Waiting,
     result: Result<(), Error>,
     took: Duration,
@@ -59,15 +66,10 @@ pub struct LogLimit(Arc<Mutex<Option<Instant>>>);
 
 impl Writer {
     /// A writer with an open connection.
-    pub fn new(
-        settings: Settings,
-        connection: AnyConnection,
-        records: mpsc::Receiver<Record>,
-        metrics: Metrics,
-    ) -> Self {
+    pub fn new(settings: Settings, database: Database, records: mpsc::Receiver<Record>, metrics: Metrics) -> Self {
         Self {
             settings,
-            connection: Some(connection),
+            database: Some(database),
             records,
             metrics,
             waiting: Waiting::default(),
@@ -127,9 +129,9 @@ impl Writer {
             }
             writing = Some(self.write());
         }
-        if let Some(connection) = self.connection.take() {
+        if let Some(database) = self.database.take() {
             // Everything is committed; closing only folds the log into the database.
-            let _ = connection.close().await;
+            let _ = database.connection.close().await;
         }
     }
 
@@ -151,24 +153,24 @@ impl Writer {
     /// Sends all that waits on its way.
     fn write(&mut self) -> Writing {
         let batch = mem::take(&mut self.waiting);
-        let mut connection = self.connection.take();
+        let mut database = self.database.take();
         let location = self.settings.location.clone();
         self.in_flight = batch.memory;
         self.due = None;
         Box::pin(async move {
             let begun = Instant::now();
-            let result = try_write(&mut connection, &location, &batch).await;
-            Written { connection, batch, result, took: begun.elapsed() }
+            let result = try_write(&mut database, &location, &batch).await;
+            Written { database, batch, result, took: begun.elapsed() }
         })
     }
 
     /// Counts what was written, or plans the next attempt.
     fn settle(&mut self, written: Written) {
-        let Written { connection, batch, result, took } = written;
+        let Written { database, batch, result, took } = written;
         self.in_flight = 0;
         match result {
             Ok(()) => {
-                self.connection = connection;
+                self.database = database;
                 self.metrics.written.inc_by(batch.messages);
                 self.metrics.pending.sub(i64::try_from(batch.messages).unwrap_or(i64::MAX));
                 self.metrics.batch_seconds.observe(took.as_secs_f64());
@@ -192,12 +194,24 @@ impl Writer {
     }
 }
 
-async fn try_write(connection: &mut Option<AnyConnection>, location: &Location, batch: &Waiting) -> Result<(), Error> {
-    let connection = match connection {
-        Some(connection) => connection,
-        gone => gone.insert(statements::open(location).await?),
+impl Database {
+    /// Opens the database for writing.
+    ///
+    /// # Errors
+    ///
+    /// See [`statements::open`].
+    pub async fn open(location: &Location) -> Result<Self, Error> {
+        let connection = statements::open(location).await?;
+        Ok(Self { connection, file: statements::file_identity(location) })
+    }
+}
+
+async fn try_write(database: &mut Option<Database>, location: &Location, batch: &Waiting) -> Result<(), Error> {
+    let database = match database {
+        Some(database) if database.file == statements::file_identity(location) => database,
+        other => other.insert(Database::open(location).await?),
     };
-    Ok(statements::upsert(connection, &batch.rows).await?)
+    Ok(statements::upsert(&mut database.connection, &batch.rows).await?)
 }
 
 /// Waits for the batch that is being written; for ever if there is none.
