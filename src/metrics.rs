@@ -6,8 +6,8 @@
 use std::marker::PhantomData;
 
 use prometheus::core::Collector;
-use prometheus::{HistogramOpts, IntCounterVec, Opts, TextEncoder};
 pub use prometheus::{Histogram, IntCounter, IntGauge};
+use prometheus::{HistogramOpts, IntCounterVec, Opts, TextEncoder};
 
 use crate::label::Label;
 
