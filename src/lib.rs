@@ -7,7 +7,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
-pub mod dns;
 pub mod domain;
 pub mod label;
 pub mod metrics;
+pub mod dns;

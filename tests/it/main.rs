@@ -5,4 +5,5 @@ mod citations;
 mod docs;
 mod harness;
 mod layers;
+mod source;
 mod support;
