@@ -49,7 +49,9 @@ def swaks(address, *arguments, client=None, content=None):
             "--proxy-dest-port", "25",
         ]
     if content is not None:
-        command += ["--no-data-fixup", "--data", "-"]
+        # swaks ends what it reads with a line end of its own, always.
+        content = content.removesuffix(b"\r\n")
+        command += ["--data", "-"]
     done = subprocess.run(
         command + list(arguments), input=content, stdin=None if content is not None else subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60, check=False,

@@ -3,10 +3,11 @@
 use crate::source;
 
 /// The modules in the order in which data flows: each may use those above it, never those below.
-const ORDER: [&str; 25] = [
+const ORDER: [&str; 26] = [
     "domain",
     "label",
     "metrics",
+    "readiness",
     "smtp",
     "tls",
     "envelope",

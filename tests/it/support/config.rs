@@ -43,8 +43,8 @@ impl ConfigText {
     /// Takes the key at a dotted path away, so that its default holds.
     pub fn unset(mut self, path: &str) -> Self {
         let (section, key) = path.rsplit_once('.').unwrap_or(("", path));
-        let sections = section.split('.').filter(|word| !word.is_empty());
-        let table = sections.fold(Some(&mut self.0), |table, word| table?.get_mut(word)?.as_table_mut());
+        let mut words = section.split('.').filter(|word| !word.is_empty());
+        let table = words.try_fold(&mut self.0, |table, word| table.get_mut(word)?.as_table_mut());
         table.and_then(|table| table.remove(key)).unwrap_or_else(|| panic!("{path} is not set"));
         self
     }
