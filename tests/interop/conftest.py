@@ -1,0 +1,55 @@
+"""The world of the interop tests: Postfix and DNS once, a gate for each way of handing the client over."""
+
+import pytest
+
+from nameserver import DnsServer
+from gate import Gate
+from mail import Keys
+from postfix import Postfix
+
+
+@pytest.fixture(scope="session")
+def postfix():
+    running = Postfix()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def keys():
+    return Keys()
+
+
+@pytest.fixture(scope="session")
+def dns(keys):
+    running = DnsServer(keys.records())
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def start_gate(dns, tmp_path_factory):
+    """Starts gates and stops them at the end; each must end cleanly."""
+    running = []
+
+    def start(upstream, identity):
+        running.append(Gate(tmp_path_factory.mktemp("gate"), upstream, dns.address, identity))
+        return running[-1]
+
+    yield start
+    assert [gate.stop() for gate in running] == [0] * len(running)
+
+
+@pytest.fixture(scope="session")
+def gates(start_gate, postfix):
+    """A gate for each hand-over that Postfix understands, started when first asked for."""
+    upstreams = {"auto": postfix.xclient, "xclient": postfix.xclient, "proxy-v1": postfix.proxy,
+                 "proxy-v2": postfix.proxy, "received": postfix.plain}
+    started = {}
+
+    def gate(identity):
+        if identity not in started:
+            started[identity] = start_gate(upstreams[identity], identity)
+        return started[identity]
+
+    return gate

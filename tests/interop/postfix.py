@@ -1,0 +1,182 @@
+"""A real Postfix in a directory of its own: own configuration, queue, data, log and ports on loopback.
+
+It trusts loopback as much as a careless administrator's Postfix does (`mynetworks`), so that a gate which hides its
+clients would make it an open relay: the tests would see that.
+"""
+
+import email
+import grp
+import os
+import pathlib
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+
+DOMAIN = "example.net"
+
+MAIN_CF = """
+compatibility_level = 3.6
+queue_directory = {base}/queue
+data_directory = {base}/data
+command_directory = /usr/sbin
+daemon_directory = {daemons}
+mail_owner = postfix
+setgid_group = postdrop
+maillog_file_prefixes = {base}
+maillog_file = {base}/postfix.log
+myhostname = mta.example.net
+mydestination =
+mynetworks = 127.0.0.0/8
+inet_interfaces = 127.0.0.1
+inet_protocols = ipv4
+alias_maps =
+alias_database =
+local_recipient_maps =
+relay_domains =
+virtual_mailbox_domains = {domain}
+virtual_mailbox_base = {base}/mail
+virtual_mailbox_maps = inline:{{ {{ rcpt@{domain} = box/ }} {{ postmaster@{domain} = box/ }} }}
+virtual_uid_maps = static:{uid}
+virtual_gid_maps = static:{gid}
+virtual_mailbox_limit = 0
+message_size_limit = 10485760
+smtpd_relay_restrictions = permit_mynetworks, reject_unauth_destination
+smtpd_authorized_xclient_hosts = 127.0.0.1
+smtpd_peername_lookup = no
+disable_dns_lookups = yes
+default_transport = discard:nothing leaves this test
+"""
+
+MASTER_CF = """
+127.0.0.1:{xclient_port} inet n - n - - smtpd
+127.0.0.1:{proxy_port} inet n - n - - smtpd
+    -o smtpd_upstream_proxy_protocol=haproxy -o smtpd_authorized_xclient_hosts=
+127.0.0.1:{plain_port} inet n - n - - smtpd
+    -o smtpd_authorized_xclient_hosts=
+cleanup unix n - n - 0 cleanup
+qmgr unix n - n 300 1 qmgr
+rewrite unix - - n - - trivial-rewrite
+bounce unix - - n - 0 bounce
+defer unix - - n - 0 bounce
+trace unix - - n - 0 bounce
+discard unix - - n - - discard
+error unix - - n - - error
+retry unix - - n - - error
+virtual unix - n n - - virtual
+anvil unix - - n - 1 anvil
+postlog unix-dgram n - n - 1 postlogd
+"""
+
+
+class Postfix:
+    """A running Postfix; `stop` ends it and removes its directory."""
+
+    def __init__(self):
+        if os.geteuid() != 0:
+            raise RuntimeError("Postfix starts as root only")
+        # Its own users must reach the directory, which pytest's private ones forbid.
+        self.base = pathlib.Path(tempfile.mkdtemp(prefix="dmarcgate-postfix-", dir="/var/tmp"))
+        self.base.chmod(0o755)
+        self.xclient, self.proxy, self.plain = (("127.0.0.1", port) for port in free_ports(3))
+        self._write_configuration()
+        self._run("start")
+        try:
+            for address in (self.xclient, self.proxy, self.plain):
+                wait_for_port(address)
+        except TimeoutError as e:
+            raise RuntimeError(f"Postfix does not listen: {e}\n{self.log()}") from e
+
+    def stop(self):
+        """Ends it. Safe to call twice."""
+        if self.base.exists():
+            self._run("stop", check=False)
+            shutil.rmtree(self.base)
+
+    def log(self):
+        """Its whole log."""
+        path = self.base / "postfix.log"
+        return path.read_text(errors="replace") if path.exists() else "(no log)"
+
+    def wait_for_log(self, text, patience=20):
+        """The first line of the log that holds `text`."""
+        return wait_for(
+            lambda: next((line for line in self.log().splitlines() if text in line), None),
+            f"{text!r} in Postfix's log",
+            self.log,
+            patience,
+        )
+
+    def wait_for_message(self, message_id, patience=20):
+        """The delivered message with this Message-ID, as the octets in the mailbox (line ends are LF there)."""
+        return wait_for(lambda: self.find(message_id), f"message {message_id}", self.log, patience)
+
+    def find(self, message_id):
+        """As `wait_for_message`, without waiting; None if it is not there."""
+        new = self.base / "mail" / "box" / "new"
+        for path in new.iterdir() if new.exists() else ():
+            content = path.read_bytes()
+            if email.message_from_bytes(content)["Message-ID"] == message_id:
+                return content
+        return None
+
+    def _write_configuration(self):
+        nobody = pwd.getpwnam("nobody")
+        for name in ("postfix", "postdrop"):
+            grp.getgrnam(name)
+        daemons = next(d for d in ("/usr/lib/postfix/sbin", "/usr/libexec/postfix") if os.path.isdir(d))
+        for name in ("etc", "queue", "data", "mail"):
+            (self.base / name).mkdir(mode=0o755)
+        shutil.chown(self.base / "data", "postfix")
+        shutil.chown(self.base / "mail", nobody.pw_uid, nobody.pw_gid)
+        values = {
+            "base": self.base, "daemons": daemons, "domain": DOMAIN, "uid": nobody.pw_uid, "gid": nobody.pw_gid,
+            "xclient_port": self.xclient[1], "proxy_port": self.proxy[1], "plain_port": self.plain[1],
+        }
+        (self.base / "etc" / "main.cf").write_text(MAIN_CF.format(**values))
+        (self.base / "etc" / "master.cf").write_text(MASTER_CF.format(**values))
+
+    def _run(self, command, check=True):
+        # Not through pipes: the daemon would keep them open.
+        with (self.base / "start.log").open("ab") as output:
+            arguments = ["postfix", "-c", str(self.base / "etc"), command]
+            done = subprocess.run(arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=output, timeout=60)
+        if check and done.returncode != 0:
+            said = (self.base / "start.log").read_text(errors="replace")
+            raise RuntimeError(f"postfix {command} ended with {done.returncode}\n{said}\n{self.log()}")
+
+
+def free_ports(count):
+    """Ports of 127.0.0.1 that are free now."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def wait_for_port(address, patience=20):
+    """Returns as soon as somebody listens there."""
+    def connected():
+        try:
+            socket.create_connection(address, timeout=1).close()
+            return True
+        except OSError:
+            return None
+    wait_for(connected, f"a listener at {address}", lambda: "", patience)
+
+
+def wait_for(look, what, explain, patience):
+    """The first value of `look` that is not None."""
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        found = look()
+        if found is not None:
+            return found
+        time.sleep(0.02)
+    raise TimeoutError(f"waited {patience} s in vain for {what}\n{explain()}")

@@ -1,0 +1,264 @@
+//! The client before the gate: sends what a test says, octet by octet if need be, and reads replies whole.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+
+use super::proxy::{ProxyHeader, ProxyVersion};
+
+/// A connection to the gate. A wait in vain or a closed connection panics with the transcript, except where a method
+/// says otherwise.
+pub struct Client {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+    transcript: Vec<String>,
+}
+
+/// One reply, all its lines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// The code of its last line.
+    pub code: u16,
+    /// What follows code and separator in each line.
+    pub lines: Vec<String>,
+    /// The octets as they came.
+    pub raw: Vec<u8>,
+}
+
+/// The replies to one transaction.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// To MAIL.
+    pub mail: Reply,
+    /// To each RCPT.
+    pub recipients: Vec<Reply>,
+    /// To DATA; `None` where MAIL failed.
+    pub data: Option<Reply>,
+    /// To the content; `None` where it was not sent.
+    pub end: Option<Reply>,
+}
+
+impl Client {
+    /// Connects and sends nothing.
+    pub async fn connect(gate: SocketAddr) -> Self {
+        let stream = TcpStream::connect(gate).await.unwrap_or_else(|e| panic!("no connection to {gate}: {e}"));
+        Self::over(stream)
+    }
+
+    /// Connects from an address of the loopback network (`127.0.0.0/8`).
+    pub async fn connect_from(gate: SocketAddr, source: IpAddr) -> Self {
+        let socket = if source.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.expect("a socket");
+        socket.bind(SocketAddr::new(source, 0)).unwrap_or_else(|e| panic!("{source} is no address of ours: {e}"));
+        let stream = socket.connect(gate).await.unwrap_or_else(|e| panic!("no connection to {gate}: {e}"));
+        Self::over(stream)
+    }
+
+    /// Connects and sends a PROXY header.
+    pub async fn connect_through(gate: SocketAddr, header: ProxyHeader) -> Self {
+        let mut client = Self::connect(gate).await;
+        client.send(&header.encode()).await;
+        client
+    }
+
+    /// A client at `address`: connects with a PROXY v2 header, reads the greeting, and says EHLO in the name `name`.
+    pub async fn introduced(gate: SocketAddr, address: &str, name: &str) -> Self {
+        let address = address.parse().expect("an address");
+        let mut client = Self::connect_through(gate, ProxyHeader::naming(ProxyVersion::V2, address)).await;
+        client.expect(220).await;
+        client.command(&format!("EHLO {name}")).await.assert(250);
+        client
+    }
+
+    /// Sends octets as they are.
+    pub async fn send(&mut self, octets: &[u8]) {
+        let shown = octets.get(..200).unwrap_or(octets).escape_ascii();
+        self.transcript.push(format!("C: {shown} [{} octets]", octets.len()));
+        if let Err(e) = self.stream.write_all(octets).await {
+            self.fail(&format!("the gate does not read: {e}"));
+        }
+    }
+
+    /// Sends octets; a gate that has closed is no failure. For input that it may refuse half-way.
+    pub async fn try_send(&mut self, octets: &[u8]) -> bool {
+        self.stream.write_all(octets).await.is_ok()
+    }
+
+    /// Sends a line and reads its reply.
+    pub async fn command(&mut self, line: &str) -> Reply {
+        self.send(format!("{line}\r\n").as_bytes()).await;
+        self.read_reply().await
+    }
+
+    /// Sends lines in one go and reads a reply to each (RFC 2920).
+    pub async fn pipeline(&mut self, lines: &[&str]) -> Vec<Reply> {
+        let octets: String = lines.iter().flat_map(|line| [*line, "\r\n"]).collect();
+        self.send(octets.as_bytes()).await;
+        let mut replies = Vec::with_capacity(lines.len());
+        for _ in lines {
+            replies.push(self.read_reply().await);
+        }
+        replies
+    }
+
+    /// Sends content with dots stuffed and end-of-data, and reads the reply. Content without a last CRLF gets one.
+    pub async fn content(&mut self, content: &[u8]) -> Reply {
+        self.send(&encode(content)).await;
+        self.read_reply().await
+    }
+
+    /// One transaction, command by command. DATA is sent if any recipient was accepted; the content after a 354.
+    pub async fn deliver(&mut self, from: &str, recipients: &[&str], content: &[u8]) -> Delivery {
+        let mail = self.command(&format!("MAIL FROM:<{from}>")).await;
+        let mut delivery = Delivery { mail, recipients: Vec::new(), data: None, end: None };
+        if delivery.mail.code != 250 {
+            return delivery;
+        }
+        for recipient in recipients {
+            delivery.recipients.push(self.command(&format!("RCPT TO:<{recipient}>")).await);
+        }
+        if !delivery.recipients.iter().any(|r| r.code / 100 == 2) {
+            return delivery;
+        }
+        let data = self.command("DATA").await;
+        if data.code == 354 {
+            delivery.end = Some(self.content(content).await);
+        }
+        delivery.data = Some(data);
+        delivery
+    }
+
+    /// Reads a reply.
+    pub async fn read_reply(&mut self) -> Reply {
+        match self.try_read_reply().await {
+            Some(reply) => reply,
+            None => self.fail("the gate closed instead of replying"),
+        }
+    }
+
+    /// Reads a reply; `None` where the gate closed instead.
+    pub async fn try_read_reply(&mut self) -> Option<Reply> {
+        let mut reply = Reply { code: 0, lines: Vec::new(), raw: Vec::new() };
+        loop {
+            let line = self.read_line().await?;
+            reply.raw.extend(&line);
+            let Some(text) = line.strip_suffix(b"\r\n") else { self.fail("a reply line ends in a bare LF") };
+            let text = String::from_utf8_lossy(text).into_owned();
+            let (code, rest) = text.split_at_checked(3).unwrap_or((&text, ""));
+            let Ok(code) = code.parse() else { self.fail(&format!("{text:?} is no reply line")) };
+            if reply.code != 0 && reply.code != code {
+                self.fail(&format!("the code changes from {} to {code} inside a reply", reply.code));
+            }
+            reply.code = code;
+            reply.lines.push(rest.get(1..).unwrap_or_default().to_owned());
+            match rest.bytes().next() {
+                Some(b'-') => {}
+                Some(b' ') | None => return Some(reply),
+                Some(_) => self.fail(&format!("{text:?} is no reply line")),
+            }
+        }
+    }
+
+    /// Reads a reply and holds it to a code.
+    pub async fn expect(&mut self, code: u16) -> Reply {
+        let reply = self.read_reply().await;
+        if reply.code != code {
+            self.fail(&format!("{code} was due, {reply} came"));
+        }
+        reply
+    }
+
+    /// Waits until the gate closes; anything that it still says is a failure.
+    pub async fn expect_close(&mut self) {
+        if let Some(line) = self.read_line().await {
+            self.fail(&format!("the gate was to close and said {:?}", line.escape_ascii().to_string()));
+        }
+    }
+
+    /// Everything said so far, for a failing test to show.
+    pub fn transcript(&self) -> String {
+        self.transcript.join("\n")
+    }
+
+    fn over(stream: TcpStream) -> Self {
+        stream.set_nodelay(true).expect("a socket option");
+        Self { stream, buffer: Vec::new(), transcript: Vec::new() }
+    }
+
+    /// A line with its end, or `None` at the end of the stream. A reset counts as an end.
+    async fn read_line(&mut self) -> Option<Vec<u8>> {
+        let end = loop {
+            if let Some(end) = memchr::memchr(b'\n', &self.buffer) {
+                break end;
+            }
+            match tokio::time::timeout(super::PATIENCE, self.stream.read_buf(&mut self.buffer)).await {
+                Ok(Ok(1..)) => {}
+                Ok(_) if self.buffer.is_empty() => return None,
+                Ok(_) => self.fail("the gate closed inside a line"),
+                Err(_) => self.fail("the gate says nothing"),
+            }
+        };
+        let line: Vec<u8> = self.buffer.drain(..=end).collect();
+        self.transcript.push(format!("S: {}", line.escape_ascii()));
+        Some(line)
+    }
+
+    #[track_caller]
+    fn fail(&self, why: &str) -> ! {
+        panic!("{why}\n{}", self.transcript())
+    }
+}
+
+impl Reply {
+    /// All lines, joined by line feeds.
+    pub fn text(&self) -> String {
+        self.lines.join("\n")
+    }
+
+    /// Whether the text holds `part`.
+    pub fn says(&self, part: &str) -> bool {
+        self.text().contains(part)
+    }
+
+    /// Panics unless the code is `code`.
+    #[track_caller]
+    pub fn assert(&self, code: u16) -> &Self {
+        assert_eq!(self.code, code, "{self}");
+        self
+    }
+}
+
+impl fmt::Display for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", String::from_utf8_lossy(&self.raw).trim_end())
+    }
+}
+
+impl Delivery {
+    /// The last reply: what became of the message.
+    pub fn outcome(&self) -> &Reply {
+        let refused = || self.recipients.last().unwrap_or(&self.mail);
+        self.end.as_ref().or(self.data.as_ref()).unwrap_or_else(refused)
+    }
+}
+
+/// Content as it goes over the wire: dots stuffed, a last CRLF if it lacks one, end-of-data.
+pub fn encode(content: &[u8]) -> Vec<u8> {
+    let mut wire = Vec::with_capacity(content.len() + 5);
+    let mut rest = content;
+    while !rest.is_empty() {
+        let length = memchr::memmem::find(rest, b"\r\n").map_or(rest.len(), |at| at + 2);
+        let (line, next) = rest.split_at(length);
+        if line.starts_with(b".") {
+            wire.push(b'.');
+        }
+        wire.extend(line);
+        rest = next;
+    }
+    if !wire.is_empty() && !wire.ends_with(b"\r\n") {
+        wire.extend(b"\r\n");
+    }
+    wire.extend(b".\r\n");
+    wire
+}
