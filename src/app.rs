@@ -102,8 +102,7 @@ pub async fn start(config: &Config, sockets: Sockets, registry: Registry) -> Res
     let awaited = [Condition::Listeners, Condition::RelayGuard, Condition::Store, Condition::Upstream];
     let readiness = Readiness::new(&awaited, &registry);
     let directory = || config.spool.directory.display().to_string();
-    let spooler =
-        Spooler::new(&config.spool()).map_err(|source| Error::Spool { directory: directory(), source })?;
+    let spooler = Spooler::new(&config.spool()).map_err(|source| Error::Spool { directory: directory(), source })?;
     let resolver = Resolver::new(config.resolver(), dns::Metrics::new(&registry))?;
     let store = Store::open(config.store(), &registry).await?;
     readiness.holds(Condition::Store);

@@ -167,11 +167,9 @@ fn published(dmarc: &DmarcOutput) -> Option<PolicyPublished> {
 
 fn evaluated(decision: &Decision, dmarc: Option<(&DmarcOutput, &Assessment)>) -> PolicyEvaluated {
     match dmarc {
-        Some((dmarc, assessment)) => PolicyEvaluated::new(
-            assessment.reported,
-            (dmarc.dkim_aligned, dmarc.spf_aligned),
-            &assessment.overrides,
-        ),
+        Some((dmarc, assessment)) => {
+            PolicyEvaluated::new(assessment.reported, (dmarc.dkim_aligned, dmarc.spf_aligned), &assessment.overrides)
+        }
         None => PolicyEvaluated::new(decision.reported(), (false, false), decision.overrides()),
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::config::document::{Document, Section};
 use crate::config::{
     Admin, BareNewline, Bypass, ByteSize, Config, Dns, Identity, Limits, Listener, ListenerTls, Log, LogFormat,
-    LogLevel, Mailbox, Mode, OnTempError, Policy, Reject, Reports, Smtp, Spool, Store, Timeouts, OnUnusableFrom,
+    LogLevel, Mailbox, Mode, OnTempError, OnUnusableFrom, Policy, Reject, Reports, Smtp, Spool, Store, Timeouts,
     Upstream, UpstreamTls,
 };
 use crate::domain::Domain;

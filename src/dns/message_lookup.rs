@@ -25,7 +25,13 @@ pub struct MessageLookup {
 
 impl MessageLookup {
     pub(super) fn new(resolver: Resolver, budget: usize) -> Self {
-        Self { resolver, expired: watch::Sender::new(false), budget, spent: AtomicUsize::new(0), asked: Mutex::default() }
+        Self {
+            resolver,
+            expired: watch::Sender::new(false),
+            budget,
+            spent: AtomicUsize::new(0),
+            asked: Mutex::default(),
+        }
     }
 
     /// Ends all open questions, and those to come, as temporary failures: the message waits no longer.

@@ -4,10 +4,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::dkim::Keys;
-use super::discovery::{Discoveries, discover};
-use super::subject::{Claims, Subject};
 use super::Evaluation;
+use super::discovery::{Discoveries, discover};
+use super::dkim::Keys;
+use super::subject::{Claims, Subject};
 use crate::dns::{Asked, Lookup};
 use crate::domain::Domain;
 use crate::message::body_hash::BodyHashes;

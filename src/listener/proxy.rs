@@ -46,39 +46,30 @@ pub fn parse(input: &[u8]) -> Parsed {
     match result {
         HeaderResult::V1(Ok(header)) => {
             let origin = match header.addresses {
-                v1::Addresses::Tcp4(a) => client(
-                    (a.source_address, a.source_port).into(),
-                    (a.destination_address, a.destination_port).into(),
-                ),
-                v1::Addresses::Tcp6(a) => client(
-                    (a.source_address, a.source_port).into(),
-                    (a.destination_address, a.destination_port).into(),
-                ),
+                v1::Addresses::Tcp4(a) => {
+                    client((a.source_address, a.source_port).into(), (a.destination_address, a.destination_port).into())
+                }
+                v1::Addresses::Tcp6(a) => {
+                    client((a.source_address, a.source_port).into(), (a.destination_address, a.destination_port).into())
+                }
                 v1::Addresses::Unknown => Origin::Nobody,
             };
             Parsed::Header(header.header.len(), origin)
         }
         HeaderResult::V2(Ok(header)) => {
             let origin = match (header.command, header.addresses) {
-                (v2::Command::Proxy, v2::Addresses::IPv4(a)) => client(
-                    (a.source_address, a.source_port).into(),
-                    (a.destination_address, a.destination_port).into(),
-                ),
-                (v2::Command::Proxy, v2::Addresses::IPv6(a)) => client(
-                    (a.source_address, a.source_port).into(),
-                    (a.destination_address, a.destination_port).into(),
-                ),
+                (v2::Command::Proxy, v2::Addresses::IPv4(a)) => {
+                    client((a.source_address, a.source_port).into(), (a.destination_address, a.destination_port).into())
+                }
+                (v2::Command::Proxy, v2::Addresses::IPv6(a)) => {
+                    client((a.source_address, a.source_port).into(), (a.destination_address, a.destination_port).into())
+                }
                 _ => Origin::Nobody,
             };
             Parsed::Header(header.len(), origin)
         }
         HeaderResult::V1(Err(_)) | HeaderResult::V2(Err(_)) => Parsed::Invalid,
     }
-}
-
-/// Whether octets that a client sent unasked are the beginning of a version 2 header, which holds line ends.
-pub fn is_v2_signature(input: &[u8]) -> bool {
-    input.starts_with(V2_SIGNATURE)
 }
 
 fn client(source: SocketAddr, destination: SocketAddr) -> Origin {
@@ -89,8 +80,6 @@ fn client(source: SocketAddr, destination: SocketAddr) -> Origin {
 const V1_START: &[u8] = b"PROXY ";
 /// Octets of a version 1 header with its CRLF.
 const V1_MAX: usize = 107;
-/// The first twelve octets of version 2.
-const V2_SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 /// Octets of a header with its TLVs: none that is met comes near.
 const MAX_HEADER: usize = 4096;
 
@@ -104,12 +93,15 @@ mod tests {
 
     #[test]
     fn headers_are_read_whole() {
-        let v4 = [b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".as_slice(), &[198, 51, 100, 7, 192, 0, 2, 1, 0x12, 0x67, 0, 25]]
-            .concat();
-        let local = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0".to_vec();
-        let with_tlv =
-            [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x10"[..], &[198, 51, 100, 7, 192, 0, 2, 1, 0x12, 0x67, 0, 25, 4, 0, 1, 0]]
+        let v4 =
+            [b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".as_slice(), &[198, 51, 100, 7, 192, 0, 2, 1, 0x12, 0x67, 0, 25]]
                 .concat();
+        let local = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0".to_vec();
+        let with_tlv = [
+            &b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x10"[..],
+            &[198, 51, 100, 7, 192, 0, 2, 1, 0x12, 0x67, 0, 25, 4, 0, 1, 0],
+        ]
+        .concat();
         let cases: [(&[u8], Origin); 7] = [
             (b"PROXY TCP4 198.51.100.7 192.0.2.1 4711 25\r\n", named("198.51.100.7:4711", "192.0.2.1:25")),
             (b"PROXY TCP6 2001:db8::7 2001:db8::1 4711 25\r\n", named("[2001:db8::7]:4711", "[2001:db8::1]:25")),

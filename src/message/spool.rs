@@ -111,7 +111,7 @@ impl Spool {
         if self.permit.is_none() {
             return Err(Error::Exhausted);
         }
-        self.to_file().await
+        self.move_to_file().await
     }
 
     /// Gives the whole body back in pieces: `None` at the end.
@@ -140,7 +140,7 @@ impl Spool {
         }
     }
 
-    async fn to_file(&mut self) -> Result<(), Error> {
+    async fn move_to_file(&mut self) -> Result<(), Error> {
         let piece = std::mem::take(&mut self.memory);
         let (file, directory) = (self.file.take(), Arc::clone(&self.spooler.directory));
         let written = spawn_blocking(move || -> io::Result<(File, Vec<u8>)> {

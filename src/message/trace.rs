@@ -98,7 +98,8 @@ mod tests {
     fn nothing_that_a_client_says_breaks_the_field() {
         let Ok(Command::Ehlo(name)) = Command::parse(b"EHLO a(b;c", None) else { panic!() };
         let hello = Hello { name, protocol: Protocol::Esmtp };
-        let hop = Hop { hello: &hello, name: None, ip: "2001:db8::1".parse().unwrap(), by: "mx.example", id: "X1", time: 0 };
+        let hop =
+            Hop { hello: &hello, name: None, ip: "2001:db8::1".parse().unwrap(), by: "mx.example", id: "X1", time: 0 };
         assert_eq!(
             hop.field(),
             "Received: from a?b?c ([IPv6:2001:db8::1])\r\n\tby mx.example with ESMTP id X1;\r\n\tThu, 1 Jan 1970 \

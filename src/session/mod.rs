@@ -184,7 +184,11 @@ impl Session {
 
     async fn converse(&mut self) -> End {
         let settings = self.settings();
-        self.say(&Reply::new(220, "", &format!("{} {}", settings.hostname, settings.banner.as_deref().unwrap_or("ESMTP"))));
+        self.say(&Reply::new(
+            220,
+            "",
+            &format!("{} {}", settings.hostname, settings.banner.as_deref().unwrap_or("ESMTP")),
+        ));
         let mut state = State::Greeted;
         loop {
             let line = match self.next_line(&state).await {
@@ -234,7 +238,7 @@ impl Session {
             self.stream.release();
             self.link.release();
         }
-        if self.errors == 0 && crate::listener::proxy::is_v2_signature(self.stream.buffered()) {
+        if self.errors == 0 && self.stream.buffered().starts_with(PROXY_V2_SIGNATURE) {
             return Ok(Ok(Command::ProxyHeader));
         }
         let deadline = Instant::now() + settings.timeouts.command;
@@ -377,9 +381,10 @@ impl Session {
                 mail_from: path.mailbox().map_or("", |m| m.as_str()).into(),
             };
             (transaction.subject, transaction.lookup) = (Some(subject), Some(Arc::clone(&lookup)));
-            self.evaluation = Some(Background::new(async move {
-                gather(&*lookup, &sender, async { subject_comes.await.ok() }).await
-            }));
+            self.evaluation =
+                Some(Background::new(
+                    async move { gather(&*lookup, &sender, async { subject_comes.await.ok() }).await },
+                ));
         }
         self.transactions += 1;
         self.transaction = Some(transaction);
@@ -520,6 +525,8 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
     }
 }
 
+/// The first octets of a PROXY protocol header, version 2: line ends hide in it, so it would be read as commands.
+const PROXY_V2_SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 /// Octets of a command line with its line end: RFC 5321 §4.5.3.1.4 has 512, extensions and long VERP addresses go
 /// beyond it.
 const MAX_COMMAND_LINE: usize = 2048;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::evaluation::subject::Subject;
-use crate::message::body_hash::{BodyHashes, BodyHasher};
+use crate::message::body_hash::{BodyHasher, BodyHashes};
 use crate::message::header::HeaderSection;
 use crate::message::spool::{self, Spool};
 use crate::smtp::data::{Decoder, Irregularities, Progress, Sink};

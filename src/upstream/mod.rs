@@ -179,7 +179,14 @@ impl Metrics {
 impl Link {
     /// A link that is not connected yet.
     pub fn new(settings: Arc<Settings>, metrics: Metrics) -> Self {
-        Self { settings, metrics, connection: None, sight: Sight::Gate, last_use: Instant::now(), told: Told::default() }
+        Self {
+            settings,
+            metrics,
+            connection: None,
+            sight: Sight::Gate,
+            last_use: Instant::now(),
+            told: Told::default(),
+        }
     }
 
     /// Whether a Received field of ours tells the upstream who the client was.
@@ -215,10 +222,8 @@ impl Link {
     ) -> Result<Reply, Error> {
         self.told = Told::default();
         let reused = self.revive().await;
-        if !reused {
-            if let Some(refusal) = self.connect(introduction).await? {
-                return Ok(refusal);
-            }
+        if !reused && let Some(refusal) = self.connect(introduction).await? {
+            return Ok(refusal);
         }
         match self.say_mail(&line).await {
             // An idle connection may have been ended meanwhile: that is not shown to the client.

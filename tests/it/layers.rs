@@ -3,9 +3,10 @@
 use crate::source;
 
 /// The modules in the order in which data flows: each may use those above it, never those below.
-const ORDER: [&str; 26] = [
+const ORDER: [&str; 28] = [
     "domain",
     "label",
+    "causes",
     "metrics",
     "readiness",
     "smtp",
@@ -29,6 +30,7 @@ const ORDER: [&str; 26] = [
     "admin",
     "config",
     "app",
+    "logging",
     "cli",
 ];
 
