@@ -81,7 +81,9 @@ impl Domain {
 
     /// Whether this name is `ancestor` itself or lies below it.
     pub fn is_within(&self, ancestor: &Domain) -> bool {
-        self.0.strip_suffix(&*ancestor.0).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+        self.0
+            .strip_suffix(&*ancestor.0)
+            .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
     }
 }
 
@@ -111,7 +113,8 @@ const MAX_LABEL: usize = 63;
 /// Letters, digits, hyphen, and the underscore of service names (RFC 8552); a hyphen may stand anywhere, since such
 /// names are in use and DNS answers them.
 fn is_label(label: &str) -> bool {
-    (1..=MAX_LABEL).contains(&label.len()) && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    (1..=MAX_LABEL).contains(&label.len())
+        && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
 }
 
 #[cfg(test)]

@@ -7,11 +7,11 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
-pub mod dmarc;
-pub mod dns;
 pub mod domain;
-pub mod evaluation;
 pub mod label;
-pub mod message;
 pub mod metrics;
+pub mod message;
+pub mod dns;
 pub mod spf;
+pub mod dmarc;
+pub mod evaluation;

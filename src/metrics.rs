@@ -6,8 +6,8 @@
 use std::marker::PhantomData;
 
 use prometheus::core::Collector;
-pub use prometheus::{Histogram, IntCounter, IntGauge};
 use prometheus::{HistogramOpts, IntCounterVec, Opts, TextEncoder};
+pub use prometheus::{Histogram, IntCounter, IntGauge};
 
 use crate::label::Label;
 

@@ -35,8 +35,7 @@ impl Zone {
     }
 
     pub fn mx(self, name: &str, exchanges: &[(u16, &str)]) -> Self {
-        let mx =
-            exchanges.iter().map(|(preference, e)| Mx { preference: *preference, exchange: (*e).into() }).collect();
+        let mx = exchanges.iter().map(|(preference, e)| Mx { preference: *preference, exchange: (*e).into() }).collect();
         self.with(name, RecordType::Mx, Ok(Records::Mx(mx)))
     }
 

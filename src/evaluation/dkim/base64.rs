@@ -6,7 +6,7 @@
 pub(in crate::evaluation) fn decode(text: &[u8]) -> Option<Vec<u8>> {
     let data = text.strip_suffix(b"==").or_else(|| text.strip_suffix(b"=")).unwrap_or(text);
     let padding = text.len() - data.len();
-    if data.len() % 4 == 1 || (padding > 0 && text.len() % 4 != 0) {
+    if data.len() % 4 == 1 || (padding > 0 && !text.len().is_multiple_of(4)) {
         return None;
     }
     let mut out = Vec::with_capacity(data.len() / 4 * 3 + 2);
