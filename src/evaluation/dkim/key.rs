@@ -13,11 +13,11 @@ use mail_auth::common::crypto::{self, VerifyingKey};
 use mail_auth::common::parse::TxtRecordParser;
 use mail_auth::common::verify::DomainKey;
 
-use super::base64;
 use super::signature::{Algorithm, Fault, Signer};
 use super::tag_list::{TagList, colon_list};
 use crate::dns::{Lookup, Miss};
 use crate::evaluation::DkimResult;
+use crate::message::base64;
 
 /// The keys of a message's signatures, as DNS gave them.
 #[derive(Default)]
