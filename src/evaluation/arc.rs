@@ -26,7 +26,7 @@ impl Chain {
         self.newest().map(|set| set.message.body)
     }
 
-    /// The DNS names of the keys, each once, the newest set's first; at most [`MAX_KEY_NAMES`].
+    /// The DNS names of the keys, each once, the newest set's first; at most ten.
     pub fn key_names(&self) -> Vec<Box<str>> {
         self.0.as_deref().map(key_names).unwrap_or_default()
     }

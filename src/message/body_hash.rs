@@ -2,7 +2,7 @@
 //!
 //! The canonicalizations of RFC 6376 §3.4.3 and §3.4.4 are done here and not by mail-auth, whose relaxed one keeps
 //! lines of white space at the end of the body and counts raw octets for `l=`. Each canonicalization runs once however
-//! many hashes take it in; its state is a few counters and one buffer of [`STAGE_SIZE`] octets, and how the body is
+//! many hashes take it in; its state is a few counters and one buffer of some KiB, and how the body is
 //! split into pieces makes no difference. The caller bounds the number of specs.
 //!
 //! A line ends with CRLF; a bare CR or LF is an ordinary octet.
