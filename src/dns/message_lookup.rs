@@ -23,6 +23,10 @@ pub struct MessageLookup {
     asked: Mutex<Vec<Asked>>,
 }
 
+/// The same handle, with evidence and end, but without a budget: for questions whose number the asker bounds itself, and
+/// which must be asked even if a sender's records have used the budget up.
+pub struct Unmetered<'a>(&'a MessageLookup);
+
 impl MessageLookup {
     pub(super) fn new(resolver: Resolver, budget: usize) -> Self {
         Self {
@@ -39,7 +43,12 @@ impl MessageLookup {
         self.expired.send_replace(true);
     }
 
-    /// The questions so far with their answers, in the order of the answers; at most as many as the budget has.
+    /// The handle without its budget.
+    pub fn unmetered(&self) -> Unmetered<'_> {
+        Unmetered(self)
+    }
+
+    /// The questions so far with their answers, in the order of the answers.
     pub fn evidence(&self) -> Vec<Asked> {
         self.asked().clone()
     }
@@ -57,25 +66,12 @@ impl MessageLookup {
         self.spent.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < self.budget).then_some(n + 1)).is_ok()
     }
 
-    /// Keeps the answer as evidence. Of two that were under way at one time the first is kept and valid for both.
-    fn record(&self, new: Asked) -> Answer {
-        let mut asked = self.asked();
-        if let Some(known) = asked.iter().find(|a| a.record_type == new.record_type && a.name == new.name) {
-            return known.answer.clone();
-        }
-        let answer = new.answer.clone();
-        asked.push(new);
-        answer
-    }
-}
-
-impl Lookup for MessageLookup {
-    async fn ask(&self, name: &str, record_type: RecordType) -> Answer {
+    async fn find(&self, name: &str, record_type: RecordType, budget: Budget) -> Answer {
         let Some(name) = normalize(name) else { return failed(Miss::NxDomain) };
         if let Some(answer) = self.known(&name, record_type) {
             return answer;
         }
-        if !self.spend() {
+        if budget == Budget::Metered && !self.spend() {
             return failed(Miss::Failed(Failure::Budget));
         }
         let start = Instant::now();
@@ -94,6 +90,35 @@ impl Lookup for MessageLookup {
             cached: source == Source::Cache,
         })
     }
+
+    /// Keeps the answer as evidence. Of two that were under way at one time the first is kept and valid for both.
+    fn record(&self, new: Asked) -> Answer {
+        let mut asked = self.asked();
+        if let Some(known) = asked.iter().find(|a| a.record_type == new.record_type && a.name == new.name) {
+            return known.answer.clone();
+        }
+        let answer = new.answer.clone();
+        asked.push(new);
+        answer
+    }
+}
+
+impl Lookup for MessageLookup {
+    async fn ask(&self, name: &str, record_type: RecordType) -> Answer {
+        self.find(name, record_type, Budget::Metered).await
+    }
+}
+
+impl Lookup for Unmetered<'_> {
+    async fn ask(&self, name: &str, record_type: RecordType) -> Answer {
+        self.0.find(name, record_type, Budget::Unmetered).await
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Budget {
+    Metered,
+    Unmetered,
 }
 
 fn failed(miss: Miss) -> Answer {

@@ -1,7 +1,5 @@
 //! A DNS zone written in a test: answers without a network, counts the questions.
 
-#![expect(missing_docs, reason = "for tests")]
-
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -26,7 +26,7 @@ impl Chain {
         self.newest().map(|set| set.message.body)
     }
 
-    /// The DNS names of the keys, each once, the newest set's first; at most [`MAX_KEY_NAMES`].
+    /// The DNS names of the keys, each once, the newest set's first; at most ten.
     pub fn key_names(&self) -> Vec<Box<str>> {
         self.0.as_deref().map(key_names).unwrap_or_default()
     }
@@ -195,4 +195,177 @@ fn verify_seals(sets: &[Set], message: &Message<'_>) -> impl Iterator<Item = Res
         let fits = keys.iter().any(|key| key.verifies(&input, &set.seal.signature));
         if fits { Ok(()) } else { Err(Fault::failed("a seal does not match")) }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dns::zone::Zone;
+    use crate::dns::{Failure, RecordType};
+    use crate::evaluation::dkim::signer::{Signer as TestSigner, SigningKey};
+    use crate::message::body_hash::BodyHasher;
+    use ArcResult::{Fail, None as NoChain, Pass, TempError};
+
+    const NOW: u64 = 1_800_000_000;
+    const MESSAGE: &str = "From: j@a.example\r\nTo: t@b.example\r\nSubject: s\r\n\r\nHello\r\n \r\n";
+
+    fn zone() -> Zone {
+        let record = SigningKey::rsa().record();
+        Zone::new()
+            .txt("k._domainkey.one.example", &[&record])
+            .txt("k._domainkey.two.example", &[&SigningKey::ed25519().record()])
+            .txt("k._domainkey.three.example", &[&record])
+    }
+
+    fn one() -> TestSigner<'static> {
+        TestSigner::new(SigningKey::rsa(), "one.example", "k")
+    }
+
+    fn two() -> TestSigner<'static> {
+        TestSigner::new(SigningKey::ed25519(), "two.example", "k")
+    }
+
+    fn sealed(message: &str, signer: &TestSigner<'_>, instance: usize, cv: &str) -> String {
+        signer.arc_set(message.as_bytes(), instance, cv) + message
+    }
+
+    /// Sealed by one.example, changed by a list that two.example runs, sealed again.
+    fn chain() -> String {
+        sealed(&sealed(MESSAGE, &one(), 1, "none").replace("Subject: s", "Subject: [list] s"), &two(), 2, "pass")
+    }
+
+    fn evaluate(message: &str, zone: &Zone) -> ArcOutput {
+        let header_end = message.find("\r\n\r\n").unwrap() + 4;
+        let section = HeaderSection::parse(message.as_bytes()[..header_end].to_vec());
+        let chain = Chain::read(&section);
+        let mut hasher = BodyHasher::new(chain.body_hash_spec().into_iter().collect());
+        hasher.update(&message.as_bytes()[header_end..]);
+        let mut keys = std::pin::pin!(chain.keys(zone));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        let std::task::Poll::Ready(keys) = keys.as_mut().poll(&mut context) else { panic!("the zone waits") };
+        chain.verify(&section, &keys, &hasher.finish(), NOW)
+    }
+
+    #[test]
+    fn a_sound_chain_passes_and_names_its_sealers() {
+        let zone = zone();
+        let found = evaluate(&chain(), &zone);
+        assert_eq!((found.result, found.reason), (Pass, "chain validates"));
+        assert_eq!(found.sealers.iter().map(|d| d.as_str()).collect::<Vec<_>>(), ["one.example", "two.example"]);
+        assert_eq!(zone.asked().len(), 2);
+        let single = evaluate(&sealed(MESSAGE, &one().set("c", "simple/simple"), 1, "none"), &zone);
+        assert_eq!((single.result, single.sealers.len()), (Pass, 1));
+        let mut long = sealed(MESSAGE, &one(), 1, "none");
+        for instance in 2..=50 {
+            let signer = if instance % 2 == 0 { two() } else { one() };
+            long = sealed(&long, &signer, instance, "pass");
+        }
+        assert_eq!(evaluate(&long, &zone).reason, "chain validates");
+        let too_long = long.replacen("i=50;", "i=51;", 9);
+        assert_eq!(evaluate(&too_long, &zone).reason, "i= is not from 1 to 50");
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_chain_makes_it_fail() {
+        let chain = chain();
+        let without = |name: &str| {
+            let at = chain.find(name).unwrap();
+            let end = at + chain[at..].find("\r\nARC").or(chain[at..].find("\r\nFrom")).unwrap() + 2;
+            format!("{}{}", &chain[..at], &chain[end..])
+        };
+        let resealed = |signer: &TestSigner<'_>, instance: usize, cv: &str| sealed(&chain, signer, instance, cv);
+        let twice = chain.replacen("ARC-Seal: i=2", "ARC-Seal: i=2; x=y\r\nARC-Seal: i=2", 1);
+        let sealers = (0..11).fold(MESSAGE.to_owned(), |message, i| {
+            let signer = TestSigner::new(SigningKey::ed25519(), &format!("d{i}.example"), "k");
+            sealed(&message, &signer, i + 1, if i == 0 { "none" } else { "pass" })
+        });
+        let cases: [(&str, String, ArcResult, &str); 24] = [
+            ("no ARC field", MESSAGE.into(), NoChain, "no chain"),
+            ("body changed", chain.replace("Hello", "Hallo"), Fail, "body hash does not match"),
+            ("signed field changed", chain.replace("[list]", "[List]"), Fail, "signature does not match"),
+            ("results forged", chain.replacen("spf=pass", "spf=fail", 1), Fail, "a seal does not match"),
+            ("old results forged", chain.replace("i=1; relay", "i=1; other"), Fail, "a seal does not match"),
+            ("old seal changed", chain.replace("i=1; a=rsa", "i=1; y=z; a=rsa"), Fail, "a seal does not match"),
+            ("results missing", without("ARC-Authentication-Results: i=1"), Fail, "a set is not complete"),
+            ("seal missing", without("ARC-Seal: i=2"), Fail, "a set is not complete"),
+            ("signature missing", without("ARC-Message-Signature"), Fail, "a set is not complete"),
+            ("a seal alone", format!("ARC-Seal: i=1; cv=none\r\n{MESSAGE}"), Fail, "a set is not complete"),
+            ("gap", resealed(&one(), 4, "pass"), Fail, "a set is not complete"),
+            ("instance again", resealed(&one(), 2, "pass"), Fail, "a field stands twice in one set"),
+            ("seal twice", twice, Fail, "a field stands twice in one set"),
+            ("instance 0", format!("ARC-Seal: i=0; cv=none\r\n{chain}"), Fail, "i= is not from 1 to 50"),
+            ("instance missing", format!("ARC-Seal: cv=none\r\n{chain}"), Fail, "i= is not from 1 to 50"),
+            ("garbage", format!("ARC-Seal: \u{1}\r\n{chain}"), Fail, "i= is not from 1 to 50"),
+            ("huge instance", format!("ARC-Seal: i=99999999999999999999\r\n{chain}"), Fail, "i= is not from 1 to 50"),
+            ("cv=fail", resealed(&one(), 3, "fail"), Fail, "a sealer found the chain broken"),
+            ("cv=none later", resealed(&one(), 3, "none"), Fail, "cv= is not what it must be"),
+            ("cv=pass first", sealed(MESSAGE, &one(), 1, "pass"), Fail, "cv= is not what it must be"),
+            (
+                "signs ARC fields",
+                sealed(MESSAGE, &one().set("h", "from:arc-seal"), 1, "none"),
+                Fail,
+                "ARC-Message-Signature signs ARC fields",
+            ),
+            ("expired", sealed(MESSAGE, &one().set("x", 5), 1, "none"), Fail, "signature has expired"),
+            (
+                "end unsigned",
+                sealed(MESSAGE, &one().set("l", 2), 1, "none"),
+                Fail,
+                "the end of the body is not signed (l=)",
+            ),
+            ("eleven sealers", sealers, Fail, "too many sealers"),
+        ];
+        for (name, message, result, reason) in cases {
+            let found = evaluate(&message, &zone());
+            assert_eq!((found.result, found.reason), (result, reason), "{name}");
+            assert!(found.sealers.is_empty(), "{name}");
+        }
+    }
+
+    #[test]
+    fn h_in_a_seal_fails() {
+        let message = chain().replacen("ARC-Seal: i=2;", "ARC-Seal: i=2; h=from;", 1);
+        assert_eq!(evaluate(&message, &zone()).reason, "ARC-Seal has h=");
+    }
+
+    #[test]
+    fn dns_decides_what_the_chain_leaves_open() {
+        let seal = "k._domainkey.one.example";
+        let record = SigningKey::ed25519().record();
+        let partly = || Zone::new().txt("k._domainkey.two.example", &[&record]);
+        let broken = chain().replace("Hello", "Hallo");
+        let cases = [
+            ("no key", chain(), partly(), Fail, "no key"),
+            (
+                "SERVFAIL",
+                chain(),
+                partly().fail(seal, RecordType::Txt, Failure::ServFail),
+                TempError,
+                "key look-up failed",
+            ),
+            (
+                "broken anyway",
+                broken,
+                partly().fail(seal, RecordType::Txt, Failure::Timeout),
+                Fail,
+                "body hash does not match",
+            ),
+        ];
+        for (name, message, zone, result, reason) in cases {
+            let found = evaluate(&message, &zone);
+            assert_eq!((found.result, found.reason), (result, reason), "{name}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn mutated_chains_never_panic(at in 0_usize..3000, octet in 0_u8..128, remove in proptest::bool::ANY) {
+            let mut message = chain().into_bytes();
+            let at = at % (message.len() - MESSAGE.len());
+            if remove { message.remove(at); } else { message[at] = octet; }
+            if let Ok(text) = String::from_utf8(message) && text.contains("\r\n\r\n") {
+                evaluate(&text, &zone());
+            }
+        }
+    }
 }

@@ -20,7 +20,6 @@ use crate::evaluation::{DkimOutput, DkimResult};
 use crate::message::body_hash::{BodyHashSpec, BodyHashes};
 use crate::message::header::HeaderSection;
 
-mod base64;
 mod canonical;
 mod key;
 mod signature;

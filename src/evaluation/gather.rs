@@ -39,11 +39,21 @@ struct Rest {
     discoveries: Discoveries,
 }
 
+/// Where the questions of one message go: those of its identifiers, and those of the policy, which are asked through a
+/// handle that nothing else can use up. A sender decides how many look-ups its own SPF record, signatures and ARC sets
+/// cost; it must not be able to leave none for the policy of the domain that it forges.
+pub struct Lookups<'a, I, P> {
+    /// For SPF, DKIM and ARC.
+    pub identifiers: &'a I,
+    /// For DMARC.
+    pub policy: &'a P,
+}
+
 /// Asks DNS all that the evaluation of one message needs: SPF at once, DKIM keys, ARC keys and policies as soon as
 /// `subject` yields the header section. It ends when both are done; if the handle's deadline passes, the questions that
 /// are still open end as temporary failures, so that it always ends.
-pub async fn gather<L: Lookup>(
-    lookup: &L,
+pub async fn gather<I: Lookup, P: Lookup>(
+    lookups: Lookups<'_, I, P>,
     sender: &Sender,
     subject: impl Future<Output = Option<Arc<Subject>>>,
 ) -> Gathered {
@@ -53,13 +63,13 @@ pub async fn gather<L: Lookup>(
         let Subject { claims: Some(claims), .. } = &*subject else { return None };
         let identifiers = identifiers(claims, request.domain);
         let (keys, chain_keys, discoveries) = tokio::join!(
-            claims.signatures.keys(lookup),
-            claims.chain.keys(lookup),
-            discover(lookup, claims.author.domains(), &identifiers),
+            claims.signatures.keys(lookups.identifiers),
+            claims.chain.keys(lookups.identifiers),
+            discover(lookups.policy, claims.author.domains(), &identifiers),
         );
         Some(Rest { subject, keys, chain_keys, discoveries })
     };
-    let (spf, rest) = tokio::join!(check_host(lookup, &request), rest);
+    let (spf, rest) = tokio::join!(check_host(lookups.identifiers, &request), rest);
     Gathered { spf, rest }
 }
 

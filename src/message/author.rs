@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn honest_fields_are_usable() {
-        let cases: [(&str, &[u8]); 66] = [
+        let cases: [(&str, &[u8]); 69] = [
             ("bare address", b" john@x.example"),
             ("angle address", b" <john@x.example>"),
             ("no space after the colon", b"john@x.example"),
@@ -196,6 +196,9 @@ mod tests {
             ("folded after the colon", b"\r\n john@x.example"),
             ("folded, white space last", b" john@x.example\r\n "),
             ("unquoted comma", b" Doe, John <john@x.example>"),
+            ("unquoted comma, encoded", b" =?utf-8?q?M=C3=BCller?=, =?utf-8?B?SsO2cmc=?= <joerg@x.example>"),
+            ("unquoted comma, two encoded words", b" =?utf-8?q?M?= =?UTF-8*de?Q?C?=, Hans <hans@x.example>"),
+            ("comment with an encoded name", b" joerg@x.example (=?iso-8859-1?Q?J=F6rg?=)"),
             ("at sign in the display name of words", b" \"John @ Work\" <john@x.example>"),
             ("Docomo: two dots", b" foo..bar@x.example"),
             ("Docomo: dot last", b" <foo.@x.example>"),
@@ -243,7 +246,7 @@ mod tests {
 
     #[test]
     fn what_names_no_author_is_unusable() {
-        let cases: [(&str, &[u8], UnusableFrom); 71] = [
+        let cases: [(&str, &[u8], UnusableFrom); 76] = [
             ("empty", b"", NoDomain),
             ("white space", b" \r\n ", NoDomain),
             ("comment alone", b" (nobody)", NoDomain),
@@ -313,6 +316,11 @@ mod tests {
             ("the same in angles", b" <=?utf-8?b?Y2VvQHYuZXhhbXBsZQ==?=@a.example>", Disagreement),
             ("encoded word as the first of two", b" =?utf-8?b?PGNlb0B2Pg==?=, <x@a.example>", Disagreement),
             ("encoded word as the last of two", b" <x@a.example>, =?utf-8?b?PGNlb0B2Pg==?=", Disagreement),
+            ("the same in Q", b" =?utf-8?Q?x?= =?utf-8?q?ceo=40v.example?=, <x@a.example>", Disagreement),
+            ("the same in UTF-7", b" =?utf-7?q?ceo+AEA-v.example?=, <x@a.example>", Disagreement),
+            ("encoded word of no known encoding", b" =?utf-8?x?ceo?=, <x@a.example>", Disagreement),
+            ("encoded word with broken base64", b" =?utf-8?b?Y?=, <x@a.example>", Disagreement),
+            ("encoded word with broken escapes", b" =?utf-8?q?ceo=4?=, <x@a.example>", Disagreement),
             ("encoded word after an address", b" =?utf-8?b?Y2VvQHYu?=@v.example, u@a.example", Disagreement),
             ("angle in a comment in angles", b" <u@a.example (<ceo@v.example)>", Disagreement),
         ];
@@ -360,7 +368,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn nothing_panics(value in proptest::collection::vec(proptest::sample::select(
-            b"a.b@<>()\"\\,;:[] \t\r\n=?\0\xc3\xa4".to_vec()), 0..40)) {
+            b"a.b@<>()\"\\,;:[] \t\r\n=?qB4\0\xc3\xa4".to_vec()), 0..40)) {
             read_from(value);
         }
     }

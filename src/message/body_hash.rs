@@ -2,14 +2,13 @@
 //!
 //! The canonicalizations of RFC 6376 §3.4.3 and §3.4.4 are done here and not by mail-auth, whose relaxed one keeps
 //! lines of white space at the end of the body and counts raw octets for `l=`. Each canonicalization runs once however
-//! many hashes take it in; its state is a few counters and one buffer of [`STAGE_SIZE`] octets, and how the body is
+//! many hashes take it in; its state is a few counters and one buffer of some KiB, and how the body is
 //! split into pieces makes no difference. The caller bounds the number of specs.
 //!
 //! A line ends with CRLF; a bare CR or LF is an ordinary octet.
 
 use aws_lc_rs::digest::{Context, Digest, SHA1_FOR_LEGACY_USE_ONLY, SHA256};
-
-use memchr::memchr3;
+use memchr::memchr;
 
 /// How a body, or a header section, is made ready for hashing (RFC 6376 §3.4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -187,15 +186,14 @@ impl Relaxed {
             }
         }
         while !data.is_empty() {
-            let (unchanged, rest) = data.split_at(unchanged_length(data));
-            if !unchanged.is_empty() {
-                self.content(unchanged, output);
+            let window = data.get(..WINDOW).unwrap_or(data);
+            let (text, _) = data.split_at(memchr(b'\r', window).unwrap_or(window.len()));
+            if is_level(text) {
+                self.content(text, output);
+            } else {
+                self.words(text, output);
             }
-            data = match rest {
-                [b' ' | b'\t', rest @ ..] => {
-                    self.white_space = true;
-                    rest
-                }
+            data = match data.get(text.len()..).unwrap_or_default() {
                 [b'\r', b'\n', rest @ ..] => {
                     self.end_line();
                     rest
@@ -227,6 +225,21 @@ impl Relaxed {
         self.line_ends += 1;
     }
 
+    /// Takes in text whose white space is to be levelled; it may begin and end inside a line.
+    fn words(&mut self, mut text: &[u8], output: &mut Output) {
+        while let Some(first) = text.first() {
+            let is_space = is_white_space(*first);
+            let end = text.iter().position(|b| is_white_space(*b) != is_space).unwrap_or(text.len());
+            let (run, rest) = text.split_at(end);
+            if is_space {
+                self.white_space = true;
+            } else {
+                self.content(run, output);
+            }
+            text = rest;
+        }
+    }
+
     fn content(&mut self, octets: &[u8], output: &mut Output) {
         output.line_ends(&mut self.line_ends);
         if std::mem::take(&mut self.white_space) {
@@ -237,40 +250,17 @@ impl Relaxed {
     }
 }
 
-/// How many octets at the start of `data` the relaxed canonicalization leaves as they are: up to the first white space
-/// or CR that isn't a single space or line end between ordinary octets.
-fn unchanged_length(data: &[u8]) -> usize {
-    let mut at = 0;
-    while let Some(rest) = data.get(at..) {
-        let run = ordinary_length(rest);
-        // White space at the start may continue a run that an earlier piece began.
-        if run == 0 {
-            return at;
-        }
-        at += run;
-        match data.get(at..) {
-            Some([b' ', next, ..]) if is_ordinary(*next) => at += 1,
-            Some([b'\r', b'\n', next, ..]) if is_ordinary(*next) => at += 2,
-            _ => return at,
-        }
-    }
-    at
+/// Whether text is some words with single spaces between them, as most lines are, and so needs no change. Without a
+/// way out of the loop, the compiler looks at many octets at once.
+fn is_level(text: &[u8]) -> bool {
+    let (Some(first), Some(last), Some(tail)) = (text.first(), text.last(), text.get(1..)) else { return false };
+    let pairs = text.iter().zip(tail);
+    let uneven = pairs.fold(false, |uneven, (a, b)| uneven | (*a == b'\t') | ((*a == b' ') & (*b == b' ')));
+    !uneven && !is_white_space(*first) && !is_white_space(*last)
 }
 
-/// Words are short, so that a plain loop goes before SIMD search, which pays for long runs alone.
-fn ordinary_length(data: &[u8]) -> usize {
-    match data.iter().take(SHORT_RUN).position(|b| !is_ordinary(*b)) {
-        Some(at) => at,
-        None => {
-            let head = data.len().min(SHORT_RUN);
-            let tail = data.get(head..).unwrap_or_default();
-            head + memchr3(b' ', b'\t', b'\r', tail).unwrap_or(tail.len())
-        }
-    }
-}
-
-fn is_ordinary(b: u8) -> bool {
-    !matches!(b, b' ' | b'\t' | b'\r')
+fn is_white_space(b: u8) -> bool {
+    matches!(b, b' ' | b'\t')
 }
 
 /// What one canonicalization yields, on its way into the hashes.
@@ -351,8 +341,8 @@ impl Output {
 
 /// Octets gathered before they are hashed.
 const STAGE_SIZE: usize = 4096;
-/// Octets looked at one by one before SIMD search is worth its start.
-const SHORT_RUN: usize = 24;
+/// Octets of a line that are looked at in one go; a line without an end must not be searched for it again and again.
+const WINDOW: usize = 1024;
 const LINE_ENDS: &[u8; 64] = b"\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n\
     \r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n";
 

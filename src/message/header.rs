@@ -55,10 +55,11 @@ impl HeaderSection {
             && !rest.is_empty()
             && !is_empty_line(rest)
         {
-            let end = start + piece_length(rest);
+            let (length, odd_continuation) = piece_length(rest);
+            let end = start + length;
             let colon = field_colon(rest);
-            if colon.is_none() {
-                malformed_at.get_or_insert(start);
+            if let Some(at) = if colon.is_none() { Some(0) } else { odd_continuation } {
+                malformed_at.get_or_insert(start + at);
             }
             let colon = colon.map_or(NO_COLON, |at| offset(start + at));
             pieces.push(Piece { start: offset(start), colon, end: offset(end) });
@@ -93,7 +94,7 @@ impl HeaderSection {
         self.pieces.iter().filter(|piece| has_lenient_name(self.raw(piece), name)).count()
     }
 
-    /// Where the first line stands that is neither a field nor a continuation.
+    /// Where the first line stands that is neither a field nor a continuation by the grammar.
     pub fn malformed_line(&self) -> Option<usize> {
         self.malformed_at
     }
@@ -228,16 +229,26 @@ fn is_empty_line(rest: &[u8]) -> bool {
     rest.starts_with(b"\r\n") || rest.starts_with(b"\n")
 }
 
-/// The length of the first line with the continuation lines after it.
-fn piece_length(rest: &[u8]) -> usize {
+/// The length of the first line with the continuation lines after it, and where the first of these stands that is none
+/// by RFC 5322 §2.2.3: one that begins with a bare CR. It goes on to the upstream as a continuation, so that it has to
+/// share the fate of its field; were it a piece of its own, it could end up below a field of ours.
+fn piece_length(rest: &[u8]) -> (usize, Option<usize>) {
     let mut end = 0;
+    let mut malformed = None;
     while let Some(line_end) = rest.get(end..).and_then(|tail| memchr(b'\n', tail)) {
         end += line_end + 1;
-        if !matches!(rest.get(end), Some(b' ' | b'\t')) {
-            return end;
+        match rest.get(end..) {
+            Some([b' ' | b'\t', ..]) => {}
+            Some([b'\r', next, ..]) if *next != b'\n' => {
+                malformed.get_or_insert(end);
+            }
+            Some([b'\r']) => {
+                malformed.get_or_insert(end);
+            }
+            _ => return (end, malformed),
         }
     }
-    rest.len()
+    (rest.len(), malformed)
 }
 
 /// Where the colon stands if `rest` begins with a field name: 1*ftext (RFC 5322 §3.6.8), then, in obsolete syntax
@@ -359,7 +370,7 @@ mod tests {
 
     #[test]
     fn lines_that_are_no_field_are_remembered_and_kept() {
-        let cases: [(&str, &[u8], Option<usize>, usize); 12] = [
+        let cases: [(&str, &[u8], Option<usize>, usize); 14] = [
             ("nothing", b"", None, 0),
             ("an empty section", b"\r\n", None, 0),
             ("no empty line", b"A: 1\r\n", None, 1),
@@ -371,6 +382,8 @@ mod tests {
             ("NUL in the name", b"A\0: 1\r\n\r\n", Some(0), 0),
             ("octets beyond ASCII in the name", b"\xc3\xa4: 1\r\n\r\n", Some(0), 0),
             ("a space inside the name", b"A B: 1\r\n\r\n", Some(0), 0),
+            ("a bare CR continues", b"A: 1\r\n\rB: 2\r\nC: 3\r\n\r\n", Some(6), 2),
+            ("a bare CR last", b"A: 1\r\n\r", Some(6), 1),
             ("a bare CR is no empty line", b"A: 1\r\n\r\r\nB: 2\r\n\r\n", Some(6), 2),
         ];
         for (name, text, malformed, fields) in cases {
@@ -447,6 +460,8 @@ mod tests {
             "X-DMARC-Fail-policy\0: none",
             "X-DMARC-Fail-policy\r\n : none",
             "X-DMARC-\u{b}Fail-policy: none",
+            "X-DMARC-Fail-policy: none\r\n\rleft over: x",
+            "Authentication-Results: mx.example.net;\r\n\r dmarc=pass\r\n\r\r\n\tx",
         ];
         for line in ours {
             let section = section(format!("A: 1\r\n{line}\r\nB: 2\r\n\r\n"));
@@ -514,5 +529,25 @@ mod tests {
         let section = section("Received: a\r\nReceived: b\r\nMessage-ID:\r\n <1@a.example>\r\n\r\n");
         assert_eq!(section.message_id(), Some(b"<1@a.example>".as_slice()));
         assert_eq!(section.received_count(), 2);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_relayed_and_what_is_removed_is_the_whole(
+            lines in proptest::collection::vec("(X-DMARC-Fail-policy|Authentication-Results|A|)[ :\r\0]{0,3}\
+                [m\"(); .\\\\\r\0]{0,4}(mx.example.net)?[;)\" ]{0,2}(\r\n|\n|\r)", 0..8)
+        ) {
+            let section = section(lines.concat());
+            let removals = section.removals(&AuthservIds::new(["mx.example.net"]));
+            let relayed: usize = section.relayed(&removals).map(<[u8]>::len).sum();
+            let removed: usize = removals.0.iter().map(|range| range.len()).sum();
+            proptest::prop_assert_eq!(relayed + removed, section.as_bytes().len());
+            // Nothing is left that would be removed the next time, or that would continue a field of ours.
+            let again = HeaderSection::parse(section.relayed(&removals).flatten().copied().collect());
+            if !section.begins_with_continuation() {
+                proptest::prop_assert!(!again.begins_with_continuation());
+                proptest::prop_assert_eq!(again.removals(&AuthservIds::new(["mx.example.net"])).count(), 0);
+            }
+        }
     }
 }

@@ -28,7 +28,7 @@ use crate::dns::resolver::Resolver;
 use crate::dns::reverse::{ConfirmedName, confirmed_name};
 use crate::domain::Domain;
 use crate::envelope::{Client, Hello, Protocol};
-use crate::evaluation::gather::{Gathered, Sender, gather};
+use crate::evaluation::gather::{Gathered, Lookups, Sender, gather};
 use crate::label_enum;
 use crate::message::spool::Spooler;
 use crate::smtp::address::{DomainPart, ForwardPath, ReversePath};
@@ -381,10 +381,10 @@ impl Session {
                 mail_from: path.mailbox().map_or("", |m| m.as_str()).into(),
             };
             (transaction.subject, transaction.lookup) = (Some(subject), Some(Arc::clone(&lookup)));
-            self.evaluation =
-                Some(Background::new(
-                    async move { gather(&*lookup, &sender, async { subject_comes.await.ok() }).await },
-                ));
+            self.evaluation = Some(Background::new(async move {
+                let lookups = Lookups { identifiers: &*lookup, policy: &lookup.unmetered() };
+                gather(lookups, &sender, async { subject_comes.await.ok() }).await
+            }));
         }
         self.transactions += 1;
         self.transaction = Some(transaction);

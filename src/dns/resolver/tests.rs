@@ -588,10 +588,12 @@ async fn a_message_has_its_own_budget_and_evidence() {
     assert!(lookup.ask("b.example", RecordType::A).await.outcome.is_ok());
     assert_eq!(miss(&lookup.ask("c.example", RecordType::A).await), Miss::Failed(Failure::Budget));
     assert!(lookup.ask("a.example", RecordType::A).await.outcome.is_ok(), "what is known stays known");
+    assert!(lookup.unmetered().ask("a.example", RecordType::A).await.outcome.is_ok(), "the same evidence");
     let evidence = lookup.evidence();
     let names = evidence.iter().map(|asked| (&*asked.name, asked.record_type)).collect::<Vec<_>>();
     assert_eq!(names, [("a.example", RecordType::A), ("b.example", RecordType::A)]);
     assert_eq!(server.udp(), 2);
+    assert!(lookup.unmetered().ask("d.example", RecordType::A).await.outcome.is_ok(), "beyond the budget");
     assert!(resolver.for_message().ask("c.example", RecordType::A).await.outcome.is_ok(), "of this message alone");
 }
 

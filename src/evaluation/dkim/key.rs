@@ -13,15 +13,18 @@ use mail_auth::common::crypto::{self, VerifyingKey};
 use mail_auth::common::parse::TxtRecordParser;
 use mail_auth::common::verify::DomainKey;
 
-use super::base64;
 use super::signature::{Algorithm, Fault, Signer};
 use super::tag_list::{TagList, colon_list};
 use crate::dns::{Lookup, Miss};
 use crate::evaluation::DkimResult;
+use crate::message::base64;
 
 /// The keys of a message's signatures, as DNS gave them.
 #[derive(Default)]
-pub struct Keys(Vec<(Box<str>, Result<Arc<KeyRecords>, Miss>)>);
+pub struct Keys(Vec<(Box<str>, Found)>);
+
+/// What there is at one name.
+type Found = Result<Arc<KeyRecords>, Miss>;
 
 /// What the TXT records at one name hold; kept with them in the cache.
 pub(in crate::evaluation) struct KeyRecords {
@@ -188,16 +191,16 @@ fn public_key(algorithm: Algorithm, encoded: &[u8]) -> Result<Box<dyn VerifyingK
     Ok(public)
 }
 
-async fn ask(name: &str, lookup: &impl Lookup) -> Result<Arc<KeyRecords>, Miss> {
+async fn ask(name: &str, lookup: &impl Lookup) -> Found {
     let records = lookup.txt(name).await?;
     let texts = records.as_txt().ok_or(Miss::NoData)?;
     Ok(texts.parsed(KeyRecords::parse))
 }
 
-type Question<'a> = Pin<Box<dyn Future<Output = Result<Arc<KeyRecords>, Miss>> + Send + 'a>>;
+type Question<'a> = Pin<Box<dyn Future<Output = Found> + Send + 'a>>;
 
 /// Waits for all questions at once. They are few, so that looking at each of them on every wake-up costs nothing.
-async fn join(mut questions: Vec<Question<'_>>) -> Vec<Result<Arc<KeyRecords>, Miss>> {
+async fn join(mut questions: Vec<Question<'_>>) -> Vec<Found> {
     let mut answers: Vec<Option<_>> = questions.iter().map(|_| None).collect();
     std::future::poll_fn(|context| {
         let mut open = 0;

@@ -1,9 +1,9 @@
 //! Reads the value of a DKIM-Signature (RFC 6376 §3.5) and of its descendants in ARC (RFC 8617 §4.1.2, §4.1.3).
 
-use super::base64;
 use super::tag_list::{TagList, colon_list};
 use crate::domain::Domain;
 use crate::evaluation::DkimResult;
+use crate::message::base64;
 use crate::message::body_hash::{BodyHashSpec, Canonicalization, HashAlgorithm};
 
 /// Signature algorithms that can pass (RFC 8301 §3.1, RFC 8463 §3).

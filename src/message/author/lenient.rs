@@ -6,6 +6,7 @@
 
 use super::MAX_DOMAINS;
 use crate::domain::Domain;
+use crate::message::base64;
 
 /// The distinct domains, sorted (at most one more than [`MAX_DOMAINS`]); `None` where no two clients would show the
 /// same.
@@ -50,12 +51,14 @@ fn domain_of(piece: &[u8]) -> Option<Option<Domain>> {
         Some(at) => piece.get(at + 1..)?.split(|b| *b == b'>').next()?.to_vec(),
         None => without_comments(piece),
     };
+    let Some(at) = address.iter().rposition(|b| *b == b'@') else {
+        return (!has_encoded_address(&address)).then_some(None);
+    };
     // A client that decodes encoded words before it looks for the address finds another one (RFC 2047 §5 forbids them
     // here, §6.2 says to decode afterwards).
     if address.windows(2).any(|two| two == b"=?") {
         return None;
     }
-    let Some(at) = address.iter().rposition(|b| *b == b'@') else { return Some(None) };
     let mut host = without_comments(address.get(at + 1..)?);
     host.retain(|b| !b.is_ascii_whitespace());
     let domain = Domain::parse(std::str::from_utf8(&host).ok()?).ok()?;
@@ -78,4 +81,44 @@ fn without_comments(text: &[u8]) -> Vec<u8> {
         _ => !in_comment,
     });
     out
+}
+
+/// Whether an encoded word (`=?charset?encoding?text?=`, RFC 2047 §2) hides an address, or can't be read. A phrase that
+/// an unquoted comma cut off may well be encoded: `=?utf-8?q?M=C3=BCller?=, Hans <hans@x.example>`.
+fn has_encoded_address(phrase: &[u8]) -> bool {
+    let mut parts = phrase.split(|b| *b == b'?');
+    // What stands before a word ends in `=`; the part after its text begins with one, and may be where the next starts.
+    while let (Some(before), rest) = (parts.next(), &mut parts) {
+        if !before.ends_with(b"=") {
+            continue;
+        }
+        let (Some(charset), Some(encoding), Some(text)) = (rest.next(), rest.next(), rest.next()) else { return false };
+        let decoded = match encoding {
+            _ if !is_ascii_compatible(charset) => None,
+            b"B" | b"b" => base64::decode(text),
+            b"Q" | b"q" => quoted_printable(text),
+            _ => None,
+        };
+        if decoded.is_none_or(|text| text.iter().any(|b| b"@<>".contains(b))) {
+            return true;
+        }
+    }
+    false
+}
+
+/// Whether an at sign is the octet of ASCII in this charset, as it is not in UTF-7 and UTF-16.
+fn is_ascii_compatible(charset: &[u8]) -> bool {
+    let is_utf = charset.get(..3).is_some_and(|head| head.eq_ignore_ascii_case(b"utf"));
+    !is_utf || charset.split(|b| *b == b'*').next().is_some_and(|name| name.eq_ignore_ascii_case(b"utf-8"))
+}
+
+fn quoted_printable(text: &[u8]) -> Option<Vec<u8>> {
+    let mut runs = text.split(|b| *b == b'=');
+    let mut out = runs.next()?.to_vec();
+    for run in runs {
+        let (digits, rest) = run.split_at_checked(2)?;
+        out.push(u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?);
+        out.extend_from_slice(rest);
+    }
+    Some(out)
 }

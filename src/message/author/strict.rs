@@ -59,7 +59,10 @@ impl Reader<'_> {
                 // A bare phrase names nobody, and hides nothing: `Doe, John <john@x.example>`.
                 None | Some(b',' | b';') => return Ok(()),
                 Some(b':') if words == Words::Empty || address_before => return Err(UnusableFrom::Syntax),
-                Some(b':') => return Ok(self.bump()),
+                Some(b':') => {
+                    self.bump();
+                    return Ok(());
+                }
                 Some(b'<') => {
                     self.angle_address()?;
                     self.found.address_in_display_name |= address_before;
@@ -134,7 +137,8 @@ impl Reader<'_> {
             match self.peek() {
                 Some(b'>') => {
                     self.found.without_domain = true;
-                    return Ok(self.bump());
+                    self.bump();
+                    return Ok(());
                 }
                 Some(b'@') if matches!(words, Words::LocalPart | Words::LocalPartDot) => break self.bump(),
                 Some(b) => words = self.word(b, words)?,
@@ -150,7 +154,8 @@ impl Reader<'_> {
         if self.peek() != Some(b'>') {
             return Err(UnusableFrom::Syntax);
         }
-        Ok(self.bump())
+        self.bump();
+        Ok(())
     }
 
     /// obs-route: `@a,@b:`, to be read and ignored (RFC 5322 §4.4).
@@ -158,7 +163,10 @@ impl Reader<'_> {
         loop {
             match self.peek() {
                 Some(b',') => self.bump(),
-                Some(b':') => return Ok(self.bump()),
+                Some(b':') => {
+                    self.bump();
+                    return Ok(());
+                }
                 Some(b'@') => {
                     self.bump();
                     self.host()?.ok_or(UnusableFrom::Syntax)?;

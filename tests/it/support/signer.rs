@@ -151,7 +151,9 @@ impl<'k> Signer<'k> {
     /// signer's, `cv` as given.
     pub fn arc_set(&self, message: &[u8], instance: usize, cv: &str) -> String {
         let results = format!("ARC-Authentication-Results: i={instance}; relay.example; spf=pass\r\n");
-        let signature = self.clone().without("v").set("i", instance).field_name("ARC-Message-Signature").field(message);
+        let mut signer = self.clone().without("v").field_name("ARC-Message-Signature");
+        signer.tags.insert(0, ("i".into(), instance.to_string()));
+        let signature = signer.field(message);
         let (domain, selector) = (self.tag("d").unwrap(), self.tag("s").unwrap());
         let algorithm = self.key.algorithm();
         let unsigned = format!("ARC-Seal: i={instance}; a={algorithm}; cv={cv}; d={domain}; s={selector}; b=");

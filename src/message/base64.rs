@@ -1,12 +1,12 @@
-//! Reads base64 as signatures and key records have it (RFC 4648 §4).
+//! Reads base64 (RFC 4648 §4) as signatures, key records and encoded words have it.
 
 /// Decodes base64 without white space; padding may be missing, since the grammar of RFC 6376 §2.10 lets it.
 ///
 /// Anything else that is not base64 makes it `None`, so that no two readers of it can differ.
-pub(in crate::evaluation) fn decode(text: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn decode(text: &[u8]) -> Option<Vec<u8>> {
     let data = text.strip_suffix(b"==").or_else(|| text.strip_suffix(b"=")).unwrap_or(text);
     let padding = text.len() - data.len();
-    if data.len() % 4 == 1 || (padding > 0 && text.len() % 4 != 0) {
+    if data.len() % 4 == 1 || (padding > 0 && !text.len().is_multiple_of(4)) {
         return None;
     }
     let mut out = Vec::with_capacity(data.len() / 4 * 3 + 2);
