@@ -2,6 +2,7 @@
 //! upstream, DNS from a zone written in the test.
 
 mod citations;
+mod dmarc;
 mod docs;
 mod harness;
 mod layers;
