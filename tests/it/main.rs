@@ -4,7 +4,11 @@
 mod citations;
 mod dmarc;
 mod docs;
+mod doubt;
+mod fields;
+mod from;
 mod harness;
 mod layers;
+mod rows;
 mod source;
 mod support;
