@@ -2,6 +2,7 @@
 //! upstream, DNS from a zone written in the test.
 
 mod citations;
+mod cli;
 mod dmarc;
 mod docs;
 mod doubt;
@@ -9,6 +10,7 @@ mod fields;
 mod from;
 mod harness;
 mod layers;
+mod observability;
 mod rows;
 mod source;
 mod support;
