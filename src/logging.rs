@@ -49,7 +49,7 @@ pub fn init(log: &Log, registry: &Registry) -> Result<Guard, Error> {
     let filter = filter(log, env::var(VARIABLE))?;
     let ansi = io::stdout().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let colour = if ansi { Colour::Ansi } else { Colour::Plain };
-    let (lines, guard) = Lines::start(io::stdout(), colour, registry);
+    let (lines, guard) = Lines::start(io::stdout(), Form::of(log.format, colour), registry);
     set_global_default(subscriber(log.format, filter, lines))?;
     Ok(guard)
 }
@@ -64,7 +64,7 @@ fn filter(log: &Log, variable: Result<String, VarError>) -> Result<EnvFilter, Er
 }
 
 fn subscriber(format: LogFormat, filter: EnvFilter, lines: Lines) -> Box<dyn Subscriber + Send + Sync> {
-    let ansi = lines.colour == Colour::Ansi;
+    let ansi = lines.form == Form::Human(Colour::Ansi);
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(lines);
     match format {
         LogFormat::Human => {
@@ -93,11 +93,29 @@ enum Colour {
     Plain,
 }
 
+/// How control characters are escaped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// As in Rust: `\u{9b}`.
+    Human(Colour),
+    /// As in JSON: `\u009b`. Its writer escapes those of ASCII, but leaves U+0080 to U+009F to us.
+    Json,
+}
+
+impl Form {
+    fn of(format: LogFormat, colour: Colour) -> Self {
+        match format {
+            LogFormat::Human => Self::Human(colour),
+            LogFormat::Json => Self::Json,
+        }
+    }
+}
+
 /// Where events are written: one write is one line.
 #[derive(Clone)]
 struct Lines {
     queue: NonBlocking,
-    colour: Colour,
+    form: Form,
     full: ErrorCounter,
     /// How many of those that the queue refused are in the metric.
     counted: Arc<AtomicUsize>,
@@ -105,7 +123,7 @@ struct Lines {
 }
 
 impl Lines {
-    fn start(output: impl Write + Send + 'static, colour: Colour, registry: &Registry) -> (Self, Guard) {
+    fn start(output: impl Write + Send + 'static, form: Form, registry: &Registry) -> (Self, Guard) {
         let lost = registry.counter("dmarcgate_log_lines_lost_total", "Log lines that could not be written in time.");
         let output = Counted { output, lost: lost.clone() };
         let (queue, worker) = NonBlockingBuilder::default()
@@ -114,7 +132,7 @@ impl Lines {
             .thread_name("log")
             .finish(output);
         let full = queue.error_counter();
-        (Self { queue, colour, full, counted: Arc::default(), lost }, Guard { _worker: worker })
+        (Self { queue, form, full, counted: Arc::default(), lost }, Guard { _worker: worker })
     }
 }
 
@@ -128,7 +146,7 @@ impl<'a> MakeWriter<'a> for Lines {
 
 impl Write for Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.queue.write_all(&escape(line, self.colour))?;
+        self.queue.write_all(&escape(line, self.form))?;
         let refused = self.full.dropped_lines();
         let before = self.counted.fetch_max(refused, Ordering::Relaxed);
         self.lost.inc_by(u64::try_from(refused.saturating_sub(before)).unwrap_or(u64::MAX));
@@ -142,16 +160,20 @@ impl Write for Lines {
 
 /// Escapes every control character but the line's own end and, in colour, the escape sequences: those in values are
 /// escaped already.
-fn escape(line: &[u8], colour: Colour) -> Cow<'_, [u8]> {
+fn escape(line: &[u8], form: Form) -> Cow<'_, [u8]> {
     let (text, end) = line.strip_suffix(b"\n").map_or((line, &b""[..]), |text| (text, b"\n"));
-    let allowed = |c: char| !c.is_control() || (c == '\u{1b}' && colour == Colour::Ansi);
+    let allowed = |c: char| !c.is_control() || (c == '\u{1b}' && form == Form::Human(Colour::Ansi));
     let text = String::from_utf8_lossy(text);
     if text.chars().all(allowed) {
         return Cow::Borrowed(line);
     }
     let mut escaped = String::with_capacity(text.len() + 16);
     for c in text.chars() {
-        if allowed(c) { escaped.push(c) } else { escaped.extend(c.escape_default()) }
+        match form {
+            _ if allowed(c) => escaped.push(c),
+            Form::Human(_) => escaped.extend(c.escape_default()),
+            Form::Json => escaped.push_str(&format!("\\u{:04x}", u32::from(c))),
+        }
     }
     let mut escaped = escaped.into_bytes();
     escaped.extend_from_slice(end);
@@ -210,7 +232,7 @@ mod tests {
     fn logged(format: LogFormat, colour: Colour, variable: Result<String, VarError>, log: impl FnOnce()) -> String {
         let output = Output::default();
         let filter = filter(&Log { format, level: LogLevel::Info }, variable).unwrap();
-        let (lines, guard) = Lines::start(output.clone(), colour, &Registry::new());
+        let (lines, guard) = Lines::start(output.clone(), Form::of(format, colour), &Registry::new());
         with_default(subscriber(format, filter, lines), log);
         drop(guard);
         String::from_utf8(output.0.lock().unwrap().clone()).unwrap()
@@ -230,6 +252,10 @@ mod tests {
                 assert!(!text.contains("\u{1b}[31m"), "{text:?}");
                 let control = |c: char| c.is_control() && c != '\n' && c != '\u{1b}';
                 assert!(!text.contains(control), "{format} {colour:?} {text:?}");
+                if format == LogFormat::Json {
+                    let event: serde_json::Value = serde_json::from_str(&text).unwrap();
+                    assert_eq!(event["plain"], evil);
+                }
                 assert_eq!(text.contains('\u{1b}'), (format, colour) == (LogFormat::Human, Colour::Ansi), "{text:?}");
             }
         }
@@ -274,7 +300,7 @@ mod tests {
     fn an_output_that_stalls_loses_lines_and_counts_them() {
         let registry = Registry::new();
         let (go_on, wait) = mpsc::channel();
-        let (mut lines, guard) = Lines::start(Stalled(wait), Colour::Plain, &registry);
+        let (mut lines, guard) = Lines::start(Stalled(wait), Form::Human(Colour::Plain), &registry);
         for _ in 0..QUEUED_LINES + 100 {
             lines.write_all(b"line\n").unwrap();
         }

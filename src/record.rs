@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::dmarc::record::Standing;
 pub use crate::dmarc::record::{AlignmentMode, Policy, PolicyRecord};
 use crate::domain::Domain;
 use crate::label_enum;
@@ -167,16 +168,19 @@ label_enum! {
 
 impl PolicyPublished {
     /// The policy that `requested` was read out of, found at `domain` by a tree walk.
+    ///
+    /// A record that only asks for reports stands as the `p=none` that it is taken for (RFC 9989 §4.10.1).
     pub fn new(domain: &Domain, record: &PolicyRecord, requested: Policy) -> Self {
+        let published = |policy: Option<Policy>| policy.filter(|_| record.standing == Standing::Sound);
         Self {
             domain: domain.clone(),
             discovery: DiscoveryMethod::TreeWalk,
             record: record.text.to_string(),
             adkim: record.adkim,
             aspf: record.aspf,
-            p: record.p.unwrap_or(Policy::None),
-            sp: record.sp,
-            np: record.np,
+            p: published(record.p).unwrap_or(Policy::None),
+            sp: published(record.sp),
+            np: published(record.np),
             fo: record.fo.to_string(),
             testing: if record.testing { TestMode::On } else { TestMode::Off },
             requested,
@@ -326,6 +330,17 @@ mod tests {
         assert_eq!(record.policy.unwrap().record.len(), MAX_POLICY_RECORD);
         assert_eq!(record.evaluated.reasons.len(), MAX_REASONS);
         assert!(record.evaluated.reasons.iter().all(|r| r.comment.len() <= MAX_COMMENT));
+    }
+
+    #[test]
+    fn a_record_that_only_asks_for_reports_stands_as_p_none() {
+        use crate::dmarc::record::{Parsed, parse};
+
+        let Parsed::Record(record) = parse(b"v=DMARC1; p=reject; np=reject; sp=bogus; rua=mailto:r@a.example") else {
+            panic!()
+        };
+        let published = PolicyPublished::new(&Domain::parse("a.example").unwrap(), &record, Policy::None);
+        assert_eq!((published.p, published.sp, published.np), (Policy::None, None, None));
     }
 
     #[test]

@@ -14,6 +14,9 @@ label_enum! {
     pub enum Sign {
         /// A signature that is or may be the author's domain's, whose key exists, but which no longer fits.
         BrokenSignature = "broken_signature",
+        /// A signature that is or may be the author's domain's, and fits, but for octets beyond its `l=`: the author's
+        /// domain did sign this, and a footer of a mailing list looks like that.
+        UnsignedEnd = "unsigned_end",
         /// The header fields of a mailing list.
         ListFields = "list_fields",
         /// An ARC chain that validates.
@@ -26,13 +29,16 @@ label_enum! {
 /// The signs in a message for one of its author domains, in the order of [`Sign`].
 pub fn signs(evaluation: &Evaluation, dmarc: &DmarcOutput) -> Vec<Sign> {
     let mut signs = Vec::new();
-    let broken = |(signature, alignment): (&DkimOutput, &Alignment)| {
-        // `policy` is a signature that is good but for what is not accepted here, such as octets beyond l=: a footer.
-        let spoiled = matches!(signature.result, DkimResult::Fail | DkimResult::Policy);
-        spoiled && signature.key_found && alignment.may_be_aligned()
+    let of_author = |(signature, alignment): (&DkimOutput, &Alignment)| {
+        (signature.key_found && alignment.may_be_aligned()).then_some(signature.result)
     };
-    if evaluation.dkim.iter().zip(&dmarc.dkim_alignment).any(broken) {
+    let results = || evaluation.dkim.iter().zip(&dmarc.dkim_alignment).filter_map(of_author);
+    // A permerror with a key is an l= larger than the body: something was taken away.
+    if results().any(|result| matches!(result, DkimResult::Fail | DkimResult::PermError)) {
         signs.push(Sign::BrokenSignature);
+    }
+    if results().any(|result| result == DkimResult::Policy) {
+        signs.push(Sign::UnsignedEnd);
     }
     if evaluation.list_fields {
         signs.push(Sign::ListFields);
@@ -50,7 +56,7 @@ impl Sign {
     pub fn override_kind(self) -> OverrideKind {
         match self {
             Self::ListFields => OverrideKind::MailingList,
-            Self::BrokenSignature | Self::ArcChain => OverrideKind::LocalPolicy,
+            Self::BrokenSignature | Self::UnsignedEnd | Self::ArcChain => OverrideKind::LocalPolicy,
             Self::ArcUndecided => OverrideKind::Other,
         }
     }
@@ -59,6 +65,7 @@ impl Sign {
     pub fn comment(self) -> &'static str {
         match self {
             Self::BrokenSignature => "a signature of the author domain was broken on the way",
+            Self::UnsignedEnd => "the author domain's signature leaves the end of the body unsigned (l=)",
             Self::ListFields => "mailing list header fields",
             Self::ArcChain => "an ARC chain that validates",
             Self::ArcUndecided => "an ARC chain that could not be checked: temporary DNS failure",

@@ -288,9 +288,9 @@ impl Decision {
         self.deciding_assessment().and_then(|a| a.policy)
     }
 
-    /// The report disposition of the author domain that decided.
+    /// The report disposition of the author domain that decided; without one, that of the message.
     pub fn reported(&self) -> ReportDisposition {
-        self.deciding_assessment().map_or(ReportDisposition::None, |a| a.reported)
+        self.deciding_assessment().map_or_else(|| ReportDisposition::of(self.disposition), |a| a.reported)
     }
 
     /// The override reasons of the author domain that decided.
@@ -388,11 +388,14 @@ impl Judge<'_> {
                 because(OverrideKind::LocalPolicy, "nothing is refused for its policy here");
                 return (Disposition::Tag(Mark::Reject), Rule::NeverReject);
             }
-            Reject::Corroborated if !self.signs.is_empty() => {
-                self.signs.iter().for_each(|sign| because(sign.override_kind(), sign.comment()));
-                return (Disposition::Tag(Mark::Quarantine), Rule::IndirectFlow);
-            }
             Reject::Corroborated | Reject::Always => {}
+        }
+        // The author's domain signed what l= covers: no 5xx for what stands beyond it, however strict the operator.
+        let counts = |sign: &&Sign| self.local.reject == Reject::Corroborated || **sign == Sign::UnsignedEnd;
+        let signs: Vec<&Sign> = self.signs.iter().filter(counts).collect();
+        if !signs.is_empty() {
+            signs.iter().for_each(|sign| because(sign.override_kind(), sign.comment()));
+            return (Disposition::Tag(Mark::Quarantine), Rule::IndirectFlow);
         }
         match self.circumstances.recipients {
             Recipients::Ordinary => (Disposition::Refuse, Rule::FailReject),
@@ -404,17 +407,24 @@ impl Judge<'_> {
     }
 }
 
+impl ReportDisposition {
+    /// What was done, as a report says it.
+    fn of(disposition: Disposition) -> Self {
+        match disposition {
+            Disposition::Refuse => Self::Reject,
+            Disposition::Tag(_) => Self::Quarantine,
+            Disposition::Accept | Disposition::Defer => Self::None,
+        }
+    }
+}
+
 impl Assessment {
     /// Fills in the report row, once it is known what becomes of the message as a whole.
     fn report(&mut self, dmarc: &DmarcOutput, whole: Disposition) {
         let enforcing = self.policy.is_some_and(|p| p != Policy::None);
-        self.reported = match whole {
-            Disposition::Refuse => ReportDisposition::Reject,
-            Disposition::Tag(_) => ReportDisposition::Quarantine,
-            Disposition::Accept | Disposition::Defer if dmarc.result == DmarcResult::Pass && enforcing => {
-                ReportDisposition::Pass
-            }
-            Disposition::Accept | Disposition::Defer => ReportDisposition::None,
+        self.reported = match ReportDisposition::of(whole) {
+            ReportDisposition::None if dmarc.result == DmarcResult::Pass && enforcing => ReportDisposition::Pass,
+            reported => reported,
         };
         if self.disposition < whole {
             let comment = "another author domain of the message failed";

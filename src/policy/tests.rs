@@ -198,6 +198,12 @@ fn an_unusable_from_by_mode_reverse_path_recipients_and_configuration() {
         let found = (letter(decision.disposition), decision.rule);
         assert_eq!(found, (expected, rule), "{mode} {unusable_from} {reverse_path} {recipients}");
         assert_eq!((decision.deciding, decision.policy()), (None, None));
+        let reported = match expected {
+            'X' => ReportDisposition::Reject,
+            'q' => ReportDisposition::Quarantine,
+            _ => ReportDisposition::None,
+        };
+        assert_eq!(decision.reported(), reported);
     }
 }
 
@@ -328,25 +334,38 @@ fn signs_of_indirect_flow() {
         key_found,
         reason: "",
     };
+    // What is done by `reject = "corroborated"` and `"always"`.
     let cases = [
-        ("broken", DkimResult::Fail, true, Strict, true),
-        ("broken, relaxed", DkimResult::Fail, true, Relaxed, true),
-        ("broken, may be aligned", DkimResult::Fail, true, Unknown, true),
-        ("octets beyond l=", DkimResult::Policy, true, Strict, true),
-        ("broken, of somebody else", DkimResult::Fail, true, Unaligned, false),
-        ("no key: anyone can write that", DkimResult::Fail, false, Strict, false),
-        ("permerror", DkimResult::PermError, true, Strict, false),
-        ("neutral", DkimResult::Neutral, true, Strict, false),
+        ("broken", DkimResult::Fail, true, Strict, "qX"),
+        ("broken, relaxed", DkimResult::Fail, true, Relaxed, "qX"),
+        ("broken, may be aligned", DkimResult::Fail, true, Unknown, "qX"),
+        ("octets beyond l=", DkimResult::Policy, true, Strict, "qq"),
+        ("octets beyond l=, relaxed", DkimResult::Policy, true, Relaxed, "qq"),
+        ("octets beyond l=, of somebody else", DkimResult::Policy, true, Unaligned, "XX"),
+        ("octets beyond l=, no key", DkimResult::Policy, false, Strict, "XX"),
+        ("fewer octets than l=", DkimResult::PermError, true, Strict, "qX"),
+        ("broken, of somebody else", DkimResult::Fail, true, Unaligned, "XX"),
+        ("no key: anyone can write that", DkimResult::Fail, false, Strict, "XX"),
+        ("permerror without a key", DkimResult::PermError, false, Strict, "XX"),
+        ("neutral", DkimResult::Neutral, true, Strict, "XX"),
     ];
     for (name, result, key_found, alignment, expected) in cases {
         let output = DmarcOutput { dkim_alignment: vec![alignment], ..dmarc("example.org", "fail", "p=reject") };
         let facts = Evaluation { dkim: vec![signature(result, key_found)], ..evaluation(vec![output]) };
-        let found = signs(&facts, &facts.dmarc[0]);
-        assert_eq!(found, if expected { vec![Sign::BrokenSignature] } else { vec![] }, "{name}");
-        let decision = decide(&facts, &ORDINARY, &DEFAULT);
-        assert_eq!(letter(decision.disposition), if expected { 'q' } else { 'X' }, "{name}");
-        assert_eq!(decision.signs, found, "{name}");
+        let done = [Reject::Corroborated, Reject::Always].map(|reject| {
+            let decision = decide(&facts, &ORDINARY, &LocalPolicy { reject, ..DEFAULT });
+            assert_eq!(decision.signs, signs(&facts, &facts.dmarc[0]), "{name}");
+            letter(decision.disposition)
+        });
+        assert_eq!(String::from_iter(done), expected, "{name}");
     }
+    // A list's footer: `always` counts the l= alone, and gives no other reason.
+    let output = DmarcOutput { dkim_alignment: vec![Strict], ..dmarc("example.org", "fail", "p=reject") };
+    let mut facts = Evaluation { dkim: vec![signature(DkimResult::Policy, true)], ..evaluation(vec![output]) };
+    facts.list_fields = true;
+    let decision = decide(&facts, &ORDINARY, &LocalPolicy { reject: Reject::Always, ..DEFAULT });
+    assert_eq!((decision.rule, decision.reported()), (Rule::IndirectFlow, ReportDisposition::Quarantine));
+    assert_eq!(decision.overrides().iter().map(|o| o.kind).collect::<Vec<_>>(), [OverrideKind::LocalPolicy]);
     let mut facts = evaluation(vec![dmarc("example.org", "fail", "p=reject")]);
     facts.list_fields = true;
     facts.arc.result = ArcResult::Fail;

@@ -79,6 +79,7 @@ impl Session {
             size = ending.size,
             bypass = transaction.bypass.map_or("", Label::as_str),
             author_domain = findings.author_domain,
+            from_note = findings.from_note,
             policy_domain = findings.policy_domain,
             spf = findings.spf,
             dkim = findings.dkim,
@@ -108,6 +109,8 @@ impl Session {
 #[derive(Default)]
 struct Findings {
     author_domain: String,
+    /// What is odd about a From that can be read.
+    from_note: &'static str,
     policy_domain: String,
     spf: String,
     dkim: String,
@@ -129,6 +132,10 @@ impl Findings {
             author_domain: match &evaluation.author {
                 Author::Usable { domains, .. } => join(domains.iter().map(Domain::to_string)),
                 Author::Unusable(_) => String::new(),
+            },
+            from_note: match &evaluation.author {
+                Author::Usable { address_in_display_name: true, .. } => "an address stands before the angle address",
+                Author::Usable { .. } | Author::Unusable(_) => "",
             },
             policy_domain: deciding
                 .and_then(|dmarc| dmarc.policy.as_ref())

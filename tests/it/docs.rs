@@ -21,7 +21,6 @@ fn dashboard_and_alerts_know_only_metrics_of_the_readme() {
 }
 
 /// Holds the table of README to a scrape: the same names, no more and no less. For the test that has a gate.
-#[expect(dead_code, reason = "the test that scrapes a running gate calls it")]
 pub fn assert_readme_agrees(scrape: &Scrape) {
     let scraped: BTreeSet<_> = scrape.names().into_iter().map(str::to_owned).collect();
     let documented = readme_metrics();

@@ -2,8 +2,15 @@
 //! upstream, DNS from a zone written in the test.
 
 mod citations;
+mod cli;
+mod dmarc;
 mod docs;
+mod doubt;
+mod fields;
+mod from;
 mod harness;
 mod layers;
+mod observability;
+mod rows;
 mod source;
 mod support;

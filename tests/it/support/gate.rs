@@ -104,6 +104,14 @@ impl Gate {
         }
     }
 
+    /// Waits until `condition` holds of the log.
+    pub async fn wait_until_log(&self, condition: impl Fn(&[String]) -> bool) {
+        let mut log = self.log.subscribe();
+        if tokio::time::timeout(super::PATIENCE, log.wait_for(|lines| condition(lines))).await.is_err() {
+            panic!("the log never was as it had to be\n{}", self.transcript());
+        }
+    }
+
     /// Scrapes `/metrics`.
     pub async fn metrics(&self) -> Scrape {
         let (status, body) = self.http_get("/metrics").await;

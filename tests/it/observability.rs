@@ -1,0 +1,186 @@
+//! What an operator sees: one log event a message, metrics, health.
+
+use crate::docs;
+use crate::support::client::Client;
+use crate::support::config::ConfigText;
+use crate::support::dns::{DnsServer, Zone};
+use crate::support::gate::Gate;
+use crate::support::rules::{DOT, Script, on};
+use crate::support::signer::{Signer, SigningKey};
+use crate::support::world::{Letter, World};
+
+const GOOD: &str = "192.0.2.10";
+const BAD: &str = "198.51.100.66";
+
+fn zone() -> Zone {
+    Zone::new()
+        .txt("a.example", "v=spf1 ip4:192.0.2.0/24 -all")
+        .txt("_dmarc.a.example", "v=DMARC1; p=reject")
+        .txt("s._domainkey.a.example", &SigningKey::rsa().record())
+}
+
+/// The events of messages, once there are `count` of them.
+async fn message_events(gate: &Gate, count: usize) -> Vec<serde_json::Value> {
+    let of_messages = || -> Vec<_> { gate.events().into_iter().filter(|e| e["message"] == "message").collect() };
+    // Lines are written by a thread of their own; the last one carries the last session's end.
+    gate.wait_until_log(|lines| lines.iter().filter(|l| l.contains("\"message\":\"message\"")).count() >= count).await;
+    of_messages()
+}
+
+#[tokio::test]
+async fn one_event_a_message_settles_a_support_case() {
+    let world = World::start(zone(), |c| c).await;
+    let letter = Letter::new(GOOD, "a@a.example").field("Message-ID: <1@a.example>\r\n");
+    let content = Signer::new(SigningKey::rsa(), "a.example", "s").sign(&letter.content);
+    let size = content.len();
+    world.send(&letter.content(content).to(&["you@rcpt.example", "me@rcpt.example"])).await.reply.assert(250);
+    let refused = world.send(&Letter::new(BAD, "a@a.example")).await.reply;
+
+    let events = message_events(&world.gate, 2).await;
+    assert_eq!(events.len(), 2, "{events:#?}");
+    let passed = [
+        ("level", "INFO"),
+        ("client_ip", GOOD),
+        ("ehlo", "client.example"),
+        ("reverse_path", "<a@a.example>"),
+        ("recipients", "<you@rcpt.example> <me@rcpt.example>"),
+        ("message_id", "<1@a.example>"),
+        ("author_domain", "a.example"),
+        ("policy_domain", "a.example"),
+        ("dkim", "pass:a.example (signature matches)"),
+        ("policy", "reject"),
+        ("mode", "enforce"),
+        ("rule", "pass"),
+        ("disposition", "pass"),
+        ("override", ""),
+        ("outcome", "accepted"),
+        ("answered_by", "upstream"),
+        ("reply", "250 2.0.0 Ok: queued as 0101"),
+        ("bypass", ""),
+    ];
+    for (field, expected) in passed {
+        let found = &events[0][field];
+        assert!(
+            field == "reply" && found.as_str().is_some_and(|r| r.starts_with("250 2.0.0 Ok")) || found == expected,
+            "{field}: {found}"
+        );
+    }
+    assert_eq!((events[0]["size"].as_u64(), events[0]["recipient_count"].as_u64()), (Some(size as u64), Some(2)));
+    for field in ["elapsed_ms", "evaluation_ms", "transaction_ms"] {
+        assert!(events[0][field].is_u64(), "{field}");
+    }
+    let failed = [("rule", "fail_reject"), ("disposition", "reject"), ("outcome", "refused"), ("answered_by", "gate")];
+    for (field, expected) in failed {
+        assert_eq!(events[1][field], expected, "{field}");
+    }
+    assert!(events[1]["spf"].as_str().unwrap().starts_with("fail:a.example (mailfrom: "), "{}", events[1]["spf"]);
+    assert!(events[1]["dmarc"].as_str().unwrap().starts_with("fail ("), "{}", events[1]["dmarc"]);
+    let id = events[1]["transaction"].as_str().unwrap();
+    assert!(refused.says(&format!("(id {id})")), "{refused}");
+}
+
+#[tokio::test]
+async fn what_a_peer_sends_stays_in_one_line_without_control_characters() {
+    let evil = "\x1b[31m red \x07 \x0b \u{9b}0m \u{85} \u{202e} \" }";
+    let script = Script::with_xclient().rule(on(DOT).reply("250 2.0.0 \x1b[31mqueued\x07"));
+    for format in ["json", "human"] {
+        let world = World::before(script.clone(), zone(), |c| c.set("log.format", format)).await;
+        let mut client = Client::introduced(world.gate.address(), GOOD, "evil[31m.example\"}").await;
+        for line in ["EHLO \x1b[31m", "EHLO a\u{9b}b", "MAIL FROM:<\x1b[31m@a.example>"] {
+            assert_eq!(client.command(line).await.code / 100, 5, "{line:?}");
+        }
+        let content = format!(
+            "From: {evil} <a@a.example>\r\nMessage-ID: <{evil}\r\n\tINFO forged@x>\r\nSubject: {evil}\r\n\
+             DKIM-Signature: v=1; a={evil}; d={evil}; s={evil}; i={evil}; b=x; bh=x; h=from\r\n\r\nx\r\n"
+        );
+        let delivery = client.deliver("\"}\\\"{\"@a.example", &["\"a\\\"}b\"@rcpt.example"], content.as_bytes()).await;
+        assert!(delivery.end.is_some(), "{format}: {}", delivery.outcome());
+        let line = world.gate.wait_for_log("INFO forged").await;
+        for line in world.gate.log() {
+            assert!(!line.contains(|c: char| c.is_control()), "{format}: {line:?}");
+        }
+        match format {
+            "json" => {
+                let event: serde_json::Value = serde_json::from_str(&line).expect("one object");
+                assert!(event["message_id"].as_str().unwrap().contains("\x1b[31m red"), "{event}");
+                assert_eq!(event["reverse_path"], "<\"}\\\"{\"@a.example>");
+                let all = world.gate.log();
+                assert!(all.iter().all(|l| serde_json::from_str::<serde_json::Value>(l).is_ok()), "{all:#?}");
+            }
+            _ => assert!(line.contains("\\u{1b}[31m") && line.contains("message"), "{line}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_message_is_counted_by_what_became_of_it() {
+    let script = Script::with_xclient()
+        .rule(on(DOT).with("refused@").reply("554 5.7.1 spam"))
+        .rule(on(DOT).with("later@").reply("451 4.3.0 later"))
+        .rule(on(DOT).with("lost@").close());
+    let zone = zone()
+        .txt("_dmarc.q.example", "v=DMARC1; p=quarantine")
+        .txt("_dmarc.doubt.example", "v=DMARC1; p=reject")
+        .serv_fail("doubt.example", crate::support::dns::RecordType::TXT);
+    let world =
+        World::before(script, zone, |c| c.set("limits.message_size", "64KiB").set("limits.header_size", "16KiB")).await;
+    let good = Letter::new(GOOD, "a@a.example");
+    let letters = [
+        (good.clone(), 250),
+        (Letter::new(BAD, "a@q.example"), 250),
+        (Letter::new(BAD, "a@a.example"), 550),
+        (Letter::new(BAD, "a@doubt.example"), 451),
+        (good.clone().to(&["refused@rcpt.example"]), 554),
+        (good.clone().to(&["later@rcpt.example"]), 451),
+        (good.clone().to(&["lost@rcpt.example"]), 451),
+        (good.clone().field(" x\r\n"), 554),
+        (good.clone().content(vec![b'x'; 70_000]), 552),
+    ];
+    for (letter, code) in letters {
+        assert_eq!(world.send(&letter).await.reply.code, code);
+    }
+    let scrape = world.gate.metrics().await;
+    let outcomes = [
+        ("accepted", 1.0),
+        ("accepted_tagged", 1.0),
+        ("refused", 1.0),
+        ("deferred", 1.0),
+        ("upstream_refused", 1.0),
+        ("upstream_deferred", 1.0),
+        ("failed", 1.0),
+        ("unacceptable", 2.0),
+    ];
+    for (outcome, count) in outcomes {
+        assert_eq!(scrape.value(&format!("dmarcgate_messages_total{{outcome=\"{outcome}\"}}")), count, "{outcome}");
+    }
+    assert_eq!(scrape.value("dmarcgate_dmarc_results_total{result=\"pass\"}"), 4.0);
+    assert_eq!(scrape.value("dmarcgate_dmarc_results_total{result=\"fail\"}"), 2.0);
+    assert_eq!(scrape.value("dmarcgate_dmarc_results_total{result=\"temperror\"}"), 1.0);
+    assert_eq!(scrape.value("dmarcgate_spf_results_total{result=\"pass\"}"), 4.0);
+    assert_eq!(scrape.value("dmarcgate_decisions_total{rule=\"fail_quarantine\"}"), 1.0);
+    assert_eq!(scrape.value("dmarcgate_evaluation_seconds_count"), 7.0);
+    assert_eq!(scrape.value("dmarcgate_end_of_data_seconds_count"), 9.0);
+    // A series that has never been counted is there, too.
+    assert_eq!(scrape.value("dmarcgate_decisions_total{rule=\"indirect_flow\"}"), 0.0);
+    assert_eq!(scrape.value("dmarcgate_dkim_results_total{result=\"policy\"}"), 0.0);
+    docs::assert_readme_agrees(&scrape);
+}
+
+#[tokio::test]
+async fn health_and_readiness_are_told_apart() {
+    let world = World::start(zone(), |c| c).await;
+    assert_eq!(world.gate.http_get("/healthz").await, (200, "ok\n".into()));
+    assert_eq!(world.gate.http_get("/readyz").await, (200, "ready\n".into()));
+    assert_eq!(world.gate.http_get("/nonsense").await.0, 404);
+    assert_eq!(world.gate.metrics().await.value("dmarcgate_ready"), 1.0);
+
+    // Before an upstream that is not there.
+    let dns = DnsServer::start(zone()).await;
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let gate = Gate::start(nobody, dns.address(), |c: ConfigText| c).await;
+    assert_eq!(gate.http_get("/healthz").await.0, 200);
+    let (status, body) = gate.http_get("/readyz").await;
+    assert_eq!(status, 503);
+    assert!(body.starts_with("not ready\n") && body.contains("\nupstream: "), "{body}");
+    assert_eq!(gate.metrics().await.value("dmarcgate_ready"), 0.0);
+}

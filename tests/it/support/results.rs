@@ -1,0 +1,118 @@
+//! Reads an Authentication-Results field as a reader of RFC 8601 §2.2 would: comments are white space, quoted strings
+//! are one word, methods are parted by semicolons.
+
+/// A field that was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Results {
+    /// The authserv-id.
+    pub id: String,
+    /// The results in their order; none for `none`.
+    pub results: Vec<MethodResult>,
+    /// What the comments say, in their order.
+    pub comments: Vec<String>,
+}
+
+/// One result with its properties, `reason` among them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MethodResult {
+    /// `spf`, `dkim`, `arc`, `dmarc`.
+    pub method: String,
+    /// The result word.
+    pub result: String,
+    /// Names and values in their order.
+    pub properties: Vec<(String, String)>,
+}
+
+impl Results {
+    /// Reads the value of a field, folded as it came. Panics where RFC 8601 allows no such field.
+    #[track_caller]
+    pub fn read(value: &str) -> Self {
+        let (words, comments) = words(value);
+        let mut parts = words.split(|word| word == ";");
+        let id = parts.next().expect("split yields one part at least");
+        assert_eq!(id.len(), 1, "an authserv-id and nothing beside it: {value:?}");
+        let parts: Vec<_> = parts.collect();
+        let results = match parts.as_slice() {
+            [only] if *only == ["none"] => Vec::new(),
+            parts => parts.iter().map(|part| MethodResult::read(part)).collect(),
+        };
+        Self { id: id[0].clone(), results, comments }
+    }
+
+    /// All results of a method, as `result property=value ...` without reasons.
+    pub fn of(&self, method: &str) -> Vec<String> {
+        let of_method = self.results.iter().filter(|result| result.method == method);
+        of_method
+            .map(|result| {
+                let shown = result.properties.iter().filter(|(name, _)| name != "reason");
+                shown.fold(result.result.clone(), |text, (name, value)| format!("{text} {name}={value}"))
+            })
+            .collect()
+    }
+
+    /// The one result of a method.
+    #[track_caller]
+    pub fn one(&self, method: &str) -> String {
+        let all = self.of(method);
+        assert_eq!(all.len(), 1, "one {method} result: {self:#?}");
+        all[0].clone()
+    }
+
+    /// The reason that a method's first result gives; empty if it gives none.
+    pub fn reason(&self, method: &str) -> String {
+        let of_method = self.results.iter().find(|result| result.method == method);
+        let reason = of_method.and_then(|r| r.properties.iter().find(|(name, _)| name == "reason"));
+        reason.map(|(_, value)| value.clone()).unwrap_or_default()
+    }
+}
+
+impl MethodResult {
+    #[track_caller]
+    fn read(words: &[String]) -> Self {
+        let pair = |word: &String| {
+            let (name, value) = word.split_once('=').unwrap_or_else(|| panic!("{word:?} is no pair"));
+            (name.to_owned(), value.to_owned())
+        };
+        let (method, result) = pair(words.first().expect("a result between semicolons"));
+        Self { method, result, properties: words[1..].iter().map(pair).collect() }
+    }
+}
+
+/// Words, with `;` as words of their own, and comments.
+#[track_caller]
+fn words(value: &str) -> (Vec<String>, Vec<String>) {
+    let (mut words, mut comments, mut word) = (Vec::new(), Vec::new(), String::new());
+    let mut end = |word: &mut String| {
+        if !word.is_empty() {
+            words.push(std::mem::take(word));
+        }
+    };
+    let mut characters = value.chars();
+    let (mut quoted, mut depth, mut comment) = (false, 0, String::new());
+    while let Some(c) = characters.next() {
+        match c {
+            '\r' | '\n' => {} // folding
+            '\\' if quoted => word.push(characters.next().expect("a character behind a backslash")),
+            '"' if depth == 0 => quoted = !quoted,
+            _ if quoted => word.push(c),
+            '(' => {
+                end(&mut word);
+                depth += 1;
+            }
+            ')' => {
+                depth -= 1;
+                comments.push(std::mem::take(&mut comment));
+            }
+            _ if depth > 0 => comment.push(c),
+            ';' => {
+                end(&mut word);
+                end(&mut ";".to_owned());
+            }
+            ' ' | '\t' => end(&mut word),
+            _ => word.push(c),
+        }
+    }
+    end(&mut word);
+    assert!(!quoted && depth == 0, "an open quote or comment: {value:?}");
+    (words, comments)
+}
