@@ -105,12 +105,7 @@ pub fn conclude(evaluation: Evaluation, envelope: &Envelope, settings: &Settings
 }
 
 /// Judges an evaluated message under circumstances that were settled before, so that several policies can be compared.
-pub fn conclude_under(
-    evaluation: Evaluation,
-    circumstances: &Circumstances,
-    settings: &Settings,
-    id: &str,
-) -> Verdict {
+pub fn conclude_under(evaluation: Evaluation, circumstances: &Circumstances, settings: &Settings, id: &str) -> Verdict {
     let decision = decide(&evaluation, circumstances, &settings.policy);
     let names = Names { authserv_id: &settings.authserv_id, explain_id: id };
     let action = Action::of(&evaluation, &decision, &names);

@@ -78,7 +78,9 @@ impl Session {
                 }
                 match (stage, unkept) {
                     (Stage::End(_), Some(error)) => return Ok(Err(self.no_room(&error))),
-                    (Stage::End(_), None) => return Ok(intake.finish().map_err(|excess| Unfit::Refused(excess.reply()))),
+                    (Stage::End(_), None) => {
+                        return Ok(intake.finish().map_err(|excess| Unfit::Refused(excess.reply())));
+                    }
                     (Stage::Hopeless, _) => {
                         return Err(End::saying(Ended::Excess, Excess::Message.reply()));
                     }
