@@ -124,7 +124,7 @@ fn list() -> Letter {
 fn trusted() -> Letter {
     Letter {
         title: "From a trusted network",
-        why: "10.0.0.0/8 is in bypass.trusted_networks: not evaluated, but no forged result gets through.",
+        why: "10.0.0.0/8 is in bypass.trusted_networks: the message is not evaluated, and the gate says so.",
         client: "10.1.2.3",
         name: "scanner.you.example",
         from: "scanner@you.example",

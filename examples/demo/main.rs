@@ -87,7 +87,7 @@ async fn deliver(show: Show, world: &World, letter: &Letter) -> bool {
         Some(None) => show.dim("The mail server got it CHANGED."),
         Some(Some(fields)) => {
             let client = arrived.and_then(|m| m.xclient.get("ADDR")).map_or("nobody", String::as_str);
-            show.dim(&format!("The mail server got it unchanged, told by XCLIENT that it is from {client}, under:"));
+            show.dim(&format!("The mail server got it unchanged, sent by {client} (XCLIENT), under:"));
             fields.lines().for_each(|line| show.field(line));
         }
     }
@@ -100,7 +100,7 @@ async fn send(show: Show, world: &World, letter: &Letter) -> Reply {
     let client = letter.client.parse().expect("an address");
     let header = ProxyHeader::naming(ProxyVersion::V2, client);
     let mut session = Client::connect_through(world.gate.listeners()[0], header).await;
-    show.dim(&format!("(from {client}, which a balancer tells the gate by the PROXY protocol)"));
+    show.dim(&format!("(connects from {client}, as the PROXY header of a balancer says)"));
     show.server(&session.expect(220).await);
     let mail = format!("MAIL FROM:<{}>", letter.from);
     let rcpt = format!("RCPT TO:<{RECIPIENT}>");
@@ -119,7 +119,8 @@ async fn send(show: Show, world: &World, letter: &Letter) -> Reply {
 fn content(show: Show, content: &[u8]) {
     let text = String::from_utf8_lossy(content);
     for line in text.lines().filter(|line| !line.starts_with('\t')) {
-        show.client(line);
+        let cut = if line.starts_with("DKIM-Signature") { " (...)" } else { "" };
+        show.client(&format!("{line}{cut}"));
     }
     show.client(".");
 }

@@ -46,14 +46,15 @@ impl Show {
         println!("   {} {}", self.style(CYAN, "C"), printable(line));
     }
 
-    /// What it hears.
+    /// What it hears; of several lines the first.
     pub fn server(self, reply: &Reply) {
         let style = if reply.code < 400 { GREEN } else { RED };
-        let last = reply.lines.len().saturating_sub(1);
-        for (index, line) in reply.lines.iter().enumerate() {
-            let mark = if index == last { ' ' } else { '-' };
-            println!("   {} {}{mark}{}", self.style(style, "S"), reply.code, printable(line));
-        }
+        let first = printable(reply.lines.first().map_or("", String::as_str));
+        let more = match reply.lines.get(1..) {
+            Some(more) if !more.is_empty() => self.style(DIM, &format!("  ({})", printable(&more.join(", ")))),
+            _ => String::new(),
+        };
+        println!("   {} {} {first}{more}", self.style(style, "S"), reply.code);
     }
 
     /// A header field's line, as the mail server got it.

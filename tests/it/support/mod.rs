@@ -13,6 +13,7 @@ pub mod dns;
 pub mod gate;
 pub mod proxy;
 pub mod rules;
+pub mod signer;
 pub mod upstream;
 
 /// How long any wait of the harness lasts at most. It is reached only when something is broken, or by a machine that is
