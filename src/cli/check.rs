@@ -39,7 +39,7 @@ use crate::smtp::command::{ClientName, Command, MailParameters};
 /// in each mode with the reply or the added header fields; and every DNS question with its answer. No mail server is
 /// needed, nothing is sent and nothing is recorded.
 #[derive(Debug, Args)]
-#[command(after_long_help = EXIT_CODES)]
+#[command(after_long_help = EXIT_CODES, override_usage = USAGE)]
 pub struct Check {
     /// The message; "-" or nothing: standard input
     ///
@@ -196,6 +196,10 @@ fn dns_server(text: &str) -> Result<DnsServer, &'static str> {
     DnsServer::parse(text)
         .ok_or("expected an address such as \"192.0.2.53\", \"192.0.2.53:5353\" or \"[2001:db8::53]:53\"")
 }
+
+/// Clap writes it on one line, which is longer than 80 characters.
+const USAGE: &str =
+    "dmarcgate check [OPTIONS] --ip <ADDRESS> --helo <NAME>\n                       --mail-from <ADDRESS> [FILE]";
 
 const EXIT_CODES: &str = "\
 Exit code, by the mode in force:

@@ -26,6 +26,8 @@ fn zone() -> Zone {
         .txt("doubt.example", "v=spf1 include:broken.example -all")
         .serv_fail("broken.example", RecordType::TXT)
         .txt("_dmarc.doubt.example", "v=DMARC1; p=reject")
+        .time_out("silent.example", RecordType::TXT)
+        .txt("_dmarc.silent.example", "v=DMARC1; p=reject")
         .txt("evil.example", "v=spf1 exists:\u{1b}[2J.evil.example ?all")
         .txt("_dmarc.evil.example", "v=DMARC1; p=none; rua=\u{1b}]0;x\u{7}")
 }
@@ -80,12 +82,14 @@ async fn the_exit_code_tells_the_verdict() {
     let tag = configured("tag.toml", "[policy]\nmode = \"tag\"\n");
     let strict = configured("strict.toml", "[smtp]\nbare_newline = \"reject\"\n");
     let trusting = configured("trusting.toml", "[bypass]\ntrusted_networks = [\"198.51.100.0/24\"]\n");
+    let hasty = configured("hasty.toml", "[timeouts]\nevaluation = \"200ms\"\n");
     let wrong = configured("wrong.toml", "[policy]\nmode = \"tog\"\n");
     let forged = from("bank.example");
     let list = [b"List-Id: <a.list.example>\n", &forged[..]].concat();
     let no_from = b"To: a@b.example\n\ntext\n".to_vec();
     let bare = b"From: a@quiet.example\r\n\r\na\nb\r\n".to_vec();
-    let cases: &[(&str, &[u8], &str, &[&str], i32)] = &[
+    type Case<'a> = (&'a str, &'a [u8], &'a str, &'a [&'a str], i32);
+    let cases: &[Case<'_>] = &[
         ("a signed message", &signed(), "x@quiet.example", &[], 0),
         ("a forgery under none", &from("quiet.example"), "x@quiet.example", &[], 0),
         ("a forgery under quarantine", &from("shop.example"), "x@shop.example", &[], 3),
@@ -98,6 +102,7 @@ async fn the_exit_code_tells_the_verdict() {
         ("no From", &no_from, "x@bank.example", &[], 4),
         ("no From, null reverse-path", &no_from, "<>", &[], 3),
         ("DNS leaves SPF open", &from("doubt.example"), "x@doubt.example", &[], 5),
+        ("DNS is silent until the deadline", &from("silent.example"), "x@silent.example", &["--config", &hasty], 5),
         ("a bare LF, normalized", &bare, "x@quiet.example", &[], 0),
         ("a bare LF, refused", &bare, "x@quiet.example", &["--config", &strict], 4),
         ("a wrong address", &forged, "x y@bank.example", &[], 2),

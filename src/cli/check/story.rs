@@ -1,7 +1,8 @@
 //! Tells the facts to people: what was read, what was found, what follows from it, what DNS said.
 
+use super::facts::decision::Decision;
 use super::facts::walks::{Policy, Step};
-use super::facts::{Decision, Dkim, Dmarc, Facts, From, Identifier, Question, Results};
+use super::facts::{Dkim, Dmarc, Facts, From, Identifier, Question, Results};
 use crate::cli::check::Fate;
 
 /// The whole story, ended by a line end.
@@ -86,10 +87,14 @@ impl Story {
             [one] => self.heading(&format!("DKIM: {}", one.result)),
             several => self.heading(&format!("DKIM: {} signatures", several.len())),
         }
-        for Dkim { result, domain, selector, algorithm, signature_start, key_found, reason, .. } in &results.dkim {
+        for Dkim { result, domain, selector, identity, algorithm, signature_start, key_found, reason } in &results.dkim
+        {
             let domain = domain.as_deref().unwrap_or("none");
             let algorithm = algorithm.unwrap_or("unknown");
             self.fact("signature", &format!("d={domain} s={} a={algorithm} b={signature_start}...", cut(selector)));
+            if let Some(identity) = identity {
+                self.fact("", &format!("i={}", cut(identity)));
+            }
             let key = if *key_found { "key found" } else { "no usable key" };
             self.fact("", &format!("{result}: {reason} ({key})"));
         }
@@ -160,7 +165,7 @@ impl Story {
         for decision in &facts.decisions {
             let in_force = if decision.in_force { "  <- configured" } else { "" };
             self.line(&format!("  {}: {}{in_force}", mode_of(decision), fate(decision)));
-            self.fact("  rule", &decision.rule.replace('_', " "));
+            self.fact("  rule", decision.rule);
             decision.overrides.iter().for_each(|o| self.fact("  override", &format!("{}: {}", o.kind, o.comment)));
             match &decision.reply {
                 Some(reply) => self.fact("  reply", reply),
