@@ -101,7 +101,12 @@ impl ExemptRecipient {
 
 /// Judges an evaluated message.
 pub fn conclude(evaluation: Evaluation, envelope: &Envelope, settings: &Settings, id: &str) -> Verdict {
-    let decision = decide(&evaluation, &settings.circumstances(envelope), &settings.policy);
+    conclude_under(evaluation, &settings.circumstances(envelope), settings, id)
+}
+
+/// Judges an evaluated message under circumstances that were settled before, so that several policies can be compared.
+pub fn conclude_under(evaluation: Evaluation, circumstances: &Circumstances, settings: &Settings, id: &str) -> Verdict {
+    let decision = decide(&evaluation, circumstances, &settings.policy);
     let names = Names { authserv_id: &settings.authserv_id, explain_id: id };
     let action = Action::of(&evaluation, &decision, &names);
     Verdict { evaluation, decision, action }

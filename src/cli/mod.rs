@@ -1,7 +1,8 @@
 //! The command line: one file a subcommand. What it prints goes to standard output, what is wrong to standard error.
 //!
-//! Exit codes: 0 done, 1 failed while running, 2 wrong usage or configuration.
+//! Exit codes: 0 done, 1 failed while running, 2 wrong usage or configuration; `check` has more, by its verdict.
 
+mod check;
 mod config;
 mod healthcheck;
 mod reports;
@@ -14,6 +15,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use self::check::Fate;
 use crate::causes::Causes;
 use crate::config::{Config, Loaded};
 
@@ -30,6 +32,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Evaluate a stored message and tell every step
+    Check(Box<check::Check>),
     /// Check or show the configuration
     #[command(subcommand)]
     Config(config::Command),
@@ -48,6 +52,15 @@ struct ConfigFile {
     /// The configuration file
     #[arg(short, long, value_name = "FILE", default_value = "/etc/dmarcgate/dmarcgate.toml")]
     config: PathBuf,
+}
+
+/// How a command ended that did what it was told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    /// There is no more to say.
+    Done,
+    /// `check` came to a verdict.
+    Verdict(Fate),
 }
 
 /// Why a command did not do what it was told; the message names all causes.
@@ -69,9 +82,9 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(WRONG_USAGE) } else { ExitCode::SUCCESS };
         }
     };
-    // Not locked: the log has a thread of its own that writes to standard output, too.
+// Not locked: the log has a thread of its own that writes to standard output, too.
     match cli.run(&mut io::stdout()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(ended) => ExitCode::from(ended.code()),
         Err(failure) => {
             let (code, message) = match failure {
                 Failure::Running(message) => (FAILED, message),
@@ -84,12 +97,25 @@ pub fn main() -> ExitCode {
 }
 
 impl Cli {
-    fn run(self, output: &mut dyn Write) -> Result<(), Failure> {
+    fn run(self, output: &mut dyn Write) -> Result<Ended, Failure> {
         match self.command {
+            Command::Check(command) => return command.run(output).map(Ended::Verdict),
             Command::Config(command) => command.run(output),
             Command::Healthcheck(command) => command.run(output),
             Command::Reports(command) => command.run(output),
             Command::Serve(command) => command.run(),
+        }
+        .map(|()| Ended::Done)
+    }
+}
+
+impl Ended {
+    fn code(self) -> u8 {
+        match self {
+            Self::Done | Self::Verdict(Fate::PassedOn) => 0,
+            Self::Verdict(Fate::Tagged) => 3,
+            Self::Verdict(Fate::Refused) => 4,
+            Self::Verdict(Fate::Deferred) => 5,
         }
     }
 }
@@ -132,7 +158,7 @@ mod tests {
             .map_err(|error| (WRONG_USAGE, error.to_string()))?;
         let mut output = Vec::new();
         match cli.run(&mut output) {
-            Ok(()) => Ok(String::from_utf8(output).unwrap()),
+            Ok(_) => Ok(String::from_utf8(output).unwrap()),
             Err(Failure::Running(message)) => Err((FAILED, message)),
             Err(Failure::Usage(message)) => Err((WRONG_USAGE, message)),
         }

@@ -267,6 +267,16 @@ impl Config {
         if problems.is_empty() { Ok(Loaded { config, lines }) } else { Err(problems) }
     }
 
+    /// What holds where nothing is set, for commands that connect to no upstream: the one in it is that of
+    /// [`REFERENCE`].
+    pub fn built_in() -> Self {
+        let upstream = "[upstream]\nservers = [\"127.0.0.1:10025\"]\n";
+        // A system without a host name that is a domain name needs one; with it both texts are valid, whatever the
+        // system.
+        let named = || Self::parse(&format!("hostname = \"localhost\"\n{upstream}"));
+        Self::parse(upstream).or_else(|_| named()).expect("the defaults are valid").config
+    }
+
     /// What is allowed, but probably not meant; one line each.
     pub fn warnings(&self) -> Vec<String> {
         check::warnings(self)

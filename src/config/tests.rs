@@ -29,6 +29,7 @@ fn the_upstream_alone_is_a_working_configuration() {
     assert_eq!(listeners, ["0.0.0.0:25", "[::]:25"]);
     assert_eq!(config.admin.address.to_string(), "127.0.0.1:9125");
     assert_eq!(config.policy.mode, Mode::Enforce);
+    assert_eq!(Config::built_in(), config);
 }
 
 #[test]

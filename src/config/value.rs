@@ -198,12 +198,17 @@ impl Setting for SocketAddr {
     }
 }
 
+impl DnsServer {
+    /// Reads `192.0.2.53`, `192.0.2.53:5353` or `[2001:db8::53]:53`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let address = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, DNS_PORT));
+        address.or_else(|_| text.parse()).ok().filter(|address| address.port() != 0).map(Self)
+    }
+}
+
 impl Setting for DnsServer {
     fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Fault>> {
-        text(value, r#"an address such as "192.0.2.53", "192.0.2.53:5353" or "[2001:db8::53]:53""#, |text| {
-            let address = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, DNS_PORT));
-            address.or_else(|_| text.parse()).ok().filter(|address| address.port() != 0).map(Self)
-        })
+        text(value, r#"an address such as "192.0.2.53", "192.0.2.53:5353" or "[2001:db8::53]:53""#, Self::parse)
     }
 
     fn show(&self) -> String {

@@ -4,11 +4,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::{sleep, timeout};
+
 use super::Evaluation;
 use super::discovery::{Discoveries, discover};
 use super::dkim::Keys;
 use super::subject::{Claims, Subject};
-use crate::dns::{Asked, Lookup};
+use crate::dns::{Asked, Lookup, MessageLookup};
 use crate::domain::Domain;
 use crate::message::body_hash::BodyHashes;
 use crate::spf::SpfOutput;
@@ -73,6 +75,24 @@ pub async fn gather<I: Lookup, P: Lookup>(
     Gathered { spf, rest }
 }
 
+/// Waits for `gathering`, which asks `lookup`, at most for `limit`; then the questions that are still open end as
+/// temporary failures, so that what is known still counts. None if it does not end even so: a fault of ours.
+pub async fn within(
+    limit: Duration,
+    lookup: &MessageLookup,
+    gathering: impl Future<Output = Gathered>,
+) -> Option<Gathered> {
+    let mut gathering = std::pin::pin!(gathering);
+    tokio::select! {
+        biased;
+        gathered = &mut gathering => Some(gathered),
+        () = sleep(limit) => {
+            lookup.expire();
+            timeout(GRACE, gathering).await.ok()
+        }
+    }
+}
+
 impl Gathered {
     /// Settles every result; `now` is in epoch seconds, `elapsed` the time since the end of data.
     ///
@@ -113,3 +133,6 @@ fn identifiers(claims: &Claims, spf_domain: &str) -> Vec<Domain> {
     }
     found
 }
+
+/// How long an evaluation may take to end once its look-ups have been cut off: it waits for nothing else.
+const GRACE: Duration = Duration::from_secs(1);

@@ -11,7 +11,6 @@ use super::state::State;
 use super::{BareNewline, End, Session, pause};
 use crate::envelope::Envelope;
 use crate::message::spool;
-use crate::smtp::data::Irregularities;
 use crate::smtp::reply::Reply;
 
 /// Why a message that came to its end is not taken, whatever it says.
@@ -79,9 +78,11 @@ impl Session {
                 }
                 match (stage, unkept) {
                     (Stage::End(_), Some(error)) => return Ok(Err(self.no_room(&error))),
-                    (Stage::End(_), None) => return Ok(intake.finish().map_err(excess)),
+                    (Stage::End(_), None) => {
+                        return Ok(intake.finish().map_err(|excess| Unfit::Refused(excess.reply())));
+                    }
                     (Stage::Hopeless, _) => {
-                        return Err(End::saying(Ended::Excess, Reply::new(552, "5.3.4", MESSAGE_TOO_BIG)));
+                        return Err(End::saying(Ended::Excess, Excess::Message.reply()));
                     }
                     (Stage::Going, error) => unkept = error,
                 }
@@ -116,18 +117,8 @@ impl Session {
 
     /// Whether the message may be taken by its form.
     fn fit(&self, received: Received) -> Result<Received, Unfit> {
-        let Irregularities { bare_lf, bare_cr, nul_dot_line } = received.irregularities;
-        let refused = |code, text| Err(Unfit::Refused(Reply::new(code, "5.6.0", text)));
-        let bare = self.transaction.as_ref().is_some_and(|t| t.settings.bare_newline == BareNewline::Reject);
-        if nul_dot_line {
-            refused(550, "Message has a line of NULs and a dot")
-        } else if bare && (bare_lf || bare_cr) {
-            refused(550, "Message has a bare CR or LF, which RFC 5321 forbids")
-        } else if received.subject.section.begins_with_continuation() {
-            refused(554, "Message begins with white space instead of a header field")
-        } else {
-            Ok(received)
-        }
+        let bare_newline = self.transaction.as_ref().map_or(BareNewline::Normalize, |t| t.settings.bare_newline);
+        received.objection(bare_newline).map_or(Ok(received), |reply| Err(Unfit::Refused(reply)))
     }
 
     fn no_room(&self, error: &spool::Error) -> Unfit {
@@ -135,13 +126,3 @@ impl Session {
         Unfit::Deferred(Reply::new(452, "4.3.1", "Insufficient system storage, please try again later"))
     }
 }
-
-fn excess(excess: Excess) -> Unfit {
-    let text = match excess {
-        Excess::Message => MESSAGE_TOO_BIG,
-        Excess::HeaderSection => "Header section too big",
-    };
-    Unfit::Refused(Reply::new(552, "5.3.4", text))
-}
-
-const MESSAGE_TOO_BIG: &str = "Message too big";

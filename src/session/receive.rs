@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use super::BareNewline;
 use crate::evaluation::subject::Subject;
 use crate::message::body_hash::{BodyHasher, BodyHashes};
 use crate::message::header::HeaderSection;
 use crate::message::spool::{self, Spool};
 use crate::smtp::data::{Decoder, Irregularities, Progress, Sink};
+use crate::smtp::reply::Reply;
 
 /// What bounds a message.
 #[derive(Debug, Clone, Copy)]
@@ -137,6 +139,34 @@ impl Intake {
             size: self.parts.size,
             irregularities: self.decoder.irregularities(),
         })
+    }
+}
+
+impl Received {
+    /// The reply to a message that is not taken for its form, whatever it says.
+    pub fn objection(&self, bare_newline: BareNewline) -> Option<Reply> {
+        let Irregularities { bare_lf, bare_cr, nul_dot_line } = self.irregularities;
+        let refused = |code, text| Some(Reply::new(code, "5.6.0", text));
+        if nul_dot_line {
+            refused(550, "Message has a line of NULs and a dot")
+        } else if bare_newline == BareNewline::Reject && (bare_lf || bare_cr) {
+            refused(550, "Message has a bare CR or LF, which RFC 5321 forbids")
+        } else if self.subject.section.begins_with_continuation() {
+            refused(554, "Message begins with white space instead of a header field")
+        } else {
+            None
+        }
+    }
+}
+
+impl Excess {
+    /// The reply to a message that passed the bound.
+    pub fn reply(self) -> Reply {
+        let text = match self {
+            Self::Message => "Message too big",
+            Self::HeaderSection => "Header section too big",
+        };
+        Reply::new(552, "5.3.4", text)
     }
 }
 

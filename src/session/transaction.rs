@@ -5,7 +5,6 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use rand::Rng;
 use tokio::sync::oneshot;
-use tokio::time::{sleep, timeout};
 
 use super::metrics::{BypassReason, Outcome};
 use super::receive::Received;
@@ -14,6 +13,7 @@ use crate::action::Action;
 use crate::dns::message_lookup::MessageLookup;
 use crate::dns::reverse::ConfirmedName;
 use crate::envelope::{Envelope, Hello};
+use crate::evaluation::gather::within;
 use crate::evaluation::subject::Subject;
 use crate::message::body_hash::BodyHashes;
 use crate::message::trace::Hop;
@@ -135,18 +135,9 @@ impl Session {
         end_of_data: Instant,
     ) -> Option<Verdict> {
         let lookup = transaction.lookup.as_ref()?;
-        let mut gathering = std::pin::pin!(self.evaluation.take()?.finish());
+        let gathering = self.evaluation.take()?.finish();
         let settings = &transaction.settings;
-        let limit = settings.timeouts.evaluation;
-        let gathered = tokio::select! {
-            biased;
-            gathered = &mut gathering => gathered,
-            () = sleep(limit) => {
-                // Open questions end as temporary failures, so that what is known still counts.
-                lookup.expire();
-                timeout(GRACE, gathering).await.ok()?
-            }
-        };
+        let gathered = within(settings.timeouts.evaluation, lookup, gathering).await?;
         let elapsed = end_of_data.elapsed();
         self.gate.metrics.evaluation.observe(elapsed.as_secs_f64());
         let evaluation = gathered.evaluate(&hashes, epoch_seconds(), lookup.evidence(), elapsed)?;
@@ -206,7 +197,5 @@ pub fn epoch_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
-/// How long an evaluation may take to end once its look-ups have been cut off: it waits for nothing else.
-const GRACE: std::time::Duration = std::time::Duration::from_secs(1);
 /// Octets for the dots that the encoding may add to a header section.
 const ROOM_FOR_DOTS: usize = 64;

@@ -1,0 +1,225 @@
+//! `dmarcgate check`: evaluates a stored message by the code that sessions use, and tells every step.
+//!
+//! `input` reads the message, `facts` gathers what was found and decided into one value, which `story` tells to people
+//! and `--json` to programs.
+
+mod escape;
+mod facts;
+mod input;
+mod story;
+
+use std::env;
+use std::io::Write;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::Args;
+use tokio::runtime;
+
+use self::facts::{Facts, Findings};
+use self::input::Input;
+use crate::cli::{ConfigFile, Failure, print};
+use crate::config::{Config, DnsServer};
+use crate::dns::{self, MessageLookup, Resolver};
+use crate::envelope::Envelope;
+use crate::evaluation::Evaluation;
+use crate::evaluation::gather::{Sender, gather, within};
+use crate::message::spool::{self, Spooler};
+use crate::metrics::Registry;
+use crate::session::receive::{Excess, Intake, Received};
+use crate::session::transaction::epoch_seconds;
+use crate::smtp::address::{ForwardPath, ReversePath};
+use crate::smtp::command::{ClientName, Command, MailParameters};
+
+/// Evaluate a stored message and tell every step.
+///
+/// The message is taken, evaluated and judged by the very code that sessions use, with the DNS of now. What is told:
+/// how From was read; SPF, each DKIM signature and ARC with their reasons; how the DMARC policy was found; the decision
+/// in each mode with the reply or the added header fields; and every DNS question with its answer. No mail server is
+/// needed, nothing is sent and nothing is recorded.
+#[derive(Debug, Args)]
+#[command(after_long_help = EXIT_CODES, override_usage = USAGE)]
+pub struct Check {
+    /// The message; "-" or nothing: standard input
+    ///
+    /// Line ends may be CRLF or LF. An mbox separator ("From ...") above the message is taken off. Fields that were
+    /// added when the message was delivered do no harm, but what the mail server or a mail program has changed in it
+    /// may break signatures that were good when it came in.
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// The address of the client that sent it
+    #[arg(long, value_name = "ADDRESS")]
+    ip: IpAddr,
+    /// The client's name for itself, from EHLO or HELO
+    #[arg(long, value_name = "NAME", value_parser = client_name)]
+    helo: ClientName,
+    /// The reverse-path; "<>" if it is null
+    #[arg(long, value_name = "ADDRESS", value_parser = reverse_path)]
+    mail_from: ReversePath,
+    /// A recipient, any number of times
+    ///
+    /// Without one an ordinary recipient is assumed. It makes a difference where policy.exempt_recipients does.
+    #[arg(long, value_name = "ADDRESS", value_parser = forward_path)]
+    rcpt: Vec<ForwardPath>,
+    /// A name server to ask instead of the configured ones or the system's
+    #[arg(long, value_name = "SERVER[:PORT]", value_parser = dns_server)]
+    dns: Vec<DnsServer>,
+    /// The configuration file; without one the built-in defaults hold
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+crate::label_enum! {
+    /// What the gate would do with the message in the mode that is in force.
+    pub enum Fate {
+        /// It is passed on.
+        PassedOn = "passed_on",
+        /// It is passed on with a mark.
+        Tagged = "tagged",
+        /// It is refused for good.
+        Refused = "refused",
+        /// The client is asked to come again.
+        Deferred = "deferred",
+    }
+}
+
+impl Check {
+    /// Tells what would become of the message.
+    pub fn run(self, output: &mut dyn Write) -> Result<Fate, Failure> {
+        let config = self.configuration()?;
+        let path = self.file.as_deref().filter(|path| *path != Path::new("-"));
+        let name = path.map_or("standard input".into(), |path| path.display().to_string());
+        let input = Input::read(path, config.limits.message_size)
+            .map_err(|error| Failure::Running(format!("{name} can't be read: {error}")))?;
+        let runtime = runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| Failure::running(&error))?;
+        let facts = runtime.block_on(self.find_out(&config, &input, &name))?;
+        let text = if self.json { facts.to_json() } else { story::tell(&facts) };
+        print(output, &text).map(|()| facts.fate)
+    }
+
+    fn configuration(&self) -> Result<Config, Failure> {
+        let mut config = match &self.config {
+            Some(path) => ConfigFile { config: path.clone() }.load()?.config,
+            None => Config::built_in(),
+        };
+        if !self.dns.is_empty() {
+            config.dns.servers.clone_from(&self.dns);
+        }
+        Ok(config)
+    }
+
+    async fn find_out(&self, config: &Config, input: &Input, name: &str) -> Result<Facts, Failure> {
+        let envelope = self.envelope();
+        let received = match take(config, input).await? {
+            Ok(received) => received,
+            Err(excess) => return Ok(Facts::too_big(self, input, name, &excess.reply())),
+        };
+        let resolver = Resolver::new(config.resolver(), dns::Metrics::new(&Registry::new()));
+        let lookup = resolver.map_err(|error| Failure::running(&error))?.for_message();
+        let evaluation = self.evaluate(config, &received, &lookup).await;
+        let evaluation =
+            evaluation.ok_or_else(|| Failure::Running("the evaluation did not come to an end".to_owned()))?;
+        let findings = Findings { config, envelope: &envelope, received: &received, evaluation: &evaluation };
+        Ok(Facts::new(self, input, name, &findings))
+    }
+
+    async fn evaluate(&self, config: &Config, received: &Received, lookup: &MessageLookup) -> Option<Evaluation> {
+        let sender = Sender {
+            ip: self.ip(),
+            helo: self.helo.as_str().into(),
+            mail_from: self.mail_from.mailbox().map_or("", |mailbox| mailbox.as_str()).into(),
+        };
+        let start = Instant::now();
+        let subject = std::future::ready(Some(received.subject.clone()));
+        let gathered = within(config.timeouts.evaluation, lookup, gather(lookup, &sender, subject)).await?;
+        gathered.evaluate(&received.hashes, epoch_seconds(), lookup.evidence(), start.elapsed())
+    }
+
+    fn envelope(&self) -> Envelope {
+        let mut envelope = Envelope::new(self.mail_from.clone(), MailParameters::default());
+        envelope.recipients.clone_from(&self.rcpt);
+        if envelope.recipients.is_empty() {
+            // Nobody is not everybody: without a recipient, all recipients would be exempt.
+            envelope.recipients.extend(forward_path(ORDINARY_RECIPIENT));
+        }
+        envelope
+    }
+
+    fn ip(&self) -> IpAddr {
+        self.ip.to_canonical()
+    }
+}
+
+/// Takes the message as a session does. The inner error is a bound that it passed.
+async fn take(config: &Config, input: &Input) -> Result<Result<Received, Excess>, Failure> {
+    let settings = spool::Settings { directory: env::temp_dir(), memory: SPOOL_MEMORY };
+    let spooler = Spooler::new(&settings).map_err(|error| Failure::running(&error))?;
+    let mut intake = Intake::new(config.session().message, spooler.spool());
+    for piece in input.as_data().chunks(PIECE) {
+        intake.take(piece);
+        intake.settle().await.map_err(|error| Failure::running(&error))?;
+    }
+    Ok(intake.finish())
+}
+
+fn client_name(text: &str) -> Result<ClientName, &'static str> {
+    match Command::parse(format!("EHLO {text}").as_bytes(), None) {
+        Ok(Command::Ehlo(name)) => Ok(name),
+        _ => Err("expected a name such as \"mail.example.net\" or an address literal such as \"[192.0.2.1]\""),
+    }
+}
+
+fn reverse_path(text: &str) -> Result<ReversePath, &'static str> {
+    match ReversePath::parse(bracketed(text).as_bytes()) {
+        Ok((path, b"")) => Ok(path),
+        _ => Err("expected an address such as \"someone@example.net\", or \"<>\" for the null reverse-path"),
+    }
+}
+
+fn forward_path(text: &str) -> Result<ForwardPath, &'static str> {
+    match ForwardPath::parse(bracketed(text).as_bytes()) {
+        Ok((path, b"")) => Ok(path),
+        _ => Err("expected an address such as \"someone@example.net\""),
+    }
+}
+
+fn bracketed(address: &str) -> String {
+    if address.starts_with('<') { address.to_owned() } else { format!("<{address}>") }
+}
+
+fn dns_server(text: &str) -> Result<DnsServer, &'static str> {
+    DnsServer::parse(text)
+        .ok_or("expected an address such as \"192.0.2.53\", \"192.0.2.53:5353\" or \"[2001:db8::53]:53\"")
+}
+
+/// Clap writes it on one line, which is longer than 80 characters.
+const USAGE: &str =
+    "dmarcgate check [OPTIONS] --ip <ADDRESS> --helo <NAME>\n                       --mail-from <ADDRESS> [FILE]";
+
+const EXIT_CODES: &str = "\
+Exit code, by the mode in force:
+  0  the message is passed on
+  1  it could not be evaluated: the file can't be read, or there is no name server
+  2  wrong usage or configuration
+  3  it is passed on with a mark (X-DMARC-Fail-policy)
+  4  it is refused (5xx)
+  5  it is deferred (4xx)
+
+Example:
+  dmarcgate check forged.eml --ip 192.0.2.1 --helo mail.example.net \\
+      --mail-from someone@example.net";
+
+/// The recipient where none is named: exempt by no configuration, for its domain can't exist.
+const ORDINARY_RECIPIENT: &str = "recipient@recipient.invalid";
+/// Octets that are taken at one time.
+const PIECE: usize = 64 * 1024;
+/// Octets of memory for the body; beyond that it goes to an unlinked file in the system's temporary directory.
+const SPOOL_MEMORY: u64 = 64 * 1024 * 1024;
+
+#[cfg(test)]
+mod tests;

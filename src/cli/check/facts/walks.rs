@@ -1,0 +1,136 @@
+//! Walks the tree once more, over the answers that the evaluation got: the same pure steps on the same answers.
+
+use serde::Serialize;
+
+use super::{escaped, of_miss};
+use crate::dmarc::record::{Place, PolicyRecord, RecordAt, select};
+use crate::dmarc::tree_walk::{Found, Walk};
+use crate::dns::{Asked, Miss, RecordType};
+use crate::domain::Domain;
+use crate::evaluation::PublishedPolicy;
+use crate::label::Label;
+
+/// One name of a walk.
+#[derive(Debug, Serialize)]
+pub struct Step {
+    pub name: String,
+    /// `record`, `several_records`, `other_records`, `nodata`, `nxdomain`, or the kind of failure.
+    pub said: &'static str,
+    pub record: Option<String>,
+    /// What is wrong with the record.
+    pub problems: Vec<String>,
+}
+
+/// The policy that applies to an author domain.
+#[derive(Debug, Serialize)]
+pub struct Policy {
+    pub domain: String,
+    pub record: String,
+    pub requested: &'static str,
+    /// The tag that asks for it.
+    pub by: &'static str,
+    pub testing: bool,
+    pub psd: &'static str,
+    pub adkim: &'static str,
+    pub aspf: &'static str,
+}
+
+/// The questions of one message with their answers.
+pub struct Walks<'a>(pub &'a [Asked]);
+
+impl Walks<'_> {
+    /// The walk from `start`, and the organizational domain that it finds.
+    pub fn from(&self, start: &Domain) -> (Vec<Step>, Option<String>) {
+        let mut walk = Walk::new(start);
+        let mut steps = Vec::new();
+        while let Some(domain) = walk.due().cloned() {
+            let name = policy_name(&domain);
+            let (step, found) = self.step(name);
+            steps.push(step);
+            walk.answer(found);
+        }
+        (steps, walk.organizational_domain().map(|domain| domain.to_string()))
+    }
+
+    /// The walk from an identifier; nothing where it is the author domain or was not walked, since it could make no
+    /// difference.
+    pub fn of_identifier(&self, domain: &Domain, author: &Domain) -> (Vec<Step>, Option<String>) {
+        if domain == author || self.asked(&policy_name(domain), RecordType::Txt).is_none() {
+            return (Vec::new(), None);
+        }
+        self.from(domain)
+    }
+
+    /// The policy, and the tag that decides over `author`.
+    pub fn policy(&self, policy: &PublishedPolicy, author: &Domain) -> Policy {
+        let PublishedPolicy { domain, record, requested } = policy;
+        let place = if domain == author {
+            Place::Here
+        } else if record.depends_on_existence() && self.is_missing(author) {
+            Place::MissingBelow
+        } else {
+            Place::ExistingBelow
+        };
+        Policy {
+            domain: domain.to_string(),
+            record: escaped(record.text.as_bytes()),
+            requested: requested.as_str(),
+            by: deciding_tag(record, place),
+            testing: record.testing,
+            psd: record.psd.as_str(),
+            adkim: record.adkim.as_str(),
+            aspf: record.aspf.as_str(),
+        }
+    }
+
+    fn step(&self, name: String) -> (Step, Found) {
+        let without = |said| (said, None, Vec::new());
+        let (found, (said, record, problems)) = match self.asked(&name, RecordType::Txt).map(|a| &a.answer.outcome) {
+            Some(Ok(records)) => {
+                let at = records
+                    .as_txt()
+                    .map_or(RecordAt::Absent, |txt| select(&txt.texts().map(Box::from).collect::<Vec<_>>()));
+                let said = match &at {
+                    RecordAt::Absent => without("other_records"),
+                    RecordAt::Several => without("several_records"),
+                    RecordAt::One(record) => {
+                        let problems = record.problems.iter().map(ToString::to_string).collect();
+                        ("record", Some(escaped(record.text.as_bytes())), problems)
+                    }
+                };
+                (Found::Answered(at), said)
+            }
+            Some(Err(Miss::Failed(failure))) => (Found::Failed, without(failure.as_str())),
+            Some(Err(miss)) => (Found::Answered(RecordAt::Absent), without(of_miss(*miss))),
+            // Too long for DNS to carry: what can't exist is not asked for.
+            None if name.len() > MAX_NAME => (Found::Answered(RecordAt::Absent), without("nxdomain")),
+            None => (Found::Failed, without("budget")),
+        };
+        (Step { name, said, record, problems }, found)
+    }
+
+    fn is_missing(&self, domain: &Domain) -> bool {
+        let asked = self.asked(domain.as_str(), RecordType::A);
+        asked.is_some_and(|asked| matches!(asked.answer.outcome, Err(Miss::NxDomain)))
+    }
+
+    fn asked(&self, name: &str, record_type: RecordType) -> Option<&Asked> {
+        self.0.iter().find(|asked| &*asked.name == name && asked.record_type == record_type)
+    }
+}
+
+fn policy_name(domain: &Domain) -> String {
+    format!("_dmarc.{domain}")
+}
+
+/// RFC 9989 §4.7: `np` before `sp` before `p`, each where it covers the author domain.
+fn deciding_tag(record: &PolicyRecord, place: Place) -> &'static str {
+    match place {
+        Place::MissingBelow if record.np.is_some() => "np",
+        Place::MissingBelow | Place::ExistingBelow if record.sp.is_some() => "sp",
+        Place::Here | Place::MissingBelow | Place::ExistingBelow => "p",
+    }
+}
+
+/// Octets of a name in text form (RFC 1035 §2.3.4).
+const MAX_NAME: usize = 253;
