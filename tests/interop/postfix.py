@@ -42,10 +42,14 @@ virtual_mailbox_maps = inline:{{ {{ rcpt@{domain} = box/ }} {{ postmaster@{domai
 virtual_uid_maps = static:{uid}
 virtual_gid_maps = static:{gid}
 virtual_mailbox_limit = 0
-message_size_limit = 10485760
+message_size_limit = 33554432
 smtpd_relay_restrictions = permit_mynetworks, reject_unauth_destination
 smtpd_authorized_xclient_hosts = 127.0.0.1
 smtpd_peername_lookup = no
+smtpd_sender_restrictions = check_sender_access inline:{{
+    {{ refused@sender.example = 550 5.7.27 This sender is refused by name }}
+    {{ deferred@sender.example = 450 4.7.28 This sender has to wait }} }}
+header_checks = regexp:{base}/etc/header_checks
 disable_dns_lookups = yes
 default_transport = discard:nothing leaves this test
 """
@@ -56,6 +60,11 @@ MASTER_CF = """
     -o smtpd_upstream_proxy_protocol=haproxy -o smtpd_authorized_xclient_hosts=
 127.0.0.1:{plain_port} inet n - n - - smtpd
     -o smtpd_authorized_xclient_hosts=
+127.0.0.1:{relay_port} inet n - n - - smtpd
+    -o smtpd_upstream_proxy_protocol=haproxy -o smtpd_relay_restrictions=permit
+127.0.0.1:{outgoing_port} inet n - n - - smtpd
+    -o smtpd_authorized_xclient_hosts= -o content_filter=smtp:[127.0.0.1]:{gate_port}
+smtp unix - - n - - smtp
 cleanup unix n - n - 0 cleanup
 qmgr unix n - n 300 1 qmgr
 rewrite unix - - n - - trivial-rewrite
@@ -80,20 +89,23 @@ class Postfix:
         # Its own users must reach the directory, which pytest's private ones forbid.
         self.base = pathlib.Path(tempfile.mkdtemp(prefix="dmarcgate-postfix-", dir="/var/tmp"))
         self.base.chmod(0o755)
-        self.xclient, self.proxy, self.plain = (("127.0.0.1", port) for port in free_ports(3))
+        addresses = [("127.0.0.1", port) for port in free_ports(6)]
+        # `relay` is an open relay whoever the client is; what comes to `outgoing` goes out by Postfix's own client to
+        # `gate_port`, where a test starts a gate.
+        self.xclient, self.proxy, self.plain, self.relay, self.outgoing, (_, self.gate_port) = addresses
         self._write_configuration()
-        self._run("start")
-        try:
-            for address in (self.xclient, self.proxy, self.plain):
-                wait_for_port(address)
-        except TimeoutError as e:
-            raise RuntimeError(f"Postfix does not listen: {e}\n{self.log()}") from e
+        self._start()
 
     def stop(self):
         """Ends it. Safe to call twice."""
         if self.base.exists():
             self._run("stop", check=False)
             shutil.rmtree(self.base)
+
+    def restart(self):
+        """Ends it, with every connection it has, and starts it again."""
+        self._run("stop")
+        self._start()
 
     def log(self):
         """Its whole log."""
@@ -115,12 +127,15 @@ class Postfix:
 
     def find(self, message_id):
         """As `wait_for_message`, without waiting; None if it is not there."""
-        new = self.base / "mail" / "box" / "new"
-        for path in new.iterdir() if new.exists() else ():
-            content = path.read_bytes()
+        for content in self.mailbox():
             if email.message_from_bytes(content)["Message-ID"] == message_id:
                 return content
         return None
+
+    def mailbox(self):
+        """Every delivered message."""
+        new = self.base / "mail" / "box" / "new"
+        return [path.read_bytes() for path in new.iterdir()] if new.exists() else []
 
     def _write_configuration(self):
         nobody = pwd.getpwnam("nobody")
@@ -134,9 +149,19 @@ class Postfix:
         values = {
             "base": self.base, "daemons": daemons, "domain": DOMAIN, "uid": nobody.pw_uid, "gid": nobody.pw_gid,
             "xclient_port": self.xclient[1], "proxy_port": self.proxy[1], "plain_port": self.plain[1],
+            "relay_port": self.relay[1], "outgoing_port": self.outgoing[1], "gate_port": self.gate_port,
         }
+        (self.base / "etc" / "header_checks").write_text("/^Subject: refuse me/ REJECT This subject is refused\n")
         (self.base / "etc" / "main.cf").write_text(MAIN_CF.format(**values))
         (self.base / "etc" / "master.cf").write_text(MASTER_CF.format(**values))
+
+    def _start(self):
+        self._run("start")
+        try:
+            for address in (self.xclient, self.proxy, self.plain, self.relay, self.outgoing):
+                wait_for_port(address)
+        except TimeoutError as e:
+            raise RuntimeError(f"Postfix does not listen: {e}\n{self.log()}") from e
 
     def _run(self, command, check=True):
         # Not through pipes: the daemon would keep them open.
