@@ -5,7 +5,7 @@ import pathlib
 import subprocess
 import urllib.request
 
-from postfix import DOMAIN, wait_for
+from postfix import DOMAIN, free_ports, wait_for
 
 CONFIG = """
 hostname = "mx.example.net"
@@ -39,8 +39,11 @@ memory = "1MiB"
 [store]
 url = "sqlite://{base}/dmarcgate.db"
 
+[limits]
+message_size = "24MiB"
+
 [admin]
-address = "127.0.0.1:0"
+address = "127.0.0.1:{admin}"
 """
 
 
@@ -55,7 +58,7 @@ class Gate:
         base = pathlib.Path(base)
         self.config, addresses = base / "dmarcgate.toml", base / "addresses"
         self.config.write_text(CONFIG.format(
-            base=base, upstream=upstream, dns=dns, identity=identity, port=port,
+            base=base, upstream=upstream, dns=dns, identity=identity, port=port, admin=free_ports(1)[0],
             recipient_domains=f'["{DOMAIN}"]' if identity == "received" else "[]",
         ))
         self._log = base / "gate.log"

@@ -83,6 +83,8 @@ def test_what_was_decided_is_recorded_and_counted(start_gate, postfix):
     with Smtp(gate.address, STRANGER) as smtp:
         for author in ("a@none.example", "a@quarantine.example", "a@reject.example"):
             smtp.deliver("x@elsewhere.example", "rcpt@example.net", message(author)[0])
+    # One event a message, while the gate runs; it is written apart from the reply.
+    wait_for(lambda: gate.log().count(" message session=") == 3 or None, "an event a message", gate.log, 10)
     scrape = gate.metrics()
     for outcome in ("accepted", "accepted_tagged", "refused"):
         assert scrape[f'dmarcgate_messages_total{{outcome="{outcome}"}}'] == 1, outcome

@@ -1,7 +1,6 @@
 """What a client sends is what Postfix stores, one for one, whatever it holds and whatever happens on the way."""
 
 import random
-import re
 
 import pytest
 
@@ -13,13 +12,13 @@ def test_a_large_message_passes_whole_and_verified(gates, postfix, keys):
     # 20 MB of lines of every length up to some thousand octets, dots in front, octets beyond ASCII.
     rng = random.Random(9989)
     line = bytes(octet for octet in range(1, 256) if octet not in b"\r\n") * 20
-    lines = []
-    while len(lines) < 8000:
+    lines, size = [], 0
+    while size < 20_000_000:
         start = rng.randrange(len(line) - 1)
         lines.append(rng.choice([b"", b".", b".."]) + line[start:start + rng.randrange(5000)])
+        size += len(lines[-1])
     head, message_id = message("a@reject.example", body="")
     content = keys.sign(head + b"\r\n".join(lines) + b"\r\n", "reject.example")
-    assert len(content) > 15_000_000
     with Smtp(gates("auto").address, STRANGER) as smtp:
         code, text = smtp.deliver("a@elsewhere.example", "rcpt@example.net", content)
         assert code == 250, text
@@ -28,7 +27,7 @@ def test_a_large_message_passes_whole_and_verified(gates, postfix, keys):
 
 
 def test_a_message_larger_than_the_limit_is_refused_and_the_session_goes_on(gates, postfix):
-    large, large_id = message("a@none.example", body=("x" * 998 + "\r\n") * 34_000)
+    large, large_id = message("a@none.example", body=("x" * 998 + "\r\n") * 26_000)
     small, small_id = message("a@none.example")
     with Smtp(gates("auto").address, STRANGER) as smtp:
         code, text = smtp.deliver("x@elsewhere.example", "rcpt@example.net", large)
@@ -47,10 +46,12 @@ def test_one_session_serves_many_messages(gates, postfix):
         assert "spf=pass" in on_top(postfix.wait_for_message(message_id), content)
 
 
-@pytest.mark.parametrize("end", [b"\n.\n", b"\n.\r\n", b"\r\n.\n", b"\r.\r", b"\r\n.\r", b"\n.\r", b"\r.\r\n", b"\r\n\0.\r\n"])
+@pytest.mark.parametrize("end", [
+    b"\n.\n", b"\n.\r\n", b"\r\n.\n", b"\r.\r", b"\r\n.\r", b"\n.\r", b"\r.\r\n", b"\r\n\0.\r\n",
+])
 def test_nothing_is_smuggled_behind_a_false_end(gates, postfix, end):
     content, message_id = message("a@none.example", body="first")
-    inner, inner_id = message("ceo@reject.example")
+    inner, inner_id = message("ceo@reject.example", body="second\r\n")
     smuggled = end + b"MAIL FROM:<x@reject.example>\r\nRCPT TO:<rcpt@example.net>\r\nDATA\r\n" + inner
     before = len(postfix.mailbox())
     with Smtp(gates("auto").address, STRANGER) as smtp:
@@ -68,8 +69,8 @@ def test_nothing_is_smuggled_behind_a_false_end(gates, postfix, end):
     assert code == 250, text
     stored = postfix.wait_for_message(message_id)
     assert inner_id.encode() in stored and len(postfix.mailbox()) == before + 1
-    # Exactly what came, but for the newlines that stood alone.
-    assert as_stored(inner) in stored and not re.search(rb"^\.$", stored, re.MULTILINE)
+    # What looked like commands and a second message is content, behind a line that happens to be a dot.
+    assert b"DATA\n" + as_stored(inner) in stored
 
 
 def test_a_postfix_that_restarts_inside_a_transaction_is_told_it_again(gates, postfix):
