@@ -2,6 +2,7 @@
 //! upstream, DNS from a zone written in the test.
 
 mod citations;
+mod dashboards;
 mod docs;
 mod harness;
 mod layers;
