@@ -82,7 +82,7 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(WRONG_USAGE) } else { ExitCode::SUCCESS };
         }
     };
-// Not locked: the log has a thread of its own that writes to standard output, too.
+    // Not locked: the log has a thread of its own that writes to standard output, too.
     match cli.run(&mut io::stdout()) {
         Ok(ended) => ExitCode::from(ended.code()),
         Err(failure) => {

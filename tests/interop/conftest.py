@@ -1,5 +1,7 @@
 """The world of the interop tests: Postfix and DNS once, a gate for each way of handing the client over."""
 
+import re
+
 import pytest
 
 from nameserver import DnsServer
@@ -13,6 +15,15 @@ def postfix():
     running = Postfix()
     yield running
     running.stop()
+
+
+@pytest.fixture(autouse=True)
+def postfix_is_content(postfix):
+    """Postfix complains of nothing in any test: neither of the gate's SMTP nor of its own configuration."""
+    before = len(postfix.log())
+    yield
+    complaints = [line for line in postfix.log()[before:].splitlines() if COMPLAINT.search(line)]
+    assert not complaints, complaints
 
 
 @pytest.fixture(scope="session")
@@ -32,12 +43,12 @@ def start_gate(dns, tmp_path_factory):
     """Starts gates and stops them at the end; each must end cleanly."""
     running = []
 
-    def start(upstream, identity):
-        running.append(Gate(tmp_path_factory.mktemp("gate"), upstream, dns.address, identity))
+    def start(upstream, identity, port=0):
+        running.append(Gate(tmp_path_factory.mktemp("gate"), upstream, dns.address, identity, port))
         return running[-1]
 
     yield start
-    assert [gate.stop() for gate in running] == [0] * len(running)
+    assert [gate.stop() for gate in running] == [(0, False)] * len(running)
 
 
 @pytest.fixture(scope="session")
@@ -53,3 +64,7 @@ def gates(start_gate, postfix):
         return started[identity]
 
     return gate
+
+
+# Words of Postfix about its own trouble, or about a client that breaks the protocol.
+COMPLAINT = re.compile(r" (fatal|panic|error|warning): |improper command pipelining|non-SMTP command")

@@ -3,8 +3,9 @@
 import os
 import pathlib
 import subprocess
+import urllib.request
 
-from postfix import DOMAIN, wait_for
+from postfix import DOMAIN, free_ports, wait_for
 
 CONFIG = """
 hostname = "mx.example.net"
@@ -15,7 +16,7 @@ address = "127.0.0.1:0"
 proxy_protocol_from = ["127.0.0.0/8"]
 
 [[listener]]
-address = "127.0.0.1:0"
+address = "127.0.0.1:{port}"
 
 [upstream]
 servers = ["{upstream[0]}:{upstream[1]}"]
@@ -28,31 +29,42 @@ servers = ["{dns[0]}:{dns[1]}"]
 mode = "enforce"
 
 [smtp]
-recipient_domains = ["{domain}"]
+recipient_domains = {recipient_domains}
 
 [spool]
 directory = "{base}/spool"
+# So little that large messages go to the file.
+memory = "1MiB"
 
 [store]
 url = "sqlite://{base}/dmarcgate.db"
 
+[limits]
+message_size = "24MiB"
+
 [admin]
-address = "127.0.0.1:0"
+address = "127.0.0.1:{admin}"
 """
 
 
 class Gate:
-    """A running gate; `address` takes PROXY headers, `plain` does not."""
+    """A running gate; `address` takes PROXY headers, `plain` does not. `port` is that of `plain`, 0 for any.
 
-    def __init__(self, base, upstream, dns, identity):
+    Only where Postfix can't see the client (`received`) does the gate guard the recipients: everywhere else the tests
+    want to see that Postfix does.
+    """
+
+    def __init__(self, base, upstream, dns, identity, port=0):
         base = pathlib.Path(base)
-        (base / "spool").mkdir()
-        config, addresses = base / "dmarcgate.toml", base / "addresses"
-        config.write_text(CONFIG.format(base=base, upstream=upstream, dns=dns, identity=identity, domain=DOMAIN))
+        self.config, addresses = base / "dmarcgate.toml", base / "addresses"
+        self.config.write_text(CONFIG.format(
+            base=base, upstream=upstream, dns=dns, identity=identity, port=port, admin=free_ports(1)[0],
+            recipient_domains=f'["{DOMAIN}"]' if identity == "received" else "[]",
+        ))
         self._log = base / "gate.log"
         with self._log.open("wb") as output:
             self._process = subprocess.Popen(
-                [binary(), "serve", "--config", str(config)],
+                [binary(), "serve", "--config", str(self.config)],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output,
                 env=os.environ | {"DMARCGATE_ADDRESS_FILE": str(addresses)},
             )
@@ -66,14 +78,32 @@ class Gate:
         self.admin = next(parse(line) for line in lines if line.startswith("admin "))
 
     def stop(self):
-        """Ends it by SIGTERM and holds it to a clean end."""
+        """Ends it by SIGTERM and holds it to a clean end; its exit code, and whether anything panicked."""
         if self._process.poll() is None:
             self._process.terminate()
         try:
-            return self._process.wait(timeout=30)
+            code = self._process.wait(timeout=30)
         except subprocess.TimeoutExpired:
             self._process.kill()
+            self._process.wait()
             raise
+        return code, "panicked" in self.log()
+
+    def run(self, *arguments):
+        """Runs another command of the binary with this gate's configuration; exit code and what it printed."""
+        done = subprocess.run(
+            [binary(), *arguments, "--config", str(self.config)],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=30, check=False,
+        )
+        return done.returncode, done.stdout.decode()
+
+    def metrics(self):
+        """A scrape: {series: value}."""
+        host, port = self.admin
+        with urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=30) as response:
+            lines = response.read().decode().splitlines()
+        return {series: float(value) for series, _, value in
+                (line.rpartition(" ") for line in lines if line and not line.startswith("#"))}
 
     def log(self):
         """Everything it has printed."""

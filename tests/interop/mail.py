@@ -60,11 +60,11 @@ class Keys:
         return records
 
 
-def message(author, body="Hello.\r\n\r\n.A line with a dot\r\n..and two\r\n  spaces  \r\n"):
+def message(author, subject="interop", body="Hello.\r\n\r\n.A line with a dot\r\n..and two\r\n  spaces  \r\n"):
     """A message that needs nothing from an MTA, and its Message-ID."""
     message_id = f"<{next(_number)}@interop.example>"
     content = (
-        f"From: The Author <{author}>\r\nTo: rcpt@example.net\r\nSubject: interop\r\n"
+        f"From: The Author <{author}>\r\nTo: rcpt@example.net\r\nSubject: {subject}\r\n"
         f"Date: Thu, 01 Jan 2026 00:00:00 +0000\r\nMessage-ID: {message_id}\r\n\r\n{body}"
     )
     return content.encode(), message_id
@@ -73,3 +73,10 @@ def message(author, body="Hello.\r\n\r\n.A line with a dot\r\n..and two\r\n  spa
 def as_stored(content):
     """Content as a mailbox holds it."""
     return content.replace(b"\r\n", b"\n")
+
+
+def on_top(stored, content):
+    """The fields above the message, unfolded."""
+    own = as_stored(content)
+    assert stored.endswith(own), stored[:4000]
+    return stored[:-len(own)].decode().replace("\n\t", " ").replace("\n ", " ")

@@ -12,7 +12,7 @@ class DnsServer:
     def __init__(self, records):
         self.records = {(name.lower(), kind): values for (name, kind), values in records.items()}
         self.address = ("127.0.0.1", free_ports(1)[0])
-        quiet = dnslib.server.DNSLogger(log="", prefix=False)
+        quiet = dnslib.server.DNSLogger(log="-request,-reply,-truncated,-error", prefix=False)
         self._servers = [
             dnslib.server.DNSServer(self, address=self.address[0], port=self.address[1], tcp=tcp, logger=quiet)
             for tcp in (False, True)

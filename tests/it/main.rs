@@ -4,6 +4,7 @@
 mod check;
 mod citations;
 mod cli;
+mod dashboards;
 mod dmarc;
 mod docs;
 mod doubt;
