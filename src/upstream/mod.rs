@@ -435,7 +435,8 @@ impl Link {
         let Some(connection) = &mut self.connection else {
             return Err(ExchangeError::Lost(ErrorKind::NotConnected.into()));
         };
-        let result = connection.command(line, self.settings.timeouts.command).await.and_then(|reply| fitting(line, reply));
+        let result =
+            connection.command(line, self.settings.timeouts.command).await.and_then(|reply| fitting(line, reply));
         self.last_use = Instant::now();
         match &result {
             Ok(reply) if reply.code() == 421 => self.connection = None,
@@ -461,8 +462,8 @@ impl Link {
         warn!(error = %error, "message not delivered");
         let at = if matches!(error, DeliveryError::AfterEnd(_)) { LostAt::AfterEnd } else { LostAt::InData };
         self.metrics.lost.inc(at);
-        if let DeliveryError::BeforeEnd(ExchangeError::Nonsense(_)) | DeliveryError::AfterEnd(ExchangeError::Nonsense(_)) =
-            error
+        if let DeliveryError::BeforeEnd(ExchangeError::Nonsense(_))
+        | DeliveryError::AfterEnd(ExchangeError::Nonsense(_)) = error
         {
             self.metrics.nonsense.inc();
         }

@@ -67,12 +67,7 @@ pub async fn run(settings: Arc<Settings>, relay_test: RelayTest, survey: watch::
 }
 
 /// Probes every server once. `relaying` says of each whether it relays for strangers, as far as it was asked.
-async fn round(
-    settings: &Settings,
-    relay_test: RelayTest,
-    known: &Survey,
-    relaying: &mut [Option<bool>],
-) -> Survey {
+async fn round(settings: &Settings, relay_test: RelayTest, known: &Survey, relaying: &mut [Option<bool>]) -> Survey {
     let mut found = Survey::default();
     for (server, relaying) in settings.servers.iter().zip(relaying.iter_mut()) {
         let mut connection = match open(settings, server, &stranger(settings)).await {

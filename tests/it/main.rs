@@ -3,7 +3,14 @@
 
 mod citations;
 mod docs;
+mod content;
 mod harness;
+mod identity;
 mod layers;
+mod limits;
+mod session;
+mod smuggling;
 mod source;
+mod stop;
 mod support;
+mod upstream;

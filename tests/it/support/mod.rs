@@ -14,6 +14,7 @@ pub mod gate;
 pub mod proxy;
 pub mod rules;
 pub mod upstream;
+pub mod world;
 
 /// How long any wait of the harness lasts at most. It is reached only when something is broken, or by a machine that is
 /// overloaded beyond reason; no test measures against it.
