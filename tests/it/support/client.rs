@@ -181,8 +181,9 @@ impl Client {
     }
 
     /// Whether the gate has said nothing that was not read.
-    pub fn is_silent(&self) -> bool {
-        self.buffer.is_empty() && matches!(self.stream.try_read(&mut [0]), Err(e) if e.kind() == ErrorKind::WouldBlock)
+    pub fn is_silent(&mut self) -> bool {
+        let read = self.stream.try_read_buf(&mut self.buffer);
+        self.buffer.is_empty() && matches!(read, Err(e) if e.kind() == ErrorKind::WouldBlock)
     }
 
     /// Ends the client's side, as one that has nothing more to say.
