@@ -69,7 +69,8 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(WRONG_USAGE) } else { ExitCode::SUCCESS };
         }
     };
-    match cli.run(&mut io::stdout().lock()) {
+    // Not locked: the log has a thread of its own that writes to standard output, too.
+    match cli.run(&mut io::stdout()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             let (code, message) = match failure {
