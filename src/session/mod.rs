@@ -483,6 +483,7 @@ enum Wake {
 pub fn trouble(error: &upstream::Error) -> Reply {
     let (enhanced, text) = match error {
         upstream::Error::Unavailable => ("4.4.1", "Mail server not available, please try again later"),
+        upstream::Error::Refused => ("4.3.0", "Mail system can't take mail now, please try again later"),
         upstream::Error::Lost | upstream::Error::Delivery(_) => {
             ("4.4.2", "Lost the mail server inside the transaction, please try again later")
         }

@@ -104,6 +104,9 @@ pub enum Error {
     /// No upstream can be used; each was tried.
     #[error("no upstream can be used")]
     Unavailable,
+    /// Each upstream was tried, and one refused the gate itself for good.
+    #[error("the upstream refuses the gate")]
+    Refused,
     /// The connection failed inside the transaction and the transaction could not be told again.
     #[error("the upstream was lost inside the transaction")]
     Lost,
@@ -353,7 +356,7 @@ impl Link {
 
     /// Tries each server in order. Gives the reply of one that refuses the client.
     async fn connect(&mut self, introduction: &Introduction) -> Result<Option<Reply>, Error> {
-        let mut refusal = None;
+        let (mut refusal, mut error) = (None, Error::Unavailable);
         for server in &self.settings.servers {
             match open(&self.settings, server, introduction).await {
                 Ok(connection) => {
@@ -372,19 +375,20 @@ impl Link {
                     self.connection = Some(connection);
                     return Ok(None);
                 }
-                Err(error) => {
-                    let result = connect_result(&error);
+                Err(cause) => {
+                    let result = connect_result(&cause);
                     self.metrics.connections.inc(result);
-                    report(server, result, &error);
-                    match error {
+                    report(server, result, &cause);
+                    match cause {
                         OpenError::ClientRefused(reply) if reply.is_permanent() => return Ok(Some(reply)),
                         OpenError::ClientRefused(reply) => refusal = Some(reply),
+                        OpenError::GateRefused { reply, .. } if reply.is_permanent() => error = Error::Refused,
                         _ => {}
                     }
                 }
             }
         }
-        refusal.map(Some).ok_or(Error::Unavailable)
+        refusal.map(Some).ok_or(error)
     }
 
     /// The outer error is a client that uses what this upstream lacks.
@@ -515,7 +519,7 @@ fn connect_result(error: &OpenError) -> ConnectResult {
 fn report(server: &str, result: ConnectResult, cause: &OpenError) {
     match cause {
         OpenError::ClientRefused(_) => debug!(server, error = %cause, "upstream refuses the client"),
-        OpenError::GateRefused { .. } => error!(
+        OpenError::GateRefused { reply, .. } if reply.is_permanent() => error!(
             server,
             result = result.as_str(),
             error = %cause,
