@@ -45,7 +45,6 @@ async fn what_the_upstream_does_once_costs_at_most_a_451_and_the_next_message_pa
         ("closes at MAIL", once("MAIL").close(), "250", 1, ""),
         ("closes at RCPT", once("RCPT").close(), "250", 1, "replayed"),
         ("closes behind MAIL", once("MAIL").reply_and_close("250 2.1.0 Ok"), "250", 1, "replayed"),
-        ("closes behind RCPT", once("RCPT").reply_and_close("250 2.1.5 Ok"), "250", 1, "replayed"),
         ("says 421 at MAIL", once("MAIL").reply_and_close("421 4.3.0 later"), "421 4.3.0 later", 0, ""),
         ("says 421 at RCPT", once("RCPT").reply_and_close("421 4.3.0 later"), "421 4.3.0 later", 0, ""),
         ("says 421 at DATA", once("DATA").reply_and_close("421 4.3.0 later"), "421 4.3.0 later", 0, ""),
@@ -58,7 +57,7 @@ async fn what_the_upstream_does_once_costs_at_most_a_451_and_the_next_message_pa
         ("answers DATA with 250", once("DATA").reply("250 Ok"), "451 4.4.2", 0, "in_data"),
         ("answers DATA with nonsense", once("DATA").reply("go ahead"), "451 4.4.2", 0, "in_data"),
         ("answers DATA twice", once("DATA").reply("354 go\n250 2.0.0 queued"), "451 4.4.2", 0, "in_data"),
-        ("dies in DATA", once("DATA").reply_and_close("354 go"), "451 4.4.2", 0, "in_data"),
+        ("dies in DATA", once("DATA").reply_and_close("354 go"), "451 4.4.2", 0, "in_data or after_end"),
         ("dies after the dot", once(DOT).close(), "451 4.4.2", 1, "after_end"),
         ("says nonsense after the dot", once(DOT).reply("queued"), "451 4.4.2", 1, "after_end"),
         ("says 354 after the dot", once(DOT).reply("354 more"), "451 4.4.2", 1, "after_end"),
@@ -98,10 +97,11 @@ async fn what_the_upstream_does_once_costs_at_most_a_451_and_the_next_message_pa
         assert!(reply.starts_with("250 2.0.0 Ok: queued"), "{case}, then: {reply}\n{}", world.upstream.transcript());
         assert_eq!(world.upstream.messages().len() - seen, messages + 1, "{case}\n{}", world.upstream.transcript());
         let after = world.gate.metrics().await;
-        for at in ["replayed", "before_data", "in_data", "after_end"] {
-            let expected = f64::from(u8::from(at == counted));
-            assert_eq!(after.value(&lost(at)) - before.value(&lost(at)), expected, "{case}, {at}");
-        }
+        // Where the upstream closes while the message is on its way, chance decides what the gate notices first.
+        let now = |at: &&str| after.value(&lost(at)) - before.value(&lost(at)) > 0.0;
+        let found: Vec<_> = ["replayed", "before_data", "in_data", "after_end"].into_iter().filter(now).collect();
+        assert!(found.len() <= 1 && counted.contains(found.concat().as_str()), "{case}: {found:?}");
+        assert_eq!(found.is_empty(), counted.is_empty(), "{case}");
     }
     world.upstream.assert_clean();
 }
@@ -260,12 +260,27 @@ async fn a_recipient_that_is_not_accepted_again_puts_the_message_off() {
 }
 
 #[tokio::test]
+async fn a_connection_that_is_lost_before_its_data_is_opened_anew() {
+    let world = World::start(Script::new()).await;
+    let mut client = world.client().await;
+    world.upstream.add(once("RCPT").reply_and_close("250 2.1.5 Ok"));
+    client.command(GROUP[0]).await.assert(250);
+    client.command(GROUP[1]).await.assert(250);
+    world.wait_for_end(1).await;
+    client.command("DATA").await.assert(354);
+    client.content(MESSAGE).await.assert(250);
+    assert_eq!(world.upstream.messages().len(), 1);
+    assert_eq!(world.gate.metrics().await.value(&lost("replayed")), 1.0);
+}
+
+#[tokio::test]
 async fn a_connection_that_is_lost_again_is_not_opened_a_third_time() {
     let world = World::start(Script::new()).await;
     let mut client = world.client().await;
     world.upstream.add(on("RCPT").times(2).reply_and_close("250 2.1.5 Ok"));
     client.command(GROUP[0]).await.assert(250);
     client.command(GROUP[1]).await.assert(250);
+    world.wait_for_end(1).await;
     client.command("DATA").await.assert(354);
     client.content(MESSAGE).await.assert(451);
     assert_eq!(world.upstream.messages().len(), 0);
