@@ -24,7 +24,7 @@ use crate::config::{Config, DnsServer};
 use crate::dns::{self, MessageLookup, Resolver};
 use crate::envelope::Envelope;
 use crate::evaluation::Evaluation;
-use crate::evaluation::gather::{Sender, gather, within};
+use crate::evaluation::gather::{Lookups, Sender, gather, within};
 use crate::message::spool::{self, Spooler};
 use crate::metrics::Registry;
 use crate::session::receive::{Excess, Intake, Received};
@@ -136,7 +136,8 @@ impl Check {
         };
         let start = Instant::now();
         let subject = std::future::ready(Some(received.subject.clone()));
-        let gathered = within(config.timeouts.evaluation, lookup, gather(lookup, &sender, subject)).await?;
+        let lookups = Lookups { identifiers: lookup, policy: &lookup.unmetered() };
+        let gathered = within(config.timeouts.evaluation, lookup, gather(lookups, &sender, subject)).await?;
         gathered.evaluate(&received.hashes, epoch_seconds(), lookup.evidence(), start.elapsed())
     }
 

@@ -79,6 +79,7 @@ pub async fn run(
     metrics: Metrics,
 ) {
     let mut stop: watch::Receiver<bool> = gate.stop.clone();
+    let farewells = Arc::new(Semaphore::new(FAREWELLS));
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -96,7 +97,12 @@ pub async fn run(
         };
         let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
             metrics.turned_away.inc();
-            turn_away(&socket);
+            if let Ok(place) = Arc::clone(&farewells).try_acquire_owned() {
+                tokio::spawn(async move {
+                    turn_away(Stream::new(socket)).await;
+                    drop(place);
+                });
+            }
             continue;
         };
         let (settings, gate) = (Arc::clone(&settings), Arc::clone(&gate));
@@ -158,14 +164,21 @@ async fn proxy_header(stream: &mut Stream) -> Option<Origin> {
     }
 }
 
-/// Says that there is no room. A fresh socket takes so short a text at once, so nobody has to wait for it.
-fn turn_away(socket: &TcpStream) {
-    let reply = Reply::new(421, "4.3.2", "Too many sessions, please try again later");
-    // Whether the client reads it is its own affair.
-    let _ = socket.try_write(reply.as_wire());
+/// Says that there is no room, and waits a moment for the client to read it: it may have sent octets already (a PROXY
+/// header), with which a socket can't be closed at once without a reset.
+async fn turn_away(mut stream: Stream) {
+    stream.queue(Reply::new(421, "4.3.2", "Too many sessions, please try again later").as_wire());
+    // A fresh socket takes so short a text at once. Whether the client reads it is its own affair.
+    let _ = stream.flush().await;
+    stream.shutdown().await;
+    stream.linger(FAREWELL).await;
 }
 
 /// Connections that the kernel keeps until they are accepted; it has a bound of its own (net.core.somaxconn).
 const BACKLOG: i32 = 4096;
+/// Clients that are told at one time that there is no room; more are closed without a word.
+const FAREWELLS: usize = 256;
+/// How long one of them may take to close.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// After a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

@@ -34,7 +34,9 @@ pub struct Spooler {
 pub struct Spool {
     spooler: Spooler,
     memory: Vec<u8>,
-    /// Covers `memory`, in units of [`UNIT`].
+    /// Octets of the message that are kept elsewhere.
+    apart: usize,
+    /// Covers `memory` and `apart`, in units of [`UNIT`].
     permit: Option<OwnedSemaphorePermit>,
     file: Option<File>,
     /// Octets in the file.
@@ -68,7 +70,7 @@ impl Spooler {
 
     /// An empty spool.
     pub fn spool(&self) -> Spool {
-        Spool { spooler: self.clone(), memory: Vec::new(), permit: None, file: None, filed: 0 }
+        Spool { spooler: self.clone(), memory: Vec::new(), apart: 0, permit: None, file: None, filed: 0 }
     }
 
     /// Octets of memory in use, in whole units.
@@ -90,13 +92,19 @@ impl Spool {
 
     /// Lets go of all that is kept.
     pub fn clear(&mut self) {
-        (self.memory, self.permit, self.file, self.filed) = (Vec::new(), None, None, 0);
+        (self.memory, self.apart, self.permit, self.file, self.filed) = (Vec::new(), 0, None, None, 0);
     }
 
     /// Takes a piece into memory. Call [`Spool::settle`] after each piece that was read from the client, so that memory
     /// stays bounded.
     pub fn push(&mut self, piece: &[u8]) {
         self.memory.extend_from_slice(piece);
+    }
+
+    /// Says that `octets` of the message (its header section) are kept elsewhere as long as this spool is: they count for
+    /// the budget at the next [`Spool::settle`].
+    pub fn keep_apart(&mut self, octets: usize) {
+        self.apart = octets;
     }
 
     /// Accounts for the memory taken, and moves it to the file where it is too much.
@@ -108,7 +116,8 @@ impl Spool {
         if self.memory.len() < FILE_PIECE && self.reserve() {
             return Ok(());
         }
-        if self.permit.is_none() {
+        // A file relieves the budget only of what is in `memory`, and nobody goes without a permit.
+        if self.permit.is_none() || self.memory.is_empty() {
             return Err(Error::Exhausted);
         }
         self.move_to_file().await
@@ -122,7 +131,7 @@ impl Spool {
     /// Gets permission for what is in memory; false if the budget does not allow.
     fn reserve(&mut self) -> bool {
         let have = self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        let need = self.memory.len().div_ceil(UNIT).saturating_sub(have);
+        let need = (self.memory.len() + self.apart).div_ceil(UNIT).saturating_sub(have);
         if need == 0 {
             return true;
         }

@@ -54,6 +54,7 @@ impl Session {
         let Some(transaction) = &self.transaction else { return Err(End::silently(Ended::ClientGone)) };
         let settings = Arc::clone(&transaction.settings);
         let mut bounds = settings.message;
+        bounds.message_size = self.message_size;
         if transaction.bypass.is_some() {
             bounds.signatures = None;
         }

@@ -129,6 +129,8 @@ pub struct Session {
     kind: ClientKind,
     id: Box<str>,
     offer: Option<Offer>,
+    /// Octets of a message that gate and upstream take.
+    message_size: u64,
     link: Link,
     reverse: ReverseLookup,
     transaction: Option<Transaction>,
@@ -152,8 +154,6 @@ enum ReverseLookup {
 
 /// Serves one client to the end of its session. The PROXY header, if there was one, has been read.
 pub async fn run(gate: Arc<Gate>, stream: Stream, client: Client, kind: ClientKind) {
-    gate.metrics.sessions.inc();
-    gate.metrics.active.inc();
     let mut session = Session::new(gate, stream, client, kind);
     let end = session.converse().await;
     session.finish(end).await;
@@ -165,6 +165,8 @@ impl Session {
         let link = Link::new(Arc::clone(&settings.upstream), gate.upstream_metrics.clone());
         let reverse = ReverseLookup::start(&gate.resolver, &client, kind);
         let stop = gate.stop.clone();
+        gate.metrics.sessions.inc();
+        gate.metrics.active.inc();
         Self {
             gate,
             stream,
@@ -172,6 +174,7 @@ impl Session {
             kind,
             id: transaction::new_id(),
             offer: None,
+            message_size: settings.message.message_size,
             link,
             reverse,
             transaction: None,
@@ -217,7 +220,7 @@ impl Session {
         let _ = timeout(LAST_WORD, self.stream.flush()).await;
         self.stream.shutdown().await;
         self.link.close().await;
-        self.gate.metrics.active.dec();
+        self.stream.linger(LINGER).await;
     }
 
     /// The settings in force now.
@@ -238,9 +241,6 @@ impl Session {
             self.stream.release();
             self.link.release();
         }
-        if self.errors == 0 && self.stream.buffered().starts_with(PROXY_V2_SIGNATURE) {
-            return Ok(Ok(Command::ProxyHeader));
-        }
         let deadline = Instant::now() + settings.timeouts.command;
         loop {
             let hold = if between { self.link.idle_left() } else { self.link.hold_left() };
@@ -248,6 +248,8 @@ impl Session {
             let wait = async {
                 tokio::select! {
                     biased;
+                    // First, so that a client that never pauses between its transactions does not hold up the stop.
+                    () = stopped(&mut self.stop), if between => Wake::Stop,
                     line = self.stream.read_line(MAX_COMMAND_LINE) => Wake::Line(match line {
                         Ok(line) => Ok(Command::parse(line, offer)),
                         Err(ReadError::TooLong) => Ok(Err(CommandError::LineTooLong)),
@@ -255,7 +257,6 @@ impl Session {
                     }),
                     () = sleep_until(deadline) => Wake::Silence,
                     () = pause(hold) => Wake::Hold,
-                    () = stopped(&mut self.stop), if between => Wake::Stop,
                 }
             };
             match alongside(&mut self.evaluation, wait).await {
@@ -327,9 +328,10 @@ impl Session {
             let reply = Reply::new(421, "4.3.2", "Service not available yet, please try again later");
             return Err(End::saying(Ended::Unavailable, reply));
         };
+        let offer = Offer::new(&capabilities, settings.message.message_size);
+        self.message_size = offer.size;
         match hello.protocol {
             Protocol::Esmtp => {
-                let offer = Offer::new(&capabilities, settings.message.message_size);
                 self.say(&offer.reply(&settings.hostname));
                 self.offer = Some(offer);
             }
@@ -351,7 +353,7 @@ impl Session {
                 .then(|| format!("MAIL FROM:{path}{}", parameters.for_upstream(found.size.is_some(), ADDED_FIELDS)))
         };
         let reply = alongside(&mut self.evaluation, self.link.mail(&introduction, line)).await;
-        reply.map_or_else(|error| self.told(&error), |reply| self.fitting(reply))
+        reply.unwrap_or_else(|error| self.told(&error))
     }
 
     async fn relay_recipient(&mut self, state: &State, path: &ForwardPath) -> Event {
@@ -363,7 +365,7 @@ impl Session {
         let introduction = self.introduction(hello).await;
         let text = path.to_string();
         let reply = alongside(&mut self.evaluation, self.link.recipient(&introduction, &text)).await;
-        Event::Answer(reply.map_or_else(|error| self.told(&error), |reply| self.fitting(reply)))
+        Event::Answer(reply.unwrap_or_else(|error| self.told(&error)))
     }
 
     /// Begins a transaction, and with it the evaluation: SPF needs no more than this.
@@ -417,15 +419,6 @@ impl Session {
         trouble(error)
     }
 
-    /// The upstream's reply to MAIL or RCPT, if it is one that may stand there.
-    fn fitting(&self, reply: Reply) -> Reply {
-        if reply.is_positive() || reply.is_transient() || reply.is_permanent() {
-            return reply;
-        }
-        warn!(session = &*self.id, reply = %reply, "the upstream's reply does not fit");
-        trouble(&upstream::Error::Lost)
-    }
-
     async fn flush(&mut self, limit: Duration) -> Result<(), End> {
         match alongside(&mut self.evaluation, timeout(limit, self.stream.flush())).await {
             Ok(Ok(())) => Ok(()),
@@ -440,6 +433,8 @@ impl Drop for Session {
         if let ReverseLookup::Running(task) = &self.reverse {
             task.abort();
         }
+        // Here, so that a session that panics is not counted for ever.
+        self.gate.metrics.active.dec();
     }
 }
 
@@ -488,6 +483,7 @@ enum Wake {
 pub fn trouble(error: &upstream::Error) -> Reply {
     let (enhanced, text) = match error {
         upstream::Error::Unavailable => ("4.4.1", "Mail server not available, please try again later"),
+        upstream::Error::Refused => ("4.3.0", "Mail system can't take mail now, please try again later"),
         upstream::Error::Lost | upstream::Error::Delivery(_) => {
             ("4.4.2", "Lost the mail server inside the transaction, please try again later")
         }
@@ -525,8 +521,6 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
     }
 }
 
-/// The first octets of a PROXY protocol header, version 2: line ends hide in it, so it would be read as commands.
-const PROXY_V2_SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 /// Octets of a command line with its line end: RFC 5321 §4.5.3.1.4 has 512, extensions and long VERP addresses go
 /// beyond it.
 const MAX_COMMAND_LINE: usize = 2048;
@@ -538,6 +532,8 @@ const SURVEY_WAIT: Duration = Duration::from_secs(5);
 const REVERSE_LOOKUP: Duration = Duration::from_secs(5);
 /// How long the last reply may take to be written.
 const LAST_WORD: Duration = Duration::from_secs(10);
+/// How long a client that was told the last word may take to close its side.
+const LINGER: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests {

@@ -99,11 +99,11 @@ impl Intake {
         }
     }
 
-    /// Bounds the memory that the body takes; called after each [`Intake::take`].
+    /// Bounds the memory that the message takes; called after each [`Intake::take`].
     ///
     /// # Errors
     ///
-    /// The body can't be kept; the rest may be read all the same.
+    /// The message can't be kept; the rest may be read all the same.
     pub async fn settle(&mut self) -> Result<(), spool::Error> {
         self.parts.body.settle().await
     }
@@ -221,6 +221,7 @@ impl Parts {
             self.give_up(Excess::HeaderSection);
         } else {
             self.head.extend_from_slice(line);
+            self.body.keep_apart(self.head.len());
         }
     }
 

@@ -113,7 +113,9 @@ impl Command {
             b"HELP" => Ok(Self::Help),
             b"VRFY" if arguments.is_empty() => Err(CommandError::Arguments),
             b"VRFY" => Ok(Self::Verify),
-            b"PROXY" => Ok(Self::ProxyHeader),
+            // Version 1 is a line of text. In version 2, which is binary, this is the third of the lines that a reader of
+            // lines sees; behind it comes one that reads QUIT.
+            b"PROXY" | b"\0" => Ok(Self::ProxyHeader),
             b"STARTTLS" | b"AUTH" | b"BDAT" | b"EXPN" | b"ETRN" | b"TURN" | b"SEND" | b"SOML" | b"SAML"
             | b"XCLIENT" | b"XFORWARD" => Err(CommandError::NotOffered),
             _ => Err(CommandError::Unknown),
@@ -260,6 +262,7 @@ mod tests {
             ("HELP", Ok(Command::Help)),
             ("QUIT\t", Ok(Command::Quit)),
             ("PROXY TCP4 192.0.2.1 192.0.2.2 1 2", Ok(Command::ProxyHeader)),
+            ("\0", Ok(Command::ProxyHeader)),
         ];
         for (line, expected) in cases {
             assert_eq!(parse(line), expected, "{line}");

@@ -27,6 +27,12 @@ pub enum ReplyError {
     /// The lines of one reply have different codes.
     #[error("reply lines of different codes")]
     MixedCodes,
+    /// A reply that nobody asked for: which command the next one answers can't be known any more.
+    #[error("a reply to nothing")]
+    Unasked,
+    /// A well-formed reply whose code can't stand here.
+    #[error("unexpected code {0}")]
+    Unexpected(u16),
     /// More lines or octets than any honest server sends.
     #[error("reply too long")]
     TooLong,

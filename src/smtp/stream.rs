@@ -4,9 +4,11 @@
 //! that waits with nothing buffered holds no buffer.
 
 use std::io;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use super::reply::{Reply, ReplyError, ReplyReader};
 
@@ -129,8 +131,7 @@ impl Stream {
             self.input.drain(..self.at);
         }
         self.at = 0;
-        // A line that fills the buffer (a long reply, a large message) gets more room at once.
-        self.input.reserve(if self.input.is_empty() { BUFFER } else { LARGE_BUFFER });
+        self.input.reserve(BUFFER);
         self.socket.read_buf(&mut self.input).await
     }
 
@@ -204,6 +205,14 @@ impl Stream {
     pub async fn shutdown(&mut self) {
         // Nothing is left to be done if the peer has gone first.
         let _ = self.socket.shutdown().await;
+    }
+
+    /// Reads and drops what the peer still sends until it closes, at most for `limit`. A socket that is closed with
+    /// unread octets is reset by the kernel, and the reset may overtake our last reply.
+    pub async fn linger(&mut self, limit: Duration) {
+        let mut scrap = vec![0u8; BUFFER];
+        // However it ends, the connection is over.
+        let _ = timeout(limit, async { while matches!(self.socket.read(&mut scrap).await, Ok(1..)) {} }).await;
     }
 
     fn line_length(&mut self) -> Option<usize> {

@@ -10,8 +10,8 @@ use tokio::time::timeout;
 use super::handover::{Identity, Introduction, proxy_v1, proxy_v2, xclient_commands};
 use super::{MessageParts, Timeouts};
 use crate::smtp::extension::Capabilities;
-use crate::smtp::reply::{Reply, ReplyReader};
-use crate::smtp::stream::{ReplyReadError, Stream};
+use crate::smtp::reply::{Reply, ReplyError, ReplyReader};
+use crate::smtp::stream::{ReadError, ReplyReadError, Stream};
 
 /// An open connection on which the client was handed over and EHLO said.
 #[derive(Debug)]
@@ -68,7 +68,7 @@ pub enum ExchangeError {
     Timeout,
     /// The reply is none.
     #[error("the reply can't be read: {0}")]
-    Nonsense(#[from] crate::smtp::reply::ReplyError),
+    Nonsense(#[from] ReplyError),
 }
 
 /// Why a message has no final reply.
@@ -149,6 +149,9 @@ impl Connection {
     ///
     /// The connection is of no more use.
     pub async fn command(&mut self, line: &str, limit: Duration) -> Result<Reply, ExchangeError> {
+        if !self.stream.buffered().is_empty() {
+            return Err(ExchangeError::Nonsense(ReplyError::Unasked));
+        }
         self.stream.queue(line.as_bytes());
         self.stream.queue(b"\r\n");
         self.exchange(limit).await
@@ -170,6 +173,11 @@ impl Connection {
                 head.clear();
                 self.write(piece, timeouts).await?;
             }
+        }
+        // What an upstream says before the end of data, or has said behind its 354, is no answer to it: taken for one, it
+        // would be a 250 to a message that nobody has.
+        if !self.stream.is_quiet() {
+            return Err(DeliveryError::BeforeEnd(ExchangeError::Nonsense(ReplyError::Unasked)));
         }
         head.extend_from_slice(end);
         self.write(&head, timeouts).await?;
@@ -274,13 +282,9 @@ impl Connection {
             self.stream.flush().await.map_err(ExchangeError::Lost)?;
             self.stream.read_reply(&mut reader).await.map_err(|error| match error {
                 ReplyReadError::Reply(error) => ExchangeError::Nonsense(error),
-                ReplyReadError::Read(crate::smtp::stream::ReadError::Io(error)) => ExchangeError::Lost(error),
-                ReplyReadError::Read(crate::smtp::stream::ReadError::Closed) => {
-                    ExchangeError::Lost(io::ErrorKind::UnexpectedEof.into())
-                }
-                ReplyReadError::Read(crate::smtp::stream::ReadError::TooLong) => {
-                    ExchangeError::Nonsense(crate::smtp::reply::ReplyError::TooLong)
-                }
+                ReplyReadError::Read(ReadError::Io(error)) => ExchangeError::Lost(error),
+                ReplyReadError::Read(ReadError::Closed) => ExchangeError::Lost(io::ErrorKind::UnexpectedEof.into()),
+                ReplyReadError::Read(ReadError::TooLong) => ExchangeError::Nonsense(ReplyError::TooLong),
             })
         };
         timeout(limit, exchange).await.unwrap_or(Err(ExchangeError::Timeout))

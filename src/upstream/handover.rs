@@ -44,13 +44,17 @@ pub fn xclient_commands(introduction: &Introduction, announced: &[Box<str>]) -> 
     let mut line = String::new();
     for attribute in announced {
         let Some(value) = xclient_value(introduction, attribute) else { continue };
-        let word = format!(" {attribute}={value}");
+        let mut word = format!(" {attribute}={value}");
+        if COMMAND.len() + word.len() + 2 > MAX_COMMAND {
+            // A HELO name of many characters that need escaping; the upstream hears it in the EHLO that follows.
+            word = format!(" {attribute}={UNAVAILABLE}");
+        }
         if !line.is_empty() && line.len() + word.len() + 2 > MAX_COMMAND {
             commands.push(format!("{line}\r\n"));
             line.clear();
         }
         if line.is_empty() {
-            line.push_str("XCLIENT");
+            line.push_str(COMMAND);
         }
         line.push_str(&word);
     }
@@ -136,6 +140,8 @@ fn mapped(address: SocketAddr) -> SocketAddr {
     }
 }
 
+/// The verb.
+const COMMAND: &str = "XCLIENT";
 /// What XCLIENT says of an attribute that does not exist.
 const UNAVAILABLE: &str = "[UNAVAILABLE]";
 /// Octets of a command line with its CRLF (RFC 5321 §4.5.3.1.4).

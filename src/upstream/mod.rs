@@ -8,10 +8,12 @@ pub mod connection;
 pub mod handover;
 pub mod probe;
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::lookup_host;
+use tokio::time::timeout;
 use tracing::{debug, error, warn};
 
 use self::connection::{Connection, DeliveryError, ExchangeError, OpenError, Sight};
@@ -21,7 +23,7 @@ use crate::label_enum;
 use crate::message::spool;
 use crate::metrics::{Family, IntCounter, Registry};
 use crate::smtp::extension::Capabilities;
-use crate::smtp::reply::Reply;
+use crate::smtp::reply::{Reply, ReplyError};
 
 /// How the upstream is reached.
 #[derive(Debug, Clone)]
@@ -102,6 +104,9 @@ pub enum Error {
     /// No upstream can be used; each was tried.
     #[error("no upstream can be used")]
     Unavailable,
+    /// Each upstream was tried, and one refused the gate itself for good.
+    #[error("the upstream refuses the gate")]
+    Refused,
     /// The connection failed inside the transaction and the transaction could not be told again.
     #[error("the upstream was lost inside the transaction")]
     Lost,
@@ -225,18 +230,19 @@ impl Link {
         if !reused && let Some(refusal) = self.connect(introduction).await? {
             return Ok(refusal);
         }
-        match self.say_mail(&line).await {
+        match self.say_mail(&line).await? {
             // An idle connection may have been ended meanwhile: that is not shown to the client.
-            Ok(reply) if reply.code() != 421 || !reused => Ok(reply),
-            Err(error) if !reused || matches!(error, Error::Extension) => Err(error),
-            _ => {
-                self.drop_connection().await;
-                if let Some(refusal) = self.connect(introduction).await? {
-                    return Ok(refusal);
-                }
-                self.say_mail(&line).await
-            }
+            Ok(reply) if reply.code() == 421 && reused => {}
+            Ok(reply) => return Ok(reply),
+            // A server that is silent, or says what can't be understood, is not asked again.
+            Err(ExchangeError::Lost(_)) => {}
+            Err(_) => return Err(self.lost(LostAt::BeforeData)),
         }
+        if let Some(refusal) = self.connect(introduction).await? {
+            return Ok(refusal);
+        }
+        self.told.replayed = true;
+        self.say_mail(&line).await?.map_err(|_| self.lost(LostAt::BeforeData))
     }
 
     /// Relays one RCPT.
@@ -246,12 +252,16 @@ impl Link {
     /// The transaction is over; the client is told to try again.
     pub async fn recipient(&mut self, introduction: &Introduction, path: &str) -> Result<Reply, Error> {
         let line = format!("RCPT TO:{path}");
+        if !self.is_alive() {
+            self.replay(introduction).await?;
+        }
         let reply = match self.command(&line).await {
             Ok(reply) => reply,
-            Err(_) => {
+            Err(ExchangeError::Lost(_)) => {
                 self.replay(introduction).await?;
                 self.command(&line).await.map_err(|_| self.lost(LostAt::BeforeData))?
             }
+            Err(_) => return Err(self.lost(LostAt::BeforeData)),
         };
         if reply.is_positive() {
             self.told.recipients.push(line);
@@ -265,15 +275,13 @@ impl Link {
     ///
     /// The transaction is over. The upstream has the message only if it is [`DeliveryError::AfterEnd`], and then it may.
     pub async fn deliver(&mut self, introduction: &Introduction, message: MessageParts) -> Result<Reply, Error> {
-        let alive = self.connection.as_mut().is_some_and(Connection::is_quiet);
-        if !alive {
+        if !self.is_alive() {
             self.replay(introduction).await?;
         }
         // From here on nothing is told again: DATA was sent.
         let reply = self.command("DATA").await.map_err(|_| self.lost(LostAt::InData))?;
         if reply.code() != 354 {
-            let fits = reply.is_transient() || reply.is_permanent();
-            return if fits { Ok(reply) } else { Err(self.nonsense(&reply)) };
+            return Ok(reply);
         }
         let Some(mut connection) = self.connection.take() else { return Err(Error::Lost) };
         let result = connection.send(message, &self.settings.timeouts).await;
@@ -286,31 +294,24 @@ impl Link {
                 }
                 Ok(reply)
             }
-            Ok(reply) => {
-                // The upstream has spoken, but nobody can say what it did with the message.
-                self.metrics.lost.inc(LostAt::AfterEnd);
-                Err(self.nonsense(&reply))
-            }
-            Err(error) => {
-                warn!(error = %error, "message not delivered");
-                let at = if matches!(error, DeliveryError::AfterEnd(_)) { LostAt::AfterEnd } else { LostAt::InData };
-                self.metrics.lost.inc(at);
-                Err(error.into())
-            }
+            // The upstream has spoken, but nobody can say what it did with the message.
+            Ok(reply) => Err(self.undelivered(DeliveryError::AfterEnd(ReplyError::Unexpected(reply.code()).into()))),
+            Err(error) => Err(self.undelivered(error)),
         }
     }
 
     /// Ends the transaction, if one is open, with RSET; a connection that does not answer well is dropped.
     pub async fn reset(&mut self) {
-        if self.told.mail.is_none() {
+        if std::mem::take(&mut self.told).mail.is_none() {
             return;
         }
-        self.told = Told::default();
-        if self.connection.is_some() {
-            match self.command("RSET").await {
-                Ok(reply) if reply.is_positive() => {}
-                _ => self.drop_connection().await,
-            }
+        let Some(connection) = &mut self.connection else { return };
+        // The client's reply waits for this one, whatever it is, so a slow upstream is rather left.
+        let limit = self.settings.timeouts.command.min(RESET_WAIT);
+        let reply = connection.command("RSET", limit).await;
+        self.last_use = Instant::now();
+        if !reply.is_ok_and(|reply| reply.is_positive()) {
+            self.drop_connection().await;
         }
     }
 
@@ -333,6 +334,11 @@ impl Link {
         }
     }
 
+    /// Whether there is a connection that has not been ended by the upstream, by closing it or with a 421.
+    fn is_alive(&mut self) -> bool {
+        self.connection.as_mut().is_some_and(Connection::is_quiet)
+    }
+
     async fn drop_connection(&mut self) {
         if let Some(connection) = self.connection.take() {
             connection.quit().await;
@@ -341,7 +347,7 @@ impl Link {
 
     /// Whether there is a connection that may be used again.
     async fn revive(&mut self) -> bool {
-        let usable = self.last_use.elapsed() < IDLE && self.connection.as_mut().is_some_and(Connection::is_quiet);
+        let usable = self.last_use.elapsed() < IDLE && self.is_alive();
         if !usable {
             self.drop_connection().await;
         }
@@ -350,7 +356,7 @@ impl Link {
 
     /// Tries each server in order. Gives the reply of one that refuses the client.
     async fn connect(&mut self, introduction: &Introduction) -> Result<Option<Reply>, Error> {
-        let mut refusal = None;
+        let (mut refusal, mut error) = (None, Error::Unavailable);
         for server in &self.settings.servers {
             match open(&self.settings, server, introduction).await {
                 Ok(connection) => {
@@ -369,25 +375,30 @@ impl Link {
                     self.connection = Some(connection);
                     return Ok(None);
                 }
-                Err(error) => {
-                    let result = connect_result(&error);
+                Err(cause) => {
+                    let result = connect_result(&cause);
                     self.metrics.connections.inc(result);
-                    report(server, result, &error);
-                    match error {
+                    report(server, result, &cause);
+                    match cause {
                         OpenError::ClientRefused(reply) if reply.is_permanent() => return Ok(Some(reply)),
                         OpenError::ClientRefused(reply) => refusal = Some(reply),
+                        OpenError::GateRefused { reply, .. } if reply.is_permanent() => error = Error::Refused,
                         _ => {}
                     }
                 }
             }
         }
-        refusal.map(Some).ok_or(Error::Unavailable)
+        refusal.map(Some).ok_or(error)
     }
 
-    async fn say_mail(&mut self, line: &impl Fn(&Capabilities) -> Option<String>) -> Result<Reply, Error> {
+    /// The outer error is a client that uses what this upstream lacks.
+    async fn say_mail(
+        &mut self,
+        line: &impl Fn(&Capabilities) -> Option<String>,
+    ) -> Result<Result<Reply, ExchangeError>, Error> {
         let line = self.capabilities().and_then(line).ok_or(Error::Extension)?;
-        let reply = self.command(&line).await.map_err(|_| self.lost(LostAt::BeforeData))?;
-        if reply.is_positive() {
+        let reply = self.command(&line).await;
+        if reply.as_ref().is_ok_and(Reply::is_positive) {
             self.told.mail = Some(line);
         }
         Ok(reply)
@@ -399,7 +410,13 @@ impl Link {
         let (Some(mail), true) = (mail, parked || !replayed) else { return Err(self.lost(LostAt::BeforeData)) };
         debug!("telling the transaction again on a new upstream connection");
         self.drop_connection().await;
+        let sight = self.sight;
         if self.connect(introduction).await?.is_some() {
+            return Err(self.lost(LostAt::BeforeData));
+        }
+        if self.sight != sight {
+            // The message was made for an upstream that sees (or does not see) the client.
+            self.drop_connection().await;
             return Err(self.lost(LostAt::BeforeData));
         }
         self.told.replayed = replayed || !parked;
@@ -420,9 +437,10 @@ impl Link {
     /// One command on the connection at hand, which is gone if this fails.
     async fn command(&mut self, line: &str) -> Result<Reply, ExchangeError> {
         let Some(connection) = &mut self.connection else {
-            return Err(ExchangeError::Lost(std::io::ErrorKind::NotConnected.into()));
+            return Err(ExchangeError::Lost(ErrorKind::NotConnected.into()));
         };
-        let result = connection.command(line, self.settings.timeouts.command).await;
+        let result =
+            connection.command(line, self.settings.timeouts.command).await.and_then(|reply| fitting(line, reply));
         self.last_use = Instant::now();
         match &result {
             Ok(reply) if reply.code() == 421 => self.connection = None,
@@ -444,21 +462,40 @@ impl Link {
         Error::Lost
     }
 
-    fn nonsense(&mut self, reply: &Reply) -> Error {
-        warn!(reply = %reply, "the upstream's reply does not fit");
-        self.metrics.nonsense.inc();
-        self.connection = None;
-        Error::Lost
+    fn undelivered(&mut self, error: DeliveryError) -> Error {
+        warn!(error = %error, "message not delivered");
+        let at = if matches!(error, DeliveryError::AfterEnd(_)) { LostAt::AfterEnd } else { LostAt::InData };
+        self.metrics.lost.inc(at);
+        if let DeliveryError::BeforeEnd(ExchangeError::Nonsense(_))
+        | DeliveryError::AfterEnd(ExchangeError::Nonsense(_)) = error
+        {
+            self.metrics.nonsense.inc();
+        }
+        error.into()
     }
+}
+
+/// A reply that may follow `command`: 354 belongs to DATA, and 2xx does not.
+fn fitting(command: &str, reply: Reply) -> Result<Reply, ExchangeError> {
+    let fits = match reply.code() {
+        354 => command == "DATA",
+        200..=299 => command != "DATA",
+        code => code >= 400,
+    };
+    if fits { Ok(reply) } else { Err(ReplyError::Unexpected(reply.code()).into()) }
 }
 
 /// Opens a connection to `server`, at the first of its addresses that answers.
 async fn open(settings: &Settings, server: &str, introduction: &Introduction) -> Result<Connection, OpenError> {
     let addresses = match server.parse() {
         Ok(address) => vec![address],
-        Err(_) => lookup_host(server).await.map_err(OpenError::Unreachable)?.collect(),
+        Err(_) => timeout(settings.timeouts.connect, lookup_host(server))
+            .await
+            .unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
+            .map_err(OpenError::Unreachable)?
+            .collect(),
     };
-    let mut last = OpenError::Unreachable(std::io::ErrorKind::NotFound.into());
+    let mut last = OpenError::Unreachable(ErrorKind::NotFound.into());
     for address in addresses {
         let opened =
             Connection::open(address, settings.identity, introduction, &settings.hostname, &settings.timeouts).await;
@@ -482,7 +519,7 @@ fn connect_result(error: &OpenError) -> ConnectResult {
 fn report(server: &str, result: ConnectResult, cause: &OpenError) {
     match cause {
         OpenError::ClientRefused(_) => debug!(server, error = %cause, "upstream refuses the client"),
-        OpenError::GateRefused { .. } => error!(
+        OpenError::GateRefused { reply, .. } if reply.is_permanent() => error!(
             server,
             result = result.as_str(),
             error = %cause,
@@ -494,3 +531,5 @@ fn report(server: &str, result: ConnectResult, cause: &OpenError) {
 
 /// How long a connection may idle between transactions: idle connections use up an MTA's processes (LESSONS row 30).
 const IDLE: Duration = Duration::from_secs(10);
+/// How long the upstream may take to forget a transaction before its connection is dropped instead.
+const RESET_WAIT: Duration = Duration::from_secs(5);

@@ -43,9 +43,10 @@ pub enum RelayTest {
 /// Probes until nobody listens any more.
 pub async fn run(settings: Arc<Settings>, relay_test: RelayTest, survey: watch::Sender<Survey>) {
     let mut pause = FIRST_PAUSE;
+    let mut relaying = vec![None; settings.servers.len()];
     while !survey.is_closed() {
         let known = survey.borrow().clone();
-        let found = round(&settings, relay_test, &known).await;
+        let found = round(&settings, relay_test, &known, &mut relaying).await;
         pause = if found.reachable { PAUSE } else { (pause * 2).min(PAUSE) };
         if found.reachable != known.reachable {
             match found.reachable {
@@ -65,16 +66,18 @@ pub async fn run(settings: Arc<Settings>, relay_test: RelayTest, survey: watch::
     }
 }
 
-/// Probes every server once.
-pub async fn round(settings: &Settings, relay_test: RelayTest, known: &Survey) -> Survey {
-    let mut found = Survey { open_relay: known.open_relay, ..Survey::default() };
-    for server in &settings.servers {
+/// Probes every server once. `relaying` says of each whether it relays for strangers, as far as it was asked.
+async fn round(settings: &Settings, relay_test: RelayTest, known: &Survey, relaying: &mut [Option<bool>]) -> Survey {
+    let mut found = Survey::default();
+    for (server, relaying) in settings.servers.iter().zip(relaying.iter_mut()) {
         let mut connection = match open(settings, server, &stranger(settings)).await {
             Ok(connection) => connection,
             Err(cause) => {
                 if known.reachable || known.capabilities.is_none() {
                     warn!(server = &**server, error = %cause, "upstream probe failed");
                 }
+                // Its mind may have changed when it is there again.
+                *relaying = None;
                 continue;
             }
         };
@@ -86,10 +89,10 @@ pub async fn round(settings: &Settings, relay_test: RelayTest, known: &Survey) -
         found.reachable = true;
         let blind = connection.sight() == Sight::Gate && settings.identity != Identity::None;
         found.blind |= blind;
-        // Asked once after each time that nobody answered: an MTA's mind changes with its restart.
-        if !known.reachable && relay_test == RelayTest::Run && connection.sight() == Sight::Client {
-            found.open_relay = relays(&mut connection, settings).await;
-            if found.open_relay {
+        // Once it was found to guard itself it is not asked again, as long as it is there.
+        if *relaying != Some(false) && relay_test == RelayTest::Run && connection.sight() == Sight::Client {
+            *relaying = relays(&mut connection, settings).await;
+            if *relaying == Some(true) {
                 error!(
                     server = &**server,
                     "OPEN RELAY: the upstream takes a stranger's mail for a foreign domain although it is told the \
@@ -99,6 +102,7 @@ pub async fn round(settings: &Settings, relay_test: RelayTest, known: &Survey) -
         }
         connection.quit().await;
     }
+    found.open_relay = relaying.contains(&Some(true));
     if !found.reachable {
         found.capabilities.clone_from(&known.capabilities);
         found.blind = known.blind;
@@ -106,8 +110,8 @@ pub async fn round(settings: &Settings, relay_test: RelayTest, known: &Survey) -
     found
 }
 
-/// Whether the upstream accepts a recipient in a domain that cannot be its own.
-async fn relays(connection: &mut Connection, settings: &Settings) -> bool {
+/// Whether the upstream accepts a recipient in a domain that cannot be its own; none if it did not answer to the end.
+async fn relays(connection: &mut Connection, settings: &Settings) -> Option<bool> {
     let limit = settings.timeouts.command;
     let dialogue = async {
         let mail = connection.command("MAIL FROM:<>", limit).await?;
@@ -118,7 +122,7 @@ async fn relays(connection: &mut Connection, settings: &Settings) -> bool {
         connection.command("RSET", limit).await?;
         Ok::<_, ExchangeError>(recipient.is_positive())
     };
-    dialogue.await.unwrap_or(false)
+    dialogue.await.ok()
 }
 
 /// The client that a probe hands over.

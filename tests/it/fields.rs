@@ -165,7 +165,7 @@ async fn a_message_that_would_continue_our_field_is_refused() {
 #[tokio::test]
 async fn our_results_stand_above_our_received() {
     let configure = |c: ConfigText| c.set("upstream.identity", "received");
-    let world = World::before(Script::new(), zone(), configure).await;
+    let world = World::unprobed(Script::new(), zone(), configure).await;
     let outcome = world.send(&Letter::new(BAD, "a@a.example")).await;
     let names: Vec<_> = unfolded(&outcome.added()).into_iter().map(|(name, _)| name).collect();
     assert_eq!(names, ["Authentication-Results", "X-DMARC-Fail-policy", "Received"]);

@@ -225,7 +225,7 @@ async fn mail_to_exempt_recipients_alone_is_never_refused() {
 async fn a_recipient_that_the_upstream_refused_does_not_count() {
     use crate::support::rules::{Script, on};
     let script = Script::with_xclient().rule(on("RCPT").with("<you@").reply("550 5.1.1 no such user"));
-    let world = World::before(script, zone(), |c| c).await;
+    let world = World::unprobed(script, zone(), |c| c).await;
     let letter = from(BAD, b"From: a@bank.example").to(&["you@rcpt.example", "postmaster@rcpt.example"]);
     assert_eq!(world.send(&letter).await.summary(), "250 quarantine");
 }

@@ -84,7 +84,7 @@ async fn what_a_peer_sends_stays_in_one_line_without_control_characters() {
     let evil = "\x1b[31m red \x07 \x0b \u{9b}0m \u{85} \u{202e} \" }";
     let script = Script::with_xclient().rule(on(DOT).reply("250 2.0.0 \x1b[31mqueued\x07"));
     for format in ["json", "human"] {
-        let world = World::before(script.clone(), zone(), |c| c.set("log.format", format)).await;
+        let world = World::unprobed(script.clone(), zone(), |c| c.set("log.format", format)).await;
         let mut client = Client::introduced(world.gate.address(), GOOD, "evil[31m.example\"}").await;
         for line in ["EHLO \x1b[31m", "EHLO a\u{9b}b", "MAIL FROM:<\x1b[31m@a.example>"] {
             assert_eq!(client.command(line).await.code / 100, 5, "{line:?}");
@@ -123,7 +123,8 @@ async fn every_message_is_counted_by_what_became_of_it() {
         .txt("_dmarc.doubt.example", "v=DMARC1; p=reject")
         .serv_fail("doubt.example", crate::support::dns::RecordType::TXT);
     let world =
-        World::before(script, zone, |c| c.set("limits.message_size", "64KiB").set("limits.header_size", "16KiB")).await;
+        World::unprobed(script, zone, |c| c.set("limits.message_size", "64KiB").set("limits.header_size", "16KiB"))
+            .await;
     let good = Letter::new(GOOD, "a@a.example");
     let letters = [
         (good.clone(), 250),

@@ -85,7 +85,7 @@ async fn each_final_answer_is_a_row_with_what_was_done_and_why() {
         .rule(on(DOT).with("refused@").reply("554 5.7.1 spam"))
         .rule(on(DOT).with("later@").reply("451 4.3.0 later"))
         .rule(on(DOT).with("lost@").close());
-    let world = World::before(script, zone(), |c| c).await;
+    let world = World::unprobed(script, zone(), |c| c).await;
     let to = |letter: Letter, recipient: &str| letter.to(&[recipient]);
     let list = Letter::new(BAD, "a@reject.example").field("List-Id: <l.lists.example>\r\n");
     let broken = {

@@ -1,6 +1,7 @@
 //! The client before the gate: sends what a test says, octet by octet if need be, and reads replies whole.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -167,6 +168,27 @@ impl Client {
             self.fail(&format!("{code} was due, {reply} came"));
         }
         reply
+    }
+
+    /// What one read of the socket gives, which is one write of the gate where that is short.
+    pub async fn read_once(&mut self) -> Vec<u8> {
+        assert!(self.buffer.is_empty(), "unread replies\n{}", self.transcript());
+        self.buffer.reserve(64 * 1024);
+        match tokio::time::timeout(super::PATIENCE, self.stream.read_buf(&mut self.buffer)).await {
+            Ok(Ok(1..)) => std::mem::take(&mut self.buffer),
+            _ => self.fail("the gate says nothing"),
+        }
+    }
+
+    /// Whether the gate has said nothing that was not read.
+    pub fn is_silent(&mut self) -> bool {
+        let read = self.stream.try_read_buf(&mut self.buffer);
+        self.buffer.is_empty() && matches!(read, Err(e) if e.kind() == ErrorKind::WouldBlock)
+    }
+
+    /// Ends the client's side, as one that has nothing more to say.
+    pub async fn finish(&mut self) {
+        self.stream.shutdown().await.unwrap_or_else(|e| self.fail(&format!("the gate has gone: {e}")));
     }
 
     /// Waits until the gate closes; anything that it still says is a failure.

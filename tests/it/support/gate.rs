@@ -300,4 +300,4 @@ const BINARY: &str = env!("CARGO_BIN_EXE_dmarcgate");
 const CONFIG: &str = "dmarcgate.toml";
 
 /// How often a state is looked at that nothing announces: a file, a child's end, a counter.
-const POLL: Duration = Duration::from_millis(10);
+pub const POLL: Duration = Duration::from_millis(10);

@@ -1,0 +1,65 @@
+//! SIGTERM: no new sessions, running transactions end with their reply, and the process ends in time.
+
+use std::time::Instant;
+
+use crate::support::client::{Client, encode};
+use crate::support::dns::Zone;
+use crate::support::rules::{DOT, Hold, Script, on};
+use crate::support::world::{MESSAGE, World};
+
+#[tokio::test]
+async fn a_running_transaction_ends_with_its_reply_and_the_others_are_told() {
+    let hold = Hold::new();
+    let mut world = World::around(Script::new().rule(on(DOT).hold(&hold, "250 2.0.0 at last"))).await;
+    let mut idle = world.client().await;
+    let mut open = world.client().await;
+    open.command("MAIL FROM:<open@a.example>").await.assert(250);
+    let mut busy = world.client().await;
+    busy.pipeline(&["MAIL FROM:<a@a.example>", "RCPT TO:<x@b.example>", "DATA"]).await[2].assert(354);
+    // A client that never pauses does not hold up the stop either.
+    busy.send(&[&encode(MESSAGE)[..], b"MAIL FROM:<again@a.example>\r\n"].concat()).await;
+    world.gate.signal("TERM");
+
+    assert!(idle.expect(421).await.says("4.3.2"));
+    idle.expect_close().await;
+    world.wait_for_readiness(503).await;
+    assert!(tokio::net::TcpStream::connect(world.gate.address()).await.is_err(), "nobody new is let in");
+    open.command("RCPT TO:<y@b.example>").await.assert(250);
+    open.command("RSET").await.assert(250);
+    open.expect(421).await;
+    hold.release();
+    assert_eq!(busy.expect(250).await.raw, b"250 2.0.0 at last\r\n");
+    busy.expect(421).await;
+    busy.expect_close().await;
+    drop((idle, open, busy));
+    assert!(world.gate.wait_for_exit().await.success());
+    assert!(!world.relayed().iter().any(|line| line.contains("again@")));
+    assert_eq!(world.upstream.messages().len(), 1);
+}
+
+#[tokio::test]
+async fn at_the_deadline_what_still_runs_is_cut_off_without_a_250() {
+    let change = |config: crate::support::config::ConfigText| config.set("timeouts.shutdown", "200ms");
+    let mut world = World::with(Script::new(), Zone::new(), change).await;
+    let mut client = world.client().await;
+    client.pipeline(&["MAIL FROM:<a@a.example>", "RCPT TO:<x@b.example>", "DATA"]).await[2].assert(354);
+    client.send(b"From: a@a.example\r\n\r\nhalf").await;
+    let began = Instant::now();
+    world.gate.signal("TERM");
+    assert!(world.gate.wait_for_exit().await.success());
+    assert!(began.elapsed() < crate::support::PATIENCE / 2);
+    assert_eq!(client.try_read_reply().await, None);
+    world.wait_for_end(1).await;
+    assert_eq!(world.upstream.messages().len(), 0);
+}
+
+#[tokio::test]
+async fn an_idle_gate_ends_at_once() {
+    let world = World::around(Script::new()).await;
+    let mut client = Client::connect(world.gate.address()).await;
+    client.send(b"PROXY TCP4 198.51.100.7 192.0.2.1 1 25\r\n").await;
+    client.expect(220).await;
+    client.command("QUIT").await.assert(221);
+    drop(client);
+    assert!(world.gate.stop().await.0.success());
+}
