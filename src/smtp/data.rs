@@ -298,7 +298,8 @@ mod tests {
 
     #[test]
     fn dots_and_line_ends_table() {
-        let cases: [(&str, &[u8], &[u8], &[u8], bool); 18] = [
+        type Octets = &'static [u8];
+        let cases: [(&str, Octets, Octets, Octets, bool); 18] = [
             ("empty message", b".\r\n", b"", b"", true),
             ("one line", b"a\r\n.\r\n", b"a\r\n", b"a\r\n", true),
             ("doubled dot", b"..a\r\n.\r\n", b".a\r\n", b"..a\r\n", true),

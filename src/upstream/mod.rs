@@ -6,6 +6,7 @@
 
 pub mod connection;
 pub mod handover;
+pub mod metrics;
 pub mod probe;
 
 use std::io::ErrorKind;
@@ -18,10 +19,10 @@ use tracing::{debug, error, warn};
 
 use self::connection::{Connection, DeliveryError, ExchangeError, OpenError, Sight};
 use self::handover::{Identity, Introduction};
+pub use self::metrics::Metrics;
+use self::metrics::{ConnectResult, LostAt};
 use crate::label::Label;
-use crate::label_enum;
 use crate::message::spool;
-use crate::metrics::{Family, IntCounter, Registry};
 use crate::smtp::extension::Capabilities;
 use crate::smtp::reply::{Reply, ReplyError};
 
@@ -119,66 +120,6 @@ pub enum Error {
     /// The final reply to a message is missing, or it was not sent whole.
     #[error(transparent)]
     Delivery(#[from] DeliveryError),
-}
-
-label_enum! {
-    /// What became of an attempt to connect.
-    pub enum ConnectResult {
-        /// Open, client handed over.
-        Open = "open",
-        /// Nobody answered.
-        Unreachable = "unreachable",
-        /// The dialogue failed before it could be used.
-        Setup = "setup",
-        /// The gate was refused.
-        GateRefused = "gate_refused",
-        /// The client was refused.
-        ClientRefused = "client_refused",
-    }
-}
-
-label_enum! {
-    /// Why a transaction's link was lost.
-    pub enum LostAt {
-        /// Before DATA; told again.
-        Replayed = "replayed",
-        /// Before DATA; could not be told again.
-        BeforeData = "before_data",
-        /// Between DATA and the final dot.
-        InData = "in_data",
-        /// After the final dot without a reply: possibly a duplicate.
-        AfterEnd = "after_end",
-    }
-}
-
-/// What the upstream side counts.
-#[derive(Clone)]
-pub struct Metrics {
-    connections: Family<ConnectResult>,
-    lost: Family<LostAt>,
-    nonsense: IntCounter,
-}
-
-impl Metrics {
-    /// Registers the metrics.
-    pub fn new(registry: &Registry) -> Self {
-        Self {
-            connections: registry.family(
-                "dmarcgate_upstream_connections_total",
-                "Attempts to open a connection to the upstream.",
-                "result",
-            ),
-            lost: registry.family(
-                "dmarcgate_upstream_lost_total",
-                "Upstream connections lost inside a transaction; after_end is a possible duplicate.",
-                "at",
-            ),
-            nonsense: registry.counter(
-                "dmarcgate_upstream_nonsense_total",
-                "Upstream replies that could not be read or did not fit the state.",
-            ),
-        }
-    }
 }
 
 impl Link {

@@ -85,8 +85,8 @@ async fn a_message_far_beyond_the_limit_is_cut_off_and_the_client_reads_why() {
     let world = limited(|config| config.set("limits.message_size", "64KiB").set("limits.header_size", "16KiB")).await;
     let mut client = world.client().await;
     start(&mut client).await;
-    // All of it is sent before the reply is read.
-    client.send(&message(1 << 20)).await;
+    // All of it is sent before the reply is read, and more than any socket buffer takes.
+    client.send(&message(16 << 20)).await;
     assert!(client.expect(552).await.says("5.3.4"));
     client.expect_close().await;
     assert_eq!(world.wait_for_end(1).await[0].messages.len(), 0);

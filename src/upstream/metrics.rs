@@ -1,0 +1,67 @@
+//! What the upstream side counts.
+
+use crate::label_enum;
+use crate::metrics::{Family, IntCounter, Registry};
+
+label_enum! {
+    /// What became of an attempt to connect.
+    pub enum ConnectResult {
+        /// Open, client handed over.
+        Open = "open",
+        /// Nobody answered.
+        Unreachable = "unreachable",
+        /// The dialogue failed before it could be used.
+        Setup = "setup",
+        /// The gate was refused.
+        GateRefused = "gate_refused",
+        /// The client was refused.
+        ClientRefused = "client_refused",
+    }
+}
+
+label_enum! {
+    /// Why a transaction's link was lost.
+    pub enum LostAt {
+        /// Before DATA; told again.
+        Replayed = "replayed",
+        /// Before DATA; could not be told again.
+        BeforeData = "before_data",
+        /// Between DATA and the final dot.
+        InData = "in_data",
+        /// After the final dot without a reply: possibly a duplicate.
+        AfterEnd = "after_end",
+    }
+}
+
+/// What the upstream side counts.
+#[derive(Clone)]
+pub struct Metrics {
+    /// Attempts to connect.
+    pub connections: Family<ConnectResult>,
+    /// Connections lost inside a transaction.
+    pub lost: Family<LostAt>,
+    /// Replies that could not be read or did not fit.
+    pub nonsense: IntCounter,
+}
+
+impl Metrics {
+    /// Registers the metrics.
+    pub fn new(registry: &Registry) -> Self {
+        Self {
+            connections: registry.family(
+                "dmarcgate_upstream_connections_total",
+                "Attempts to open a connection to the upstream.",
+                "result",
+            ),
+            lost: registry.family(
+                "dmarcgate_upstream_lost_total",
+                "Upstream connections lost inside a transaction; after_end is a possible duplicate.",
+                "at",
+            ),
+            nonsense: registry.counter(
+                "dmarcgate_upstream_nonsense_total",
+                "Upstream replies that could not be read or did not fit the state.",
+            ),
+        }
+    }
+}
