@@ -238,6 +238,20 @@ async fn doubt_that_cannot_hide_a_pass_under_an_enforcing_policy_defers_nothing(
 }
 
 #[tokio::test]
+async fn an_arc_chain_that_cannot_be_checked_is_a_sign_of_indirect_flow() {
+    let zone = Zone::new()
+        .txt("bank.example", "v=spf1 -all")
+        .txt("_dmarc.bank.example", "v=DMARC1; p=reject")
+        .serv_fail("s._domainkey.list.example", RecordType::TXT);
+    let world = World::start(zone, quick).await;
+    let letter = Letter::new(BAD, "a@bank.example");
+    let set = Signer::new(SigningKey::rsa(), "list.example", "s").arc_set(&letter.content, 1, "none");
+    let outcome = world.send(&letter.field(&set)).await;
+    assert_eq!(outcome.summary(), "250 quarantine");
+    assert_eq!(outcome.results().one("arc"), "temperror");
+}
+
+#[tokio::test]
 async fn an_answer_that_goes_on_by_tcp_is_as_good_as_any() {
     let long = format!("v=DMARC1; p=reject; rua={}", vec!["mailto:reports@a-long-name.rcpt.example"; 60].join(","));
     let zone = Zone::new()
