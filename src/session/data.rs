@@ -34,14 +34,13 @@ impl Session {
                 metrics.octets.inc_by(received.size);
                 self.conclude(hello, &envelope, received, end_of_data).await
             }
-            Err(Unfit::Refused(reply)) => {
+            Err(unfit) => {
+                let (outcome, reply) = match unfit {
+                    Unfit::Refused(reply) => (Outcome::Unacceptable, reply),
+                    Unfit::Deferred(reply) => (Outcome::Failed, reply),
+                };
                 self.link.reset().await;
-                metrics.messages.inc(Outcome::Unacceptable);
-                reply
-            }
-            Err(Unfit::Deferred(reply)) => {
-                self.link.reset().await;
-                metrics.messages.inc(Outcome::Failed);
+                self.turn_away(hello, &envelope, outcome, &reply, end_of_data);
                 reply
             }
         };

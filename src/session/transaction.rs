@@ -48,10 +48,10 @@ pub struct Ending<'a> {
     pub reply: &'a Reply,
     /// Who gave it.
     pub answered_by: AnsweredBy,
-    /// The message.
-    pub subject: &'a Subject,
-    /// Its octets.
-    pub size: u64,
+    /// The message; none if it was not taken for its form or size.
+    pub subject: Option<&'a Subject>,
+    /// Its octets; none if they were not counted to the end.
+    pub size: Option<u64>,
     /// When its end of data came.
     pub end_of_data: Instant,
 }
@@ -113,9 +113,25 @@ impl Session {
         // Told, once, to everyone who wants to know.
         let verdict = verdict.as_ref();
         let outcome = report::outcome(verdict, &reply, answered_by);
-        let ending = Ending { verdict, outcome, reply: &reply, answered_by, subject: &subject, size, end_of_data: dot };
+        let (subject, size) = (Some(&*subject), Some(size));
+        let ending = Ending { verdict, outcome, reply: &reply, answered_by, subject, size, end_of_data: dot };
         self.report(&transaction, hello, envelope, &ending);
         reply
+    }
+
+    /// Ends the transaction of a message that is not taken for its form or size, or for want of room.
+    pub(super) fn turn_away(
+        &mut self,
+        hello: &Hello,
+        envelope: &Envelope,
+        outcome: Outcome,
+        reply: &Reply,
+        end_of_data: Instant,
+    ) {
+        let Some(transaction) = self.transaction.take() else { return };
+        let answered_by = AnsweredBy::Gate;
+        let ending = Ending { verdict: None, outcome, reply, answered_by, subject: None, size: None, end_of_data };
+        self.report(&transaction, hello, envelope, &ending);
     }
 
     /// Hands the header section to the evaluation, as soon as it is complete.

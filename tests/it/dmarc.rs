@@ -2,8 +2,8 @@
 
 use crate::support::config::ConfigText;
 use crate::support::dns::Zone;
+use crate::support::letters::{Letter, World};
 use crate::support::signer::{Signer, SigningKey};
-use crate::support::world::{Letter, World};
 
 /// Clients whose mail passes SPF for each domain below, and does not.
 const GOOD: &str = "192.0.2.10";
@@ -271,6 +271,8 @@ async fn signs_of_indirect_flow_lower_a_refusal_to_quarantine() {
     // The unbroken l= is a pass.
     let zone = domain(Zone::new(), "v.example", "v=DMARC1; p=reject").txt("s._domainkey.v.example", &key.record());
     let world = World::start(zone, |c| c).await;
+    let outcome = world.send(&letter().content(broken(with_length.clone()))).await;
+    assert!(outcome.results().one("dkim").starts_with("policy header.d=v.example "), "{:?}", outcome.results());
     let outcome = world.send(&letter().content(with_length)).await;
     assert_eq!(outcome.results().one("dmarc"), "pass policy.dmarc=reject header.from=v.example");
 }

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use crate::support::config::ConfigText;
 use crate::support::dns::{RecordType, Zone};
+use crate::support::letters::{Letter, World};
 use crate::support::signer::{Signer, SigningKey};
-use crate::support::world::{Letter, World};
 
 const GOOD: &str = "192.0.2.10";
 const BAD: &str = "198.51.100.66";
@@ -235,6 +235,20 @@ async fn doubt_that_cannot_hide_a_pass_under_an_enforcing_policy_defers_nothing(
     for (case, letter, expected) in cases {
         assert_eq!(world.send(&letter).await.summary(), expected, "{case}");
     }
+}
+
+#[tokio::test]
+async fn an_arc_chain_that_cannot_be_checked_is_a_sign_of_indirect_flow() {
+    let zone = Zone::new()
+        .txt("bank.example", "v=spf1 -all")
+        .txt("_dmarc.bank.example", "v=DMARC1; p=reject")
+        .serv_fail("s._domainkey.list.example", RecordType::TXT);
+    let world = World::start(zone, quick).await;
+    let letter = Letter::new(BAD, "a@bank.example");
+    let set = Signer::new(SigningKey::rsa(), "list.example", "s").arc_set(&letter.content, 1, "none");
+    let outcome = world.send(&letter.field(&set)).await;
+    assert_eq!(outcome.summary(), "250 quarantine");
+    assert_eq!(outcome.results().one("arc"), "temperror");
 }
 
 #[tokio::test]

@@ -5,9 +5,9 @@ use crate::support::client::Client;
 use crate::support::config::ConfigText;
 use crate::support::dns::{DnsServer, Zone};
 use crate::support::gate::Gate;
+use crate::support::letters::{Letter, World};
 use crate::support::rules::{DOT, Script, on};
 use crate::support::signer::{Signer, SigningKey};
-use crate::support::world::{Letter, World};
 
 const GOOD: &str = "192.0.2.10";
 const BAD: &str = "198.51.100.66";
@@ -161,6 +161,23 @@ async fn every_message_is_counted_by_what_became_of_it() {
     assert_eq!(scrape.value("dmarcgate_decisions_total{rule=\"fail_quarantine\"}"), 1.0);
     assert_eq!(scrape.value("dmarcgate_evaluation_seconds_count"), 7.0);
     assert_eq!(scrape.value("dmarcgate_end_of_data_seconds_count"), 9.0);
+    // Each has its event, those too that were not taken for their form.
+    let events = message_events(&world.gate, 9).await;
+    let found: Vec<_> = events.iter().map(|e| e["outcome"].as_str().unwrap()).collect();
+    let expected = [
+        "accepted",
+        "accepted_tagged",
+        "refused",
+        "deferred",
+        "upstream_refused",
+        "upstream_deferred",
+        "failed",
+        "unacceptable",
+        "unacceptable",
+    ];
+    assert_eq!(found, expected);
+    assert!(events[8]["reply"].as_str().unwrap().starts_with("552 5.3.4 "), "{}", events[8]);
+    assert_eq!(events[8]["reverse_path"], "<a@a.example>");
     // A series that has never been counted is there, too.
     assert_eq!(scrape.value("dmarcgate_decisions_total{rule=\"indirect_flow\"}"), 0.0);
     assert_eq!(scrape.value("dmarcgate_dkim_results_total{result=\"policy\"}"), 0.0);
