@@ -205,7 +205,7 @@ const USAGE: &str =
 const EXIT_CODES: &str = "\
 Exit code, by the mode in force:
   0  the message is passed on
-  1  it could not be evaluated: the file can't be read, or there is no name server
+  1  it could not be evaluated: no such file, no name server
   2  wrong usage or configuration
   3  it is passed on with a mark (X-DMARC-Fail-policy)
   4  it is refused (5xx)
