@@ -27,6 +27,7 @@ fn spf(result: SpfResult, identity: Identity, domain_text: &str) -> SpfOutput {
         domain: Domain::parse(domain_text).ok(),
         term: None,
         reason: "no mechanism matched".into(),
+        unsettled: false,
         records: Vec::new(),
     }
 }

@@ -163,6 +163,7 @@ fn settle(output: &mut DmarcOutput, spf: &SpfOutput, dkim: &[DkimOutput]) {
     let spf_check = match spf.result {
         SpfResult::Pass => Check::Passed,
         SpfResult::TempError => Check::InDoubt,
+        SpfResult::Neutral | SpfResult::Fail | SpfResult::SoftFail if spf.unsettled => Check::InDoubt,
         // RFC 7208 §2.6.7: a permerror is the owner's to mend; it hides no pass.
         SpfResult::None | SpfResult::Neutral | SpfResult::Fail | SpfResult::SoftFail | SpfResult::PermError => {
             Check::Failed
@@ -341,6 +342,7 @@ mod tests {
             domain: (!domain_text.is_empty()).then(|| domain(domain_text)),
             term: None,
             reason: "".into(),
+            unsettled: false,
             records: Vec::new(),
         }
     }
@@ -395,6 +397,13 @@ mod tests {
             ("SPF passed, elsewhere", spf(S::Pass, "evil.example.net"), vec![], Fail),
             ("SPF softfail", spf(S::SoftFail, "example.com"), vec![], Fail),
             ("SPF permerror is no identifier", spf(S::PermError, "example.com"), vec![], Fail),
+            (
+                "SPF failed, but a name that may have matched could not be asked for",
+                SpfOutput { unsettled: true, ..spf(S::Fail, "example.com") },
+                vec![],
+                TempError,
+            ),
+            ("the same elsewhere", SpfOutput { unsettled: true, ..spf(S::Fail, "example.net") }, vec![], Fail),
             ("SPF temperror, aligned", spf(S::TempError, "example.com"), vec![], TempError),
             ("SPF temperror, subdomain", spf(S::TempError, "a.example.com"), vec![], TempError),
             ("SPF temperror, elsewhere", spf(S::TempError, "example.net"), vec![], Fail),

@@ -229,7 +229,7 @@ mod tests {
             ("order of appearance", " a@z.example, b@a.example, c@Z.example", &["z.example", "a.example"], false),
             ("semicolon between", " a@z.example; b@a.example", &["z.example", "a.example"], false),
             ("two groups", " A: a@z.example; B: b@a.example;", &["z.example", "a.example"], false),
-            ("obsolete route", " <@x.example,@y.example:u@z.example>", &["z.example"], false),
+            ("obsolete route at home", " <@z.example,@z.example:u@z.example>", &["z.example"], false),
             ("address as display name", " ceo@v.example <x@a.example>", &["a.example"], true),
             ("the same, no space", " ceo@v.example<x@a.example>", &["a.example"], true),
             ("the same in apostrophes", " 'ceo@v.example' <x@a.example>", &["a.example"], true),
@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn what_names_no_author_is_unusable() {
-        let cases: [(&str, &[u8], UnusableFrom); 76] = [
+        let cases: [(&str, &[u8], UnusableFrom); 77] = [
             ("empty", b"", NoDomain),
             ("white space", b" \r\n ", NoDomain),
             ("comment alone", b" (nobody)", NoDomain),
@@ -308,6 +308,7 @@ mod tests {
             ("literal never closed", b" u@[192.0.2.1", Syntax),
             ("text after a literal", b" u@[192.0.2.1]v.example", Syntax),
             ("mailto in angles", b" <mailto:u@a.example>", Syntax),
+            ("obsolete route through elsewhere", b" <@v.example,@x.example:u@a.example>", Disagreement),
             ("angle address in a quoted local part", b" \"<ceo@v.example>\"@a.example", Disagreement),
             ("the same in angles", b" <\"x<ceo@v.example>\"@a.example>", Disagreement),
             ("angle address in a comment", b" u@a.example (<ceo@v.example>)", Disagreement),

@@ -62,6 +62,7 @@ fn evaluation(dmarc: Vec<DmarcOutput>) -> Evaluation {
             domain: None,
             term: None,
             reason: "".into(),
+            unsettled: false,
             records: Vec::new(),
         },
         dkim: Vec::new(),

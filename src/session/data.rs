@@ -27,11 +27,11 @@ impl Session {
         let State::Receiving(hello, _) = state else { return Err(End::silently(Ended::ClientGone)) };
         let intake = self.take_data().await?;
         let end_of_data = std::time::Instant::now();
-        let metrics = self.gate.metrics.clone();
+        let gate = Arc::clone(&self.gate);
         let reply = match intake.and_then(|received| self.fit(received)) {
             Ok(received) => {
                 self.announce(&received.subject);
-                metrics.octets.inc_by(received.size);
+                gate.metrics.octets.inc_by(received.size);
                 self.conclude(hello, &envelope, received, end_of_data).await
             }
             Err(unfit) => {
@@ -40,11 +40,11 @@ impl Session {
                     Unfit::Deferred(reply) => (Outcome::Failed, reply),
                 };
                 self.link.reset().await;
-                self.turn_away(hello, &envelope, outcome, &reply, end_of_data);
+                self.turn_away(hello, &envelope, (outcome, &reply), end_of_data);
                 reply
             }
         };
-        metrics.end_of_data.observe(end_of_data.elapsed().as_secs_f64());
+        gate.metrics.end_of_data.observe(end_of_data.elapsed().as_secs_f64());
         Ok(reply)
     }
 

@@ -124,8 +124,7 @@ impl Session {
         &mut self,
         hello: &Hello,
         envelope: &Envelope,
-        outcome: Outcome,
-        reply: &Reply,
+        (outcome, reply): (Outcome, &Reply),
         end_of_data: Instant,
     ) {
         let Some(transaction) = self.transaction.take() else { return };

@@ -61,13 +61,18 @@ enum State {
 /// Whether the line so far is nothing but NULs and at most one dot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LineShape {
-    NulDot { nuls: bool, dots: u8 },
+    /// `dots` as the client sent them; `deleted` if the first of them does not go on.
+    NulDot {
+        nuls: bool,
+        dots: u8,
+        deleted: bool,
+    },
     Other,
 }
 
 impl Default for LineShape {
     fn default() -> Self {
-        Self::NulDot { nuls: false, dots: 0 }
+        Self::NulDot { nuls: false, dots: 0, deleted: false }
     }
 }
 
@@ -124,12 +129,12 @@ impl Decoder {
                 }
                 (State::Dot, _) => {
                     // RFC 5321 §4.5.2: the first of other characters is deleted if it is a dot.
-                    self.shape(b".");
+                    self.shape_deleted_dot();
                     self.state = State::Middle;
                 }
                 (State::DotCr, b'\n') => return Progress::End(at + 1),
                 (State::DotCr, _) => {
-                    self.shape(b".");
+                    self.shape_deleted_dot();
                     self.bare_cr(sink);
                 }
             }
@@ -179,7 +184,10 @@ impl Decoder {
     }
 
     fn end_line(&mut self, state: State) {
-        if self.line == (LineShape::NulDot { nuls: true, dots: 1 }) {
+        // One dot as the line came, or as it goes on.
+        if let LineShape::NulDot { nuls: true, dots, deleted } = self.line
+            && (dots == 1 || (dots == 2 && deleted))
+        {
             self.irregularities.nul_dot_line = true;
         }
         self.line = LineShape::default();
@@ -188,18 +196,23 @@ impl Decoder {
 
     /// Notes octets of the present line; after the first ordinary one there is nothing to note.
     fn shape(&mut self, octets: &[u8]) {
-        let LineShape::NulDot { mut nuls, mut dots } = self.line else { return };
+        let LineShape::NulDot { mut nuls, mut dots, deleted } = self.line else { return };
         for octet in octets {
             match octet {
                 0 => nuls = true,
-                b'.' if dots == 0 => dots = 1,
+                b'.' if dots < 2 => dots += 1,
                 _ => {
                     self.line = LineShape::Other;
                     return;
                 }
             }
         }
-        self.line = LineShape::NulDot { nuls, dots };
+        self.line = LineShape::NulDot { nuls, dots, deleted };
+    }
+
+    /// Notes a dot at a line's start that the client should have doubled.
+    fn shape_deleted_dot(&mut self) {
+        self.line = LineShape::NulDot { nuls: false, dots: 1, deleted: true };
     }
 }
 
@@ -329,7 +342,7 @@ mod tests {
 
     #[test]
     fn irregularities_are_noted() {
-        let cases: [(&[u8], Irregularities); 12] = [
+        let cases: [(&[u8], Irregularities); 14] = [
             (b"a\r\nb.\r\n", Irregularities::default()),
             (b"a\nb", Irregularities { bare_lf: true, ..Default::default() }),
             (b"a\rb", Irregularities { bare_cr: true, ..Default::default() }),
@@ -340,6 +353,8 @@ mod tests {
             (b"a\r\0.\r\nx", Irregularities { nul_dot_line: true, bare_lf: false, bare_cr: true }),
             (b"a\r\n\0\r\nx", Irregularities::default()),
             (b"a\r\n..\0\r\nx", Irregularities::default()),
+            (b"a\r\n.\0.\r\nx", Irregularities { nul_dot_line: true, ..Default::default() }),
+            (b"a\r\n.\0..\r\nx", Irregularities::default()),
             (b"a\r\nx\0.\r\nx", Irregularities::default()),
             (b"\0.x\r\nx", Irregularities::default()),
         ];

@@ -48,20 +48,21 @@ impl<'a> Request<'a> {
 
 /// Evaluates SPF for `request`. It takes as long as its look-ups; the deadline is the handle's.
 pub async fn check_host(lookup: &impl Lookup, request: &Request<'_>) -> SpfOutput {
-    let output = |domain, finding: Finding, records| SpfOutput {
+    let output = |domain, finding: Finding, records, unsettled| SpfOutput {
         result: finding.result,
         identity: request.identity,
         domain,
         term: finding.term,
         reason: finding.reason,
+        unsettled,
         records,
     };
     // Malformed, an address literal, or a single label: nothing to look for (RFC 7208 §4.3).
     let Some(domain) = Domain::parse(request.domain).ok() else {
-        return output(None, Finding::new(SpfResult::None, "identity without a usable domain"), Vec::new());
+        return output(None, Finding::new(SpfResult::None, "identity without a usable domain"), Vec::new(), false);
     };
     if domain.label_count() < 2 {
-        return output(Some(domain), Finding::new(SpfResult::None, "domain of a single label"), Vec::new());
+        return output(Some(domain), Finding::new(SpfResult::None, "domain of a single label"), Vec::new(), false);
     }
     let mut check = Check {
         lookup,
@@ -72,11 +73,12 @@ pub async fn check_host(lookup: &impl Lookup, request: &Request<'_>) -> SpfOutpu
         terms: 0,
         voids: 0,
         names: None,
+        unsettled: false,
         records: Vec::new(),
     };
     let finding = check.domain(domain.as_str().to_owned()).await;
-    let records = check.records;
-    output(Some(domain), finding, records)
+    let (records, unsettled) = (check.records, check.unsettled);
+    output(Some(domain), finding, records, unsettled)
 }
 
 /// One evaluation over all its records.
@@ -92,6 +94,8 @@ struct Check<'a, L> {
     voids: usize,
     /// The client's names, once they were asked for.
     names: Option<Result<Arc<Records>, Miss>>,
+    /// A look-up for those names failed and was passed over.
+    unsettled: bool,
     records: Vec<(Box<str>, Box<str>)>,
 }
 
@@ -288,7 +292,7 @@ impl<L: Lookup> Check<'_, L> {
     }
 
     /// The first validated name of the client that is `domain`, else the first below it.
-    async fn validated_within(&self, names: &Records, domain: &str) -> Result<Option<String>, Stop> {
+    async fn validated_within(&mut self, names: &Records, domain: &str) -> Result<Option<String>, Stop> {
         let names = names.as_ptr().iter().take(MAX_NAMES);
         let (same, below): (Vec<_>, Vec<_>) =
             names.filter(|name| is_within(name, domain)).partition(|name| name.len() == domain.len());
@@ -301,15 +305,17 @@ impl<L: Lookup> Check<'_, L> {
     }
 
     /// Whether the client's name has the client's address.
-    async fn is_validated(&self, name: &str) -> Result<bool, Stop> {
+    async fn is_validated(&mut self, name: &str) -> Result<bool, Stop> {
         match has_address(self.lookup, name, self.ip).await {
             Ok(has) => Ok(has),
             Err(failure) => self.passed_over(failure).map(|()| false),
         }
     }
 
-    /// A failed look-up for the client's names counts as a name that is not there, unless the failure is ours.
-    fn passed_over(&self, failure: Failure) -> Result<(), Stop> {
+    /// A failed look-up for the client's names counts as a name that is not there, unless the failure is ours. What it
+    /// leaves open is remembered: to DMARC a temporary failure is never a failed identifier (RFC 9989 §5.3.6).
+    fn passed_over(&mut self, failure: Failure) -> Result<(), Stop> {
+        self.unsettled = true;
         if failure == Failure::Budget { Err(Stop::TempError(failure)) } else { Ok(()) }
     }
 

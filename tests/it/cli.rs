@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use crate::source;
 use crate::support::dns::Zone;
-use crate::support::letters::{Letter, World};
+use crate::support::world::{Letter, World};
 
 /// Runs the binary in a directory without configuration.
 fn run(arguments: &[&str]) -> Output {

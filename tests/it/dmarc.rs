@@ -2,8 +2,8 @@
 
 use crate::support::config::ConfigText;
 use crate::support::dns::Zone;
-use crate::support::letters::{Letter, World};
 use crate::support::signer::{Signer, SigningKey};
+use crate::support::world::{Letter, World};
 
 /// Clients whose mail passes SPF for each domain below, and does not.
 const GOOD: &str = "192.0.2.10";

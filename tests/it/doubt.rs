@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use crate::support::config::ConfigText;
 use crate::support::dns::{RecordType, Zone};
-use crate::support::letters::{Letter, World};
 use crate::support::signer::{Signer, SigningKey};
+use crate::support::world::{Letter, World};
 
 const GOOD: &str = "192.0.2.10";
 const BAD: &str = "198.51.100.66";
@@ -234,6 +234,20 @@ async fn doubt_that_cannot_hide_a_pass_under_an_enforcing_policy_defers_nothing(
     ];
     for (case, letter, expected) in cases {
         assert_eq!(world.send(&letter).await.summary(), expected, "{case}");
+    }
+}
+
+#[tokio::test]
+async fn a_name_of_the_client_that_cannot_be_asked_for_is_doubt_where_spf_asks_for_it() {
+    let zone = Zone::new()
+        .txt("names.example", "v=spf1 ptr -all")
+        .txt("_dmarc.names.example", "v=DMARC1; p=reject")
+        .txt("plain.example", "v=spf1 ip4:192.0.2.0/24 -all")
+        .txt("_dmarc.plain.example", "v=DMARC1; p=reject")
+        .serv_fail("66.100.51.198.in-addr.arpa", RecordType::PTR);
+    let world = World::start(zone, quick).await;
+    for (author, expected) in [("a@names.example", "451"), ("a@plain.example", "550")] {
+        assert_eq!(world.send(&Letter::new(BAD, author)).await.summary(), expected, "{author}");
     }
 }
 

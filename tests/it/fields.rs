@@ -2,9 +2,9 @@
 
 use crate::support::config::ConfigText;
 use crate::support::dns::Zone;
-use crate::support::letters::{Letter, World, unfolded};
 use crate::support::rules::Script;
 use crate::support::signer::{Signer, SigningKey};
+use crate::support::world::{Letter, World, unfolded};
 
 const GOOD: &str = "192.0.2.10";
 const BAD: &str = "198.51.100.66";

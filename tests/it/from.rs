@@ -1,8 +1,8 @@
 //! Who a message says wrote it: tricks never pass untagged, honest oddities pass (LESSONS rows 1 to 9, DESIGN §6).
 
 use crate::support::dns::Zone;
-use crate::support::letters::{Letter, World};
 use crate::support::signer::{Signer, SigningKey};
+use crate::support::world::{Letter, World};
 
 const GOOD: &str = "192.0.2.10";
 const BAD: &str = "198.51.100.66";

@@ -5,9 +5,9 @@ use crate::support::client::Client;
 use crate::support::config::ConfigText;
 use crate::support::dns::{DnsServer, Zone};
 use crate::support::gate::Gate;
-use crate::support::letters::{Letter, World};
 use crate::support::rules::{DOT, Script, on};
 use crate::support::signer::{Signer, SigningKey};
+use crate::support::world::{Letter, World};
 
 const GOOD: &str = "192.0.2.10";
 const BAD: &str = "198.51.100.66";
@@ -188,7 +188,7 @@ async fn every_message_is_counted_by_what_became_of_it() {
 async fn health_and_readiness_are_told_apart() {
     let world = World::start(zone(), |c| c).await;
     assert_eq!(world.gate.http_get("/healthz").await, (200, "ok\n".into()));
-    assert_eq!(world.gate.http_get("/readyz").await, (200, "ready\n".into()));
+    assert_eq!(world.wait_for_readiness(200).await, "ready\n");
     assert_eq!(world.gate.http_get("/nonsense").await.0, 404);
     assert_eq!(world.gate.metrics().await.value("dmarcgate_ready"), 1.0);
 

@@ -8,9 +8,9 @@ use sqlx::{Connection, Row};
 use crate::support::config::ConfigText;
 use crate::support::dns::{RecordType, Zone};
 use crate::support::gate::Gate;
-use crate::support::letters::{Letter, World};
 use crate::support::rules::{DOT, Script, on};
 use crate::support::signer::{Signer, SigningKey};
+use crate::support::world::{Letter, World};
 
 const GOOD: &str = "192.0.2.10";
 const BAD: &str = "198.51.100.66";

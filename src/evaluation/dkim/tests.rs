@@ -204,7 +204,9 @@ fn a_changed_message_fails() {
 fn keys_have_their_rules() {
     let rsa_key = SigningKey::rsa().public();
     let ed_key = SigningKey::ed25519().public();
-    let record = |text: &str| text.replace("RSA", &rsa_key).replace("ED", &ed_key);
+    // With the equals sign, since letters alone may stand in any key.
+    let (rsa_tag, ed_tag) = (format!("p={rsa_key}"), format!("p={ed_key}"));
+    let record = |text: &str| text.replace("p=RSA", &rsa_tag).replace("p=ED", &ed_tag);
     let spaced = rsa_key.split_at(40);
     let spaced = format!("p={} \t{};", spaced.0, spaced.1);
     let unpadded = format!("p={}", rsa_key.trim_end_matches('='));

@@ -28,6 +28,7 @@ struct Reader<'a> {
 }
 
 /// The right side of an address.
+#[derive(PartialEq)]
 enum Host {
     Name(Domain),
     Literal,
@@ -128,9 +129,7 @@ impl Reader<'_> {
     fn angle_address(&mut self) -> Result<(), UnusableFrom> {
         self.bump();
         self.skip_cfws()?;
-        if self.peek() == Some(b'@') {
-            self.route()?;
-        }
+        let route = if self.peek() == Some(b'@') { self.route()? } else { Vec::new() };
         let mut words = Words::Empty;
         loop {
             self.skip_cfws()?;
@@ -149,6 +148,10 @@ impl Reader<'_> {
             }
         }
         let host = self.host()?.ok_or(UnusableFrom::Syntax)?;
+        // Who does not know routes takes the first domain for the author's. No honest mail has them any more.
+        if route.iter().any(|hop| *hop != host) {
+            return Err(UnusableFrom::Disagreement);
+        }
         self.note(host);
         self.skip_cfws()?;
         if self.peek() != Some(b'>') {
@@ -158,18 +161,19 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// obs-route: `@a,@b:`, to be read and ignored (RFC 5322 §4.4).
-    fn route(&mut self) -> Result<(), UnusableFrom> {
+    /// obs-route: `@a,@b:` (RFC 5322 §4.4).
+    fn route(&mut self) -> Result<Vec<Host>, UnusableFrom> {
+        let mut hops = Vec::new();
         loop {
             match self.peek() {
                 Some(b',') => self.bump(),
                 Some(b':') => {
                     self.bump();
-                    return Ok(());
+                    return Ok(hops);
                 }
                 Some(b'@') => {
                     self.bump();
-                    self.host()?.ok_or(UnusableFrom::Syntax)?;
+                    hops.push(self.host()?.ok_or(UnusableFrom::Syntax)?);
                 }
                 _ => return Err(UnusableFrom::Syntax),
             }

@@ -11,12 +11,13 @@ pub mod client;
 pub mod config;
 pub mod dns;
 pub mod gate;
-pub mod letters;
+
 pub mod proxy;
 pub mod results;
 pub mod rules;
 pub mod signer;
 pub mod upstream;
+pub mod world;
 
 /// How long any wait of the harness lasts at most. It is reached only when something is broken, or by a machine that is
 /// overloaded beyond reason; no test measures against it.
