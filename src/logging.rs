@@ -59,7 +59,8 @@ fn filter(log: &Log, variable: Result<String, VarError>) -> Result<EnvFilter, Er
     match variable {
         Ok(text) if !text.trim().is_empty() => EnvFilter::try_new(text).map_err(|e| Error::Filter(e.into())),
         Err(error @ VarError::NotUnicode(_)) => Err(Error::Filter(error.into())),
-        _ => Ok(EnvFilter::new(log.level.to_string())),
+        // The libraries speak of what peers did, name by name; `dns` and `store` say what of it matters.
+        _ => Ok(EnvFilter::new(format!("{LIBRARIES},dmarcgate={}", log.level))),
     }
 }
 
@@ -200,6 +201,8 @@ impl<W: Write> Write for Counted<W> {
     }
 }
 
+/// What is heard of the libraries at any level.
+const LIBRARIES: &str = "error,hickory_net=off,hickory_proto=off,hickory_resolver=off";
 /// Overrides the configured level; may name modules.
 const VARIABLE: &str = "DMARCGATE_LOG";
 /// Lines that wait for the output: some seconds of a busy gate, a few megabytes.

@@ -15,7 +15,7 @@ use crate::label::Label;
 use crate::message::author::Author;
 use crate::message::header::{AuthservIds, HeaderSection, Removals};
 use crate::policy::{
-    Assessment, Circumstances, Decision, Disposition, LocalPolicy, Mode, Recipients, ReversePathKind, decide,
+    Assessment, Circumstances, Decision, Disposition, LocalPolicy, Mode, OnTempError, Recipients, ReversePathKind, decide,
 };
 use crate::record::{DkimAuthResult, FinalReply, PolicyEvaluated, PolicyPublished, Record, SpfAuthResult, SpfScope};
 use crate::smtp::address::{ForwardPath, ReversePath};
@@ -114,13 +114,13 @@ pub fn conclude_under(evaluation: Evaluation, circumstances: &Circumstances, set
 
 /// What is done with a message whose evaluation did not come to an end: a fault of ours, never a 5xx.
 pub fn undecided(settings: &Settings, id: &str) -> Action {
-    match settings.policy.mode {
-        Mode::Enforce => Action::Defer(ReplyText {
+    match (settings.policy.mode, settings.policy.on_temperror) {
+        (Mode::Enforce, OnTempError::DeferIfItMatters | OnTempError::Defer) => Action::Defer(ReplyText {
             code: 451,
             enhanced: (4, 3, 0),
             text: format!("Message could not be evaluated, please try again later (id {id})"),
         }),
-        Mode::Monitor | Mode::Tag => Action::bypass(&settings.authserv_id),
+        _ => Action::bypass(&settings.authserv_id),
     }
 }
 

@@ -11,6 +11,7 @@ mod report;
 pub mod state;
 pub mod transaction;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use ipnet::IpNet;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use self::background::{Background, alongside};
 use self::metrics::{BypassReason, Ended, Metrics};
@@ -37,7 +38,7 @@ use crate::smtp::extension::{ADDED_FIELDS, Capabilities, Offer};
 use crate::smtp::reply::Reply;
 use crate::smtp::stream::{ReadError, Stream};
 use crate::store::Appender;
-use crate::upstream::handover::Introduction;
+use crate::upstream::handover::{Identity, Introduction};
 use crate::upstream::probe::Survey;
 use crate::upstream::{self, Link};
 use crate::verdict;
@@ -137,7 +138,7 @@ pub struct Session {
     evaluation: Option<Background<Gathered>>,
     stop: watch::Receiver<bool>,
     errors: usize,
-    transactions: usize,
+    guarded: usize,
 }
 
 /// The end of a session.
@@ -163,7 +164,7 @@ impl Session {
     fn new(gate: Arc<Gate>, stream: Stream, client: Client, kind: ClientKind) -> Self {
         let settings = Arc::clone(&gate.settings.borrow());
         let link = Link::new(Arc::clone(&settings.upstream), gate.upstream_metrics.clone());
-        let reverse = ReverseLookup::start(&gate.resolver, &client, kind);
+        let reverse = ReverseLookup::start(&gate.resolver, &client, settings.upstream.identity, kind);
         let stop = gate.stop.clone();
         gate.metrics.sessions.inc();
         gate.metrics.active.inc();
@@ -181,7 +182,7 @@ impl Session {
             evaluation: None,
             stop,
             errors: 0,
-            transactions: 0,
+            guarded: 0,
         }
     }
 
@@ -278,11 +279,13 @@ impl Session {
     async fn perform(&mut self, mut state: State, mut event: Event) -> Result<State, End> {
         let bounds = Bounds { recipients: self.settings().recipients, client: self.kind };
         loop {
+            // What the upstream refuses is for the upstream to count.
+            let is_ours = matches!(event, Event::Line(_));
             let effect;
             (state, effect) = step(state, event, bounds);
             event = match effect {
                 Effect::Say(reply) => {
-                    self.errors += usize::from(reply.is_permanent());
+                    self.errors += usize::from(is_ours && reply.is_permanent());
                     if matches!(state, State::Ready(_)) {
                         self.forget_transaction();
                     }
@@ -360,6 +363,7 @@ impl Session {
         let State::RcptSent(hello, ..) = state else { return Event::Answer(trouble(&upstream::Error::Unavailable)) };
         if !self.may_send_to(path) {
             self.gate.metrics.guarded.inc();
+            self.tell_of_guard(path);
             return Event::Guarded;
         }
         let introduction = self.introduction(hello).await;
@@ -372,7 +376,7 @@ impl Session {
     fn begin(&mut self, hello: &Hello, path: &ReversePath) {
         let settings = self.settings();
         let ip = self.client.ip();
-        let trusted = settings.trusted_networks.iter().any(|network| network.contains(&ip));
+        let trusted = settings.trusts(ip);
         let mut transaction = Transaction::new(settings, trusted.then_some(BypassReason::TrustedNetwork));
         if transaction.bypass.is_none() {
             let (subject, subject_comes) = oneshot::channel();
@@ -388,7 +392,6 @@ impl Session {
                 gather(lookups, &sender, async { subject_comes.await.ok() }).await
             }));
         }
-        self.transactions += 1;
         self.transaction = Some(transaction);
     }
 
@@ -397,14 +400,25 @@ impl Session {
         self.evaluation = None;
     }
 
-    /// The relay guard (promise 8): with it, mail from strangers goes to the configured domains alone.
+    /// The relay guard: with it, mail from strangers goes to the configured domains alone.
     fn may_send_to(&self, path: &ForwardPath) -> bool {
         let settings = self.transaction.as_ref().map(|t| &t.settings);
         let Some(settings) = settings else { return false };
         let RelayGuard::Domains(domains) = &settings.relay_guard else { return true };
-        let ip = self.client.ip();
-        let trusted = settings.trusted_networks.iter().any(|network| network.contains(&ip));
-        trusted || is_guarded_recipient(path, domains)
+        settings.trusts(self.client.ip()) || is_guarded_recipient(path, domains)
+    }
+
+    /// The first refusal of a session is told to the operator, who may be asked about it; a flood is not.
+    fn tell_of_guard(&mut self, path: &ForwardPath) {
+        self.guarded += 1;
+        if self.guarded == 1 {
+            info!(
+                session = &*self.id,
+                client_ip = %self.client.ip(),
+                recipient = path.to_string(),
+                "recipient refused by smtp.recipient_domains"
+            );
+        }
     }
 
     /// What the upstream is told about the client; waits for its name by DNS, which was asked for at the beginning.
@@ -438,6 +452,13 @@ impl Drop for Session {
     }
 }
 
+impl Settings {
+    /// Whether a client's mail is not evaluated, and its recipients are not guarded, for its address.
+    pub fn trusts(&self, ip: IpAddr) -> bool {
+        self.trusted_networks.iter().any(|network| network.contains(&ip))
+    }
+}
+
 impl End {
     fn saying(reason: Ended, reply: Reply) -> Self {
         Self { reason: Some(reason), last_word: Some(reply) }
@@ -449,8 +470,10 @@ impl End {
 }
 
 impl ReverseLookup {
-    fn start(resolver: &Resolver, client: &Client, kind: ClientKind) -> Self {
-        if kind == ClientKind::HealthCheck {
+    /// Begins the look-up, if the name will be told to the upstream.
+    fn start(resolver: &Resolver, client: &Client, identity: Identity, kind: ClientKind) -> Self {
+        let is_told = matches!(identity, Identity::Auto | Identity::Xclient | Identity::Received);
+        if kind == ClientKind::HealthCheck || !is_told {
             return Self::Done(ConfirmedName::None);
         }
         let (lookup, ip) = (resolver.for_message(), client.ip());

@@ -64,7 +64,10 @@ impl Session {
     }
 
     fn log(&self, transaction: &Transaction, hello: &Hello, envelope: &Envelope, ending: &Ending<'_>) {
-        let findings = ending.verdict.map(Findings::of).unwrap_or_default();
+        let findings = match ending.verdict {
+            Some(verdict) => Findings::of(verdict),
+            None => Findings { rule: "not_evaluated", ..Findings::default() },
+        };
         let recipients = envelope.recipients.iter().take(MAX_RECIPIENTS).map(ToString::to_string).collect::<Vec<_>>();
         let message_id = ending.subject.and_then(|subject| subject.section.message_id());
         let message_id = message_id.map(String::from_utf8_lossy).unwrap_or_default();

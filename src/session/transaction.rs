@@ -5,6 +5,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use rand::Rng;
 use tokio::sync::oneshot;
+use tracing::error;
 
 use super::metrics::{BypassReason, Outcome};
 use super::receive::Received;
@@ -92,7 +93,10 @@ impl Session {
         let action = match (&verdict, transaction.bypass) {
             (Some(verdict), _) => verdict.action.clone(),
             (None, Some(_)) => Action::bypass(&transaction.settings.verdict.authserv_id),
-            (None, None) => verdict::undecided(&transaction.settings.verdict, &transaction.id),
+            (None, None) => {
+                error!(session = &*self.id, transaction = &*transaction.id, "the evaluation did not come to an end");
+                verdict::undecided(&transaction.settings.verdict, &transaction.id)
+            }
         };
 
         // Done.

@@ -52,9 +52,9 @@ pub enum OpenError {
         /// With these words.
         reply: Reply,
     },
-    /// It refused the client, whom it knows: this is its answer to MAIL.
+    /// It refused the client, whom it knows: this is its answer to MAIL. With what it had announced by then.
     #[error("refuses the client: {0}")]
-    ClientRefused(Reply),
+    ClientRefused(Reply, Capabilities),
 }
 
 /// Why a command got no reply.
@@ -86,7 +86,7 @@ pub enum DeliveryError {
 }
 
 impl Connection {
-    /// Connects, hands the client over and says EHLO, in the order of the hand-over (DESIGN: PROXY before the greeting,
+    /// Connects, hands the client over and says EHLO, in the order of the hand-over (PROXY before the greeting,
     /// XCLIENT behind our own EHLO).
     ///
     /// # Errors
@@ -271,7 +271,9 @@ impl Connection {
     fn require_positive(&self, step: &'static str, reply: Reply) -> Result<(), OpenError> {
         match self.sight {
             _ if reply.is_positive() => Ok(()),
-            Sight::Client if reply.is_transient() || reply.is_permanent() => Err(OpenError::ClientRefused(reply)),
+            Sight::Client if reply.is_transient() || reply.is_permanent() => {
+                Err(OpenError::ClientRefused(reply, self.capabilities.clone()))
+            }
             _ => Err(OpenError::GateRefused { step, reply }),
         }
     }

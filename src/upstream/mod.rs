@@ -2,7 +2,7 @@
 //!
 //! The connection opens at the first MAIL and serves the session's later transactions. What it was told in the present
 //! transaction is remembered, so that a connection lost (or held too long) before its DATA can be opened anew and told
-//! again, once. After DATA nothing is ever sent twice (promise 3).
+//! again, once. After DATA nothing is ever sent twice.
 
 pub mod connection;
 pub mod handover;
@@ -321,8 +321,8 @@ impl Link {
                     self.metrics.connections.inc(result);
                     report(server, result, &cause);
                     match cause {
-                        OpenError::ClientRefused(reply) if reply.is_permanent() => return Ok(Some(reply)),
-                        OpenError::ClientRefused(reply) => refusal = Some(reply),
+                        OpenError::ClientRefused(reply, _) if reply.is_permanent() => return Ok(Some(reply)),
+                        OpenError::ClientRefused(reply, _) => refusal = Some(reply),
                         OpenError::GateRefused { reply, .. } if reply.is_permanent() => error = Error::Refused,
                         _ => {}
                     }
@@ -453,13 +453,13 @@ fn connect_result(error: &OpenError) -> ConnectResult {
         OpenError::Unreachable(_) => ConnectResult::Unreachable,
         OpenError::Setup { .. } => ConnectResult::Setup,
         OpenError::GateRefused { .. } => ConnectResult::GateRefused,
-        OpenError::ClientRefused(_) => ConnectResult::ClientRefused,
+        OpenError::ClientRefused(..) => ConnectResult::ClientRefused,
     }
 }
 
 fn report(server: &str, result: ConnectResult, cause: &OpenError) {
     match cause {
-        OpenError::ClientRefused(_) => debug!(server, error = %cause, "upstream refuses the client"),
+        OpenError::ClientRefused(..) => debug!(server, error = %cause, "upstream refuses the client"),
         OpenError::GateRefused { reply, .. } if reply.is_permanent() => error!(
             server,
             result = result.as_str(),
@@ -470,7 +470,7 @@ fn report(server: &str, result: ConnectResult, cause: &OpenError) {
     }
 }
 
-/// How long a connection may idle between transactions: idle connections use up an MTA's processes (LESSONS row 30).
+/// How long a connection may idle between transactions: idle connections use up an MTA's processes.
 const IDLE: Duration = Duration::from_secs(10);
 /// How long the upstream may take to forget a transaction before its connection is dropped instead.
 const RESET_WAIT: Duration = Duration::from_secs(5);

@@ -10,13 +10,14 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
-use super::connection::{Connection, ExchangeError, Sight};
+use super::connection::{Connection, ExchangeError, OpenError, Sight};
 use super::handover::{Identity, Introduction};
 use super::{Settings, open};
 use crate::dns::reverse::ConfirmedName;
 use crate::envelope::{Client, Hello, Protocol};
 use crate::smtp::command::ClientName;
 use crate::smtp::extension::Capabilities;
+use crate::smtp::reply::Reply;
 
 /// What the probes know.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -43,14 +44,19 @@ pub enum RelayTest {
 /// Probes until nobody listens any more.
 pub async fn run(settings: Arc<Settings>, relay_test: RelayTest, survey: watch::Sender<Survey>) {
     let mut pause = FIRST_PAUSE;
-    let mut relaying = vec![None; settings.servers.len()];
+    let mut servers = vec![Known::default(); settings.servers.len()];
     while !survey.is_closed() {
         let known = survey.borrow().clone();
-        let found = round(&settings, relay_test, &known, &mut relaying).await;
+        let found = round(&settings, relay_test, &known, &mut servers).await;
         pause = if found.reachable { PAUSE } else { (pause * 2).min(PAUSE) };
         if found.reachable != known.reachable {
             match found.reachable {
-                true => info!(capabilities = ?found.capabilities, "upstream answers"),
+                true => info!(
+                    identity = %settings.identity,
+                    sees_the_client = !found.blind && settings.identity != Identity::None,
+                    size = found.capabilities.as_ref().and_then(|c| c.size),
+                    "the upstream answers"
+                ),
                 false => warn!("no upstream answers; clients are told to try again"),
             }
         }
@@ -66,43 +72,49 @@ pub async fn run(settings: Arc<Settings>, relay_test: RelayTest, survey: watch::
     }
 }
 
-/// Probes every server once. `relaying` says of each whether it relays for strangers, as far as it was asked.
-async fn round(settings: &Settings, relay_test: RelayTest, known: &Survey, relaying: &mut [Option<bool>]) -> Survey {
+/// What is remembered of one server from round to round.
+#[derive(Debug, Clone, Default)]
+struct Known {
+    /// Whether it relays for strangers; none as long as it has not said.
+    relays: Option<bool>,
+    /// Why the last probe failed, and how many in a row did for that.
+    trouble: Option<(String, u32)>,
+}
+
+/// Probes every server once.
+async fn round(settings: &Settings, relay_test: RelayTest, known: &Survey, servers: &mut [Known]) -> Survey {
     let mut found = Survey::default();
-    for (server, relaying) in settings.servers.iter().zip(relaying.iter_mut()) {
-        let mut connection = match open(settings, server, &stranger(settings)).await {
-            Ok(connection) => connection,
-            Err(cause) => {
-                if known.reachable || known.capabilities.is_none() {
-                    warn!(server = &**server, error = %cause, "upstream probe failed");
+    for (server, memory) in settings.servers.iter().zip(servers.iter_mut()) {
+        let (offered, blind) = match open(settings, server, &stranger(settings)).await {
+            Ok(mut connection) => {
+                let seen = (connection.capabilities().clone(), connection.sight() == Sight::Gate);
+                // Once it was found to guard itself it is not asked again, as long as it is there.
+                if memory.relays != Some(false) && relay_test == RelayTest::Run && !seen.1 {
+                    memory.relays = relays(&mut connection, settings).await;
+                    tell_of_relaying(server, memory.relays);
                 }
-                // Its mind may have changed when it is there again.
-                *relaying = None;
+                connection.quit().await;
+                seen
+            }
+            // It lives, it sees the client, and it has nothing to do with a stranger.
+            Err(OpenError::ClientRefused(_, capabilities)) => {
+                memory.relays = Some(false);
+                (capabilities, false)
+            }
+            Err(cause) => {
+                memory.fail(server, &cause);
                 continue;
             }
         };
-        let offered = connection.capabilities().clone();
+        memory.trouble = None;
         found.capabilities = Some(match &found.capabilities {
             Some(others) => others.intersection(&offered),
             None => offered,
         });
         found.reachable = true;
-        let blind = connection.sight() == Sight::Gate && settings.identity != Identity::None;
-        found.blind |= blind;
-        // Once it was found to guard itself it is not asked again, as long as it is there.
-        if *relaying != Some(false) && relay_test == RelayTest::Run && connection.sight() == Sight::Client {
-            *relaying = relays(&mut connection, settings).await;
-            if *relaying == Some(true) {
-                error!(
-                    server = &**server,
-                    "OPEN RELAY: the upstream takes a stranger's mail for a foreign domain although it is told the \
-                     client's address; mend the MTA, or set smtp.recipient_domains"
-                );
-            }
-        }
-        connection.quit().await;
+        found.blind |= blind && settings.identity != Identity::None;
     }
-    found.open_relay = relaying.contains(&Some(true));
+    found.open_relay = servers.iter().any(|memory| memory.relays == Some(true));
     if !found.reachable {
         found.capabilities.clone_from(&known.capabilities);
         found.blind = known.blind;
@@ -110,19 +122,60 @@ async fn round(settings: &Settings, relay_test: RelayTest, known: &Survey, relay
     found
 }
 
-/// Whether the upstream accepts a recipient in a domain that cannot be its own; none if it did not answer to the end.
+impl Known {
+    /// Remembers a failed probe; says so the first time, when the cause is another, and now and then.
+    fn fail(&mut self, server: &str, cause: &OpenError) {
+        // Its mind may have changed when it is there again.
+        self.relays = None;
+        let text = cause.to_string();
+        let times = match self.trouble.take() {
+            Some((before, times)) if before == text => times.saturating_add(1),
+            _ => 0,
+        };
+        if times.is_multiple_of(REMINDER) {
+            let hint = match cause {
+                OpenError::Setup { .. } | OpenError::GateRefused { .. } => {
+                    "; does it expect a PROXY header, or none? see upstream.identity"
+                }
+                OpenError::Unreachable(_) | OpenError::ClientRefused(..) => "",
+            };
+            warn!(server, error = %cause, "upstream probe failed{hint}");
+        }
+        self.trouble = Some((text, times));
+    }
+}
+
+fn tell_of_relaying(server: &str, relays: Option<bool>) {
+    match relays {
+        Some(true) => error!(
+            server,
+            "OPEN RELAY: the upstream takes a stranger's mail for a foreign domain although it is told the client's \
+             address; mend the MTA, or set smtp.recipient_domains"
+        ),
+        Some(false) => {}
+        None => info!(server, "the upstream did not say yet whether it relays for strangers; it is asked again"),
+    }
+}
+
+/// Whether the upstream accepts a recipient in a domain that cannot be its own; none if it did not say, as a server that
+/// greylists does not.
 async fn relays(connection: &mut Connection, settings: &Settings) -> Option<bool> {
     let limit = settings.timeouts.command;
+    let verdict = |reply: &Reply| match reply {
+        reply if reply.is_positive() => Some(true),
+        reply if reply.is_permanent() => Some(false),
+        _ => None,
+    };
     let dialogue = async {
         let mail = connection.command("MAIL FROM:<>", limit).await?;
         if !mail.is_positive() {
-            return Ok(false);
+            return Ok(verdict(&mail));
         }
         let recipient = connection.command("RCPT TO:<relay-test@dmarcgate.invalid>", limit).await?;
         connection.command("RSET", limit).await?;
-        Ok::<_, ExchangeError>(recipient.is_positive())
+        Ok::<_, ExchangeError>(verdict(&recipient))
     };
-    dialogue.await.ok()
+    dialogue.await.ok().flatten()
 }
 
 /// The client that a probe hands over.
@@ -138,3 +191,5 @@ fn stranger(settings: &Settings) -> Introduction {
 const PAUSE: Duration = Duration::from_secs(60);
 /// Before the second round if the first one fails; doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// Failed probes for one cause of which one is logged: about one a minute while they come every two seconds.
+const REMINDER: u32 = 30;

@@ -1,4 +1,4 @@
-//! The verdict table (DESIGN §5) as client and upstream see it: each row in every mode.
+//! The verdict table as client and upstream see it: each row in every mode.
 
 use crate::support::config::ConfigText;
 use crate::support::dns::Zone;
@@ -277,7 +277,7 @@ async fn signs_of_indirect_flow_lower_a_refusal_to_quarantine() {
     assert_eq!(outcome.results().one("dmarc"), "pass policy.dmarc=reject header.from=v.example");
 }
 
-/// `reject = "always"` makes no exception but for a signature that fits and leaves the end of the body open (DESIGN §6).
+/// `reject = "always"` makes no exception but for a signature that fits and leaves the end of the body open.
 const QUARANTINED_BUT_NEVER: [&str; 5] = ["250 quarantine", "250 quarantine", "250 reject", "250 reject", "250"];
 
 /// What [`Letter::new`] puts before the body of a letter from v.example.

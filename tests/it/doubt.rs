@@ -1,4 +1,4 @@
-//! DNS that fails: never a refusal and never dmarc=fail while an aligned identifier might have passed (promise 4).
+//! DNS that fails: never a refusal and never dmarc=fail while an aligned identifier might have passed.
 
 use std::time::{Duration, Instant};
 

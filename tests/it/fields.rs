@@ -1,4 +1,4 @@
-//! The header fields that are added and removed: exactly those, on every path (DESIGN §6, RFC 8601 §5).
+//! The header fields that are added and removed: exactly those, on every path (RFC 8601 §5).
 
 use crate::support::config::ConfigText;
 use crate::support::dns::Zone;

@@ -1,4 +1,4 @@
-//! Who a message says wrote it: tricks never pass untagged, honest oddities pass (LESSONS rows 1 to 9, DESIGN §6).
+//! Who a message says wrote it: tricks never pass untagged, honest oddities pass.
 
 use crate::support::dns::Zone;
 use crate::support::signer::{Signer, SigningKey};

@@ -1,4 +1,4 @@
-//! The rows that reports are made of: which messages have one, what it says, and that it lasts (DESIGN §6, Rows).
+//! The rows that reports are made of: which messages have one, what it says, and that it lasts.
 
 use std::path::Path;
 
