@@ -1,6 +1,7 @@
 """The world of the interop tests: Postfix and DNS once, a gate for each way of handing the client over."""
 
 import re
+import signal
 
 import pytest
 
@@ -8,6 +9,10 @@ from nameserver import DnsServer
 from gate import Gate
 from mail import Keys
 from postfix import Postfix
+
+
+# A run that is told to end takes its servers with it.
+signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

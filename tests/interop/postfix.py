@@ -94,8 +94,12 @@ class Postfix:
         # `gate_port`, where a test starts a gate.
         self.xclient, self.proxy, self.plain, self.relay, self.outgoing, (_, self.gate_port) = addresses
         self._write_configuration()
-        # Ends when its sockets listen.
-        self._run("start")
+        try:
+            # Ends when its sockets listen.
+            self._run("start")
+        except BaseException:
+            self.stop()
+            raise
 
     def stop(self):
         """Ends it. Safe to call twice."""
