@@ -73,7 +73,7 @@ pub enum Error {
     #[error("dns can't be set up")]
     Dns(#[from] resolver::Error),
     /// The store can't be opened.
-    #[error("the store can't be opened")]
+    #[error("store.url: the store can't be opened")]
     Store(#[from] store::Error),
 }
 
@@ -96,7 +96,7 @@ pub fn bind(config: &Config) -> Result<Sockets, Error> {
 pub async fn start(config: &Config, sockets: Sockets, registry: Registry) -> Result<Running, Error> {
     registry.info(
         "dmarcgate_build_info",
-        "Always 1; the version in its label.",
+        "Always 1; version and mode in its labels.",
         &[("version", env!("CARGO_PKG_VERSION")), ("mode", config.policy.mode.as_str())],
     );
     let awaited = [Condition::Listeners, Condition::RelayGuard, Condition::Store, Condition::Upstream];

@@ -15,7 +15,8 @@ use crate::label::Label;
 use crate::message::author::Author;
 use crate::message::header::{AuthservIds, HeaderSection, Removals};
 use crate::policy::{
-    Assessment, Circumstances, Decision, Disposition, LocalPolicy, Mode, OnTempError, Recipients, ReversePathKind, decide,
+    Assessment, Circumstances, Decision, Disposition, LocalPolicy, Mode, OnTempError, Recipients, ReversePathKind,
+    decide,
 };
 use crate::record::{DkimAuthResult, FinalReply, PolicyEvaluated, PolicyPublished, Record, SpfAuthResult, SpfScope};
 use crate::smtp::address::{ForwardPath, ReversePath};

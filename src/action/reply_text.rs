@@ -2,8 +2,7 @@
 //! an id that our own postmaster can look up (RFC 9989 §7.2).
 
 use crate::evaluation::Evaluation;
-use crate::label::Label;
-use crate::message::author::Author;
+use crate::message::author::{Author, UnusableFrom};
 use crate::policy::Decision;
 
 /// A reply of one line.
@@ -22,8 +21,8 @@ pub struct ReplyText {
 pub fn refusal(evaluation: &Evaluation, decision: &Decision, explain_id: &str) -> ReplyText {
     let text = match (&evaluation.author, deciding_domain(evaluation, decision)) {
         (Author::Unusable(why), _) => {
-            let why = why.as_str().replace('_', " ");
-            format!("Email rejected: DMARC needs a From field that names one usable author domain ({why})")
+            let why = in_words(*why);
+            format!("Email rejected: DMARC needs a From field that names one usable author domain; {why}")
         }
         (Author::Usable { .. }, Some(domain)) => {
             format!("Email rejected per DMARC policy for {domain}: neither SPF nor DKIM gave an aligned pass")
@@ -38,6 +37,19 @@ pub fn deferral(evaluation: &Evaluation, decision: &Decision, explain_id: &str) 
     let of = deciding_domain(evaluation, decision).map(|domain| format!(" for {domain}")).unwrap_or_default();
     let text = format!("DMARC{of} could not be evaluated: temporary DNS failure, please try again later");
     ReplyText { code: 451, enhanced: (4, 7, 0), text: with_id(&text, explain_id) }
+}
+
+/// What the sender's postmaster has to mend.
+fn in_words(why: UnusableFrom) -> &'static str {
+    match why {
+        UnusableFrom::Missing => "there is no From field",
+        UnusableFrom::Repeated => "there is more than one From field",
+        UnusableFrom::Syntax => "the From field is malformed",
+        UnusableFrom::NoDomain => "the From field has an address without a domain",
+        UnusableFrom::Disagreement => "the From field can be read in two ways",
+        UnusableFrom::TooManyDomains => "the From field names too many domains",
+        UnusableFrom::MalformedHeader => "the header section has a line that is no header field",
+    }
 }
 
 fn deciding_domain<'a>(evaluation: &'a Evaluation, decision: &Decision) -> Option<&'a str> {

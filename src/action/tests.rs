@@ -215,7 +215,7 @@ fn replies_name_dmarc_the_domain_and_an_id() {
 
     let mut unusable = evaluation(spf(SpfResult::None, Identity::MailFrom, ""), Vec::new(), Vec::new());
     unusable.author = Author::Unusable(UnusableFrom::Repeated);
-    let text = "Email rejected: DMARC needs a From field that names one usable author domain (repeated) (id 7f3a-01)";
+    let text = "Email rejected: DMARC needs a From field that names one usable author domain; there is more than one From field (id 7f3a-01)";
     let expected = ReplyText { code: 550, enhanced: (5, 7, 1), text: text.to_owned() };
     assert_eq!(action(&unusable, Mode::Enforce, Reject::Never), Action::Reject(expected));
 }

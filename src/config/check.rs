@@ -25,13 +25,6 @@ pub fn warnings(config: &Config) -> Vec<String> {
         let name = &config.hostname;
         warnings.push(format!("hostname is {name}, without a domain: other servers may refuse it as an EHLO name"));
     }
-    if config.upstream.identity == Identity::Auto && config.smtp.recipient_domains.is_empty() {
-        warnings.push(
-            "smtp.recipient_domains is empty: unless the upstream announces XCLIENT, all mail is deferred, since the \
-             upstream could be used as an open relay"
-                .to_owned(),
-        );
-    }
     if config.policy.mode != Mode::Enforce {
         warnings.push(format!("policy.mode is {}: nothing is refused", config.policy.mode));
     }

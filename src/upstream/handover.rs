@@ -11,7 +11,7 @@ use crate::label_enum;
 label_enum! {
     /// How the client is handed over to the upstream.
     pub enum Identity {
-        /// XCLIENT where the upstream announces it, else a Received field.
+        /// XCLIENT where the upstream announces it; else a Received field, if the relay guard has its list of domains.
         Auto = "auto",
         /// Postfix's XCLIENT command.
         Xclient = "xclient",

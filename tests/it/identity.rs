@@ -260,6 +260,29 @@ async fn an_upstream_that_relays_for_strangers_makes_the_gate_unready() {
 }
 
 #[tokio::test]
+async fn an_upstream_that_puts_the_question_off_is_asked_again() {
+    let greylist = on("RCPT").with("@dmarcgate.invalid").reply("450 4.2.0 come again");
+    let change = |config: ConfigText| by("xclient")(config).unset("smtp.recipient_domains");
+    let world = World::with(Script::with_xclient().rule(greylist), Zone::new(), change).await;
+    world.gate.wait_for_log("did not say yet whether it relays").await;
+    world.wait_for_readiness(200).await;
+}
+
+#[tokio::test]
+async fn an_upstream_that_refuses_the_probe_takes_mail_of_others() {
+    let refusals = [
+        ("auto", Script::with_xclient().rule(on("XCLIENT").with("192.0.2.1").reply("554 5.7.1 bogon"))),
+        ("xclient", Script::with_xclient().rule(on("XCLIENT").with("192.0.2.1").reply_and_close("421 4.7.1 bogon"))),
+    ];
+    for (identity, script) in refusals {
+        let change = |config: ConfigText| by(identity)(config).unset("smtp.recipient_domains");
+        let world = World::with(script, Zone::new(), change).await;
+        world.wait_for_readiness(200).await;
+        assert!(outcome(&mut world.client().await).await.starts_with("250"), "{identity}");
+    }
+}
+
+#[tokio::test]
 async fn one_of_two_upstreams_that_relays_makes_the_gate_unready() {
     let dns = crate::support::dns::DnsServer::start(Zone::new()).await;
     let relay = crate::support::upstream::Upstream::start(Script::with_xclient()).await;

@@ -45,7 +45,8 @@ impl Input {
     }
 
     fn new(raw: &[u8]) -> Self {
-        let separator = raw.starts_with(b"From ");
+        // A colon makes it a header field with obsolete white space before it (RFC 5322 §4.5).
+        let separator = raw.strip_prefix(b"From ").is_some_and(|rest| !rest.trim_ascii_start().starts_with(b":"));
         let after_line = || memchr::memchr(b'\n', raw).map_or(raw.len(), |end| end + 1);
         let message = if separator { raw.get(after_line()..).unwrap_or_default() } else { raw };
         let line_ends = match memchr::memchr(b'\n', message) {
@@ -108,6 +109,7 @@ mod tests {
             ("dots", b".a\n\n.\n..\n", b"..a\r\n\r\n..\r\n...\r\n.\r\n", LineEnds::Lf),
             ("mbox", b"From x@y Mon\nA: b\n\n", b"A: b\r\n\r\n.\r\n", LineEnds::Lf),
             ("a field is no separator", b"From: x@y\n\n", b"From: x@y\r\n\r\n.\r\n", LineEnds::Lf),
+            ("nor with white space before its colon", b"From : x@y\n\n", b"From : x@y\r\n\r\n.\r\n", LineEnds::Lf),
             ("nothing", b"", b".\r\n", LineEnds::Crlf),
         ];
         for (case, file, data, line_ends) in cases {
