@@ -25,6 +25,8 @@ label_enum! {
     pub enum Doubt {
         /// Whether there is a policy, or which.
         PolicyDiscovery = "policy_discovery",
+        /// Whether there is a policy, or which: a bound of ours was reached before DNS could be asked.
+        OwnLimits = "own_limits",
         /// Whether an identifier that is or may be aligned would have passed.
         Identifier = "identifier",
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::metrics::Source;
-use super::resolver::Resolver;
+use super::resolver::{Purpose, Resolver};
 use super::{Answer, Asked, Failure, Lookup, Miss, RecordType};
 
 /// What one message asks of DNS, and what it was told.
@@ -77,11 +77,15 @@ impl MessageLookup {
         let start = Instant::now();
         let key = (name, record_type);
         let mut expired = self.expired.subscribe();
-        let (answer, source) = tokio::select! {
-            biased;
-            found = self.resolver.ask(&key) => found,
-            _ = expired.wait_for(|expired| *expired) => (failed(Miss::Failed(Failure::Budget)), Source::Server),
+        let purpose = match budget {
+            Budget::Metered => Purpose::Identifier,
+            Budget::Unmetered => Purpose::Policy,
         };
+        let expired = async {
+            // The sender is ours, so that this ends with the expiry alone.
+            let _ = expired.wait_for(|expired| *expired).await;
+        };
+        let (answer, source) = self.resolver.ask(&key, purpose, expired).await;
         self.record(Asked {
             name: (&*key.0).into(),
             record_type,

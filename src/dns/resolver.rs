@@ -65,18 +65,48 @@ pub struct Resolver(Arc<Shared>);
 struct Shared {
     transport: Transport,
     cache: Cache,
-    under_way: Mutex<HashMap<Key, watch::Receiver<Option<Answer>>>>,
-    permits: Semaphore,
-    /// Questions under way or waiting for a permit.
+    /// For identifiers, then for policies: see [`Purpose`].
+    lanes: [Lane; 2],
+    /// Questions of one lane under way or waiting for a permit.
     max_under_way: usize,
     lookups_per_message: usize,
     metrics: Metrics,
 }
 
+/// What a question is for. Each purpose has a lane of its own: a sender decides how many questions its identifiers cost
+/// and how slowly they are answered, and must not be able to keep those for the policy of the domain that it forges
+/// waiting behind them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// SPF, DKIM, ARC, the client's name.
+    Identifier,
+    /// DMARC.
+    Policy,
+}
+
+struct Lane {
+    under_way: Mutex<HashMap<Key, watch::Receiver<Progress>>>,
+    permits: Semaphore,
+}
+
+/// How far a question is.
+#[derive(Debug, Clone)]
+enum Progress {
+    /// It waits for a permit.
+    Queued,
+    /// It was put to a server.
+    Put,
+    /// It is answered.
+    Answered(Answer),
+}
+
 /// A question under way; leaves the list when its task ends, in whatever way.
 struct UnderWay {
     shared: Arc<Shared>,
+    purpose: Purpose,
     key: Key,
+    /// Whether it is on the list.
+    listed: bool,
 }
 
 impl Default for Settings {
@@ -110,8 +140,7 @@ impl Resolver {
         Ok(Self(Arc::new(Shared {
             transport: Transport::new(&servers, settings.timeout, settings.attempts)?,
             cache: Cache::new(&settings),
-            under_way: Mutex::default(),
-            permits: Semaphore::new(outstanding),
+            lanes: [Lane::new(outstanding), Lane::new(outstanding)],
             max_under_way: outstanding.saturating_mul(QUEUE),
             lookups_per_message: settings.lookups_per_message,
             metrics,
@@ -123,56 +152,85 @@ impl Resolver {
         MessageLookup::new(self.clone(), self.0.lookups_per_message)
     }
 
-    /// Asks the cache, then the servers; `key` is fit for DNS.
-    pub(super) async fn ask(&self, key: &Key) -> (Answer, Source) {
-        let (answer, source) = self.find(key).await;
+    /// Asks the cache, then the servers; `key` is fit for DNS. When `expired` ends first, the answer is a time-out if the
+    /// question had been put to a server, and [`Failure::Budget`] if we had not come to that.
+    pub(super) async fn ask(&self, key: &Key, purpose: Purpose, expired: impl Future<Output = ()>) -> (Answer, Source) {
+        let (answer, source) = self.find(key, purpose, expired).await;
         self.0.metrics.lookups.inc(source);
         (answer, source)
     }
 
-    async fn find(&self, key: &Key) -> (Answer, Source) {
+    async fn find(&self, key: &Key, purpose: Purpose, expired: impl Future<Output = ()>) -> (Answer, Source) {
         if let Some(answer) = self.0.cache.get(key).await {
             return (answer, Source::Cache);
         }
         let (mut receiver, source) = {
-            let mut under_way = self.0.under_way();
+            let mut under_way = self.0.lane(purpose).under_way();
             match under_way.get(key) {
                 Some(receiver) => (receiver.clone(), Source::Shared),
-                None if under_way.len() >= self.0.max_under_way => return (overload(), Source::Server),
+                None if under_way.len() >= self.0.max_under_way => return (failed(Failure::Budget), Source::Server),
                 None => {
-                    let (sender, receiver) = watch::channel(None);
+                    let (sender, receiver) = watch::channel(Progress::Queued);
                     under_way.insert(key.clone(), receiver.clone());
                     self.0.metrics.outstanding.inc();
-                    let entry = UnderWay { shared: Arc::clone(&self.0), key: key.clone() };
-                    tokio::spawn(async move { sender.send_replace(Some(entry.run().await)) });
+                    let entry = UnderWay { shared: Arc::clone(&self.0), purpose, key: key.clone(), listed: true };
+                    tokio::spawn(entry.run(sender));
                     (receiver, Source::Server)
                 }
             }
         };
-        let answer = match receiver.wait_for(Option::is_some).await {
-            Ok(answer) => answer.clone(),
-            // The task is gone without an answer: the runtime stops.
-            Err(_) => None,
+        let answered = tokio::select! {
+            biased;
+            progress = receiver.wait_for(|progress| matches!(progress, Progress::Answered(_))) => {
+                // An error: the task is gone without an answer, since the runtime stops.
+                progress.ok().map(|progress| progress.clone())
+            }
+            () = expired => None,
         };
-        (answer.unwrap_or_else(overload), source)
+        let answer = match answered.unwrap_or_else(|| receiver.borrow().clone()) {
+            Progress::Answered(answer) => answer,
+            Progress::Put => failed(Failure::Timeout),
+            Progress::Queued => failed(Failure::Budget),
+        };
+        (answer, source)
     }
 }
 
 impl Shared {
-    fn under_way(&self) -> MutexGuard<'_, HashMap<Key, watch::Receiver<Option<Answer>>>> {
+    fn lane(&self, purpose: Purpose) -> &Lane {
+        let [identifiers, policies] = &self.lanes;
+        match purpose {
+            Purpose::Identifier => identifiers,
+            Purpose::Policy => policies,
+        }
+    }
+}
+
+impl Lane {
+    fn new(outstanding: usize) -> Self {
+        Self { under_way: Mutex::default(), permits: Semaphore::new(outstanding) }
+    }
+
+    fn under_way(&self) -> MutexGuard<'_, HashMap<Key, watch::Receiver<Progress>>> {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl UnderWay {
-    async fn run(self) -> Answer {
-        let Shared { transport, cache, permits, metrics, .. } = &*self.shared;
+    async fn run(mut self, progress: watch::Sender<Progress>) {
+        let shared = Arc::clone(&self.shared);
+        let Shared { transport, cache, metrics, .. } = &*shared;
         // Never closed; while we have it, one question is put to a server.
-        let _permit = permits.acquire().await;
+        let _permit = shared.lane(self.purpose).permits.acquire().await;
+        if self.is_abandoned(&progress) {
+            return;
+        }
         // Between an asker's look into the cache and its entry in the list another task may have filled it.
         if let Some(answer) = cache.get(&self.key).await {
-            return answer;
+            progress.send_replace(Progress::Answered(answer));
+            return;
         }
+        progress.send_replace(Progress::Put);
         let (name, record_type) = &self.key;
         metrics.queries.inc(*record_type);
         let start = Instant::now();
@@ -183,13 +241,29 @@ impl UnderWay {
         }
         let answer = cache.fill(self.key.clone(), reply).await;
         metrics.entries.set(i64::try_from(cache.len()).unwrap_or(i64::MAX));
-        answer
+        progress.send_replace(Progress::Answered(answer));
+    }
+
+    /// Whether everyone who asked has gone while it waited: then it is taken off the list unasked, so that sessions that
+    /// begin transactions only to end them leave no work behind.
+    fn is_abandoned(&mut self, progress: &watch::Sender<Progress>) -> bool {
+        let shared = Arc::clone(&self.shared);
+        let mut under_way = shared.lane(self.purpose).under_way();
+        // The list's own receiver is always there; a new asker gets its copy under the same lock.
+        let abandoned = progress.receiver_count() <= 1;
+        if abandoned {
+            under_way.remove(&self.key);
+            self.listed = false;
+        }
+        abandoned
     }
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.shared.under_way().remove(&self.key);
+        if self.listed {
+            self.shared.lane(self.purpose).under_way().remove(&self.key);
+        }
         self.shared.metrics.outstanding.dec();
     }
 }
@@ -204,9 +278,9 @@ fn system_servers() -> Result<Vec<SocketAddr>, Error> {
     Ok(servers.collect())
 }
 
-/// The answer where there is no room for a question.
-fn overload() -> Answer {
-    Answer { outcome: Err(Miss::Failed(Failure::Budget)), ttl: Duration::ZERO }
+/// An answer that is none, and is not remembered.
+fn failed(failure: Failure) -> Answer {
+    Answer { outcome: Err(Miss::Failed(failure)), ttl: Duration::ZERO }
 }
 
 /// Questions that may wait, for each that may be put at one time: beyond that they would wait longer than a message.

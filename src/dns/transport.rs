@@ -159,7 +159,11 @@ impl Transport {
                 }
             }
         }
-        Err(worst.unwrap_or(Failure::Network))
+        match worst.unwrap_or(Failure::Network) {
+            // Nothing was asked, and that is nobody's fault but ours. The libraries below hide the cause.
+            Failure::Network if is_out_of_sockets() => Err(Failure::Budget),
+            failure => Err(failure),
+        }
     }
 
     async fn attempt(&self, server: &Server, name: &Name, kind: RecordType, way: Way) -> Result<Answered, NetError> {
@@ -330,6 +334,11 @@ fn failure(error: &NetError) -> Failure {
         | NetError::ParseInt(_) => Failure::Malformed,
         _ => Failure::Network,
     }
+}
+
+/// Whether the process or the system has no room for another socket, which only trying tells.
+fn is_out_of_sockets() -> bool {
+    std::net::UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0)).is_err()
 }
 
 /// How to ask a server again after `error`; none: not at all.

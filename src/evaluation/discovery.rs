@@ -3,8 +3,7 @@
 //! Two steps, so that look-ups overlap with the transfer of the message. As soon as the header section is complete the
 //! caller knows the author domains and every identifier that may yet pass (the SPF domain, and `d=` of each signature
 //! that will be evaluated) and awaits [`discover`]; it is cancel-safe and may be joined with reading the body and
-//! with SPF and DKIM. When their results are there, [`Discoveries::evaluate`] is a pure function. Where the deadline
-//! comes first, [`Discoveries::undecided`] stands for what was not found out.
+//! with SPF and DKIM. When their results are there, [`Discoveries::evaluate`] is a pure function.
 //!
 //! Each domain is walked at most once for a message; the names of a walk are asked together, but their answers are
 //! taken in order, and with a warm cache no name beyond the walk's stop is asked.
@@ -18,7 +17,7 @@ use std::task::{Context, Poll};
 use crate::dmarc::alignment::{Alignment, DmarcResult, Doubt, Placed, alignment};
 use crate::dmarc::record::{AlignmentMode, Place, Policy, PolicyRecord, RecordAt, Standing, select};
 use crate::dmarc::tree_walk::{Found, Selection, Walk};
-use crate::dns::{Lookup, Miss, RecordType};
+use crate::dns::{Failure, Lookup, Miss, RecordType};
 use crate::domain::Domain;
 use crate::evaluation::{DkimOutput, DkimResult, DmarcOutput, PublishedPolicy};
 use crate::spf::{SpfOutput, SpfResult};
@@ -54,6 +53,15 @@ enum Finding {
     Applies(PublishedPolicy),
     /// None does, or DNS left it open, or the one that would can't be used: the result is settled.
     Settled(DmarcResult, &'static str),
+    /// Our own bounds kept us from asking.
+    NotAsked,
+}
+
+/// Whether every question of a walk could be put.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asking {
+    Complete,
+    CutShort,
 }
 
 /// Discovers the policy of each author domain (RFC 9989 §4.10.1), then walks from those identifiers that may be aligned
@@ -73,21 +81,11 @@ pub async fn discover<L: Lookup>(lookup: &L, author_domains: &[Domain], identifi
     let walks = InOrder::new(wanted.into_iter().map(|domain| walk(lookup, domain))).all().await;
     found
         .walked
-        .extend(walks.into_iter().filter_map(|w| Some((w.names().first()?.clone(), w.organizational_domain()))));
+        .extend(walks.into_iter().filter_map(|(w, _)| Some((w.names().first()?.clone(), w.organizational_domain()))));
     found
 }
 
 impl Discoveries {
-    /// For a message whose discovery could not be finished in time: every policy is in doubt.
-    pub fn undecided(author_domains: &[Domain]) -> Self {
-        let undecided = |domain: &Domain| Discovery {
-            author_domain: domain.clone(),
-            organizational_domain: None,
-            finding: Finding::Settled(DmarcResult::TempError, OUT_OF_TIME),
-        };
-        Self::of(author_domains.iter().map(undecided).collect())
-    }
-
     /// The result for each author domain, in their order (RFC 9989 §5.3.4 and §5.3.5).
     pub fn evaluate(&self, spf: &SpfOutput, dkim: &[DkimOutput]) -> Vec<DmarcOutput> {
         self.authors.iter().map(|author| self.evaluate_one(author, spf, dkim)).collect()
@@ -108,7 +106,7 @@ impl Discoveries {
                 let relaxed = [record.adkim, record.aspf].contains(&AlignmentMode::Relaxed);
                 relaxed && self.place(author, AlignmentMode::Relaxed, identifier).may_be_aligned()
             }
-            Finding::Settled(..) => false,
+            Finding::Settled(..) | Finding::NotAsked => false,
         };
         !self.walked.contains_key(identifier) && self.authors.iter().any(matters)
     }
@@ -126,7 +124,7 @@ impl Discoveries {
         let modes = match &author.finding {
             Finding::Applies(policy) => (policy.record.aspf, policy.record.adkim),
             // Nothing was walked: the plain comparison is all that can be told.
-            Finding::Settled(..) => (AlignmentMode::Strict, AlignmentMode::Strict),
+            Finding::Settled(..) | Finding::NotAsked => (AlignmentMode::Strict, AlignmentMode::Strict),
         };
         let stands = |mode, domain: &Option<Domain>| {
             domain.as_ref().map_or(Alignment::Unaligned, |domain| self.place(author, mode, domain))
@@ -147,6 +145,10 @@ impl Discoveries {
             Finding::Settled(result, reason) => {
                 (output.result, output.reason) = (*result, *reason);
                 output.doubt = (*result == DmarcResult::TempError).then_some(Doubt::PolicyDiscovery);
+            }
+            Finding::NotAsked => {
+                (output.result, output.reason) = (DmarcResult::TempError, "the policy could not be looked up for now");
+                output.doubt = Some(Doubt::OwnLimits);
             }
             Finding::Applies(policy) => {
                 output.policy = Some(policy.clone());
@@ -201,8 +203,9 @@ fn settle(output: &mut DmarcOutput, spf: &SpfOutput, dkim: &[DkimOutput]) {
 }
 
 async fn discover_one<L: Lookup>(lookup: &L, author_domain: &Domain) -> Discovery {
-    let walk = walk(lookup, author_domain).await;
+    let (walk, asking) = walk(lookup, author_domain).await;
     let finding = match walk.policy_record() {
+        Selection::Open if asking == Asking::CutShort => Finding::NotAsked,
         Selection::Open => Finding::Settled(DmarcResult::TempError, "a look-up of the policy record failed"),
         Selection::NoRecord if walk.met_several_records() => {
             Finding::Settled(DmarcResult::None, "several policy records at one name count as none")
@@ -212,8 +215,9 @@ async fn discover_one<L: Lookup>(lookup: &L, author_domain: &Domain) -> Discover
             Finding::Settled(DmarcResult::PermError, "the policy record has no valid policy and asks for no reports")
         }
         Selection::Found { domain, record } => match requested(lookup, author_domain, &domain, &record).await {
-            Some(requested) => Finding::Applies(PublishedPolicy { domain, record, requested }),
-            None => Finding::Settled(
+            Ok(requested) => Finding::Applies(PublishedPolicy { domain, record, requested }),
+            Err(Failure::Budget) => Finding::NotAsked,
+            Err(_) => Finding::Settled(
                 DmarcResult::TempError,
                 "whether the author domain exists could not be found out, and the policy depends on it",
             ),
@@ -222,46 +226,50 @@ async fn discover_one<L: Lookup>(lookup: &L, author_domain: &Domain) -> Discover
     Discovery { author_domain: author_domain.clone(), organizational_domain: walk.organizational_domain(), finding }
 }
 
-/// What the record asks for the author domain; none if that depends on whether it exists, and DNS does not tell.
+/// What the record asks for the author domain; an error if that depends on whether it exists, and DNS does not tell.
 async fn requested<L: Lookup>(
     lookup: &L,
     author_domain: &Domain,
     policy_domain: &Domain,
     record: &PolicyRecord,
-) -> Option<Policy> {
+) -> Result<Policy, Failure> {
     if author_domain == policy_domain {
-        return Some(record.requested(Place::Here));
+        return Ok(record.requested(Place::Here));
     }
     if !record.depends_on_existence() {
-        return Some(record.requested(Place::ExistingBelow));
+        return Ok(record.requested(Place::ExistingBelow));
     }
     // RFC 9989 §3.2.13: NXDOMAIN for the name itself, whatever type is asked. `_dmarc` below it says nothing of it.
     match lookup.ask(author_domain.as_str(), RecordType::A).await.outcome {
-        Ok(_) | Err(Miss::NoData) => Some(record.requested(Place::ExistingBelow)),
-        Err(Miss::NxDomain) => Some(record.requested(Place::MissingBelow)),
-        Err(Miss::Failed(_)) => None,
+        Ok(_) | Err(Miss::NoData) => Ok(record.requested(Place::ExistingBelow)),
+        Err(Miss::NxDomain) => Ok(record.requested(Place::MissingBelow)),
+        Err(Miss::Failed(failure)) => Err(failure),
     }
 }
 
-async fn walk<L: Lookup>(lookup: &L, start: &Domain) -> Walk {
-    let mut walk = Walk::new(start);
+async fn walk<L: Lookup>(lookup: &L, start: &Domain) -> (Walk, Asking) {
+    let (mut walk, mut asking) = (Walk::new(start), Asking::Complete);
     let mut answers = InOrder::new(walk.names().to_vec().into_iter().map(|name| found_at(lookup, name)));
     while walk.due().is_some() {
-        let Some(found) = answers.next().await else { break };
+        let Some((found, failure)) = answers.next().await else { break };
+        if failure == Some(Failure::Budget) {
+            asking = Asking::CutShort;
+        }
         walk.answer(found);
     }
-    walk
+    (walk, asking)
 }
 
-async fn found_at<L: Lookup>(lookup: &L, name: Domain) -> Found {
-    match lookup.txt(&format!("_dmarc.{name}")).await {
+async fn found_at<L: Lookup>(lookup: &L, name: Domain) -> (Found, Option<Failure>) {
+    let found = match lookup.txt(&format!("_dmarc.{name}")).await {
         Ok(records) => Found::Answered(records.as_txt().map_or(RecordAt::Absent, |txt| {
             let at: Arc<RecordAt> = txt.parsed(select);
             RecordAt::clone(&at)
         })),
         Err(Miss::NoData | Miss::NxDomain) => Found::Answered(RecordAt::Absent),
-        Err(Miss::Failed(_)) => Found::Failed,
-    }
+        Err(Miss::Failed(failure)) => return (Found::Failed, Some(failure)),
+    };
+    (found, None)
 }
 
 /// Futures that run together and whose outputs are taken in order. The second is started only when the first has to
@@ -322,12 +330,9 @@ impl<T> Slot<'_, T> {
     }
 }
 
-const OUT_OF_TIME: &str = "the policy record could not be looked up in time";
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dns::Failure;
     use crate::dns::zone::Zone;
     use crate::spf::Identity;
 
@@ -465,6 +470,23 @@ mod tests {
             assert_eq!(output.result, expected, "{name}");
             assert_eq!(output.doubt, (expected == TempError).then_some(Doubt::PolicyDiscovery), "{name}");
             assert_eq!(output.policy.is_some(), expected == Pass, "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn our_own_bounds_are_a_doubt_of_their_own() {
+        let record = "v=DMARC1; p=none; np=reject";
+        let cases = [
+            ("policy", Zone::new().fail("_dmarc.a.example.com", RecordType::Txt, Failure::Budget)),
+            ("policy above", Zone::new().fail("_dmarc.example.com", RecordType::Txt, Failure::Budget)),
+            (
+                "existence",
+                Zone::new().txt("_dmarc.example.com", &[record]).fail("a.example.com", RecordType::A, Failure::Budget),
+            ),
+        ];
+        for (name, zone) in cases {
+            let output = one(&zone, "a.example.com", &no_spf(), &[]).await;
+            assert_eq!((output.result, output.doubt), (DmarcResult::TempError, Some(Doubt::OwnLimits)), "{name}");
         }
     }
 
@@ -616,12 +638,5 @@ mod tests {
         assert_eq!(output.policy.unwrap().domain, domain("example.com"));
         let asked: Vec<_> = lookup.0.asked().into_iter().map(|(name, _)| name).collect();
         assert_eq!(asked, ["_dmarc.a.b.example.com", "_dmarc.b.example.com", "_dmarc.example.com", "_dmarc.com"]);
-    }
-
-    #[test]
-    fn what_was_not_found_out_in_time_is_in_doubt() {
-        let found = Discoveries::undecided(&[domain("example.com")]);
-        let output = found.evaluate(&spf(SpfResult::Pass, "example.com"), &[]).remove(0);
-        assert_eq!((output.result, output.doubt), (DmarcResult::TempError, Some(Doubt::PolicyDiscovery)));
     }
 }

@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn honest_fields_are_usable() {
-        let cases: [(&str, &[u8]); 69] = [
+        let cases: [(&str, &[u8]); 71] = [
             ("bare address", b" john@x.example"),
             ("angle address", b" <john@x.example>"),
             ("no space after the colon", b"john@x.example"),
@@ -166,6 +166,8 @@ mod tests {
             ("unquoted dots", b" John Q. Public <john@x.example>"),
             ("dots alone", b" J.R.R. <john@x.example>"),
             ("comment as a name", b" john@x.example (John Doe)"),
+            ("comment that nests", b" john@x.example (John (Johnny) Doe)"),
+            ("comment with a bracket", b" john@x.example (I <3 mail)"),
             ("comment with an address", b" john@x.example (john@work.example)"),
             ("cron", b" root@x.example (Cron Daemon)"),
             ("comment after an angle address", b" John <john@x.example> (work)"),

@@ -171,11 +171,21 @@ impl AuthservIds {
             return false;
         }
         match plain_id(value) {
-            Some(id) => self.contains(id),
+            // Beyond ASCII there are spaces that some readers take off.
+            Some(id) => self.contains(id) || (!id.is_ascii() && self.begins(value)),
             // Quotes, nested comments, control characters, an id with a slash...: readers differ on such a field, so
             // that any word of it may be what one of them takes for the id.
-            None => self.contains_any_word(value) || self.contains_any_word(&squeezed(value)),
+            None => self.contains_any_word(value) || self.contains_any_word(&squeezed(value)) || self.begins(value),
         }
+    }
+
+    /// Whether the first run of octets that host names have is one of these ids, whatever comes behind it.
+    fn begins(&self, value: &[u8]) -> bool {
+        let is_name = |b: &u8| b.is_ascii_alphanumeric() || b"-._".contains(b);
+        let start = value.iter().position(is_name).unwrap_or(value.len());
+        let rest = value.get(start..).unwrap_or_default();
+        let end = rest.iter().position(|b| !is_name(b)).unwrap_or(rest.len());
+        rest.get(..end).is_some_and(|run| self.contains(run))
     }
 
     fn contains_any_word(&self, value: &[u8]) -> bool {
@@ -436,6 +446,10 @@ mod tests {
             "Authentication-Results: mx.example.net (never closed; spf=pass",
             "Authentication-Results: (mx.example.net; spf=pass",
             "Authentication-Results: \"mx.example.net\"; spf=pass",
+            "Authentication-Results: mx.example.net\u{a0}; spf=pass",
+            "Authentication-Results: \u{3000}mx.example.net; spf=pass",
+            "Authentication-Results: mx.example.net=; spf=pass",
+            "Authentication-Results: mx.example.net=x mx.example.net=x; spf=pass",
             "Authentication-Results: \"mx\\.example.net\" 1; spf=pass",
             "Authentication-Results: \"mx.example.net; spf=pass",
             "Authentication-Results: mx.example.net/1; spf=pass",

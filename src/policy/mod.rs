@@ -110,6 +110,8 @@ label_enum! {
         BrokenRecord = "broken_record",
         /// DNS left the policy open.
         PolicyDoubt = "policy_doubt",
+        /// A bound of ours was reached before the policy could be looked up.
+        OwnLimits = "own_limits",
         /// DNS left open whether an aligned identifier passed.
         IdentifierDoubt = "identifier_doubt",
         /// It failed; the owner asks for nothing.
@@ -354,6 +356,8 @@ impl Judge<'_> {
                 }
                 (matters && on_temperror != OnTempError::Pass, Rule::IdentifierDoubt)
             }
+            // Not the sender's domain is in doubt but we ourselves, and whoever brought that about may be the forger.
+            Some(Doubt::OwnLimits) => (on_temperror != OnTempError::Pass, Rule::OwnLimits),
             Some(Doubt::PolicyDiscovery) | None => (on_temperror == OnTempError::Defer, Rule::PolicyDoubt),
         };
         (if enforce && defer { Disposition::Defer } else { Disposition::Accept }, rule)
@@ -457,7 +461,7 @@ fn significance(rule: Rule) -> u8 {
         | Rule::NeverReject
         | Rule::ExemptRecipients
         | Rule::UnusableFrom => 4,
-        Rule::PolicyDoubt | Rule::IdentifierDoubt => 3,
+        Rule::PolicyDoubt | Rule::OwnLimits | Rule::IdentifierDoubt => 3,
         Rule::BrokenRecord => 2,
         Rule::Pass => 1,
         Rule::NoRecord => 0,

@@ -27,6 +27,7 @@ fn record(text: &str) -> Arc<PolicyRecord> {
 fn dmarc(author: &str, result: &str, tags: &str) -> DmarcOutput {
     let (word, doubt) = match result.split_once('/') {
         Some((word, "policy")) => (word, Some(Doubt::PolicyDiscovery)),
+        Some((word, "own")) => (word, Some(Doubt::OwnLimits)),
         Some((word, _)) => (word, Some(Doubt::Identifier)),
         None => (result, None),
     };
@@ -162,6 +163,9 @@ fn temporary_errors_by_configuration() {
         ("temperror/policy", "", DeferIfItMatters, '-'),
         ("temperror/policy", "", Defer, '4'),
         ("temperror/policy", "", Pass, '-'),
+        ("temperror/own", "", DeferIfItMatters, '4'),
+        ("temperror/own", "", Defer, '4'),
+        ("temperror/own", "", Pass, '-'),
         ("temperror/identifier", "p=reject", DeferIfItMatters, '4'),
         ("temperror/identifier", "p=reject", Defer, '4'),
         ("temperror/identifier", "p=reject", Pass, '-'),

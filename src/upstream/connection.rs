@@ -80,6 +80,9 @@ pub enum DeliveryError {
     /// The spool could not be read back; nothing was delivered.
     #[error("the spool can't be read: {0}")]
     Spool(io::Error),
+    /// The upstream refused the message before its end; the end was not sent.
+    #[error("refused before the end of data: {0}")]
+    Refused(Reply),
     /// After the final dot: the upstream may have taken the message.
     #[error("no reply to the end of data: {0}")]
     AfterEnd(ExchangeError),
@@ -177,7 +180,11 @@ impl Connection {
         // What an upstream says before the end of data, or has said behind its 354, is no answer to it: taken for one, it
         // would be a 250 to a message that nobody has.
         if !self.stream.is_quiet() {
-            return Err(DeliveryError::BeforeEnd(ExchangeError::Nonsense(ReplyError::Unasked)));
+            return Err(match self.exchange(EARLY_REPLY).await {
+                Ok(reply) if reply.is_transient() || reply.is_permanent() => DeliveryError::Refused(reply),
+                Ok(_) => DeliveryError::BeforeEnd(ExchangeError::Nonsense(ReplyError::Unasked)),
+                Err(error) => DeliveryError::BeforeEnd(error),
+            });
         }
         head.extend_from_slice(end);
         self.write(&head, timeouts).await?;
@@ -293,6 +300,8 @@ impl Connection {
     }
 }
 
+/// How long the rest of a reply that has begun before the end of data may take.
+const EARLY_REPLY: Duration = Duration::from_secs(5);
 /// Octets up to which a message leaves in one write.
 const ONE_WRITE: usize = 64 * 1024;
 /// How long a QUIT may take to be written.

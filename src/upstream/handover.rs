@@ -88,7 +88,7 @@ fn xclient_value(introduction: &Introduction, attribute: &str) -> Option<String>
         "NAME" => match name {
             ConfirmedName::Confirmed(name) => xtext(name.as_str()),
             ConfirmedName::None => UNAVAILABLE.into(),
-            ConfirmedName::TempError => "[TEMPUNAVAIL]".into(),
+            ConfirmedName::TempError => TEMPORARILY_UNAVAILABLE.into(),
         },
         "ADDR" => address(client.address.ip()),
         "PORT" => client.address.port().to_string(),
@@ -96,12 +96,19 @@ fn xclient_value(introduction: &Introduction, attribute: &str) -> Option<String>
             Protocol::Smtp => "SMTP".into(),
             Protocol::Esmtp => "ESMTP".into(),
         },
-        "HELO" => xtext(hello.name.as_str()),
+        "HELO" => client_text(hello.name.as_str()),
         "LOGIN" => UNAVAILABLE.into(),
         "DESTADDR" => address(client.local.ip()),
         "DESTPORT" => client.local.port().to_string(),
         _ => return None,
     })
+}
+
+/// What a client said of itself; it can't say `[UNAVAILABLE]`, which has a meaning of its own here.
+fn client_text(text: &str) -> String {
+    let encoded = xtext(text);
+    let is_word = [UNAVAILABLE, TEMPORARILY_UNAVAILABLE].iter().any(|word| encoded.eq_ignore_ascii_case(word));
+    if is_word { encoded.replace('[', "+5B") } else { encoded }
 }
 
 fn address(ip: IpAddr) -> String {
@@ -144,6 +151,8 @@ fn mapped(address: SocketAddr) -> SocketAddr {
 const COMMAND: &str = "XCLIENT";
 /// What XCLIENT says of an attribute that does not exist.
 const UNAVAILABLE: &str = "[UNAVAILABLE]";
+/// What it says of one that could not be found out.
+const TEMPORARILY_UNAVAILABLE: &str = "[TEMPUNAVAIL]";
 /// Octets of a command line with its CRLF (RFC 5321 §4.5.3.1.4).
 const MAX_COMMAND: usize = 512;
 
@@ -176,6 +185,8 @@ mod tests {
             ["XCLIENT NAME=mx.client.example ADDR=198.51.100.7 PORT=4711 PROTO=ESMTP HELO=a+2Bb+3Dc \
               LOGIN=[UNAVAILABLE] DESTADDR=198.51.100.1 DESTPORT=25\r\n"]
         );
+        let liar = introduction("[unavailable]");
+        assert_eq!(xclient_commands(&liar, &announced("HELO")), ["XCLIENT HELO=+5Bunavailable]\r\n"]);
         who.client.address = "[2001:db8::1]:1".parse().unwrap();
         who.name = ConfirmedName::TempError;
         assert_eq!(

@@ -237,6 +237,8 @@ impl Link {
             }
             // The upstream has spoken, but nobody can say what it did with the message.
             Ok(reply) => Err(self.undelivered(DeliveryError::AfterEnd(ReplyError::Unexpected(reply.code()).into()))),
+            // Its connection is gone with the rest of the message.
+            Err(DeliveryError::Refused(reply)) => Ok(reply),
             Err(error) => Err(self.undelivered(error)),
         }
     }

@@ -194,7 +194,7 @@ async fn an_unusable_from_is_treated_by_mode_reverse_path_and_configuration() {
                     let expected = format!("From names no usable author domain: {reason}");
                     assert_eq!(results.reason("dmarc"), expected, "{name}");
                 } else {
-                    assert!(outcome.reply.says(&format!("({reason})")), "{name}: {}", outcome.reply);
+                    assert!(outcome.reply.says("one usable author domain; the"), "{name}: {}", outcome.reply);
                 }
             }
         }

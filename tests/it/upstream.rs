@@ -57,6 +57,7 @@ async fn what_the_upstream_does_once_costs_at_most_a_451_and_the_next_message_pa
         ("answers DATA with 250", once("DATA").reply("250 Ok"), "451 4.4.2", 0, "in_data"),
         ("answers DATA with nonsense", once("DATA").reply("go ahead"), "451 4.4.2", 0, "in_data"),
         ("answers DATA twice", once("DATA").reply("354 go\n250 2.0.0 queued"), "451 4.4.2", 0, "in_data"),
+        ("refuses before the end", once("DATA").reply("354 go\n552 5.3.4 too big"), "552 5.3.4", 0, ""),
         ("dies in DATA", once("DATA").reply_and_close("354 go"), "451 4.4.2", 0, "in_data or after_end"),
         ("dies after the dot", once(DOT).close(), "451 4.4.2", 1, "after_end"),
         ("says nonsense after the dot", once(DOT).reply("queued"), "451 4.4.2", 1, "after_end"),

@@ -515,11 +515,73 @@ async fn questions_beyond_the_queue_are_turned_away() {
         let lookup = Arc::clone(&lookup);
         tokio::spawn(async move { lookup.ask(&format!("n{n}.example"), RecordType::A).await });
     }
-    while resolver.0.under_way().len() < QUEUE {
+    while resolver.0.lane(Purpose::Identifier).under_way().len() < QUEUE {
         tokio::task::yield_now().await;
     }
     let answer = lookup.ask("one-more.example", RecordType::A).await;
     assert_eq!(miss(&answer), Miss::Failed(Failure::Budget));
+}
+
+#[tokio::test]
+async fn the_policy_does_not_wait_behind_identifiers() {
+    let put = Arc::new(Notify::new());
+    let told = Arc::clone(&put);
+    let silent = Server::start(move |message, _, _| {
+        if question(message).name().to_lowercase().to_ascii().starts_with("_dmarc.") {
+            told.notify_one();
+        }
+        Act::Drop
+    })
+    .await;
+    let settings = Settings { outstanding: 1, timeout: Duration::from_secs(60), ..settings(&[&silent]) };
+    let (resolver, _) = resolver(settings);
+    let lookup = resolver.for_message();
+    let policy = lookup.unmetered();
+    let asked = async {
+        tokio::join!(
+            lookup.ask("first.example", RecordType::A),
+            lookup.ask("waiting.example", RecordType::A),
+            policy.ask("_dmarc.example", RecordType::Txt),
+        )
+    };
+    let expire = async {
+        put.notified().await;
+        lookup.expire();
+    };
+    let ((_, waiting, policy), ()) = tokio::join!(asked, expire);
+    assert_eq!(miss(&policy), Miss::Failed(Failure::Timeout), "it was put to the server");
+    assert_eq!(miss(&waiting), Miss::Failed(Failure::Budget), "it was not");
+}
+
+#[tokio::test]
+async fn a_question_that_nobody_waits_for_any_more_is_not_put() {
+    let (first, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let server = Server::start(|message, _, _| with_address(message)).await;
+    let (resolver, _) = resolver(Settings { outstanding: 1, ..settings(&[&server]) });
+    let permit = resolver.0.lane(Purpose::Identifier).permits.acquire().await.unwrap();
+    let (told, may_end) = (Arc::clone(&first), Arc::clone(&go));
+    let lookup = resolver.for_message();
+    let gone = async {
+        tokio::select! {
+            _ = lookup.ask("left.example", RecordType::A) => panic!("there is no permit"),
+            () = may_end.notified() => {}
+        }
+    };
+    let watcher = async {
+        while resolver.0.lane(Purpose::Identifier).under_way().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        told.notify_one();
+        first.notified().await;
+        go.notify_one();
+    };
+    tokio::join!(gone, watcher);
+    drop(permit);
+    while !resolver.0.lane(Purpose::Identifier).under_way().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert!(resolver.for_message().ask("stayed.example", RecordType::A).await.outcome.is_ok());
+    assert_eq!(server.udp(), 1, "only the second was put");
 }
 
 #[tokio::test]
@@ -542,7 +604,7 @@ async fn an_asker_who_leaves_cancels_nothing() {
         () = release.notified() => {}
     }
     let key: Key = ("a.example".into(), RecordType::A);
-    while resolver.0.under_way().contains_key(&key) {
+    while resolver.0.lane(Purpose::Identifier).under_way().contains_key(&key) {
         tokio::task::yield_now().await;
     }
     assert!(resolver.0.cache.get(&key).await.is_some_and(|answer| answer.outcome.is_ok()));
@@ -618,7 +680,8 @@ async fn once_expired_a_message_waits_for_nothing() {
         lookup.expire();
     };
     let (misses, ()) = tokio::join!(ask, expire);
-    assert_eq!(misses, [Miss::Failed(Failure::Budget); 2]);
+    // The first was put to a server that is silent; to the second we did not come any more.
+    assert_eq!(misses, [Miss::Failed(Failure::Timeout), Miss::Failed(Failure::Budget)]);
     assert_eq!(lookup.evidence().len(), 2);
 }
 

@@ -151,6 +151,9 @@ impl Signature {
             return Err(Fault::permanent("unknown query method"));
         }
         let signed = tags.get("h").ok_or(Fault::permanent("h= is missing"))?;
+        if colon_list(signed).take(MAX_SIGNED + 1).count() > MAX_SIGNED {
+            return Err(Fault::unreadable("h= has too many names"));
+        }
         let signed: Vec<Vec<u8>> = colon_list(signed).map(<[u8]>::to_ascii_lowercase).collect();
         if signed.iter().any(|name| name.is_empty() || !name.iter().all(u8::is_ascii_graphic)) {
             return Err(Fault::unreadable("h= is no list of names"));
@@ -166,6 +169,8 @@ impl Signature {
 
 /// As Authentication-Results writes them.
 const ALGORITHMS: [&str; 3] = ["rsa-sha256", "ed25519-sha256", "rsa-sha1"];
+/// Names in `h=`: honest signers list some thirty, oversigned ones twice; each costs memory of its own.
+const MAX_SIGNED: usize = 500;
 /// Octets of an `i=` that is kept for reports: 64 for the local part, 255 for the domain, with room for encoding.
 const MAX_IDENTITY: usize = 512;
 /// Seconds that a signer's clock may be ahead of ours.

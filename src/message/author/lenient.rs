@@ -47,8 +47,11 @@ fn pieces(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// The domain that a piece shows, `Some(None)` if none, `None` if clients differ.
 fn domain_of(piece: &[u8]) -> Option<Option<Domain>> {
-    let address = match piece.iter().rposition(|b| *b == b'<') {
-        Some(at) => piece.get(at + 1..)?.split(|b| *b == b'>').next()?.to_vec(),
+    let in_brackets =
+        piece.iter().rposition(|b| *b == b'<').and_then(|at| piece.get(at + 1..)?.split(|b| *b == b'>').next());
+    // Brackets without an at sign hold no address: `x@a.example (I <3 mail)`.
+    let address = match in_brackets.filter(|text| text.contains(&b'@') || has_encoded_address(text)) {
+        Some(text) => text.to_vec(),
         None => without_comments(piece),
     };
     let Some(at) = address.iter().rposition(|b| *b == b'@') else {
@@ -59,9 +62,11 @@ fn domain_of(piece: &[u8]) -> Option<Option<Domain>> {
     if address.windows(2).any(|two| two == b"=?") {
         return None;
     }
-    let mut host = without_comments(address.get(at + 1..)?);
-    host.retain(|b| !b.is_ascii_whitespace());
-    let domain = Domain::parse(std::str::from_utf8(&host).ok()?).ok()?;
+    let host = without_comments(address.get(at + 1..)?);
+    let squeezed: Vec<u8> = host.iter().copied().filter(|b| !b.is_ascii_whitespace()).collect();
+    // What follows behind white space is no part of a domain to most: the rest of a comment that nests, say.
+    let word = host.trim_ascii_start().split(|b| b.is_ascii_whitespace()).next()?;
+    let domain = [&squeezed, word].into_iter().find_map(|text| Domain::parse(std::str::from_utf8(text).ok()?).ok())?;
     Some(Some(domain))
 }
 
