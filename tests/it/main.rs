@@ -13,6 +13,7 @@ mod fields;
 mod from;
 mod harness;
 mod identity;
+mod interop;
 mod layers;
 mod limits;
 mod observability;
