@@ -25,7 +25,7 @@ pub use crate::config::value::{ByteSize, DnsServer, Host, Mailbox, RecipientDoma
 use crate::domain::Domain;
 use crate::label_enum;
 pub use crate::policy::{Mode, OnTempError, OnUnusableFrom, Reject};
-pub use crate::session::BareNewline;
+pub use crate::session::settings::BareNewline;
 use crate::store::Location;
 pub use crate::upstream::handover::Identity;
 

@@ -7,8 +7,9 @@ use crate::dns::resolver;
 use crate::message::header::AuthservIds;
 use crate::message::spool;
 use crate::policy::{LocalPolicy, Pct};
+use crate::session;
 use crate::session::receive::Bounds;
-use crate::session::{self, RelayGuard};
+use crate::session::settings::{RelayGuard, Timeouts};
 use crate::upstream::probe::RelayTest;
 use crate::upstream::{self, Blind};
 use crate::verdict::{self, ExemptRecipient};
@@ -30,7 +31,7 @@ impl Config {
             bare_newline: self.smtp.bare_newline,
             relay_guard: self.relay_guard(),
             trusted_networks: self.bypass.trusted_networks.clone(),
-            timeouts: session::Timeouts {
+            timeouts: Timeouts {
                 command: self.timeouts.command,
                 data_block: self.timeouts.data_block,
                 data: self.timeouts.data,

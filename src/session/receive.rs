@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::BareNewline;
+use super::settings::BareNewline;
 use crate::evaluation::subject::Subject;
 use crate::message::body_hash::{BodyHasher, BodyHashes};
 use crate::message::header::HeaderSection;

@@ -2,9 +2,9 @@
 
 use tracing::info;
 
+use super::Session;
 use super::metrics::{BypassReason, Outcome};
 use super::transaction::{AnsweredBy, Ending, Transaction, epoch_seconds};
-use super::{Session, verdict};
 use crate::action::Action;
 use crate::domain::Domain;
 use crate::envelope::{Envelope, Hello};
@@ -13,7 +13,7 @@ use crate::label::Label;
 use crate::message::author::Author;
 use crate::record::FinalReply;
 use crate::smtp::reply::Reply;
-use crate::verdict::Verdict;
+use crate::verdict::{self, Verdict};
 
 /// What became of a message, by its verdict and the reply to its end of data.
 pub fn outcome(verdict: Option<&Verdict>, reply: &Reply, answered_by: AnsweredBy) -> Outcome {

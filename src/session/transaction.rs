@@ -9,7 +9,8 @@ use tracing::error;
 
 use super::metrics::{BypassReason, Outcome};
 use super::receive::Received;
-use super::{Session, Settings, report, trouble};
+use super::relay::trouble;
+use super::{Session, Settings, report};
 use crate::action::Action;
 use crate::dns::message_lookup::MessageLookup;
 use crate::dns::reverse::ConfirmedName;

@@ -1,12 +1,17 @@
 //! Buffered line I/O over a connection: bounded lines in, whole reply groups out.
 //!
 //! Deadlines are the caller's: every read can be cancelled and taken up again without losing an octet. A connection
-//! that waits with nothing buffered holds no buffer.
+//! that waits with nothing buffered holds no buffer. Under TLS the transport is another one ([`Stream::over`]), and what
+//! was read before it is lost with the old stream: nothing that came in the clear is believed afterwards.
 
+use std::future::poll_fn;
 use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -15,7 +20,7 @@ use super::reply::{Reply, ReplyError, ReplyReader};
 /// A connection with its input and output buffers.
 #[derive(Debug)]
 pub struct Stream {
-    socket: TcpStream,
+    transport: Transport,
     input: Vec<u8>,
     /// Where the unread part of `input` begins.
     at: usize,
@@ -24,6 +29,17 @@ pub struct Stream {
     output: Vec<u8>,
     /// Inside a line that was too long: everything up to its end is dropped.
     dropping: bool,
+}
+
+/// What carries the octets under TLS.
+pub trait Secured: AsyncRead + AsyncWrite + Unpin + Send + std::fmt::Debug {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + std::fmt::Debug> Secured for T {}
+
+#[derive(Debug)]
+enum Transport {
+    Plain(TcpStream),
+    Secured(Box<dyn Secured>),
 }
 
 /// Why a line could not be read.
@@ -54,7 +70,30 @@ pub enum ReplyReadError {
 impl Stream {
     /// Wraps a connected socket.
     pub fn new(socket: TcpStream) -> Self {
-        Self { socket, input: Vec::new(), at: 0, searched: 0, output: Vec::new(), dropping: false }
+        Self::with(Transport::Plain(socket))
+    }
+
+    /// Wraps a connection under TLS.
+    pub fn over(secured: Box<dyn Secured>) -> Self {
+        Self::with(Transport::Secured(secured))
+    }
+
+    /// The plain socket, for a handshake on it; what was read and not consumed is thrown away, what is queued not sent.
+    /// None under TLS already.
+    pub fn into_socket(self) -> Option<TcpStream> {
+        match self.transport {
+            Transport::Plain(socket) => Some(socket),
+            Transport::Secured(_) => None,
+        }
+    }
+
+    fn with(transport: Transport) -> Self {
+        Self { transport, input: Vec::new(), at: 0, searched: 0, output: Vec::new(), dropping: false }
+    }
+
+    /// Whether TLS protects the connection.
+    pub fn is_secured(&self) -> bool {
+        matches!(self.transport, Transport::Secured(_))
     }
 
     /// Reads a line of at most `limit` octets and gives it without its line end, which is CRLF or LF alone.
@@ -123,16 +162,21 @@ impl Stream {
     /// Those of the socket.
     pub async fn fill(&mut self) -> io::Result<usize> {
         if self.at == self.input.len() {
-            if self.at == 0 && self.input.capacity() == 0 {
-                self.socket.readable().await?;
-            }
             self.input.clear();
         } else if self.at > 0 {
             self.input.drain(..self.at);
         }
         self.at = 0;
-        self.input.reserve(BUFFER);
-        self.socket.read_buf(&mut self.input).await
+        // Octets land on the stack first: whoever waits here holds no buffer.
+        let Self { transport, input, .. } = self;
+        poll_fn(|context| {
+            let mut scratch = [MaybeUninit::uninit(); BUFFER];
+            let mut scratch = ReadBuf::uninit(&mut scratch);
+            ready!(transport.poll_read(context, &mut scratch))?;
+            input.extend_from_slice(scratch.filled());
+            Poll::Ready(Ok(scratch.filled().len()))
+        })
+        .await
     }
 
     /// Like [`Stream::fill`] with room for a large piece: for the content of messages.
@@ -146,7 +190,7 @@ impl Stream {
             self.at = 0;
         }
         self.input.reserve(LARGE_BUFFER);
-        self.socket.read_buf(&mut self.input).await
+        self.transport.read_buf(&mut self.input).await
     }
 
     /// Gives the input buffer back if nothing is in it: called before a wait that may be long.
@@ -178,10 +222,10 @@ impl Stream {
     /// Those of the socket.
     pub async fn flush(&mut self) -> io::Result<()> {
         if !self.output.is_empty() {
-            self.socket.write_all(&self.output).await?;
+            self.transport.write_all(&self.output).await?;
             self.output.clear();
         }
-        Ok(())
+        self.transport.flush().await
     }
 
     /// Writes `octets` at once, behind what was queued.
@@ -190,21 +234,29 @@ impl Stream {
     ///
     /// Those of the socket.
     pub async fn write_all(&mut self, octets: &[u8]) -> io::Result<()> {
-        self.flush().await?;
-        self.socket.write_all(octets).await
+        self.transport.write_all(&self.output).await?;
+        self.output.clear();
+        self.transport.write_all(octets).await?;
+        self.transport.flush().await
     }
 
     /// Whether the peer has said nothing and not closed since the last exchange.
     pub fn is_quiet(&mut self) -> bool {
-        let mut probe = [0u8; 1];
-        self.buffered().is_empty()
-            && matches!(self.socket.try_read(&mut probe), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
+        if !self.buffered().is_empty() {
+            return false;
+        }
+        let mut scratch = [MaybeUninit::uninit(); BUFFER];
+        let mut scratch = ReadBuf::uninit(&mut scratch);
+        // Nobody is woken by this look: whoever waits for input asks again.
+        let is_quiet = self.transport.poll_read(&mut Context::from_waker(Waker::noop()), &mut scratch).is_pending();
+        self.input.extend_from_slice(scratch.filled());
+        is_quiet
     }
 
     /// Ends the output direction, so that the peer reads the last reply before the end.
     pub async fn shutdown(&mut self) {
         // Nothing is left to be done if the peer has gone first.
-        let _ = self.socket.shutdown().await;
+        let _ = self.transport.shutdown().await;
     }
 
     /// Reads and drops what the peer still sends until it closes, at most for `limit`. A socket that is closed with
@@ -212,7 +264,7 @@ impl Stream {
     pub async fn linger(&mut self, limit: Duration) {
         let mut scrap = vec![0u8; BUFFER];
         // However it ends, the connection is over.
-        let _ = timeout(limit, async { while matches!(self.socket.read(&mut scrap).await, Ok(1..)) {} }).await;
+        let _ = timeout(limit, async { while matches!(self.transport.read(&mut scrap).await, Ok(1..)) {} }).await;
     }
 
     fn line_length(&mut self) -> Option<usize> {
@@ -223,6 +275,44 @@ impl Stream {
                 self.searched += rest.len();
                 None
             }
+        }
+    }
+}
+
+impl Transport {
+    fn poll_read(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(socket) => Pin::new(socket).poll_read(context, buffer),
+            Self::Secured(secured) => Pin::new(secured).poll_read(context, buffer),
+        }
+    }
+}
+
+impl AsyncRead for Transport {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Transport {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_write(context, octets),
+            Self::Secured(secured) => Pin::new(secured).poll_write(context, octets),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_flush(context),
+            Self::Secured(secured) => Pin::new(secured).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_shutdown(context),
+            Self::Secured(secured) => Pin::new(secured).poll_shutdown(context),
         }
     }
 }

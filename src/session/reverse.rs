@@ -1,0 +1,49 @@
+//! The client's name by DNS, looked up while the client talks.
+
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::state::ClientKind;
+use crate::dns::resolver::Resolver;
+use crate::dns::reverse::{ConfirmedName, confirmed_name};
+use crate::envelope::Client;
+use crate::upstream::handover::Identity;
+
+/// The client's name, looked up from the session's beginning.
+pub enum ReverseLookup {
+    /// Not known yet.
+    Running(JoinHandle<ConfirmedName>),
+    /// Known.
+    Done(ConfirmedName),
+}
+
+impl ReverseLookup {
+    /// Begins the look-up, if the name will be told to the upstream.
+    pub fn start(resolver: &Resolver, client: &Client, identity: Identity, kind: ClientKind) -> Self {
+        let is_told = matches!(identity, Identity::Auto | Identity::Xclient | Identity::Received);
+        if kind == ClientKind::HealthCheck || !is_told {
+            return Self::Done(ConfirmedName::None);
+        }
+        let (lookup, ip) = (resolver.for_message(), client.ip());
+        Self::Running(tokio::spawn(async move {
+            timeout(REVERSE_LOOKUP, confirmed_name(&lookup, ip)).await.unwrap_or(ConfirmedName::TempError)
+        }))
+    }
+
+    /// The name; waits for it.
+    pub async fn name(&mut self) -> ConfirmedName {
+        if let Self::Running(task) = self {
+            // The task ends only by itself; should it have panicked, the name is as unknown as after a time-out.
+            *self = Self::Done(task.await.unwrap_or(ConfirmedName::TempError));
+        }
+        match self {
+            Self::Done(name) => name.clone(),
+            Self::Running(_) => ConfirmedName::TempError,
+        }
+    }
+}
+
+/// How long the look-up of the client's name may take, from the beginning of the session.
+const REVERSE_LOOKUP: Duration = Duration::from_secs(5);

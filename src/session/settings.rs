@@ -1,0 +1,124 @@
+//! What the operator sets for sessions.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::receive;
+use crate::domain::Domain;
+use crate::smtp::address::{DomainPart, ForwardPath};
+use crate::{label_enum, upstream, verdict};
+
+/// What the operator sets for sessions. A transaction keeps the settings that it began with.
+#[derive(Debug)]
+pub struct Settings {
+    /// The gate's name: greeting and EHLO reply.
+    pub hostname: Box<str>,
+    /// What the greeting says behind the name; "ESMTP" by default.
+    pub banner: Option<Box<str>>,
+    /// Recipients of a transaction.
+    pub recipients: usize,
+    /// Permanent errors, of ours or the upstream's, that a session may cause.
+    pub errors: usize,
+    /// What bounds a message.
+    pub message: receive::Bounds,
+    /// What becomes of bare CR and LF.
+    pub bare_newline: BareNewline,
+    /// Where recipients may be, from clients that are not trusted.
+    pub relay_guard: RelayGuard,
+    /// Clients whose mail is not evaluated.
+    pub trusted_networks: Vec<IpNet>,
+    /// How long things may take.
+    pub timeouts: Timeouts,
+    /// How a message is judged.
+    pub verdict: verdict::Settings,
+    /// How the upstream is reached.
+    pub upstream: Arc<upstream::Settings>,
+}
+
+label_enum! {
+    /// What becomes of bare CR and LF in a message.
+    pub enum BareNewline {
+        /// LF goes on as CRLF, CR as a space.
+        Normalize = "normalize",
+        /// The message is refused.
+        Reject = "reject",
+    }
+}
+
+/// Where recipients may be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RelayGuard {
+    /// The upstream guards itself.
+    Upstream,
+    /// In these domains alone, and nowhere that routing in the address might lead.
+    Domains(Vec<Domain>),
+}
+
+/// How long a client may take.
+#[derive(Debug, Clone)]
+pub struct Timeouts {
+    /// Silence between commands, and before the first (RFC 5321 §4.5.3.2.7).
+    pub command: Duration,
+    /// Silence inside DATA.
+    pub data_block: Duration,
+    /// The whole of DATA.
+    pub data: Duration,
+    /// Our own work after the end of data.
+    pub evaluation: Duration,
+}
+
+impl Settings {
+    /// Whether a client's mail is not evaluated, and its recipients are not guarded, for its address.
+    pub fn trusts(&self, ip: IpAddr) -> bool {
+        self.trusted_networks.iter().any(|network| network.contains(&ip))
+    }
+}
+
+impl RelayGuard {
+    /// Whether a recipient may be passed on: in one of the domains, without a route to elsewhere.
+    pub fn admits(&self, path: &ForwardPath) -> bool {
+        let Self::Domains(domains) = self else { return true };
+        let mailbox = path.mailbox();
+        if mailbox.is_routed() {
+            return false;
+        }
+        match mailbox.domain() {
+            DomainPart::Name(domain) => domains.contains(&domain),
+            // RFC 5321 §4.5.1: postmaster without a domain is the server's own.
+            DomainPart::Absent => mailbox.local_part().eq_ignore_ascii_case("postmaster"),
+            DomainPart::Literal => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_relay_guard_lets_own_domains_through() {
+        let guard = RelayGuard::Domains(vec![Domain::parse("example.net").unwrap()]);
+        let cases = [
+            ("<a@example.net>", true),
+            ("<a@EXAMPLE.NET>", true),
+            ("<a@x.example.net>", false),
+            ("<a@example.net.evil.example>", false),
+            ("<a@evil.example>", false),
+            ("<a%evil.example@example.net>", false),
+            ("<evil.example!a@example.net>", false),
+            ("<\"a@evil.example\"@example.net>", false),
+            ("<@example.net:a@evil.example>", false),
+            ("<@evil.example:a@example.net>", false),
+            ("<a@[192.0.2.1]>", false),
+            ("<Postmaster>", true),
+            ("<a>", false),
+        ];
+        for (text, expected) in cases {
+            let (path, _) = ForwardPath::parse(text.as_bytes()).unwrap();
+            assert_eq!(guard.admits(&path), expected, "{text}");
+        }
+    }
+}
