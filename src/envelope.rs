@@ -13,6 +13,8 @@ pub struct Client {
     pub address: SocketAddr,
     /// The address and port that it reached.
     pub local: SocketAddr,
+    /// As whom it has authenticated; "?" if its mechanism hides the name.
+    pub login: Option<Box<str>>,
 }
 
 /// How the client introduced itself.
@@ -45,6 +47,11 @@ pub struct Envelope {
 }
 
 impl Client {
+    /// A client of whom nothing but its addresses is known.
+    pub fn new(address: SocketAddr, local: SocketAddr) -> Self {
+        Self { address, local, login: None }
+    }
+
     /// The client's address.
     pub fn ip(&self) -> IpAddr {
         self.address.ip()

@@ -58,6 +58,14 @@ pub fn not_evaluated(authserv_id: &str) -> String {
     field.end()
 }
 
+/// The field of a message that was not evaluated because its sender has logged in (RFC 8601 §2.7.4). As whom is nobody's
+/// business further on.
+pub fn authenticated(authserv_id: &str) -> String {
+    let mut field = Field::new(authserv_id);
+    field.text.push_str("; auth=pass");
+    field.end()
+}
+
 fn spf(field: &mut Field, spf: &SpfOutput) {
     field.method("spf", spf.result);
     field.reason(&spf.reason, spf.result == SpfResult::Pass);

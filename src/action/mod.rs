@@ -47,6 +47,11 @@ impl Action {
     pub fn bypass(authserv_id: &str) -> Self {
         Self::Relay { header: authentication_results::not_evaluated(authserv_id) }
     }
+
+    /// The action for a message that was not evaluated, since its client has authenticated.
+    pub fn authenticated(authserv_id: &str) -> Self {
+        Self::Relay { header: authentication_results::authenticated(authserv_id) }
+    }
 }
 
 /// The name of the field that marks failing mail for the upstream.

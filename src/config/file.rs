@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use crate::config::document::{Document, Section};
 use crate::config::{
-    Admin, BareNewline, Bypass, ByteSize, Config, Dns, Identity, Limits, Listener, ListenerTls, Log, LogFormat,
-    LogLevel, Mailbox, Mode, OnTempError, OnUnusableFrom, Policy, Reject, Reports, Smtp, Spool, Store, Timeouts,
-    Upstream, UpstreamTls,
+    Admin, AuthOffer, BareNewline, Bypass, ByteSize, Config, Dns, Identity, Limits, Listener, ListenerTls, Log,
+    LogFormat, LogLevel, Mailbox, Mode, OnTempError, OnUnusableFrom, Policy, Reject, Reports, Smtp, Spool, Store,
+    Timeouts, Upstream, UpstreamTls,
 };
 use crate::domain::Domain;
 use crate::store::Location;
@@ -83,8 +83,9 @@ fn upstream(section: &mut Section<'_>) -> Upstream {
     if tls != UpstreamTls::Off {
         section.problem("tls", "TLS towards the upstream is not supported by this version; expected \"off\"");
     }
+    let auth_over_plain = section.get("auth_over_plain", false);
     let hold = section.within("hold", seconds(30), SHORTEST..=minutes(30));
-    Upstream { servers: servers.unwrap_or_default(), identity, tls, hold }
+    Upstream { servers: servers.unwrap_or_default(), identity, tls, auth_over_plain, hold }
 }
 
 fn dns(section: &mut Section<'_>) -> Dns {
@@ -153,6 +154,8 @@ fn smtp(section: &mut Section<'_>) -> Smtp {
         bare_newline: section.get("bare_newline", BareNewline::Normalize),
         recipient_domains: section.get("recipient_domains", Vec::new()),
         banner,
+        auth: section.get("auth", AuthOffer::UnderTls),
+        hide_extensions: section.get("hide_extensions", Vec::new()),
     }
 }
 

@@ -25,7 +25,8 @@ pub use crate::config::value::{ByteSize, DnsServer, Host, Mailbox, RecipientDoma
 use crate::domain::Domain;
 use crate::label_enum;
 pub use crate::policy::{Mode, OnTempError, OnUnusableFrom, Reject};
-pub use crate::session::settings::BareNewline;
+pub use crate::session::settings::{AuthOffer, BareNewline};
+pub use crate::smtp::extension::Extension;
 use crate::store::Location;
 pub use crate::upstream::handover::Identity;
 
@@ -70,6 +71,7 @@ pub struct Upstream {
     pub servers: Vec<ServerAddress>,
     pub identity: Identity,
     pub tls: UpstreamTls,
+    pub auth_over_plain: bool,
     pub hold: Duration,
 }
 
@@ -139,6 +141,8 @@ pub struct Smtp {
     pub bare_newline: BareNewline,
     pub recipient_domains: Vec<RecipientDomain>,
     pub banner: Option<String>,
+    pub auth: AuthOffer,
+    pub hide_extensions: Vec<Extension>,
 }
 
 /// `[spool]`.

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use super::{Config, Identity, RecipientDomain};
+use super::{Config, Host, Identity, RecipientDomain, ServerAddress, UpstreamTls};
 use crate::dns::resolver;
 use crate::message::header::AuthservIds;
 use crate::message::spool;
 use crate::policy::{LocalPolicy, Pct};
 use crate::session;
 use crate::session::receive::Bounds;
-use crate::session::settings::{RelayGuard, Timeouts};
+use crate::session::settings::{AuthOffer, RelayGuard, Timeouts};
 use crate::upstream::probe::RelayTest;
 use crate::upstream::{self, Blind};
 use crate::verdict::{self, ExemptRecipient};
@@ -31,6 +31,9 @@ impl Config {
             bare_newline: self.smtp.bare_newline,
             relay_guard: self.relay_guard(),
             trusted_networks: self.bypass.trusted_networks.clone(),
+            trusts_logins: self.bypass.authenticated,
+            hidden: self.smtp.hide_extensions.clone(),
+            auth: self.auth_offer(),
             timeouts: Timeouts {
                 command: self.timeouts.command,
                 data_block: self.timeouts.data_block,
@@ -130,6 +133,18 @@ impl Config {
             Some(domains) if !domains.is_empty() => RelayGuard::Domains(domains),
             _ => RelayGuard::Upstream,
         }
+    }
+
+    /// Where the link to the upstream could be overheard, no password goes over it unless the operator says so.
+    fn auth_offer(&self) -> AuthOffer {
+        let is_local = |server: &ServerAddress| match &server.host {
+            Host::Address(ip) => ip.is_loopback(),
+            Host::Name(name) => name.as_str() == "localhost",
+        };
+        let is_safe = self.upstream.auth_over_plain
+            || matches!(self.upstream.tls, UpstreamTls::Required | UpstreamTls::Implicit)
+            || self.upstream.servers.iter().all(is_local);
+        if is_safe { self.smtp.auth } else { AuthOffer::Never }
     }
 
     fn is_guarded(&self) -> bool {

@@ -18,8 +18,8 @@ use self::proxy::{Origin, Parsed};
 use crate::envelope::{Client, unmapped};
 use crate::metrics::{IntCounter, Registry};
 use crate::session::metrics::Ended;
-use crate::session::state::ClientKind;
-use crate::session::{self, Gate};
+use crate::session::state::{ClientKind, Security};
+use crate::session::{self, Arrival, Gate};
 use crate::smtp::reply::Reply;
 use crate::smtp::stream::Stream;
 
@@ -108,7 +108,8 @@ pub async fn run(
         let (settings, gate) = (Arc::clone(&settings), Arc::clone(&gate));
         tokio::spawn(async move {
             if let Some((stream, client, kind)) = admit(socket, unmapped(peer), &settings, &gate).await {
-                session::run(gate, stream, client, kind).await;
+                let arrival = Arrival { client, kind, security: Security::Unavailable };
+                session::run(gate, stream, arrival).await;
             }
             drop(slot);
         });
@@ -128,7 +129,7 @@ async fn admit(
     socket.set_nodelay(true).ok()?;
     let mut stream = Stream::new(socket);
     if !settings.proxy_protocol_from.iter().any(|network| network.contains(&peer.ip())) {
-        return Some((stream, Client { address: peer, local }, ClientKind::Sender));
+        return Some((stream, Client::new(peer, local), ClientKind::Sender));
     }
     let origin = timeout(settings.proxy_header, proxy_header(&mut stream)).await.unwrap_or_else(|_| {
         debug!(client_ip = %peer.ip(), "no PROXY header in time");
@@ -136,9 +137,9 @@ async fn admit(
     });
     match origin {
         Some(Origin::Client { source, destination }) => {
-            Some((stream, Client { address: source, local: destination }, ClientKind::Sender))
+            Some((stream, Client::new(source, destination), ClientKind::Sender))
         }
-        Some(Origin::Nobody) => Some((stream, Client { address: peer, local }, ClientKind::HealthCheck)),
+        Some(Origin::Nobody) => Some((stream, Client::new(peer, local), ClientKind::HealthCheck)),
         None => {
             gate.metrics.ended.inc(Ended::ProxyHeader);
             debug!(client_ip = %peer.ip(), "closed: a PROXY header was due");

@@ -1,4 +1,4 @@
-//! Takes the message: 354, the data to its end, and what is wrong with its form.
+//! Takes the message, over DATA or in chunks, to its end, and what is wrong with its form.
 
 use std::sync::Arc;
 
@@ -7,12 +7,24 @@ use tokio::time::{Instant, timeout_at};
 use super::background::alongside;
 use super::metrics::{Ended, Outcome};
 use super::receive::{Excess, Intake, Received, Stage};
-use super::settings::BareNewline;
+use super::settings::{BareNewline, Settings};
 use super::state::State;
 use super::{End, Session, pause};
-use crate::envelope::Envelope;
+use crate::envelope::{Envelope, Hello};
 use crate::message::spool;
+use crate::smtp::command::{Chunk, Place};
+use crate::smtp::data::Framing;
 use crate::smtp::reply::Reply;
+
+/// A message on its way in.
+pub struct Incoming {
+    intake: Intake,
+    /// Why it can't be kept; the rest of it is read all the same.
+    unkept: Option<spool::Error>,
+    /// When the whole of it must be there.
+    deadline: Instant,
+    settings: Arc<Settings>,
+}
 
 /// Why a message that came to its end is not taken, whatever it says.
 enum Unfit {
@@ -24,33 +36,74 @@ enum Unfit {
 
 impl Session {
     /// Sends 354, takes the message and gives the reply to its end of data.
-    pub(super) async fn receive(&mut self, state: &State, envelope: Envelope) -> Result<Reply, End> {
-        let State::Receiving(hello, _) = state else { return Err(End::silently(Ended::ClientGone)) };
-        let intake = self.take_data().await?;
-        let end_of_data = std::time::Instant::now();
-        let gate = Arc::clone(&self.gate);
-        let reply = match intake.and_then(|received| self.fit(received)) {
-            Ok(received) => {
-                self.announce(&received.subject);
-                gate.metrics.octets.inc_by(received.size);
-                self.conclude(hello, &envelope, received, end_of_data).await
+    pub(super) async fn receive(&mut self, state: &State) -> Result<Reply, End> {
+        let State::Receiving(hello, envelope) = state else { return Err(End::silently(Ended::ClientGone)) };
+        let mut incoming = self.expect_message(Framing::Dot)?;
+        self.say(&Reply::new(354, "", "End data with <CR><LF>.<CR><LF>"));
+        self.flush(incoming.settings.timeouts.data_block).await?;
+        loop {
+            if !self.stream.buffered().is_empty() {
+                match self.take(&mut incoming, usize::MAX).await {
+                    Stage::End(_) => break,
+                    Stage::Hopeless => return Err(End::saying(Ended::Excess, Excess::Message.reply())),
+                    Stage::Going => {}
+                }
             }
-            Err(unfit) => {
-                let (outcome, reply) = match unfit {
-                    Unfit::Refused(reply) => (Outcome::Unacceptable, reply),
-                    Unfit::Deferred(reply) => (Outcome::Failed, reply),
-                };
-                self.link.reset().await;
-                self.turn_away(hello, &envelope, (outcome, &reply), end_of_data);
-                reply
-            }
-        };
-        gate.metrics.end_of_data.observe(end_of_data.elapsed().as_secs_f64());
-        Ok(reply)
+            self.more_data(&incoming).await?;
+        }
+        Ok(self.end_of_message(hello, envelope, incoming).await)
     }
 
-    /// Reads the data to its end. The inner error is a message that can't be taken although it came whole.
-    async fn take_data(&mut self) -> Result<Result<Received, Unfit>, End> {
+    /// Takes the octets of one chunk (RFC 3030 §2) and gives the reply to it: behind the last one that to the message.
+    pub(super) async fn receive_chunk(&mut self, state: &State, chunk: Chunk) -> Result<Reply, End> {
+        let State::ChunkSent(hello, envelope, place) = state else { return Err(End::silently(Ended::ClientGone)) };
+        let mut incoming = match self.incoming.take() {
+            Some(incoming) => *incoming,
+            None => self.expect_message(Framing::Count)?,
+        };
+        if chunk.size > incoming.intake.patience() {
+            return Err(End::saying(Ended::Excess, Excess::Message.reply()));
+        }
+        let mut left = chunk.size;
+        while left > 0 {
+            let waiting = self.stream.buffered().len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            if waiting == 0 {
+                self.more_data(&incoming).await?;
+                continue;
+            }
+            if self.take(&mut incoming, waiting).await == Stage::Hopeless {
+                return Err(End::saying(Ended::Excess, Excess::Message.reply()));
+            }
+            left = left.saturating_sub(waiting as u64);
+        }
+        let is_lost = incoming.unkept.is_some() || incoming.intake.excess().is_some();
+        if *place == Place::Last || is_lost {
+            return Ok(self.end_of_message(hello, envelope, incoming).await);
+        }
+        self.incoming = Some(Box::new(incoming));
+        Ok(Reply::new(250, "2.0.0", &format!("{} octets received", chunk.size)))
+    }
+
+    /// Drops the octets of a chunk that is out of place.
+    pub(super) async fn skip(&mut self, chunk: Chunk) -> Result<(), End> {
+        let settings = self.settings();
+        if chunk.size > self.message_size.saturating_mul(2) {
+            return Err(End::saying(Ended::Excess, Excess::Message.reply()));
+        }
+        let deadline = Instant::now() + settings.timeouts.data;
+        let mut left = chunk.size;
+        while left > 0 {
+            let waiting = self.stream.buffered().len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            self.stream.consume(waiting);
+            left = left.saturating_sub(waiting as u64);
+            if left > 0 {
+                self.fill(deadline.min(Instant::now() + settings.timeouts.data_block)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn expect_message(&self, framing: Framing) -> Result<Incoming, End> {
         let Some(transaction) = &self.transaction else { return Err(End::silently(Ended::ClientGone)) };
         let settings = Arc::clone(&transaction.settings);
         let mut bounds = settings.message;
@@ -58,42 +111,65 @@ impl Session {
         if transaction.bypass.is_some() {
             bounds.signatures = None;
         }
-        let mut intake = Intake::new(bounds, self.gate.spooler.spool());
-        let mut unkept = None;
-        self.say(&Reply::new(354, "", "End data with <CR><LF>.<CR><LF>"));
-        self.flush(settings.timeouts.data_block).await?;
-        let deadline = Instant::now() + settings.timeouts.data;
-        loop {
-            if !self.stream.buffered().is_empty() {
-                let stage = intake.take(self.stream.buffered());
-                match stage {
-                    Stage::End(taken) => self.stream.consume(taken),
-                    _ => self.stream.consume(self.stream.buffered().len()),
-                }
-                if let Some(subject) = intake.subject() {
-                    self.announce(subject);
-                }
-                if unkept.is_none() {
-                    let kept = alongside(&mut self.evaluation, intake.settle()).await;
-                    unkept = kept.inspect_err(|_| intake.give_up(Excess::Message)).err();
-                }
-                match (stage, unkept) {
-                    (Stage::End(_), Some(error)) => return Ok(Err(self.no_room(&error))),
-                    (Stage::End(_), None) => {
-                        return Ok(intake.finish().map_err(|excess| Unfit::Refused(excess.reply())));
-                    }
-                    (Stage::Hopeless, _) => {
-                        return Err(End::saying(Ended::Excess, Excess::Message.reply()));
-                    }
-                    (Stage::Going, error) => unkept = error,
-                }
-            }
-            self.more_data(deadline.min(Instant::now() + settings.timeouts.data_block)).await?;
-        }
+        let intake = Intake::new(framing, bounds, self.gate.spooler.spool());
+        Ok(Incoming { intake, unkept: None, deadline: Instant::now() + settings.timeouts.data, settings })
     }
 
-    /// Waits for octets of the message, at most until `deadline`; lets the upstream go meanwhile if it waits too long.
-    async fn more_data(&mut self, deadline: Instant) -> Result<(), End> {
+    /// Takes what is buffered, at most `limit` octets.
+    async fn take(&mut self, incoming: &mut Incoming, limit: usize) -> Stage {
+        let waiting = self.stream.buffered();
+        let waiting = waiting.get(..limit.min(waiting.len())).unwrap_or_default();
+        let (intake, length) = (&mut incoming.intake, waiting.len());
+        let stage = intake.take(waiting);
+        self.stream.consume(if let Stage::End(taken) = stage { taken } else { length });
+        if let Some(subject) = intake.subject() {
+            self.announce(subject);
+        }
+        if incoming.unkept.is_none() {
+            let kept = alongside(&mut self.evaluation, intake.settle()).await;
+            incoming.unkept = kept.inspect_err(|_| intake.give_up(Excess::Message)).err();
+        }
+        stage
+    }
+
+    /// Ends the transaction of a message that has come whole, or whose rest would be of no use.
+    async fn end_of_message(&mut self, hello: &Hello, envelope: &Envelope, incoming: Incoming) -> Reply {
+        let end_of_data = std::time::Instant::now();
+        let gate = Arc::clone(&self.gate);
+        let bare_newline = incoming.settings.bare_newline;
+        let intake = match incoming.unkept {
+            Some(error) => Err(self.no_room(&error)),
+            None => incoming.intake.finish().map_err(|excess| Unfit::Refused(excess.reply())),
+        };
+        let reply = match intake.and_then(|received| fit(received, bare_newline)) {
+            Ok(received) => {
+                self.announce(&received.subject);
+                gate.metrics.octets.inc_by(received.size);
+                self.conclude(hello, envelope, received, end_of_data).await
+            }
+            Err(unfit) => {
+                let (outcome, reply) = match unfit {
+                    Unfit::Refused(reply) => (Outcome::Unacceptable, reply),
+                    Unfit::Deferred(reply) => (Outcome::Failed, reply),
+                };
+                self.link.reset().await;
+                self.turn_away(hello, envelope, (outcome, &reply), end_of_data);
+                reply
+            }
+        };
+        gate.metrics.end_of_data.observe(end_of_data.elapsed().as_secs_f64());
+        reply
+    }
+
+    /// Waits for octets of the message.
+    async fn more_data(&mut self, incoming: &Incoming) -> Result<(), End> {
+        self.fill(incoming.deadline.min(Instant::now() + incoming.settings.timeouts.data_block)).await
+    }
+
+    /// Waits for octets, at most until `deadline`; lets the upstream go meanwhile if it waits too long.
+    async fn fill(&mut self, deadline: Instant) -> Result<(), End> {
+        // The replies to chunks before this one.
+        self.flush(deadline.saturating_duration_since(Instant::now())).await?;
         loop {
             let hold = self.link.hold_left();
             let read = async {
@@ -116,14 +192,13 @@ impl Session {
         }
     }
 
-    /// Whether the message may be taken by its form.
-    fn fit(&self, received: Received) -> Result<Received, Unfit> {
-        let bare_newline = self.transaction.as_ref().map_or(BareNewline::Normalize, |t| t.settings.bare_newline);
-        received.objection(bare_newline).map_or(Ok(received), |reply| Err(Unfit::Refused(reply)))
-    }
-
     fn no_room(&self, error: &spool::Error) -> Unfit {
         tracing::error!(session = &*self.id, error = %error, "message not taken: the spool can't keep it");
         Unfit::Deferred(Reply::new(452, "4.3.1", "Insufficient system storage, please try again later"))
     }
+}
+
+/// Whether the message may be taken by its form.
+fn fit(received: Received, bare_newline: BareNewline) -> Result<Received, Unfit> {
+    received.objection(bare_newline).map_or(Ok(received), |reply| Err(Unfit::Refused(reply)))
 }

@@ -33,6 +33,22 @@ label_enum! {
     pub enum BypassReason {
         /// The client's address is in `bypass.trusted_networks`.
         TrustedNetwork = "trusted_network",
+        /// The client has authenticated, and `bypass.authenticated` is set.
+        Authenticated = "authenticated",
+    }
+}
+
+label_enum! {
+    /// How an AUTH exchange ended.
+    pub enum LoginResult {
+        /// The upstream accepted the client.
+        Accepted = "accepted",
+        /// The upstream refused it for good.
+        Refused = "refused",
+        /// The upstream could not say, or was lost.
+        Failed = "failed",
+        /// The client gave up.
+        Cancelled = "cancelled",
     }
 }
 
@@ -69,6 +85,8 @@ pub struct Metrics {
     pub messages: Family<Outcome>,
     /// Messages that were not evaluated.
     pub bypassed: Family<BypassReason>,
+    /// AUTH exchanges by how they ended.
+    pub logins: Family<LoginResult>,
     /// Recipients that the relay guard refused.
     pub guarded: IntCounter,
     /// Evaluated messages by the rule that decided.
@@ -106,6 +124,7 @@ impl Metrics {
                 "outcome",
             ),
             bypassed: registry.family("dmarcgate_bypassed_total", "Messages that were not evaluated.", "reason"),
+            logins: registry.family("dmarcgate_logins_total", "AUTH exchanges relayed to the upstream.", "result"),
             guarded: registry.counter(
                 "dmarcgate_relay_guard_refusals_total",
                 "Recipients refused because neither the upstream nor the configuration guards against relaying to them.",

@@ -5,6 +5,7 @@
 
 pub mod background;
 mod data;
+mod login;
 pub mod metrics;
 pub mod receive;
 mod relay;
@@ -22,17 +23,20 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tracing::debug;
 
 use self::background::{Background, alongside};
+use self::data::Incoming;
+use self::login::MAX_AUTH_LINE;
 use self::metrics::{Ended, Metrics};
 use self::reverse::ReverseLookup;
+use self::settings::AuthOffer;
 pub use self::settings::Settings;
-use self::state::{Bounds, ClientKind, Effect, Event, State, step};
+use self::state::{Bounds, ClientKind, Effect, Event, Login, Security, State, step};
 use self::transaction::Transaction;
 use crate::dns::resolver::Resolver;
 use crate::envelope::{Client, Hello, Protocol};
 use crate::evaluation::gather::Gathered;
 use crate::message::spool::Spooler;
 use crate::smtp::command::{Command, CommandError};
-use crate::smtp::extension::Offer;
+use crate::smtp::extension::{Offer, Terms};
 use crate::smtp::reply::Reply;
 use crate::smtp::stream::{ReadError, Stream};
 use crate::store::Appender;
@@ -65,13 +69,19 @@ pub struct Session {
     stream: Stream,
     client: Client,
     kind: ClientKind,
+    /// What there was of TLS when the session began.
+    security: Security,
     id: Box<str>,
     offer: Option<Offer>,
+    /// What there was of AUTH when the offer was made.
+    login: Login,
     /// Octets of a message that gate and upstream take.
     message_size: u64,
     link: Link,
     reverse: ReverseLookup,
     transaction: Option<Transaction>,
+    /// The message of which chunks have come.
+    incoming: Option<Box<Incoming>>,
     evaluation: Option<Background<Gathered>>,
     stop: watch::Receiver<bool>,
     errors: usize,
@@ -84,15 +94,26 @@ struct End {
     last_word: Option<Reply>,
 }
 
-/// Serves one client to the end of its session. The PROXY header, if there was one, has been read.
-pub async fn run(gate: Arc<Gate>, stream: Stream, client: Client, kind: ClientKind) {
-    let mut session = Session::new(gate, stream, client, kind);
+/// A client that has come.
+#[derive(Debug)]
+pub struct Arrival {
+    /// Who it is. The PROXY header, if there was one, has been read.
+    pub client: Client,
+    /// Whether it may send mail at all.
+    pub kind: ClientKind,
+    /// What there is of TLS where it has come.
+    pub security: Security,
+}
+
+/// Serves one client to the end of its session.
+pub async fn run(gate: Arc<Gate>, stream: Stream, arrival: Arrival) {
+    let mut session = Session::new(gate, stream, arrival);
     let end = session.converse().await;
     session.finish(end).await;
 }
 
 impl Session {
-    fn new(gate: Arc<Gate>, stream: Stream, client: Client, kind: ClientKind) -> Self {
+    fn new(gate: Arc<Gate>, stream: Stream, Arrival { client, kind, security }: Arrival) -> Self {
         let settings = Arc::clone(&gate.settings.borrow());
         let link = Link::new(Arc::clone(&settings.upstream), gate.upstream_metrics.clone());
         let reverse = ReverseLookup::start(&gate.resolver, &client, settings.upstream.identity, kind);
@@ -104,12 +125,15 @@ impl Session {
             stream,
             client,
             kind,
+            security,
             id: transaction::new_id(),
             offer: None,
+            login: Login::Unavailable,
             message_size: settings.message.message_size,
             link,
             reverse,
             transaction: None,
+            incoming: None,
             evaluation: None,
             stop,
             errors: 0,
@@ -160,6 +184,11 @@ impl Session {
         Arc::clone(&self.gate.settings.borrow())
     }
 
+    /// What there is of TLS now.
+    fn security(&self) -> Security {
+        if self.stream.is_secured() { Security::Active } else { self.security }
+    }
+
     fn say(&mut self, reply: &Reply) {
         self.stream.queue(reply.as_wire());
     }
@@ -182,8 +211,8 @@ impl Session {
                     biased;
                     // First, so that a client that never pauses between its transactions does not hold up the stop.
                     () = stopped(&mut self.stop), if between => Wake::Stop,
-                    line = self.stream.read_line(MAX_COMMAND_LINE) => Wake::Line(match line {
-                        Ok(line) => Ok(Command::parse(line, offer)),
+                    line = self.stream.read_line(MAX_AUTH_LINE) => Wake::Line(match line {
+                        Ok(line) => Ok(read_command(line, offer)),
                         Err(ReadError::TooLong) => Ok(Err(CommandError::LineTooLong)),
                         Err(_) => Err(()),
                     }),
@@ -208,8 +237,14 @@ impl Session {
 
     /// Performs what the state machine says about `event`, and about what comes of it.
     async fn perform(&mut self, mut state: State, mut event: Event) -> Result<State, End> {
-        let bounds = Bounds { recipients: self.settings().recipients, client: self.kind };
         loop {
+            let bounds = Bounds {
+                recipients: self.settings().recipients,
+                client: self.kind,
+                security: self.security(),
+                login: self.login_state(),
+                chunking: self.offer.as_ref().is_some_and(|offer| offer.chunking),
+            };
             // What the upstream refuses is for the upstream to count.
             let is_ours = matches!(event, Event::Line(_));
             let effect;
@@ -244,15 +279,28 @@ impl Session {
                 Effect::RelayMail(reverse_path, parameters) => {
                     Event::Answer(self.relay_mail(&state, &reverse_path, &parameters).await)
                 }
-                Effect::RelayRcpt(path) => self.relay_recipient(&state, &path).await,
-                Effect::Receive(envelope) => Event::Answer(self.receive(&state, envelope).await?),
+                // No listener offers it yet.
+                Effect::Secure => return Err(End::silently(Ended::ClientGone)),
+                Effect::LogIn(mechanism, initial) => Event::Answer(self.log_in(&state, &mechanism, initial).await?),
+                Effect::RelayRcpt(path, parameters) => self.relay_recipient(&state, &path, &parameters).await,
+                Effect::Receive => Event::Answer(self.receive(&state).await?),
+                Effect::ReceiveChunk(chunk) => Event::Answer(self.receive_chunk(&state, chunk).await?),
+                Effect::Skip(chunk, reply) => {
+                    self.errors += 1;
+                    self.skip(chunk).await?;
+                    self.say(&reply);
+                    return Ok(state);
+                }
             };
         }
     }
 
     /// Answers EHLO or HELO. What is offered hangs on the upstream: until it was seen, nobody can say.
     async fn introduce(&mut self, hello: &Hello) -> Result<(), End> {
-        self.link.close().await;
+        match self.link.is_pinned() {
+            true => self.link.reset().await,
+            false => self.link.close().await,
+        }
         self.forget_transaction();
         let settings = self.settings();
         let mut survey = self.gate.survey.clone();
@@ -262,8 +310,19 @@ impl Session {
             let reply = Reply::new(421, "4.3.2", "Service not available yet, please try again later");
             return Err(End::saying(Ended::Unavailable, reply));
         };
-        let offer = Offer::new(&capabilities, settings.message.message_size);
+        let terms = Terms {
+            size: settings.message.message_size,
+            hidden: &settings.hidden,
+            starttls: self.security() == Security::Offered || self.security() == Security::Required,
+            auth: match settings.auth {
+                AuthOffer::UnderTls => self.stream.is_secured(),
+                AuthOffer::Always => true,
+                AuthOffer::Never => false,
+            },
+        };
+        let offer = Offer::new(&capabilities, terms);
         self.message_size = offer.size;
+        self.login = self.login_offered(&offer, &capabilities.auth);
         match hello.protocol {
             Protocol::Esmtp => {
                 self.say(&offer.reply(&settings.hostname));
@@ -279,6 +338,7 @@ impl Session {
 
     fn forget_transaction(&mut self) {
         self.transaction = None;
+        self.incoming = None;
         self.evaluation = None;
     }
 
@@ -319,6 +379,15 @@ enum Wake {
     Stop,
 }
 
+/// Only AUTH may fill the longest line.
+fn read_command(line: &[u8], offer: Option<&Offer>) -> Result<Command, CommandError> {
+    let is_auth = || line.get(..5).is_some_and(|verb| verb.eq_ignore_ascii_case(b"AUTH "));
+    if line.len() + LINE_END > MAX_COMMAND_LINE && !is_auth() {
+        return Err(CommandError::LineTooLong);
+    }
+    Command::parse(line, offer)
+}
+
 async fn pause(duration: Option<Duration>) {
     match duration {
         Some(duration) => tokio::time::sleep(duration).await,
@@ -336,6 +405,8 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 /// Octets of a command line with its line end: RFC 5321 §4.5.3.1.4 has 512, extensions and long VERP addresses go
 /// beyond it.
 const MAX_COMMAND_LINE: usize = 2048;
+/// Octets of CRLF.
+const LINE_END: usize = 2;
 /// Octets of replies that may wait while a client sends its group of commands and reads nothing.
 const MAX_QUEUED: usize = 16 * 1024;
 /// How long EHLO waits for the first probe of the upstream to succeed.

@@ -7,7 +7,7 @@ use crate::evaluation::subject::Subject;
 use crate::message::body_hash::{BodyHasher, BodyHashes};
 use crate::message::header::HeaderSection;
 use crate::message::spool::{self, Spool};
-use crate::smtp::data::{Decoder, Irregularities, Progress, Sink};
+use crate::smtp::data::{Decoder, Framing, Irregularities, Progress, Sink};
 use crate::smtp::reply::Reply;
 
 /// What bounds a message.
@@ -37,6 +37,12 @@ pub struct Received {
     pub body: Spool,
     /// Octets of content.
     pub size: u64,
+    /// Octets of the body that the encoding added: doubled dots.
+    pub dots: u64,
+    /// Whether the last line has an end.
+    pub ends_with_line: bool,
+    /// How it came.
+    pub framing: Framing,
     /// What RFC 5321 forbids and was met.
     pub irregularities: Irregularities,
 }
@@ -71,12 +77,13 @@ struct Parts {
     hasher: BodyHasher,
     body: Spool,
     size: u64,
+    dots: u64,
     excess: Option<Excess>,
 }
 
 impl Intake {
     /// Ready for the first octet.
-    pub fn new(bounds: Bounds, body: Spool) -> Self {
+    pub fn new(framing: Framing, bounds: Bounds, body: Spool) -> Self {
         let parts = Parts {
             bounds,
             head: Vec::new(),
@@ -85,9 +92,10 @@ impl Intake {
             hasher: BodyHasher::new(Vec::new()),
             body,
             size: 0,
+            dots: 0,
             excess: None,
         };
-        Self { decoder: Decoder::new(), parts }
+        Self { decoder: Decoder::new(framing), parts }
     }
 
     /// Takes octets from the wire.
@@ -113,6 +121,16 @@ impl Intake {
         self.parts.give_up(excess);
     }
 
+    /// The bound that was passed, if one was.
+    pub fn excess(&self) -> Option<Excess> {
+        self.parts.excess
+    }
+
+    /// Octets that may still come before nobody is to wait for the end any more.
+    pub fn patience(&self) -> u64 {
+        self.parts.bounds.message_size.saturating_mul(2).saturating_sub(self.parts.size)
+    }
+
     /// What is to be evaluated, once the header section is complete.
     pub fn subject(&self) -> Option<&Arc<Subject>> {
         self.parts.subject.as_ref()
@@ -124,6 +142,10 @@ impl Intake {
     ///
     /// The bound that it passed.
     pub fn finish(mut self) -> Result<Received, Excess> {
+        let framing = self.decoder.framing();
+        if framing == Framing::Count {
+            self.decoder.finish(&mut self.parts);
+        }
         if let Some(excess) = self.parts.excess {
             return Err(excess);
         }
@@ -137,6 +159,9 @@ impl Intake {
             hashes: self.parts.hasher.finish(),
             body: self.parts.body,
             size: self.parts.size,
+            dots: self.parts.dots,
+            ends_with_line: self.decoder.ends_with_line(),
+            framing,
             irregularities: self.decoder.irregularities(),
         })
     }
@@ -182,6 +207,7 @@ impl Sink for Parts {
         if self.subject.is_some() {
             self.hasher.update(content);
             self.body.push(wire);
+            self.dots = self.dots.saturating_add((wire.len() - content.len().min(wire.len())) as u64);
             return;
         }
         let taken = self.take_head(content);

@@ -5,35 +5,45 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-use super::Session;
 use super::background::{Background, alongside};
 use super::metrics::BypassReason;
 use super::state::{Event, State};
 use super::transaction::Transaction;
-use crate::envelope::Hello;
+use super::{MAX_COMMAND_LINE, Session};
+use crate::envelope::{Envelope, Hello};
 use crate::evaluation::gather::{Lookups, Sender, gather};
 use crate::smtp::address::{ForwardPath, ReversePath};
-use crate::smtp::command::MailParameters;
-use crate::smtp::extension::{ADDED_FIELDS, Capabilities};
+use crate::smtp::command::{Command, MailParameters, RcptParameters};
+use crate::smtp::extension::Capabilities;
 use crate::smtp::reply::Reply;
-use crate::upstream;
 use crate::upstream::handover::Introduction;
+use crate::upstream::{self, Group};
 
 impl Session {
+    /// Relays MAIL, and with it the recipients that the client has sent behind it already.
     pub(super) async fn relay_mail(&mut self, state: &State, path: &ReversePath, parameters: &MailParameters) -> Reply {
-        let State::MailSent(hello, _) = state else { return trouble(&upstream::Error::Unavailable) };
+        let State::MailSent(hello, envelope) = state else { return trouble(&upstream::Error::Unavailable) };
         self.begin(hello, path);
         let introduction = self.introduction(hello).await;
-        let line = |found: &Capabilities| {
-            // RFC 6152 §3: what a server has not offered must not be used; nothing is ever converted.
-            (parameters.body.is_none() || found.eight_bit_mime)
-                .then(|| format!("MAIL FROM:{path}{}", parameters.for_upstream(found.size.is_some(), ADDED_FIELDS)))
+        let recipients = self.waiting_recipients(envelope);
+        let group = |found: &Capabilities| {
+            let mail = format!("MAIL FROM:{path}{}", parameters.for_upstream(found)?);
+            let ahead = recipients.iter().take_while(|_| found.pipelining);
+            Some(Group {
+                mail,
+                recipients: ahead.map_while(|(path, parameters)| rcpt(path, parameters, found)).collect(),
+            })
         };
-        let reply = alongside(&mut self.evaluation, self.link.mail(&introduction, line)).await;
+        let reply = alongside(&mut self.evaluation, self.link.mail(&introduction, group)).await;
         reply.unwrap_or_else(|error| self.told(&error))
     }
 
-    pub(super) async fn relay_recipient(&mut self, state: &State, path: &ForwardPath) -> Event {
+    pub(super) async fn relay_recipient(
+        &mut self,
+        state: &State,
+        path: &ForwardPath,
+        parameters: &RcptParameters,
+    ) -> Event {
         let State::RcptSent(hello, ..) = state else { return Event::Answer(trouble(&upstream::Error::Unavailable)) };
         if !self.may_send_to(path) {
             self.gate.metrics.guarded.inc();
@@ -41,17 +51,38 @@ impl Session {
             return Event::Guarded;
         }
         let introduction = self.introduction(hello).await;
-        let text = path.to_string();
-        let reply = alongside(&mut self.evaluation, self.link.recipient(&introduction, &text)).await;
+        let line = |found: &Capabilities| rcpt(path, parameters, found);
+        let reply = alongside(&mut self.evaluation, self.link.recipient(&introduction, line)).await;
         Event::Answer(reply.unwrap_or_else(|error| self.told(&error)))
+    }
+
+    /// The recipients that the client has sent behind its MAIL and that will be relayed next, whatever is answered to
+    /// those before: none behind the first line that is anything else.
+    fn waiting_recipients(&self, envelope: &Envelope) -> Vec<(ForwardPath, RcptParameters)> {
+        let bound = self.settings().recipients.min(upstream::MAX_GROUP);
+        let lines = self.stream.waiting_lines().take(bound).filter(|line| line.len() <= MAX_COMMAND_LINE);
+        let commands = lines.map_while(|line| Command::parse(line, self.offer.as_ref()).ok());
+        let recipients = commands.map_while(|command| match command {
+            Command::Rcpt { forward_path, parameters } => Some((forward_path, parameters)),
+            _ => None,
+        });
+        let is_relayed =
+            |path: &ForwardPath| (path.is_ascii() || envelope.parameters.smtp_utf8) && self.may_send_to(path);
+        recipients.take_while(|(path, _)| is_relayed(path)).collect()
     }
 
     /// Begins a transaction, and with it the evaluation: SPF needs no more than this.
     fn begin(&mut self, hello: &Hello, path: &ReversePath) {
         let settings = self.settings();
         let ip = self.client.ip();
-        let trusted = settings.trusts(ip);
-        let mut transaction = Transaction::new(settings, trusted.then_some(BypassReason::TrustedNetwork));
+        let bypass = if settings.trusts(ip) {
+            Some(BypassReason::TrustedNetwork)
+        } else if self.client.login.is_some() && settings.trusts_logins {
+            Some(BypassReason::Authenticated)
+        } else {
+            None
+        };
+        let mut transaction = Transaction::new(settings, bypass);
         if transaction.bypass.is_none() {
             let (subject, subject_comes) = oneshot::channel();
             let lookup = Arc::new(self.gate.resolver.for_message());
@@ -73,7 +104,8 @@ impl Session {
     fn may_send_to(&self, path: &ForwardPath) -> bool {
         let settings = self.transaction.as_ref().map(|t| &t.settings);
         let Some(settings) = settings else { return false };
-        settings.trusts(self.client.ip()) || settings.relay_guard.admits(path)
+        let is_known = self.client.login.is_some() || settings.trusts(self.client.ip());
+        is_known || settings.relay_guard.admits(path)
     }
 
     /// The first refusal of a session is told to the operator, who may be asked about it; a flood is not.
@@ -92,7 +124,8 @@ impl Session {
     /// What the upstream is told about the client; waits for its name by DNS, which was asked for at the beginning.
     pub(super) async fn introduction(&mut self, hello: &Hello) -> Introduction {
         let name = alongside(&mut self.evaluation, self.reverse.name()).await;
-        Introduction { client: self.client.clone(), name, hello: hello.clone() }
+        // What was said on the connection at hand needs no telling; a new one is told.
+        Introduction { client: self.client.clone(), name, hello: hello.clone(), login: self.client.login.clone() }
     }
 
     /// What the client is told of a failure of ours or the upstream's.
@@ -104,14 +137,22 @@ impl Session {
 
 /// What a client is told of a failure that is not its own. A temporary doubt never ends in 5xx.
 pub fn trouble(error: &upstream::Error) -> Reply {
+    if matches!(error, upstream::Error::LoginLost) {
+        return Reply::new(421, "4.4.2", "Lost the mail server, please log in again");
+    }
     let (enhanced, text) = match error {
         upstream::Error::Unavailable => ("4.4.1", "Mail server not available, please try again later"),
         upstream::Error::Refused => ("4.3.0", "Mail system can't take mail now, please try again later"),
-        upstream::Error::Lost | upstream::Error::Delivery(_) => {
+        upstream::Error::Lost | upstream::Error::LoginLost | upstream::Error::Delivery(_) => {
             ("4.4.2", "Lost the mail server inside the transaction, please try again later")
         }
         upstream::Error::Unguarded => ("4.3.5", "Service is not configured completely, please try again later"),
         upstream::Error::Extension => ("4.3.3", "An extension in use is not available now, please try again later"),
     };
     Reply::new(451, enhanced, text)
+}
+
+/// RCPT for an upstream with these capabilities; none if it lacks what is in use.
+fn rcpt(path: &ForwardPath, parameters: &RcptParameters, found: &Capabilities) -> Option<String> {
+    Some(format!("RCPT TO:{path}{}", parameters.for_upstream(found)?))
 }

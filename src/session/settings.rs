@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use super::receive;
 use crate::domain::Domain;
 use crate::smtp::address::{DomainPart, ForwardPath};
+use crate::smtp::extension::Extension;
 use crate::{label_enum, upstream, verdict};
 
 /// What the operator sets for sessions. A transaction keeps the settings that it began with.
@@ -30,6 +31,12 @@ pub struct Settings {
     pub relay_guard: RelayGuard,
     /// Clients whose mail is not evaluated.
     pub trusted_networks: Vec<IpNet>,
+    /// Whether mail of clients who have authenticated is not evaluated.
+    pub trusts_logins: bool,
+    /// What is never announced, whatever the upstream offers.
+    pub hidden: Vec<Extension>,
+    /// When AUTH is offered, if the upstream offers it.
+    pub auth: AuthOffer,
     /// How long things may take.
     pub timeouts: Timeouts,
     /// How a message is judged.
@@ -45,6 +52,18 @@ label_enum! {
         Normalize = "normalize",
         /// The message is refused.
         Reject = "reject",
+    }
+}
+
+label_enum! {
+    /// When AUTH is offered to clients.
+    pub enum AuthOffer {
+        /// Under TLS.
+        UnderTls = "tls",
+        /// In the clear, too.
+        Always = "always",
+        /// Never.
+        Never = "off",
     }
 }
 

@@ -4,8 +4,8 @@
 //! effect and comes back with the next event.
 
 use crate::envelope::{Envelope, Hello, Protocol};
-use crate::smtp::address::{ForwardPath, ReversePath};
-use crate::smtp::command::{Command, CommandError, MailParameters};
+use crate::smtp::address::{ForwardPath, PathError, ReversePath};
+use crate::smtp::command::{Chunk, Command, CommandError, MailParameters, Place, RcptParameters, Secret};
 use crate::smtp::reply::Reply;
 
 /// Where a session stands.
@@ -15,6 +15,8 @@ pub enum State {
     Greeted,
     /// Between transactions.
     Ready(Hello),
+    /// AUTH was relayed; its answer is awaited.
+    AuthSent(Hello),
     /// MAIL was relayed; its answer is awaited.
     MailSent(Hello, Envelope),
     /// A transaction is open.
@@ -23,6 +25,10 @@ pub enum State {
     RcptSent(Hello, Envelope, ForwardPath),
     /// The message is coming, or is being evaluated and handed on.
     Receiving(Hello, Envelope),
+    /// A chunk is coming; behind the last one the message is being evaluated and handed on.
+    ChunkSent(Hello, Envelope, Place),
+    /// Between the chunks of a message.
+    Chunked(Hello, Envelope),
     /// The session is over.
     Closed,
 }
@@ -47,23 +53,63 @@ pub enum Effect {
     Close(Reply),
     /// Tell the client what is offered; the connection to the upstream, if there is one, is dropped.
     Introduce(Hello),
+    /// Say 220, throw away what the client has sent, and shake hands.
+    Secure,
+    /// Relay AUTH to its end; its answer comes back as an event.
+    LogIn(Box<str>, Option<Secret>),
     /// Relay MAIL.
     RelayMail(ReversePath, MailParameters),
     /// Check the relay guard and relay RCPT.
-    RelayRcpt(ForwardPath),
+    RelayRcpt(ForwardPath, RcptParameters),
     /// Send 354 and take the message; its answer comes back as an event.
-    Receive(Envelope),
+    Receive,
+    /// Take the octets of a chunk; the answer to it, or to the whole message, comes back as an event.
+    ReceiveChunk(Chunk),
+    /// Drop as many octets as were announced, then send the reply.
+    Skip(Chunk, Reply),
     /// End the transaction with the upstream, then send the reply.
     Reset(Reply),
 }
 
-/// What bounds a session's transactions.
+/// What bounds a session and its transactions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
     /// Recipients of a transaction.
     pub recipients: usize,
     /// Whether mail may be sent at all.
     pub client: ClientKind,
+    /// What there is of TLS.
+    pub security: Security,
+    /// What there is of AUTH.
+    pub login: Login,
+    /// Whether BDAT is on offer.
+    pub chunking: bool,
+}
+
+/// What there is of TLS on a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Security {
+    /// Nothing.
+    Unavailable,
+    /// STARTTLS may be given.
+    Offered,
+    /// STARTTLS must be given before anything else (RFC 3207 §4).
+    Required,
+    /// It protects the connection.
+    Active,
+}
+
+/// What there is of AUTH on a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Login {
+    /// Nothing.
+    Unavailable,
+    /// It may be given once TLS protects the connection.
+    NeedsTls,
+    /// It may be given.
+    Offered,
+    /// It was given.
+    Done,
 }
 
 /// Who opened the session.
@@ -79,6 +125,8 @@ pub enum ClientKind {
 pub fn step(state: State, event: Event, bounds: Bounds) -> (State, Effect) {
     match event {
         Event::Line(Ok(command)) => on_command(state, command, bounds),
+        // What follows can't be told apart from what the client wants said.
+        Event::Line(Err(error @ CommandError::ChunkSize)) => (State::Closed, Effect::Close(error.reply())),
         Event::Line(Err(error)) => (state, Effect::Say(error.reply())),
         Event::Answer(reply) => on_answer(state, reply),
         Event::Guarded => on_guarded(state),
@@ -86,50 +134,99 @@ pub fn step(state: State, event: Event, bounds: Bounds) -> (State, Effect) {
 }
 
 fn on_command(state: State, command: Command, bounds: Bounds) -> (State, Effect) {
-    use Command as C;
-    match (command, state) {
-        (C::Quit, _) => (State::Closed, Effect::Close(Reply::new(221, "2.0.0", "Bye"))),
-        (C::ProxyHeader, _) => {
+    match command {
+        Command::Quit => (State::Closed, Effect::Close(Reply::new(221, "2.0.0", "Bye"))),
+        Command::ProxyHeader => {
             let text = "A PROXY header is not expected from this address";
             (State::Closed, Effect::Close(Reply::new(554, "5.7.0", text)))
         }
-        (C::Noop, state) => (state, Effect::Say(Reply::new(250, "2.0.0", "OK"))),
-        (C::Help, state) => (state, Effect::Say(Reply::new(214, "2.0.0", "See RFC 5321"))),
-        (C::Verify, state) => (state, Effect::Say(Reply::new(252, "2.5.0", "Send some mail, I'll try my best"))),
+        Command::Noop => (state, Effect::Say(Reply::new(250, "2.0.0", "OK"))),
+        // The octets come whatever the answer, so they are read before it.
+        Command::Bdat(chunk) => on_chunk(state, chunk, bounds),
         // Nothing can be asked while an answer is awaited: the driver reads the client only between effects.
-        (_, state @ (State::MailSent(..) | State::RcptSent(..) | State::Receiving(..) | State::Closed)) => {
-            (state, bad_sequence("Wait for the reply"))
+        _ if is_waiting(&state) => (state, bad_sequence("Wait for the reply")),
+        Command::Ehlo(name) => introduce(Hello { name, protocol: Protocol::Esmtp }),
+        Command::Helo(name) => introduce(Hello { name, protocol: Protocol::Smtp }),
+        Command::StartTls => on_starttls(state, bounds.security),
+        _ if bounds.security == Security::Required => (state, Effect::Say(needs_tls())),
+        Command::Help => (state, Effect::Say(Reply::new(214, "2.0.0", "See RFC 5321"))),
+        Command::Verify => (state, Effect::Say(Reply::new(252, "2.5.0", "Send some mail, I'll try my best"))),
+        Command::Rset => (without_transaction(state), Effect::Reset(Reply::new(250, "2.0.0", "OK"))),
+        command => on_mail_command(state, command, bounds),
+    }
+}
+
+/// The commands that make up a transaction, and AUTH.
+fn on_mail_command(state: State, command: Command, bounds: Bounds) -> (State, Effect) {
+    use Command as C;
+    match (command, state) {
+        (C::Mail { .. } | C::Auth { .. }, State::Ready(_)) if bounds.client == ClientKind::HealthCheck => {
+            (State::Closed, Effect::Close(Reply::new(421, "4.7.0", "No client address, no mail")))
         }
-        (C::Ehlo(name), _) => introduce(Hello { name, protocol: Protocol::Esmtp }),
-        (C::Helo(name), _) => introduce(Hello { name, protocol: Protocol::Smtp }),
-        (C::Rset, state) => (without_transaction(state), Effect::Reset(Reply::new(250, "2.0.0", "OK"))),
-        (C::Mail { reverse_path, parameters }, State::Ready(hello)) => match bounds.client {
-            ClientKind::HealthCheck => {
-                (State::Closed, Effect::Close(Reply::new(421, "4.7.0", "No client address, no mail")))
-            }
-            ClientKind::Sender => {
-                let envelope = Envelope::new(reverse_path.clone(), parameters.clone());
-                (State::MailSent(hello, envelope), Effect::RelayMail(reverse_path, parameters))
-            }
-        },
+        (C::Auth { mechanism, initial }, State::Ready(hello)) => on_auth(hello, (mechanism, initial), bounds.login),
+        (C::Auth { .. }, state) => (state, bad_sequence("AUTH is not possible here")),
+        (C::Mail { reverse_path, parameters }, State::Ready(hello)) => {
+            let envelope = Envelope::new(reverse_path.clone(), parameters.clone());
+            (State::MailSent(hello, envelope), Effect::RelayMail(reverse_path, parameters))
+        }
         (C::Mail { .. }, State::Greeted) => (State::Greeted, bad_sequence("Send EHLO or HELO first")),
         (C::Mail { .. }, state) => (state, bad_sequence("A transaction is open already")),
-        (C::Rcpt(_), State::MailGiven(hello, envelope)) if envelope.recipients.len() >= bounds.recipients => {
+        (_, state @ State::Chunked(..)) => (state, bad_sequence("Only BDAT may follow BDAT")),
+        (C::Rcpt { .. }, State::MailGiven(hello, envelope)) if envelope.recipients.len() >= bounds.recipients => {
             (State::MailGiven(hello, envelope), Effect::Say(Reply::new(452, "4.5.3", "Too many recipients")))
         }
-        (C::Rcpt(path), State::MailGiven(hello, envelope)) => {
-            (State::RcptSent(hello, envelope, path.clone()), Effect::RelayRcpt(path))
-        }
-        (C::Data, State::MailGiven(hello, envelope)) if envelope.recipients.is_empty() => {
-            // RFC 5321 §3.3: 554 where no recipient was accepted; a client that pipelines may have sent DATA blindly.
-            let reply = Reply::new(554, "5.5.1", "No valid recipients");
+        (C::Rcpt { forward_path, .. }, State::MailGiven(hello, envelope))
+            if !forward_path.is_ascii() && !envelope.parameters.smtp_utf8 =>
+        {
+            let reply = CommandError::Address(PathError::NonAscii).reply();
             (State::MailGiven(hello, envelope), Effect::Say(reply))
         }
-        (C::Data, State::MailGiven(hello, envelope)) => {
-            (State::Receiving(hello, envelope.clone()), Effect::Receive(envelope))
+        (C::Rcpt { forward_path, parameters }, State::MailGiven(hello, envelope)) => {
+            (State::RcptSent(hello, envelope, forward_path.clone()), Effect::RelayRcpt(forward_path, parameters))
         }
-        (C::Rcpt(_) | C::Data, state) => (state, bad_sequence("Send MAIL first")),
+        (C::Data, State::MailGiven(hello, envelope)) if envelope.recipients.is_empty() => {
+            // A client that pipelines may have sent DATA blindly.
+            (State::MailGiven(hello, envelope), Effect::Say(no_recipients()))
+        }
+        (C::Data, State::MailGiven(hello, envelope)) => (State::Receiving(hello, envelope), Effect::Receive),
+        (_, state) => (state, bad_sequence("Send MAIL first")),
     }
+}
+
+fn on_starttls(state: State, security: Security) -> (State, Effect) {
+    match (state, security) {
+        (state, Security::Unavailable) => (state, Effect::Say(CommandError::NotOffered.reply())),
+        (state, Security::Active) => (state, bad_sequence("TLS is active already")),
+        // RFC 3207 §4.2: all that was said before is forgotten.
+        (_, Security::Offered | Security::Required) => (State::Greeted, Effect::Secure),
+    }
+}
+
+fn on_auth(hello: Hello, (mechanism, initial): (Box<str>, Option<Secret>), login: Login) -> (State, Effect) {
+    let refusal = match (login, hello.protocol) {
+        (Login::Unavailable, _) | (_, Protocol::Smtp) => CommandError::NotOffered.reply(),
+        // RFC 4954 §6.
+        (Login::NeedsTls, _) => Reply::new(538, "5.7.11", "Encryption required for AUTH"),
+        // RFC 4954 §4: once a session.
+        (Login::Done, _) => Reply::new(503, "5.5.1", "Authenticated already"),
+        (Login::Offered, _) => return (State::AuthSent(hello), Effect::LogIn(mechanism, initial)),
+    };
+    (State::Ready(hello), Effect::Say(refusal))
+}
+
+fn on_chunk(state: State, chunk: Chunk, bounds: Bounds) -> (State, Effect) {
+    let refusal = match (state, bounds) {
+        (state, Bounds { security: Security::Required, .. }) => (state, needs_tls()),
+        (state, Bounds { chunking: false, .. }) => (state, CommandError::NotOffered.reply()),
+        (State::MailGiven(hello, envelope), _) if envelope.recipients.is_empty() => {
+            (State::MailGiven(hello, envelope), no_recipients())
+        }
+        (State::MailGiven(hello, envelope) | State::Chunked(hello, envelope), _) => {
+            return (State::ChunkSent(hello, envelope, chunk.place), Effect::ReceiveChunk(chunk));
+        }
+        (state, _) => (state, Reply::new(503, "5.5.1", "Send MAIL first")),
+    };
+    (refusal.0, Effect::Skip(chunk, refusal.1))
 }
 
 fn on_answer(state: State, reply: Reply) -> (State, Effect) {
@@ -140,7 +237,12 @@ fn on_answer(state: State, reply: Reply) -> (State, Effect) {
     let accepted = reply.is_positive();
     let state = match state {
         State::MailSent(hello, envelope) if accepted => State::MailGiven(hello, envelope),
-        State::MailSent(hello, _) | State::Receiving(hello, _) => State::Ready(hello),
+        State::ChunkSent(hello, envelope, Place::Inner) if accepted => State::Chunked(hello, envelope),
+        // RFC 3030 §2: a chunk that fails ends the transaction.
+        State::AuthSent(hello)
+        | State::MailSent(hello, _)
+        | State::Receiving(hello, _)
+        | State::ChunkSent(hello, ..) => State::Ready(hello),
         State::RcptSent(hello, mut envelope, path) => {
             if accepted {
                 envelope.recipients.push(path);
@@ -148,7 +250,7 @@ fn on_answer(state: State, reply: Reply) -> (State, Effect) {
             State::MailGiven(hello, envelope)
         }
         // No answer is awaited.
-        state @ (State::Greeted | State::Ready(_) | State::MailGiven(..) | State::Closed) => state,
+        state @ (State::Greeted | State::Ready(_) | State::MailGiven(..) | State::Chunked(..) | State::Closed) => state,
     };
     (state, Effect::Say(reply))
 }
@@ -164,9 +266,31 @@ fn introduce(hello: Hello) -> (State, Effect) {
 
 fn without_transaction(state: State) -> State {
     match state {
-        State::MailGiven(hello, _) => State::Ready(hello),
+        State::MailGiven(hello, _) | State::Chunked(hello, _) => State::Ready(hello),
         state => state,
     }
+}
+
+/// Whether the driver has something to finish before the next line.
+fn is_waiting(state: &State) -> bool {
+    match state {
+        State::AuthSent(_)
+        | State::MailSent(..)
+        | State::RcptSent(..)
+        | State::Receiving(..)
+        | State::ChunkSent(..)
+        | State::Closed => true,
+        State::Greeted | State::Ready(_) | State::MailGiven(..) | State::Chunked(..) => false,
+    }
+}
+
+fn needs_tls() -> Reply {
+    Reply::new(530, "5.7.0", "Must issue a STARTTLS command first")
+}
+
+/// RFC 5321 §3.3: 554 where no recipient was accepted.
+fn no_recipients() -> Reply {
+    Reply::new(554, "5.5.1", "No valid recipients")
 }
 
 fn bad_sequence(text: &str) -> Effect {
@@ -177,7 +301,13 @@ fn bad_sequence(text: &str) -> Effect {
 mod tests {
     use super::*;
 
-    const BOUNDS: Bounds = Bounds { recipients: 2, client: ClientKind::Sender };
+    const BOUNDS: Bounds = Bounds {
+        recipients: 2,
+        client: ClientKind::Sender,
+        security: Security::Offered,
+        login: Login::Offered,
+        chunking: true,
+    };
 
     fn command(line: &str) -> Command {
         Command::parse(line.as_bytes(), None).unwrap()
@@ -209,6 +339,10 @@ mod tests {
             ("full", State::MailGiven(hello(), envelope(2))),
             ("rcpt sent", State::RcptSent(hello(), envelope(1), path("<e@f.example>"))),
             ("receiving", State::Receiving(hello(), envelope(1))),
+            ("auth sent", State::AuthSent(hello())),
+            ("chunk sent", State::ChunkSent(hello(), envelope(1), Place::Inner)),
+            ("last chunk sent", State::ChunkSent(hello(), envelope(1), Place::Last)),
+            ("chunked", State::Chunked(hello(), envelope(1))),
             ("closed", State::Closed),
         ]
     }
@@ -226,83 +360,123 @@ mod tests {
             Effect::Close(reply) => format!("{} close", reply.code()),
             Effect::Introduce(_) => "introduce".into(),
             Effect::RelayMail(..) => "relay mail".into(),
-            Effect::RelayRcpt(_) => "relay rcpt".into(),
-            Effect::Receive(_) => "receive".into(),
+            Effect::Secure => "secure".into(),
+            Effect::LogIn(..) => "log in".into(),
+            Effect::RelayRcpt(..) => "relay rcpt".into(),
+            Effect::Receive => "receive".into(),
+            Effect::ReceiveChunk(_) => "receive chunk".into(),
+            Effect::Skip(_, reply) => format!("skip {}", reply.code()),
             Effect::Reset(reply) => format!("reset {}", reply.code()),
         }
     }
 
-    /// Every (state, event) pair; `=` means that the state stays.
+    /// Every (state, event) pair. A row says what happens where nothing is awaited (greeted, ready, no recipient, one
+    /// recipient, full, chunked), and what while something is; `=` means that the state stays.
     #[test]
     fn every_state_meets_every_event() {
-        let order = states().into_iter().map(|(n, _)| n).collect::<Vec<_>>();
-        let table: [(&str, Event, [&str; 9]); 13] = [
-            ("quit", line("QUIT"), ["221 close > closed"; 9]),
-            ("proxy", line("PROXY TCP4"), ["554 close > closed"; 9]),
-            ("noop", line("NOOP"), ["250 ="; 9]),
-            ("help", line("HELP"), ["214 ="; 9]),
-            ("vrfy", line("VRFY x"), ["252 ="; 9]),
-            ("nonsense", Event::Line(Err(CommandError::Unknown)), ["500 ="; 9]),
-            ("ehlo", line("EHLO a.example"), between("introduce > ready")),
-            ("rset", line("RSET"), {
-                let mut row = between("reset 250 > ready");
-                row[0] = "reset 250 =";
-                row[1] = "reset 250 =";
-                row
-            }),
-            ("mail", line("MAIL FROM:<>"), {
-                let mut row = ["503 ="; 9];
-                row[1] = "relay mail > mail sent";
-                row
-            }),
-            ("rcpt", line("RCPT TO:<e@f.example>"), {
-                let mut row = ["503 ="; 9];
-                row[3] = "relay rcpt > RcptSent";
-                row[4] = "relay rcpt > rcpt sent";
-                row[5] = "452 =";
-                row
-            }),
-            ("data", line("DATA"), {
-                let mut row = ["503 ="; 9];
-                row[3] = "554 =";
-                row[4] = "receive > receiving";
-                row[5] = "receive > Receiving";
-                row
-            }),
-            ("refused", Event::Answer(Reply::new(550, "", "no")), {
-                let mut row = ["550 ="; 9];
-                row[2] = "550 > ready";
-                row[6] = "550 > one recipient";
-                row[7] = "550 > ready";
-                row
-            }),
-            ("upstream closes", Event::Answer(Reply::new(421, "", "bye")), ["421 close > closed"; 9]),
+        type Row = ([&'static str; 6], &'static str);
+        let same = |outcome| ([outcome; 6], outcome);
+        let free = |outcome| ([outcome; 6], "503 =");
+        let table: [(&str, Event, Row); 18] = [
+            ("quit", line("QUIT"), same("221 close > closed")),
+            ("proxy", line("PROXY TCP4"), same("554 close > closed")),
+            ("noop", line("NOOP"), same("250 =")),
+            ("help", line("HELP"), free("214 =")),
+            ("vrfy", line("VRFY x"), free("252 =")),
+            ("nonsense", Event::Line(Err(CommandError::Unknown)), same("500 =")),
+            ("odd chunk", Event::Line(Err(CommandError::ChunkSize)), same("501 close > closed")),
+            ("ehlo", line("EHLO a.example"), free("introduce > ready")),
+            ("starttls", line("STARTTLS"), free("secure > greeted")),
+            (
+                "auth",
+                line("AUTH PLAIN"),
+                (["503 =", "log in > auth sent", "503 =", "503 =", "503 =", "503 ="], "503 ="),
+            ),
+            (
+                "rset",
+                line("RSET"),
+                (
+                    [
+                        "reset 250 =",
+                        "reset 250 =",
+                        "reset 250 > ready",
+                        "reset 250 > ready",
+                        "reset 250 > ready",
+                        "reset 250 > ready",
+                    ],
+                    "503 =",
+                ),
+            ),
+            (
+                "mail",
+                line("MAIL FROM:<>"),
+                (["503 =", "relay mail > mail sent", "503 =", "503 =", "503 =", "503 ="], "503 ="),
+            ),
+            (
+                "rcpt",
+                line("RCPT TO:<e@f.example>"),
+                (["503 =", "503 =", "relay rcpt > RcptSent", "relay rcpt > rcpt sent", "452 =", "503 ="], "503 ="),
+            ),
+            (
+                "data",
+                line("DATA"),
+                (["503 =", "503 =", "554 =", "receive > receiving", "receive > Receiving", "503 ="], "503 ="),
+            ),
+            (
+                "bdat",
+                line("BDAT 5"),
+                (
+                    [
+                        "skip 503 =",
+                        "skip 503 =",
+                        "skip 554 =",
+                        "receive chunk > chunk sent",
+                        "receive chunk > ChunkSent",
+                        "receive chunk > chunk sent",
+                    ],
+                    "skip 503 =",
+                ),
+            ),
+            (
+                "bdat last",
+                line("BDAT 5 LAST"),
+                (
+                    [
+                        "skip 503 =",
+                        "skip 503 =",
+                        "skip 554 =",
+                        "receive chunk > last chunk sent",
+                        "receive chunk > ChunkSent",
+                        "receive chunk > last chunk sent",
+                    ],
+                    "skip 503 =",
+                ),
+            ),
+            ("refused", Event::Answer(Reply::new(550, "", "no")), (["550 ="; 6], "550 > ready")),
+            ("upstream closes", Event::Answer(Reply::new(421, "", "bye")), same("421 close > closed")),
         ];
-        for (event_name, event, row) in table {
-            for ((state_name, state), expected) in states().into_iter().zip(row) {
+        let open = ["greeted", "ready", "no recipient", "one recipient", "full", "chunked"];
+        for (event_name, event, (free, waiting)) in table {
+            for (state_name, state) in states() {
+                let expected = match open.iter().position(|name| *name == state_name) {
+                    Some(index) => free[index],
+                    // A recipient that is refused leaves its transaction open.
+                    None if event_name == "refused" && state_name == "rcpt sent" => "550 > one recipient",
+                    None if event_name == "refused" && state_name == "closed" => "550 =",
+                    None => waiting,
+                };
                 let (after, effect) = step(state.clone(), event.clone(), BOUNDS);
                 let (said, place) = expected.split_once(" > ").unwrap_or((expected.trim_end_matches(" ="), "="));
                 assert_eq!(outcome(&effect), said, "{event_name} when {state_name}");
                 match place {
                     "=" => assert_eq!(after, state, "{event_name} when {state_name}"),
-                    place if order.contains(&place) => {
+                    place if states().iter().any(|(name, _)| *name == place) => {
                         assert_eq!(name(&after), place, "{event_name} when {state_name}")
                     }
                     place => assert!(name(&after).starts_with(place), "{event_name} when {state_name}: {after:?}"),
                 }
             }
         }
-    }
-
-    /// A row in which nothing is allowed while an answer is awaited.
-    fn between(outcome: &'static str) -> [&'static str; 9] {
-        ["503 =", "503 =", "503 =", "503 =", "503 =", "503 =", "503 =", "503 =", "503 ="].map({
-            let mut at = 0;
-            move |waiting| {
-                at += 1;
-                if [3, 7, 8, 9].contains(&at) { waiting } else { outcome }
-            }
-        })
     }
 
     fn line(text: &str) -> Event {
@@ -319,8 +493,15 @@ mod tests {
         let (state, effect) =
             step(State::RcptSent(hello(), envelope(1), path("<e@f.example>")), Event::Guarded, BOUNDS);
         assert_eq!((name(&state).as_str(), outcome(&effect).as_str()), ("one recipient", "550"));
-        let (state, _) = step(State::Receiving(hello(), envelope(1)), ok(), BOUNDS);
-        assert_eq!(state, State::Ready(hello()));
+        for waiting in [
+            State::Receiving(hello(), envelope(1)),
+            State::ChunkSent(hello(), envelope(1), Place::Last),
+            State::AuthSent(hello()),
+        ] {
+            assert_eq!(step(waiting, ok(), BOUNDS).0, State::Ready(hello()));
+        }
+        let (state, _) = step(State::ChunkSent(hello(), envelope(1), Place::Inner), ok(), BOUNDS);
+        assert_eq!(state, State::Chunked(hello(), envelope(1)));
     }
 
     #[test]
@@ -328,5 +509,58 @@ mod tests {
         let bounds = Bounds { client: ClientKind::HealthCheck, ..BOUNDS };
         let (state, effect) = step(State::Ready(hello()), line("MAIL FROM:<>"), bounds);
         assert_eq!((state, outcome(&effect).as_str()), (State::Closed, "421 close"));
+    }
+
+    #[test]
+    fn tls_first_where_it_is_required() {
+        let bounds = Bounds { security: Security::Required, ..BOUNDS };
+        let cases = [
+            ("EHLO a.example", "introduce"),
+            ("HELO a.example", "introduce"),
+            ("STARTTLS", "secure"),
+            ("NOOP", "250"),
+            ("QUIT", "221 close"),
+            ("MAIL FROM:<>", "530"),
+            ("AUTH PLAIN", "530"),
+            ("RSET", "530"),
+            ("VRFY x", "530"),
+            ("HELP", "530"),
+            ("DATA", "530"),
+            ("BDAT 5", "skip 530"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(outcome(&step(State::Ready(hello()), line(text), bounds).1), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_offered_is_refused() {
+        let mut helo = hello();
+        helo.protocol = Protocol::Smtp;
+        let cases = [
+            ("STARTTLS", Bounds { security: Security::Unavailable, ..BOUNDS }, hello(), "502"),
+            ("STARTTLS", Bounds { security: Security::Active, ..BOUNDS }, hello(), "503"),
+            ("AUTH PLAIN", Bounds { login: Login::Unavailable, ..BOUNDS }, hello(), "502"),
+            ("AUTH PLAIN", BOUNDS, helo, "502"),
+            ("AUTH PLAIN", Bounds { login: Login::NeedsTls, ..BOUNDS }, hello(), "538"),
+            ("AUTH PLAIN", Bounds { login: Login::Done, ..BOUNDS }, hello(), "503"),
+            ("AUTH PLAIN", Bounds { client: ClientKind::HealthCheck, ..BOUNDS }, hello(), "421 close"),
+            ("BDAT 5 LAST", Bounds { chunking: false, ..BOUNDS }, hello(), "skip 502"),
+        ];
+        for (text, bounds, hello, expected) in cases {
+            assert_eq!(outcome(&step(State::Ready(hello), line(text), bounds).1), expected, "{text} {bounds:?}");
+        }
+    }
+
+    #[test]
+    fn a_recipient_beyond_ascii_needs_smtputf8_in_mail() {
+        let rcpt = || {
+            let (forward_path, _) = ForwardPath::parse("<ü@d.example>".as_bytes()).unwrap();
+            Event::Line(Ok(Command::Rcpt { forward_path, parameters: RcptParameters::default() }))
+        };
+        let mut envelope = envelope(0);
+        assert_eq!(outcome(&step(State::MailGiven(hello(), envelope.clone()), rcpt(), BOUNDS).1), "553");
+        envelope.parameters.smtp_utf8 = true;
+        assert_eq!(outcome(&step(State::MailGiven(hello(), envelope), rcpt(), BOUNDS).1), "relay rcpt");
     }
 }

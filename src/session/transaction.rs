@@ -19,7 +19,7 @@ use crate::evaluation::gather::within;
 use crate::evaluation::subject::Subject;
 use crate::message::body_hash::BodyHashes;
 use crate::message::trace::Hop;
-use crate::smtp::data::{Encoder, end_of_data};
+use crate::smtp::data::Encoder;
 use crate::smtp::reply::Reply;
 use crate::upstream::{self, MessageParts};
 use crate::verdict::{self, Verdict};
@@ -84,7 +84,7 @@ impl Session {
         dot: Instant,
     ) -> Reply {
         let Some(transaction) = self.transaction.take() else { return trouble(&upstream::Error::Lost) };
-        let Received { subject, hashes, body, size, .. } = received;
+        let Received { subject, hashes, body, size, dots, ends_with_line, framing, .. } = received;
 
         // What was found out, and what is to be done about it.
         let verdict = match transaction.bypass {
@@ -93,7 +93,10 @@ impl Session {
         };
         let action = match (&verdict, transaction.bypass) {
             (Some(verdict), _) => verdict.action.clone(),
-            (None, Some(_)) => Action::bypass(&transaction.settings.verdict.authserv_id),
+            (None, Some(BypassReason::TrustedNetwork)) => Action::bypass(&transaction.settings.verdict.authserv_id),
+            (None, Some(BypassReason::Authenticated)) => {
+                Action::authenticated(&transaction.settings.verdict.authserv_id)
+            }
             (None, None) => {
                 error!(session = &*self.id, transaction = &*transaction.id, "the evaluation did not come to an end");
                 verdict::undecided(&transaction.settings.verdict, &transaction.id)
@@ -103,8 +106,15 @@ impl Session {
         // Done.
         let (reply, answered_by) = match action {
             Action::Relay { header } => {
-                let head = self.head(&transaction, hello, &subject, header).await;
-                let parts = MessageParts { head, body: body.into_reader(), end: end_of_data(true) };
+                let (head, dots_of_head) = self.head(&transaction, hello, &subject, header).await;
+                let parts = MessageParts {
+                    head,
+                    body_size: body.len(),
+                    body: body.into_reader(),
+                    dots: dots.saturating_add(dots_of_head),
+                    ends_with_line,
+                    framing,
+                };
                 let introduction = self.introduction(hello).await;
                 match self.link.deliver(&introduction, parts).await {
                     Ok(reply) => (reply, AnsweredBy::Upstream),
@@ -164,14 +174,15 @@ impl Session {
         Some(verdict::conclude(evaluation, envelope, &settings.verdict, &transaction.id))
     }
 
-    /// The top of the message as it goes on: our fields, then the header section without what others forged.
+    /// The top of the message as it goes on: our fields, then the header section without what others forged; and how many
+    /// dots its encoding has doubled.
     async fn head(
         &mut self,
         transaction: &Transaction,
         hello: &Hello,
         subject: &Subject,
         mut fields: String,
-    ) -> Vec<u8> {
+    ) -> (Vec<u8>, u64) {
         if self.link.adds_received() {
             let name = match self.introduction(hello).await.name {
                 ConfirmedName::Confirmed(name) => Some(name),
@@ -192,10 +203,13 @@ impl Session {
         let mut head = Vec::with_capacity(fields.len() + section.as_bytes().len() + ROOM_FOR_DOTS);
         let mut encoder = Encoder::default();
         encoder.encode(fields.as_bytes(), &mut head);
+        let mut content = fields.len();
         for piece in section.relayed(&removals) {
             encoder.encode(piece, &mut head);
+            content += piece.len();
         }
-        head
+        let dots = head.len().saturating_sub(content) as u64;
+        (head, dots)
     }
 }
 

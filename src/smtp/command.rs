@@ -1,7 +1,11 @@
 //! One command line of a client, read (RFC 5321 §4.1.1).
 
+use std::fmt;
+
 use super::address::{ForwardPath, PathError, ReversePath};
 use super::extension::Offer;
+use super::parameter::MAX_DIGITS;
+pub use super::parameter::{MailParameters, RcptParameters};
 use super::reply::Reply;
 
 /// A command with its arguments.
@@ -18,10 +22,26 @@ pub enum Command {
         /// What follows it.
         parameters: MailParameters,
     },
-    /// RCPT TO; no extension on offer has parameters for it.
-    Rcpt(ForwardPath),
+    /// RCPT TO.
+    Rcpt {
+        /// Its argument.
+        forward_path: ForwardPath,
+        /// What follows it.
+        parameters: RcptParameters,
+    },
     /// DATA.
     Data,
+    /// BDAT (RFC 3030 §2): as many octets of the message follow at once.
+    Bdat(Chunk),
+    /// STARTTLS (RFC 3207).
+    StartTls,
+    /// AUTH (RFC 4954).
+    Auth {
+        /// In upper case.
+        mechanism: Box<str>,
+        /// The initial response, as the client wrote it.
+        initial: Option<Secret>,
+    },
     /// RSET.
     Rset,
     /// NOOP.
@@ -36,14 +56,27 @@ pub enum Command {
     ProxyHeader,
 }
 
-/// The parameters of MAIL that the gate understands.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct MailParameters {
-    /// SIZE (RFC 1870): the octets that the client announces.
-    pub size: Option<u64>,
-    /// BODY (RFC 6152), in upper case.
-    pub body: Option<&'static str>,
+/// A piece of a message that BDAT announces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chunk {
+    /// Octets that follow the command.
+    pub size: u64,
+    /// Where it stands in the message.
+    pub place: Place,
 }
+
+/// Where a chunk stands in its message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Others follow.
+    Inner,
+    /// It ends the message.
+    Last,
+}
+
+/// What a client says to authenticate itself. No log or trace shows it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Box<str>);
 
 /// What a client calls itself: printable ASCII without white space, 1 to 255 octets.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +94,9 @@ pub enum CommandError {
     /// A known verb of an extension that is not on offer.
     #[error("command not offered")]
     NotOffered,
+    /// BDAT without a size that can be read: where the next command begins, nobody knows.
+    #[error("bad chunk size")]
+    ChunkSize,
     /// A known verb with arguments that don't fit.
     #[error("bad arguments")]
     Arguments,
@@ -105,7 +141,10 @@ impl Command {
             b"EHLO" => ClientName::parse(arguments).map(Self::Ehlo),
             b"HELO" => ClientName::parse(arguments).map(Self::Helo),
             b"MAIL" => mail(arguments, offer),
-            b"RCPT" => rcpt(arguments),
+            b"RCPT" => rcpt(arguments, offer),
+            b"BDAT" => chunk(arguments).map(Self::Bdat).ok_or(CommandError::ChunkSize),
+            b"STARTTLS" => bare(Self::StartTls),
+            b"AUTH" => auth(arguments),
             b"DATA" => bare(Self::Data),
             b"RSET" => bare(Self::Rset),
             b"QUIT" => bare(Self::Quit),
@@ -116,41 +155,36 @@ impl Command {
             // Version 1 is a line of text. In version 2, which is binary, this is the third of the lines that a reader of
             // lines sees; behind it comes one that reads QUIT.
             b"PROXY" | b"\0" => Ok(Self::ProxyHeader),
-            b"STARTTLS" | b"AUTH" | b"BDAT" | b"EXPN" | b"ETRN" | b"TURN" | b"SEND" | b"SOML" | b"SAML"
-            | b"XCLIENT" | b"XFORWARD" => Err(CommandError::NotOffered),
+            b"EXPN" | b"ETRN" | b"TURN" | b"SEND" | b"SOML" | b"SAML" | b"XCLIENT" | b"XFORWARD" => {
+                Err(CommandError::NotOffered)
+            }
             _ => Err(CommandError::Unknown),
         }
     }
 }
 
-impl MailParameters {
-    /// The parameters for an upstream: SIZE with `added` octets more, only where the upstream knows it.
-    pub fn for_upstream(&self, size_known: bool, added: u64) -> String {
-        let size = self.size.filter(|_| size_known).map(|n| format!(" SIZE={}", n.saturating_add(added)));
-        let body = self.body.map(|body| format!(" BODY={body}"));
-        size.into_iter().chain(body).collect()
+impl Secret {
+    /// A line of a client inside AUTH; none if it is neither base64 nor a word of the protocol (RFC 4954 §4).
+    pub fn parse(line: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(line).ok()?;
+        let fits = text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'='));
+        (fits || text == CANCEL).then(|| Self(text.into()))
     }
 
-    fn parse(text: &[u8], offer: Option<&Offer>) -> Result<Self, CommandError> {
-        let mut found = Self::default();
-        for word in text.split(|b| *b == b' ' || *b == b'\t').filter(|w| !w.is_empty()) {
-            let offer = offer.ok_or(CommandError::ParameterUnknown)?;
-            let word = std::str::from_utf8(word).map_err(|_| CommandError::ParameterUnknown)?;
-            let (keyword, value) = word.split_once('=').map_or((word, None), |(k, v)| (k, Some(v)));
-            if keyword.eq_ignore_ascii_case("SIZE") {
-                let size = size_value(value).filter(|_| found.size.is_none()).ok_or(CommandError::ParameterValue)?;
-                if size > offer.size {
-                    return Err(CommandError::TooBig);
-                }
-                found.size = Some(size);
-            } else if keyword.eq_ignore_ascii_case("BODY") && offer.eight_bit_mime {
-                let body = BODY_VALUES.into_iter().find(|v| value.is_some_and(|value| value.eq_ignore_ascii_case(v)));
-                found.body = Some(body.filter(|_| found.body.is_none()).ok_or(CommandError::ParameterValue)?);
-            } else {
-                return Err(CommandError::ParameterUnknown);
-            }
-        }
-        Ok(found)
+    /// What it says: for the upstream, and for no one else.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether the client gives up (`*`).
+    pub fn is_cancellation(&self) -> bool {
+        &*self.0 == CANCEL
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
     }
 }
 
@@ -183,9 +217,10 @@ impl CommandError {
             Self::LineTooLong => (500, "5.5.2", "Line too long"),
             Self::Unknown => (500, "5.5.2", "Command not recognized"),
             Self::NotOffered => (502, "5.5.1", "Command not available here"),
+            Self::ChunkSize => (501, "5.5.4", "BDAT needs the number of octets that follow, closing"),
             Self::Arguments => (501, "5.5.4", "Syntax error in arguments"),
             Self::Address(PathError::Syntax) => (501, "5.1.7", "Bad address syntax"),
-            Self::Address(PathError::NonAscii) => (553, "5.6.7", "Internationalized addresses are not available here"),
+            Self::Address(PathError::NonAscii) => (553, "5.6.7", "Address needs SMTPUTF8, which is not in use"),
             Self::Address(PathError::TooLong) => (501, "5.1.7", "Address too long"),
             Self::ParameterUnknown => (555, "5.5.4", "Parameter not recognized"),
             Self::ParameterValue => (501, "5.5.4", "Bad parameter value"),
@@ -199,13 +234,51 @@ fn mail(arguments: &[u8], offer: Option<&Offer>) -> Result<Command, CommandError
     let path = strip_keyword(arguments, b"FROM:").ok_or(CommandError::Arguments)?;
     let (reverse_path, rest) = ReversePath::parse(path)?;
     let parameters = MailParameters::parse(rest, offer)?;
+    // RFC 6531 §3.3: only with the parameter.
+    if !reverse_path.is_ascii() && !parameters.smtp_utf8 {
+        return Err(PathError::NonAscii.into());
+    }
     Ok(Command::Mail { reverse_path, parameters })
 }
 
-fn rcpt(arguments: &[u8]) -> Result<Command, CommandError> {
+fn rcpt(arguments: &[u8], offer: Option<&Offer>) -> Result<Command, CommandError> {
     let path = strip_keyword(arguments, b"TO:").ok_or(CommandError::Arguments)?;
     let (forward_path, rest) = ForwardPath::parse(path)?;
-    if rest.trim_ascii().is_empty() { Ok(Command::Rcpt(forward_path)) } else { Err(CommandError::ParameterUnknown) }
+    // Whether it is in use in this transaction, the state knows.
+    if !forward_path.is_ascii() && !offer.is_some_and(|offer| offer.smtp_utf8) {
+        return Err(PathError::NonAscii.into());
+    }
+    let parameters = RcptParameters::parse(rest, offer)?;
+    Ok(Command::Rcpt { forward_path, parameters })
+}
+
+/// RFC 3030 §2: `chunk-size [SP "LAST"]`.
+fn chunk(arguments: &[u8]) -> Option<Chunk> {
+    let text = std::str::from_utf8(arguments).ok()?;
+    let mut words = text.split([' ', '\t']).filter(|word| !word.is_empty());
+    let size = words.next().filter(|word| word.len() <= MAX_DIGITS && word.bytes().all(|b| b.is_ascii_digit()))?;
+    let place = match words.next() {
+        None => Place::Inner,
+        Some(word) if word.eq_ignore_ascii_case("LAST") => Place::Last,
+        Some(_) => return None,
+    };
+    words.next().is_none().then_some(Chunk { size: size.parse().unwrap_or(u64::MAX), place })
+}
+
+/// RFC 4954 §4: `mechanism [SP initial-response]`.
+fn auth(arguments: &[u8]) -> Result<Command, CommandError> {
+    let text = std::str::from_utf8(arguments).map_err(|_| CommandError::Arguments)?;
+    let (mechanism, initial) = text.split_once(' ').map_or((text, None), |(m, rest)| (m, Some(rest.trim_start())));
+    let is_name = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    if !(1..=MAX_MECHANISM).contains(&mechanism.len()) || !mechanism.bytes().all(is_name) {
+        return Err(CommandError::Arguments);
+    }
+    let initial = match initial.map(|text| Secret::parse(text.as_bytes())) {
+        None => None,
+        Some(Some(secret)) if !secret.is_cancellation() && !secret.expose().is_empty() => Some(secret),
+        Some(_) => return Err(CommandError::Arguments),
+    };
+    Ok(Command::Auth { mechanism: mechanism.to_ascii_uppercase().into(), initial })
 }
 
 /// What follows `keyword`; white space after it is an old mistake that everyone accepts.
@@ -214,14 +287,10 @@ fn strip_keyword<'a>(text: &'a [u8], keyword: &[u8]) -> Option<&'a [u8]> {
     head.eq_ignore_ascii_case(keyword).then(|| rest.trim_ascii_start())
 }
 
-/// RFC 1870 §4: 1 to 20 digits.
-fn size_value(value: Option<&str>) -> Option<u64> {
-    let value = value.filter(|v| (1..=20).contains(&v.len()) && v.bytes().all(|b| b.is_ascii_digit()))?;
-    Some(value.parse().unwrap_or(u64::MAX))
-}
-
-/// RFC 6152 §2; BINARYMIME is never offered.
-const BODY_VALUES: [&str; 2] = ["7BIT", "8BITMIME"];
+/// What a client sends to give AUTH up (RFC 4954 §4).
+const CANCEL: &str = "*";
+/// Octets of a mechanism's name (RFC 4422 §3.1).
+const MAX_MECHANISM: usize = 20;
 /// Octets of the longest verb that the gate knows.
 const MAX_VERB: usize = 8;
 /// Octets of an EHLO name (RFC 5321 §4.5.3.1.2).
@@ -231,21 +300,32 @@ const MAX_CLIENT_NAME: usize = 255;
 mod tests {
     use super::*;
 
-    const OFFER: Offer = Offer { size: 1000, eight_bit_mime: true, enhanced_status_codes: true };
+    fn offer() -> Offer {
+        Offer { size: 1000, eight_bit_mime: true, smtp_utf8: true, dsn: true, ..Offer::default() }
+    }
 
     fn parse(line: &str) -> Result<Command, CommandError> {
-        Command::parse(line.as_bytes(), Some(&OFFER))
+        Command::parse(line.as_bytes(), Some(&offer()))
     }
 
     fn mail(path: &str, size: Option<u64>, body: Option<&'static str>) -> Result<Command, CommandError> {
         let (reverse_path, _) = ReversePath::parse(path.as_bytes()).unwrap();
-        Ok(Command::Mail { reverse_path, parameters: MailParameters { size, body } })
+        let mut parameters = MailParameters::default();
+        (parameters.size, parameters.body) = (size, body);
+        Ok(Command::Mail { reverse_path, parameters })
     }
 
     #[test]
     fn commands_are_read() {
         let name = |name: &str| ClientName(name.into());
-        let rcpt = |path: &str| Ok(Command::Rcpt(ForwardPath::parse(path.as_bytes()).unwrap().0));
+        let rcpt = |path: &str| {
+            let (forward_path, _) = ForwardPath::parse(path.as_bytes()).unwrap();
+            Ok(Command::Rcpt { forward_path, parameters: RcptParameters::default() })
+        };
+        let bdat = |size, place| Ok(Command::Bdat(Chunk { size, place }));
+        let auth = |mechanism: &str, initial: Option<&str>| {
+            Ok(Command::Auth { mechanism: mechanism.into(), initial: initial.map(|text| Secret(text.into())) })
+        };
         let cases = [
             ("EHLO mx.example", Ok(Command::Ehlo(name("mx.example")))),
             ("ehlo [192.0.2.1] ", Ok(Command::Ehlo(name("[192.0.2.1]")))),
@@ -255,7 +335,15 @@ mod tests {
             ("MAIL FROM:<a@b.example> BODY=7BIT", mail("<a@b.example>", None, Some("7BIT"))),
             ("RCPT TO:<c@d.example>", rcpt("<c@d.example>")),
             ("RCPT TO: c@d.example", rcpt("<c@d.example>")),
+            ("RCPT TO:<ü@d.example>", rcpt("<ü@d.example>")),
             ("data", Ok(Command::Data)),
+            ("BDAT 0", bdat(0, Place::Inner)),
+            ("bdat 0086 last", bdat(86, Place::Last)),
+            ("BDAT 99999999999999999999 LAST", bdat(u64::MAX, Place::Last)),
+            ("STARTTLS", Ok(Command::StartTls)),
+            ("AUTH plain", auth("PLAIN", None)),
+            ("AUTH PLAIN AGEAYg==", auth("PLAIN", Some("AGEAYg=="))),
+            ("AUTH SCRAM-SHA-256 =", auth("SCRAM-SHA-256", Some("="))),
             ("RSET", Ok(Command::Rset)),
             ("NOOP anything", Ok(Command::Noop)),
             ("VRFY someone", Ok(Command::Verify)),
@@ -278,36 +366,41 @@ mod tests {
             ("EHLO a b", CommandError::Arguments),
             ("EHLO a\x07b", CommandError::Arguments),
             ("DATA now", CommandError::Arguments),
+            ("STARTTLS now", CommandError::Arguments),
             ("FROBNICATE", CommandError::Unknown),
-            ("STARTTLS", CommandError::NotOffered),
-            ("BDAT 5 LAST", CommandError::NotOffered),
             ("XCLIENT ADDR=192.0.2.1", CommandError::NotOffered),
+            ("BDAT", CommandError::ChunkSize),
+            ("BDAT LAST", CommandError::ChunkSize),
+            ("BDAT -1", CommandError::ChunkSize),
+            ("BDAT +1", CommandError::ChunkSize),
+            ("BDAT 1 FIRST", CommandError::ChunkSize),
+            ("BDAT 1 LAST LAST", CommandError::ChunkSize),
+            ("BDAT 1234567890123456789012", CommandError::ChunkSize),
+            ("AUTH", CommandError::Arguments),
+            ("AUTH PLAIN *", CommandError::Arguments),
+            ("AUTH PLAIN AGEAYg== x", CommandError::Arguments),
+            ("AUTH PLÄIN", CommandError::Arguments),
+            ("AUTH AN-OVERLONG-MECHANISM", CommandError::Arguments),
             ("MAIL <a@b.example>", CommandError::Arguments),
             ("MAIL FROM:", CommandError::Address(PathError::Syntax)),
-            ("MAIL FROM:<a@b.example> SMTPUTF8", CommandError::ParameterUnknown),
-            ("MAIL FROM:<a@b.example> SIZE=x", CommandError::ParameterValue),
-            ("MAIL FROM:<a@b.example> SIZE=1 SIZE=2", CommandError::ParameterValue),
-            ("MAIL FROM:<a@b.example> SIZE=1001", CommandError::TooBig),
-            ("MAIL FROM:<a@b.example> SIZE=99999999999999999999", CommandError::TooBig),
-            ("MAIL FROM:<a@b.example> BODY=BINARYMIME", CommandError::ParameterValue),
-            ("RCPT TO:<c@d.example> NOTIFY=NEVER", CommandError::ParameterUnknown),
+            ("MAIL FROM:<ü@b.example>", CommandError::Address(PathError::NonAscii)),
             ("RCPT TO:<>", CommandError::Address(PathError::Syntax)),
         ];
         for (line, expected) in cases {
             assert_eq!(parse(line), Err(expected), "{line}");
         }
-        assert_eq!(
-            Command::parse(b"MAIL FROM:<a@b.example> SIZE=1", None),
-            Err(CommandError::ParameterUnknown),
-            "after HELO no parameter was offered"
-        );
+        let plain = Offer { smtp_utf8: false, ..offer() };
+        let rcpt = Command::parse("RCPT TO:<ü@d.example>".as_bytes(), Some(&plain));
+        assert_eq!(rcpt, Err(CommandError::Address(PathError::NonAscii)));
     }
 
     #[test]
-    fn parameters_go_on_as_the_upstream_knows_them() {
-        let parameters = MailParameters { size: Some(10), body: Some("8BITMIME") };
-        assert_eq!(parameters.for_upstream(true, 16384), " SIZE=16394 BODY=8BITMIME");
-        assert_eq!(parameters.for_upstream(false, 16384), " BODY=8BITMIME");
-        assert_eq!(MailParameters::default().for_upstream(true, 16384), "");
+    fn secrets_are_not_shown() {
+        assert!(!format!("{:?}", parse("AUTH PLAIN AGEAc2VjcmV0")).contains("AGEAc2VjcmV0"));
+        assert!(Secret::parse(b"*").is_some_and(|line| line.is_cancellation()));
+        assert!(Secret::parse(b"").is_some_and(|line| line.expose().is_empty()));
+        for line in [&b"a b"[..], b"a\0", b"**", b"\xff", b"QUIT\r"] {
+            assert_eq!(Secret::parse(line), None, "{line:?}");
+        }
     }
 }

@@ -1,10 +1,12 @@
-//! The DATA codec: the wire form of a message becomes its content, and goes on encoded afresh (RFC 5321 §4.5.2).
+//! The codec of DATA and BDAT: the wire form of a message becomes its content, and goes on encoded afresh (RFC 5321
+//! §4.5.2, RFC 3030 §2).
 //!
 //! Only CRLF "." CRLF ends the data (RFC 5321 §4.1.1.4). A bare LF is a line end to the content and leaves as CRLF; a
 //! bare CR stays in the content and leaves as a space: neither reaches the upstream as such, so that no server behind,
-//! however lenient, can see an end of data or a command where the gate saw none (SMTP smuggling).
+//! however lenient, can see an end of data or a command where the gate saw none (SMTP smuggling). In BDAT a dot is only a
+//! dot and the octets are counted; all else is the same, so that a message may come in one form and leave in the other.
 
-use memchr::{memchr, memchr2};
+use memchr::{memchr, memchr2, memmem};
 
 /// Takes what a [`Decoder`] yields.
 pub trait Sink {
@@ -33,12 +35,23 @@ pub struct Irregularities {
     pub nul_dot_line: bool,
 }
 
-/// Decodes the octets that follow a 354 reply, in pieces of any size.
+/// Decodes the octets that follow a 354 reply, or those of BDAT chunks, in pieces of any size.
 #[derive(Debug, Default)]
 pub struct Decoder {
+    framing: Framing,
     state: State,
     line: LineShape,
     irregularities: Irregularities,
+}
+
+/// What ends the message.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Framing {
+    /// A line of one dot: DATA. Lines that begin with a dot have one more.
+    #[default]
+    Dot,
+    /// The count of octets: BDAT.
+    Count,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -77,9 +90,29 @@ impl Default for LineShape {
 }
 
 impl Decoder {
-    /// A decoder at the beginning of the data.
-    pub fn new() -> Self {
-        Self::default()
+    /// A decoder at the beginning of a message.
+    pub fn new(framing: Framing) -> Self {
+        Self { framing, ..Self::default() }
+    }
+
+    /// How the message comes.
+    pub fn framing(&self) -> Framing {
+        self.framing
+    }
+
+    /// Takes note that the octets of a counted message have come to their end.
+    pub fn finish(&mut self, sink: &mut impl Sink) {
+        if self.state == State::Cr {
+            self.bare_cr(sink);
+        }
+        // The last line may have no end; the upstream sees one.
+        let state = self.state;
+        self.end_line(state);
+    }
+
+    /// Whether what came so far ends with a line end, or is nothing at all.
+    pub fn ends_with_line(&self) -> bool {
+        matches!(self.state, State::LineStart | State::SoftLineStart | State::Dot | State::DotCr)
     }
 
     /// What was met so far.
@@ -92,9 +125,14 @@ impl Decoder {
         let mut at = 0;
         while let Some(&next) = input.get(at) {
             match (self.state, next) {
-                (State::LineStart, b'.') => {
+                (State::LineStart, b'.') if self.framing == Framing::Dot => {
                     self.state = State::Dot;
                     at += 1;
+                }
+                (State::LineStart, b'.') => {
+                    // Here the wire needs what the client did not have to send.
+                    sink.piece(b"", b".");
+                    self.state = State::Middle;
                 }
                 (State::SoftLineStart, b'.') => {
                     // For the upstream this dot begins a line: it needs its double.
@@ -250,6 +288,36 @@ impl Encoder {
     }
 }
 
+/// Undoes the doubling of dots, piece by piece, for an upstream that takes the message as one chunk.
+#[derive(Debug)]
+pub struct Unstuffer {
+    at_line_start: bool,
+}
+
+impl Default for Unstuffer {
+    fn default() -> Self {
+        Self { at_line_start: true }
+    }
+}
+
+impl Unstuffer {
+    /// Takes the first dot of each line out of `wire`, an encoded message in pieces that are cut anywhere.
+    pub fn unstuff(&mut self, wire: &[u8], content: &mut Vec<u8>) {
+        let mut rest = wire;
+        while !rest.is_empty() {
+            if std::mem::take(&mut self.at_line_start) && rest.first() == Some(&b'.') {
+                rest = rest.get(1..).unwrap_or_default();
+            }
+            // Line ends are CRLF throughout, so that a LF behind which a dot stands is all there is to be found.
+            let end = memmem::find(rest, b"\n.").map_or(rest.len(), |found| found + 1);
+            let (lines, behind) = rest.split_at(end);
+            content.extend_from_slice(lines);
+            self.at_line_start = lines.last() == Some(&b'\n');
+            rest = behind;
+        }
+    }
+}
+
 /// What ends the data on the wire, given whether the message ended with a line end.
 pub fn end_of_data(ends_with_line: bool) -> &'static [u8] {
     if ends_with_line { b".\r\n" } else { b"\r\n.\r\n" }
@@ -281,7 +349,7 @@ mod tests {
     }
 
     fn decode(pieces: &[&[u8]]) -> (Collected, Irregularities, Option<usize>) {
-        let (mut decoder, mut out) = (Decoder::new(), Collected::default());
+        let (mut decoder, mut out) = (Decoder::new(Framing::Dot), Collected::default());
         for piece in pieces {
             if let Progress::End(n) = decoder.decode(piece, &mut out) {
                 return (out, decoder.irregularities(), Some(n));
@@ -369,6 +437,57 @@ mod tests {
         assert_eq!(decode(&[b".\r\nQUIT\r\n"]).2, Some(3));
     }
 
+    /// Decodes chunks whole, in single octets and in every two pieces, and expects the same of each.
+    fn counted(input: &[u8]) -> (Collected, Irregularities, bool) {
+        let decode = |pieces: &[&[u8]]| {
+            let (mut decoder, mut out) = (Decoder::new(Framing::Count), Collected::default());
+            for piece in pieces {
+                assert_eq!(decoder.decode(piece, &mut out), Progress::More, "only the count ends it: {input:?}");
+            }
+            decoder.finish(&mut out);
+            (out, decoder.irregularities(), decoder.ends_with_line())
+        };
+        let whole = decode(&[input]);
+        let octets: Vec<&[u8]> = input.chunks(1).collect();
+        let splits = (0..input.len()).map(|at| vec![&input[..at], &input[at..]]);
+        for pieces in splits.chain([octets]) {
+            let (out, odd, ends) = decode(&pieces);
+            assert_eq!((&out.content, &out.wire), (&whole.0.content, &whole.0.wire), "{pieces:?}");
+            assert_eq!((odd, ends), (whole.1, whole.2), "{pieces:?}");
+        }
+        whole
+    }
+
+    #[test]
+    fn chunks_table() {
+        type Octets = &'static [u8];
+        let cases: [(&str, Octets, Octets, Octets, bool); 14] = [
+            ("nothing", b"", b"", b"", true),
+            ("one line", b"a\r\n", b"a\r\n", b"a\r\n", true),
+            ("no last line end", b"a\r\nb", b"a\r\nb", b"a\r\nb", false),
+            ("a dot", b".\r\n", b".\r\n", b"..\r\n", true),
+            ("a dot alone", b".", b".", b"..", false),
+            ("two dots", b"..\r\n", b"..\r\n", b"...\r\n", true),
+            ("an end of data", b"a\r\n.\r\nb", b"a\r\n.\r\nb", b"a\r\n..\r\nb", false),
+            ("bare LF", b"a\nb\r\n", b"a\r\nb\r\n", b"a\r\nb\r\n", true),
+            ("LF . LF", b"a\n.\nb\r\n", b"a\r\n.\r\nb\r\n", b"a\r\n..\r\nb\r\n", true),
+            ("bare LF at the end", b"a\n", b"a\r\n", b"a\r\n", true),
+            ("bare CR", b"a\rb", b"a\rb", b"a b", false),
+            ("CR at the end", b"a\r", b"a\r", b"a ", false),
+            ("CR . CR", b"a\r.\rb\r\n", b"a\r.\rb\r\n", b"a . b\r\n", true),
+            ("CR CR LF", b"a\r\r\n", b"a\r\r\n", b"a \r\n", true),
+        ];
+        for (name, input, content, wire, ends_with_line) in cases {
+            let (out, _, ends) = counted(input);
+            assert_eq!((&*out.content, &*out.wire, ends), (content, wire, ends_with_line), "{name}");
+        }
+        let cases: [(&[u8], bool); 5] =
+            [(b"\0.", true), (b"a\r\n.\0\r\n", true), (b"\0.x", false), (b".\r\n", false), (b"\0", false)];
+        for (input, nul_dot_line) in cases {
+            assert_eq!(counted(input).1.nul_dot_line, nul_dot_line, "{input:?}");
+        }
+    }
+
     /// What the most lenient server could take for an end of data: any line of one dot, whatever ends lines.
     fn hides_an_end(wire: &[u8]) -> bool {
         let without_nul: Vec<u8> = wire.iter().copied().filter(|b| *b != 0).collect();
@@ -413,6 +532,26 @@ mod tests {
             let mut encoded = Vec::new();
             Encoder::default().encode(&content, &mut encoded);
             prop_assert_eq!(encoded, wire);
+        }
+
+        #[test]
+        fn chunks_hide_nothing_and_go_on_as_they_came(input in awkward(), cut in any::<prop::sample::Index>()) {
+            let (Collected { content, wire }, odd, ends_with_line) = counted(&input);
+            let whole = [&wire[..], end_of_data(ends_with_line)].concat();
+            prop_assert!(odd.nul_dot_line || !hides_an_end(&wire), "{:?} -> {:?}", input, wire);
+            prop_assert!(whole == b".\r\n" || memmem::find(&whole, b"\r\n.\r\n") == Some(whole.len() - 5));
+            let mut encoded = Vec::new();
+            Encoder::default().encode(&content, &mut encoded);
+            prop_assert_eq!(&encoded, &wire);
+            // As one chunk again it is the content, but for bare CR.
+            let (a, b) = wire.split_at(cut.index(wire.len() + 1));
+            let (mut unstuffer, mut out) = (Unstuffer::default(), Vec::new());
+            unstuffer.unstuff(a, &mut out);
+            unstuffer.unstuff(b, &mut out);
+            let crs: Vec<usize> = memchr::memchr_iter(b'\r', &content).filter(|i| content.get(i + 1) != Some(&b'\n')).collect();
+            let mut expected = content;
+            crs.into_iter().for_each(|i| expected[i] = b' ');
+            prop_assert_eq!(out, expected);
         }
     }
 }

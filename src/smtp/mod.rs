@@ -6,5 +6,6 @@ pub mod address;
 pub mod command;
 pub mod data;
 pub mod extension;
+pub mod parameter;
 pub mod reply;
 pub mod stream;

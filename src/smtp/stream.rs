@@ -144,6 +144,12 @@ impl Stream {
         self.line_length().is_some()
     }
 
+    /// The whole lines that are waiting, without their line ends.
+    pub fn waiting_lines(&self) -> impl Iterator<Item = &[u8]> {
+        let lines = self.buffered().split_inclusive(|b| *b == b'\n');
+        lines.filter_map(|line| line.strip_suffix(b"\n")).map(|line| line.strip_suffix(b"\r").unwrap_or(line))
+    }
+
     /// What was read and not yet consumed.
     pub fn buffered(&self) -> &[u8] {
         self.input.get(self.at..).unwrap_or_default()

@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use super::handover::{Identity, Introduction, proxy_v1, proxy_v2, xclient_commands};
 use super::{MessageParts, Timeouts};
+use crate::smtp::data::{Unstuffer, end_of_data};
 use crate::smtp::extension::Capabilities;
 use crate::smtp::reply::{Reply, ReplyError, ReplyReader};
 use crate::smtp::stream::{ReadError, ReplyReadError, Stream};
@@ -19,6 +20,8 @@ pub struct Connection {
     stream: Stream,
     capabilities: Capabilities,
     sight: Sight,
+    /// Whether XCLIENT may name the client's login.
+    takes_login: bool,
 }
 
 /// Whether the upstream sees the real client.
@@ -108,8 +111,12 @@ impl Connection {
             .map_err(OpenError::Unreachable)?;
         // Every write is a whole group: waiting for more (Nagle) would only add 40 ms.
         socket.set_nodelay(true).map_err(OpenError::Unreachable)?;
-        let mut connection =
-            Self { stream: Stream::new(socket), capabilities: Capabilities::default(), sight: Sight::Gate };
+        let mut connection = Self {
+            stream: Stream::new(socket),
+            capabilities: Capabilities::default(),
+            sight: Sight::Gate,
+            takes_login: false,
+        };
         let proxied = match identity {
             Identity::ProxyV1 => Some(proxy_v1(&introduction.client)),
             Identity::ProxyV2 => Some(proxy_v2(&introduction.client)),
@@ -136,6 +143,11 @@ impl Connection {
         self.sight
     }
 
+    /// Whether XCLIENT tells it who the client has authenticated as.
+    pub fn takes_login(&self) -> bool {
+        self.takes_login
+    }
+
     /// Whether the upstream has said nothing on its own and not closed.
     pub fn is_quiet(&mut self) -> bool {
         self.stream.is_quiet()
@@ -152,11 +164,31 @@ impl Connection {
     ///
     /// The connection is of no more use.
     pub async fn command(&mut self, line: &str, limit: Duration) -> Result<Reply, ExchangeError> {
-        if !self.stream.buffered().is_empty() {
+        self.queue(line)?;
+        self.reply(limit).await
+    }
+
+    /// Queues a command line; it leaves with the next [`Connection::reply`], so that a group leaves in one write
+    /// (RFC 2920 §3.1).
+    ///
+    /// # Errors
+    ///
+    /// The upstream has said what nobody asked for: which command its next reply answers can't be known any more.
+    pub fn queue(&mut self, line: &str) -> Result<(), ExchangeError> {
+        if self.stream.queued() == 0 && !self.stream.buffered().is_empty() {
             return Err(ExchangeError::Nonsense(ReplyError::Unasked));
         }
         self.stream.queue(line.as_bytes());
         self.stream.queue(b"\r\n");
+        Ok(())
+    }
+
+    /// Reads the reply to the first command that is not answered yet.
+    ///
+    /// # Errors
+    ///
+    /// The connection is of no more use.
+    pub async fn reply(&mut self, limit: Duration) -> Result<Reply, ExchangeError> {
         self.exchange(limit).await
     }
 
@@ -166,7 +198,8 @@ impl Connection {
     ///
     /// [`DeliveryError`] tells whether the upstream may have the message.
     pub async fn send(&mut self, message: MessageParts, timeouts: &Timeouts) -> Result<Reply, DeliveryError> {
-        let MessageParts { mut head, mut body, end } = message;
+        let end = end_of_data(message.ends_with_line);
+        let MessageParts { mut head, mut body, .. } = message;
         while let Some(piece) = body.next().await.map_err(DeliveryError::Spool)? {
             if head.len() + piece.len() <= ONE_WRITE {
                 // A small message leaves in one write with its end.
@@ -177,19 +210,57 @@ impl Connection {
                 self.write(piece, timeouts).await?;
             }
         }
-        // What an upstream says before the end of data, or has said behind its 354, is no answer to it: taken for one, it
-        // would be a 250 to a message that nobody has.
-        if !self.stream.is_quiet() {
-            return Err(match self.exchange(EARLY_REPLY).await {
-                Ok(reply) if reply.is_transient() || reply.is_permanent() => DeliveryError::Refused(reply),
-                Ok(_) => DeliveryError::BeforeEnd(ExchangeError::Nonsense(ReplyError::Unasked)),
-                Err(error) => DeliveryError::BeforeEnd(error),
-            });
-        }
+        self.require_quiet().await?;
         head.extend_from_slice(end);
         self.write(&head, timeouts).await?;
         // From here on the upstream may have the message, whatever becomes of the connection.
         self.exchange(timeouts.final_reply).await.map_err(DeliveryError::AfterEnd)
+    }
+
+    /// Sends the message as one chunk (RFC 3030 §2) and reads the final reply.
+    ///
+    /// # Errors
+    ///
+    /// [`DeliveryError`] tells whether the upstream may have the message.
+    pub async fn send_chunk(&mut self, message: MessageParts, timeouts: &Timeouts) -> Result<Reply, DeliveryError> {
+        let size = message.content_size();
+        let MessageParts { head, mut body, .. } = message;
+        let mut left = size;
+        let mut out = format!("BDAT {size} LAST\r\n").into_bytes();
+        let (mut unstuffer, mut announced) = (Unstuffer::default(), out.len());
+        unstuffer.unstuff(&head, &mut out);
+        loop {
+            let piece = body.next().await.map_err(DeliveryError::Spool)?;
+            let is_last = piece.is_none();
+            if is_last || out.len() >= ONE_WRITE {
+                // One octet more than announced would be a command: rather nothing is sent.
+                let octets = out.len().saturating_sub(std::mem::take(&mut announced)) as u64;
+                left = left.checked_sub(octets).filter(|left| *left == 0 || !is_last).ok_or_else(miscounted)?;
+                if is_last {
+                    self.require_quiet().await?;
+                }
+                self.write(&out, timeouts).await?;
+                out.clear();
+            }
+            match piece {
+                Some(piece) => unstuffer.unstuff(piece, &mut out),
+                None => break,
+            }
+        }
+        self.exchange(timeouts.final_reply).await.map_err(DeliveryError::AfterEnd)
+    }
+
+    /// What an upstream says before the end of data, or has said behind its 354, is no answer to it: taken for one, it
+    /// would be a 250 to a message that nobody has.
+    async fn require_quiet(&mut self) -> Result<(), DeliveryError> {
+        if self.stream.is_quiet() {
+            return Ok(());
+        }
+        Err(match self.exchange(EARLY_REPLY).await {
+            Ok(reply) if reply.is_transient() || reply.is_permanent() => DeliveryError::Refused(reply),
+            Ok(_) => DeliveryError::BeforeEnd(ExchangeError::Nonsense(ReplyError::Unasked)),
+            Err(error) => DeliveryError::BeforeEnd(error),
+        })
     }
 
     /// Says QUIT and goes, without waiting for the reply.
@@ -250,6 +321,7 @@ impl Connection {
     ) -> Result<(), OpenError> {
         const STEP: &str = "XCLIENT";
         let announced = self.capabilities.xclient.take().unwrap_or_default();
+        self.takes_login = announced.iter().any(|attribute| &**attribute == "LOGIN");
         let commands = xclient_commands(introduction, &announced);
         // Without ADDR the upstream would go on to take the gate for the client.
         if commands.is_empty() || !announced.iter().any(|a| &**a == "ADDR") {
@@ -298,6 +370,11 @@ impl Connection {
         };
         timeout(limit, exchange).await.unwrap_or(Err(ExchangeError::Timeout))
     }
+}
+
+/// The spool gave back more or less than it took: a fault of ours.
+fn miscounted() -> DeliveryError {
+    DeliveryError::Spool(io::Error::other("the octets of the message were miscounted"))
 }
 
 /// How long the rest of a reply that has begun before the end of data may take.

@@ -35,6 +35,8 @@ pub struct Introduction {
     pub name: ConfirmedName,
     /// What it called itself.
     pub hello: Hello,
+    /// As whom it has authenticated, if it has.
+    pub login: Option<Box<str>>,
 }
 
 /// The XCLIENT commands, each with its CRLF, that hand over every attribute the upstream `announced`. Several where one
@@ -83,7 +85,7 @@ pub fn proxy_v2(client: &Client) -> Vec<u8> {
 
 /// None for attributes that the gate does not know.
 fn xclient_value(introduction: &Introduction, attribute: &str) -> Option<String> {
-    let Introduction { client, name, hello } = introduction;
+    let Introduction { client, name, hello, login } = introduction;
     Some(match attribute {
         "NAME" => match name {
             ConfirmedName::Confirmed(name) => xtext(name.as_str()),
@@ -97,7 +99,7 @@ fn xclient_value(introduction: &Introduction, attribute: &str) -> Option<String>
             Protocol::Esmtp => "ESMTP".into(),
         },
         "HELO" => client_text(hello.name.as_str()),
-        "LOGIN" => UNAVAILABLE.into(),
+        "LOGIN" => login.as_deref().map_or_else(|| UNAVAILABLE.into(), client_text),
         "DESTADDR" => address(client.local.ip()),
         "DESTPORT" => client.local.port().to_string(),
         _ => return None,
@@ -167,9 +169,10 @@ mod tests {
             panic!("{hello}")
         };
         Introduction {
-            client: Client { address: "198.51.100.7:4711".parse().unwrap(), local: "198.51.100.1:25".parse().unwrap() },
+            client: Client::new("198.51.100.7:4711".parse().unwrap(), "198.51.100.1:25".parse().unwrap()),
             name: ConfirmedName::Confirmed(Domain::parse("mx.client.example").unwrap()),
             hello: Hello { name, protocol: Protocol::Esmtp },
+            login: None,
         }
     }
 
@@ -185,6 +188,8 @@ mod tests {
             ["XCLIENT NAME=mx.client.example ADDR=198.51.100.7 PORT=4711 PROTO=ESMTP HELO=a+2Bb+3Dc \
               LOGIN=[UNAVAILABLE] DESTADDR=198.51.100.1 DESTPORT=25\r\n"]
         );
+        who.login = Some("us er@client.example".into());
+        assert_eq!(xclient_commands(&who, &announced("LOGIN")), ["XCLIENT LOGIN=us+20er@client.example\r\n"]);
         let liar = introduction("[unavailable]");
         assert_eq!(xclient_commands(&liar, &announced("HELO")), ["XCLIENT HELO=+5Bunavailable]\r\n"]);
         who.client.address = "[2001:db8::1]:1".parse().unwrap();

@@ -9,6 +9,7 @@ pub mod handover;
 pub mod metrics;
 pub mod probe;
 
+use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,6 +24,7 @@ pub use self::metrics::Metrics;
 use self::metrics::{ConnectResult, LostAt};
 use crate::label::Label;
 use crate::message::spool;
+use crate::smtp::data::Framing;
 use crate::smtp::extension::Capabilities;
 use crate::smtp::reply::{Reply, ReplyError};
 
@@ -74,8 +76,21 @@ pub struct MessageParts {
     pub head: Vec<u8>,
     /// The body, encoded for the wire.
     pub body: spool::Reader,
-    /// What ends the data.
-    pub end: &'static [u8],
+    /// Octets of the body as the spool has it.
+    pub body_size: u64,
+    /// Dots that the encoding has doubled, in both.
+    pub dots: u64,
+    /// Whether the last line has an end.
+    pub ends_with_line: bool,
+    /// How it came; it goes on as it came if the upstream knows how.
+    pub framing: Framing,
+}
+
+impl MessageParts {
+    /// Octets of the message without the dots of the encoding.
+    pub fn content_size(&self) -> u64 {
+        (self.head.len() as u64).saturating_add(self.body_size).saturating_sub(self.dots)
+    }
 }
 
 /// The session's link to the upstream.
@@ -87,6 +102,19 @@ pub struct Link {
     sight: Sight,
     last_use: Instant,
     told: Told,
+    /// RCPT commands that went out with MAIL, whose replies have not been read.
+    ahead: VecDeque<String>,
+    /// Whether the client has authenticated on the connection at hand, and no other can be told so.
+    pinned: bool,
+}
+
+/// A group of commands that begins a transaction.
+#[derive(Debug)]
+pub struct Group {
+    /// MAIL.
+    pub mail: String,
+    /// The RCPT commands that the client has sent already; empty for an upstream without PIPELINING.
+    pub recipients: Vec<String>,
 }
 
 /// What the upstream was told in the present transaction.
@@ -114,6 +142,9 @@ pub enum Error {
     /// The upstream does not see the client and nothing says what it may be asked to take: the relay guard.
     #[error("the upstream can't see the client, and smtp.recipient_domains is not set")]
     Unguarded,
+    /// The connection on which the client had authenticated is lost, and a new one can't be told who it is.
+    #[error("the upstream connection on which the client had authenticated is lost")]
+    LoginLost,
     /// The upstream lacks an extension that was used in this transaction.
     #[error("the upstream lacks an extension in use")]
     Extension,
@@ -132,6 +163,8 @@ impl Link {
             sight: Sight::Gate,
             last_use: Instant::now(),
             told: Told::default(),
+            ahead: VecDeque::new(),
+            pinned: false,
         }
     }
 
@@ -147,16 +180,23 @@ impl Link {
 
     /// How long the connection at hand may go on idling; none if there is no connection.
     pub fn idle_left(&self) -> Option<Duration> {
-        self.connection.as_ref().map(|_| IDLE.saturating_sub(self.last_use.elapsed()))
+        self.connection.as_ref().filter(|_| !self.pinned).map(|_| IDLE.saturating_sub(self.last_use.elapsed()))
     }
 
     /// How long the connection at hand may go on waiting inside a transaction; none if there is no connection.
     pub fn hold_left(&self) -> Option<Duration> {
-        self.connection.as_ref().map(|_| self.settings.hold.saturating_sub(self.last_use.elapsed()))
+        let connection = self.connection.as_ref().filter(|_| !self.pinned);
+        connection.map(|_| self.settings.hold.saturating_sub(self.last_use.elapsed()))
     }
 
-    /// Begins a transaction: connects if need be and relays MAIL. `line` makes the command for an upstream with these
-    /// capabilities, or refuses one that lacks what it needs.
+    /// Whether the connection at hand must be kept: the client has authenticated on it.
+    pub fn is_pinned(&self) -> bool {
+        self.pinned
+    }
+
+    /// Begins a transaction: connects if need be and relays MAIL, and with it the recipients that are known already, in
+    /// one write. `group` makes the commands for an upstream with these capabilities, or refuses one that lacks what they
+    /// need.
     ///
     /// # Errors
     ///
@@ -164,14 +204,14 @@ impl Link {
     pub async fn mail(
         &mut self,
         introduction: &Introduction,
-        line: impl Fn(&Capabilities) -> Option<String>,
+        group: impl Fn(&Capabilities) -> Option<Group>,
     ) -> Result<Reply, Error> {
         self.told = Told::default();
         let reused = self.revive().await;
-        if !reused && let Some(refusal) = self.connect(introduction).await? {
+        if !reused && let Some(refusal) = self.attach(introduction).await? {
             return Ok(refusal);
         }
-        match self.say_mail(&line).await? {
+        match self.say_mail(&group).await? {
             // An idle connection may have been ended meanwhile: that is not shown to the client.
             Ok(reply) if reply.code() == 421 && reused => {}
             Ok(reply) => return Ok(reply),
@@ -179,35 +219,93 @@ impl Link {
             Err(ExchangeError::Lost(_)) => {}
             Err(_) => return Err(self.lost(LostAt::BeforeData)),
         }
-        if let Some(refusal) = self.connect(introduction).await? {
+        if let Some(refusal) = self.attach(introduction).await? {
             return Ok(refusal);
         }
         self.told.replayed = true;
-        self.say_mail(&line).await?.map_err(|_| self.lost(LostAt::BeforeData))
+        self.say_mail(&group).await?.map_err(|_| self.lost(LostAt::BeforeData))
     }
 
-    /// Relays one RCPT.
+    /// Relays one RCPT, or reads the reply to it if it has left with MAIL. `line` makes the command, or refuses an upstream
+    /// that lacks what it needs.
     ///
     /// # Errors
     ///
     /// The transaction is over; the client is told to try again.
-    pub async fn recipient(&mut self, introduction: &Introduction, path: &str) -> Result<Reply, Error> {
-        let line = format!("RCPT TO:{path}");
-        if !self.is_alive() {
+    pub async fn recipient(
+        &mut self,
+        introduction: &Introduction,
+        line: impl Fn(&Capabilities) -> Option<String>,
+    ) -> Result<Reply, Error> {
+        if self.ahead.is_empty() && !self.is_alive() {
             self.replay(introduction).await?;
         }
-        let reply = match self.command(&line).await {
-            Ok(reply) => reply,
+        let command = self.capabilities().and_then(&line).ok_or(Error::Extension)?;
+        let first = match self.ahead.pop_front() {
+            Some(sent) if sent == command => self.answer(Expected::Done).await,
+            Some(_) => {
+                // What was sent is not what is asked for now: only a new connection is sure to know no one else.
+                self.drop_connection().await;
+                Err(ExchangeError::Lost(ErrorKind::Other.into()))
+            }
+            None => self.command(&command, Expected::Done).await,
+        };
+        let (command, reply) = match first {
+            Ok(reply) => (command, reply),
             Err(ExchangeError::Lost(_)) => {
                 self.replay(introduction).await?;
-                self.command(&line).await.map_err(|_| self.lost(LostAt::BeforeData))?
+                // The new one may be another server.
+                let command = self.capabilities().and_then(line).ok_or(Error::Extension)?;
+                let reply = self.command(&command, Expected::Done).await.map_err(|_| self.lost(LostAt::BeforeData))?;
+                (command, reply)
             }
             Err(_) => return Err(self.lost(LostAt::BeforeData)),
         };
         if reply.is_positive() {
-            self.told.recipients.push(line);
+            self.told.recipients.push(command);
         }
         Ok(reply)
+    }
+
+    /// Relays AUTH; the reply is the first challenge or the end.
+    ///
+    /// # Errors
+    ///
+    /// No reply could be had; the client is told to try again.
+    pub async fn log_in(
+        &mut self,
+        introduction: &Introduction,
+        mechanism: &str,
+        initial: Option<&str>,
+    ) -> Result<Reply, Error> {
+        self.told = Told::default();
+        let reused = self.revive().await;
+        if !reused && let Some(refusal) = self.attach(introduction).await? {
+            return Ok(refusal);
+        }
+        let is_offered = |found: &Capabilities| found.auth.iter().any(|known| **known == *mechanism);
+        if !self.capabilities().is_some_and(is_offered) {
+            return Err(Error::Extension);
+        }
+        let line = match initial {
+            Some(initial) => format!("AUTH {mechanism} {initial}"),
+            None => format!("AUTH {mechanism}"),
+        };
+        self.command(&line, Expected::Challenge).await.map_err(|_| Error::Lost)
+    }
+
+    /// Relays the client's response to a challenge.
+    ///
+    /// # Errors
+    ///
+    /// No reply could be had; the client is told to try again.
+    pub async fn respond(&mut self, response: &str) -> Result<Reply, Error> {
+        self.command(response, Expected::Challenge).await.map_err(|_| Error::Lost)
+    }
+
+    /// Says that the client has authenticated on the connection at hand, which is kept from now on if no other can be told.
+    pub fn logged_in(&mut self) {
+        self.pinned = self.connection.as_ref().is_some_and(|connection| !connection.takes_login());
     }
 
     /// Sends DATA and the message and gives the upstream's answer: to the end of data, or to DATA if it is refused.
@@ -216,16 +314,26 @@ impl Link {
     ///
     /// The transaction is over. The upstream has the message only if it is [`DeliveryError::AfterEnd`], and then it may.
     pub async fn deliver(&mut self, introduction: &Introduction, message: MessageParts) -> Result<Reply, Error> {
+        if !self.ahead.is_empty() {
+            // It knows recipients that the client was not told of.
+            self.drop_connection().await;
+        }
         if !self.is_alive() {
             self.replay(introduction).await?;
         }
-        // From here on nothing is told again: DATA was sent.
-        let reply = self.command("DATA").await.map_err(|_| self.lost(LostAt::InData))?;
-        if reply.code() != 354 {
-            return Ok(reply);
+        let as_chunk = message.framing == Framing::Count && self.capabilities().is_some_and(|c| c.chunking);
+        if !as_chunk {
+            // From here on nothing is told again: DATA was sent.
+            let reply = self.command("DATA", Expected::Data).await.map_err(|_| self.lost(LostAt::InData))?;
+            if reply.code() != 354 {
+                return Ok(reply);
+            }
         }
         let Some(mut connection) = self.connection.take() else { return Err(Error::Lost) };
-        let result = connection.send(message, &self.settings.timeouts).await;
+        let result = match as_chunk {
+            true => connection.send_chunk(message, &self.settings.timeouts).await,
+            false => connection.send(message, &self.settings.timeouts).await,
+        };
         self.told = Told::default();
         self.last_use = Instant::now();
         match result {
@@ -247,6 +355,9 @@ impl Link {
     pub async fn reset(&mut self) {
         if std::mem::take(&mut self.told).mail.is_none() {
             return;
+        }
+        if !self.ahead.is_empty() {
+            return self.drop_connection().await;
         }
         let Some(connection) = &mut self.connection else { return };
         // The client's reply waits for this one, whatever it is, so a slow upstream is rather left.
@@ -283,6 +394,8 @@ impl Link {
     }
 
     async fn drop_connection(&mut self) {
+        self.ahead.clear();
+        self.pinned = false;
         if let Some(connection) = self.connection.take() {
             connection.quit().await;
         }
@@ -290,11 +403,22 @@ impl Link {
 
     /// Whether there is a connection that may be used again.
     async fn revive(&mut self) -> bool {
-        let usable = self.last_use.elapsed() < IDLE && self.is_alive();
+        let usable = self.ahead.is_empty() && (self.pinned || self.last_use.elapsed() < IDLE) && self.is_alive();
         if !usable {
             self.drop_connection().await;
         }
         usable
+    }
+
+    /// Connects, and makes sure that the upstream knows of a client's login.
+    async fn attach(&mut self, introduction: &Introduction) -> Result<Option<Reply>, Error> {
+        self.drop_connection().await;
+        let refusal = self.connect(introduction).await?;
+        if introduction.login.is_some() && self.connection.as_ref().is_some_and(|c| !c.takes_login()) {
+            self.drop_connection().await;
+            return Err(Error::LoginLost);
+        }
+        Ok(refusal)
     }
 
     /// Tries each server in order. Gives the reply of one that refuses the client.
@@ -337,14 +461,31 @@ impl Link {
     /// The outer error is a client that uses what this upstream lacks.
     async fn say_mail(
         &mut self,
-        line: &impl Fn(&Capabilities) -> Option<String>,
+        group: &impl Fn(&Capabilities) -> Option<Group>,
     ) -> Result<Result<Reply, ExchangeError>, Error> {
-        let line = self.capabilities().and_then(line).ok_or(Error::Extension)?;
-        let reply = self.command(&line).await;
-        if reply.as_ref().is_ok_and(Reply::is_positive) {
-            self.told.mail = Some(line);
+        let Group { mail, recipients } = self.capabilities().and_then(group).ok_or(Error::Extension)?;
+        let reply = match self.queue(std::iter::once(&mail).chain(&recipients)) {
+            Ok(()) => {
+                self.ahead = recipients.into();
+                self.answer(Expected::Done).await
+            }
+            Err(error) => Err(self.failed(error)),
+        };
+        match &reply {
+            Ok(reply) if reply.is_positive() => self.told.mail = Some(mail),
+            _ => self.skip_ahead().await,
         }
         Ok(reply)
+    }
+
+    /// Reads the replies to recipients of a transaction that was refused.
+    async fn skip_ahead(&mut self) {
+        while self.connection.is_some() && self.ahead.pop_front().is_some() {
+            if self.answer(Expected::Done).await.is_err() {
+                self.drop_connection().await;
+            }
+        }
+        self.ahead.clear();
     }
 
     /// Opens a new connection and tells it what the lost one was told; all of it must be accepted again.
@@ -354,7 +495,7 @@ impl Link {
         debug!("telling the transaction again on a new upstream connection");
         self.drop_connection().await;
         let sight = self.sight;
-        if self.connect(introduction).await?.is_some() {
+        if self.attach(introduction).await?.is_some() {
             return Err(self.lost(LostAt::BeforeData));
         }
         if self.sight != sight {
@@ -363,9 +504,10 @@ impl Link {
             return Err(self.lost(LostAt::BeforeData));
         }
         self.told.replayed = replayed || !parked;
-        for line in std::iter::once(&mail).chain(&recipients) {
-            let accepted = self.command(line).await.is_ok_and(|reply| reply.is_positive());
-            if !accepted {
+        let lines: Vec<&String> = std::iter::once(&mail).chain(&recipients).collect();
+        let pipelining = self.capabilities().is_some_and(|found| found.pipelining);
+        for group in lines.chunks(if pipelining { MAX_GROUP } else { 1 }) {
+            if !self.are_accepted(group).await {
                 self.drop_connection().await;
                 return Err(self.lost(LostAt::BeforeData));
             }
@@ -377,26 +519,64 @@ impl Link {
         Ok(())
     }
 
+    /// Sends commands in one write; whether all of them are accepted.
+    async fn are_accepted(&mut self, lines: &[&String]) -> bool {
+        if self.queue(lines.iter().copied()).is_err() {
+            return false;
+        }
+        for _ in lines {
+            if !self.answer(Expected::Done).await.is_ok_and(|reply| reply.is_positive()) {
+                return false;
+            }
+        }
+        true
+    }
+
     /// One command on the connection at hand, which is gone if this fails.
-    async fn command(&mut self, line: &str) -> Result<Reply, ExchangeError> {
+    async fn command(&mut self, line: &str, expected: Expected) -> Result<Reply, ExchangeError> {
+        match self.queue(std::iter::once(line)) {
+            Ok(()) => self.answer(expected).await,
+            Err(error) => Err(self.failed(error)),
+        }
+    }
+
+    /// Queues commands, which leave with the next [`Link::answer`].
+    fn queue(&mut self, lines: impl IntoIterator<Item = impl AsRef<str>>) -> Result<(), ExchangeError> {
+        let connection = self.connection.as_mut().ok_or_else(|| ExchangeError::Lost(ErrorKind::NotConnected.into()))?;
+        lines.into_iter().try_for_each(|line| connection.queue(line.as_ref()))
+    }
+
+    /// The next reply on the connection at hand, which is gone if this fails.
+    async fn answer(&mut self, expected: Expected) -> Result<Reply, ExchangeError> {
         let Some(connection) = &mut self.connection else {
             return Err(ExchangeError::Lost(ErrorKind::NotConnected.into()));
         };
-        let result =
-            connection.command(line, self.settings.timeouts.command).await.and_then(|reply| fitting(line, reply));
+        let limit = self.settings.timeouts.command;
+        let result = connection.reply(limit).await.and_then(|reply| expected.check(reply));
         self.last_use = Instant::now();
-        match &result {
-            Ok(reply) if reply.code() == 421 => self.connection = None,
-            Ok(_) => {}
-            Err(error) => {
-                warn!(error = %error, "upstream connection lost");
-                if matches!(error, ExchangeError::Nonsense(_)) {
-                    self.metrics.nonsense.inc();
-                }
-                self.connection = None;
+        match result {
+            Ok(reply) if reply.code() == 421 => {
+                self.forget_connection();
+                Ok(reply)
             }
+            Ok(reply) => Ok(reply),
+            Err(error) => Err(self.failed(error)),
         }
-        result
+    }
+
+    fn failed(&mut self, error: ExchangeError) -> ExchangeError {
+        warn!(error = %error, "upstream connection lost");
+        if matches!(error, ExchangeError::Nonsense(_)) {
+            self.metrics.nonsense.inc();
+        }
+        self.forget_connection();
+        error
+    }
+
+    fn forget_connection(&mut self) {
+        self.connection = None;
+        self.ahead.clear();
+        self.pinned = false;
     }
 
     fn lost(&mut self, at: LostAt) -> Error {
@@ -418,14 +598,28 @@ impl Link {
     }
 }
 
-/// A reply that may follow `command`: 354 belongs to DATA, and 2xx does not.
-fn fitting(command: &str, reply: Reply) -> Result<Reply, ExchangeError> {
-    let fits = match reply.code() {
-        354 => command == "DATA",
-        200..=299 => command != "DATA",
-        code => code >= 400,
-    };
-    if fits { Ok(reply) } else { Err(ReplyError::Unexpected(reply.code()).into()) }
+/// What a command may be answered with, beside a refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Expected {
+    /// 2xx.
+    Done,
+    /// 2xx, or 334 for more.
+    Challenge,
+    /// 354.
+    Data,
+}
+
+impl Expected {
+    /// A reply that fits.
+    fn check(self, reply: Reply) -> Result<Reply, ExchangeError> {
+        let fits = match reply.code() {
+            354 => self == Self::Data,
+            334 => self == Self::Challenge,
+            200..=299 => self != Self::Data,
+            code => code >= 400,
+        };
+        if fits { Ok(reply) } else { Err(ReplyError::Unexpected(reply.code()).into()) }
+    }
 }
 
 /// Opens a connection to `server`, at the first of its addresses that answers.
@@ -476,3 +670,6 @@ fn report(server: &str, result: ConnectResult, cause: &OpenError) {
 const IDLE: Duration = Duration::from_secs(10);
 /// How long the upstream may take to forget a transaction before its connection is dropped instead.
 const RESET_WAIT: Duration = Duration::from_secs(5);
+/// Commands that leave in one write: their replies must fit into what the network buffers, or both sides wait for the
+/// other to read (RFC 2920 §3.1).
+pub const MAX_GROUP: usize = 100;

@@ -181,9 +181,10 @@ async fn relays(connection: &mut Connection, settings: &Settings) -> Option<bool
 /// The client that a probe hands over.
 fn stranger(settings: &Settings) -> Introduction {
     Introduction {
-        client: Client { address: ([192, 0, 2, 1], 25).into(), local: ([192, 0, 2, 2], 25).into() },
+        client: Client::new(([192, 0, 2, 1], 25).into(), ([192, 0, 2, 2], 25).into()),
         name: ConfirmedName::None,
         hello: Hello { name: ClientName::own(&settings.hostname), protocol: Protocol::Esmtp },
+        login: None,
     }
 }
 

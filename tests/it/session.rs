@@ -28,7 +28,7 @@ async fn commands_out_of_order_are_refused_and_never_reach_the_upstream() {
         ("HELO", 501),
         ("STARTTLS", 502),
         ("AUTH PLAIN AGEAYg==", 502),
-        ("BDAT 3 LAST", 502),
+        ("BDAT 0 LAST", 503),
         ("ETRN b.example", 502),
         ("XCLIENT ADDR=192.0.2.1", 502),
         ("XFORWARD ADDR=192.0.2.1", 502),
@@ -101,11 +101,14 @@ async fn ehlo_offers_what_gate_and_upstream_both_do() {
     let cases: [(&[&str], &[&str]); 4] = [
         (
             &["PIPELINING", "SIZE 1000000", "8BITMIME", "ENHANCEDSTATUSCODES", "DSN", "SMTPUTF8", "CHUNKING", "VRFY"],
-            &["PIPELINING", "SIZE 983616", "8BITMIME", "ENHANCEDSTATUSCODES"],
+            &["PIPELINING", "SIZE 983616", "8BITMIME", "ENHANCEDSTATUSCODES", "SMTPUTF8", "DSN", "CHUNKING"],
         ),
-        (&["SIZE 0", "8BITMIME"], &["PIPELINING", "SIZE 52428800", "8BITMIME"]),
-        (&["XCLIENT NAME ADDR", "XFORWARD NAME", "AUTH PLAIN"], &["PIPELINING", "SIZE 52428800"]),
-        (&[], &["PIPELINING", "SIZE 52428800"]),
+        (&["SIZE 0", "8BITMIME"], &["PIPELINING", "SIZE 52428800", "8BITMIME", "CHUNKING"]),
+        (
+            &["XCLIENT NAME ADDR", "XFORWARD NAME", "AUTH PLAIN", "BINARYMIME", "REQUIRETLS", "STARTTLS"],
+            &["PIPELINING", "SIZE 52428800", "CHUNKING"],
+        ),
+        (&[], &["PIPELINING", "SIZE 52428800", "CHUNKING"]),
     ];
     for (announced, offered) in cases {
         let world = World::around(Script::new().extensions(announced)).await;

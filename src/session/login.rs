@@ -1,0 +1,188 @@
+//! Relays AUTH (RFC 4954) to the upstream, which knows who may log in. Nothing of what is said goes to log or trace but
+//! the name, and that only once the upstream has accepted it: people type passwords where names belong.
+
+use tokio::time::timeout;
+use tracing::info;
+
+use super::background::alongside;
+use super::metrics::{Ended, LoginResult};
+use super::settings::AuthOffer;
+use super::state::{Login, State};
+use super::{End, Session};
+use crate::message::base64;
+use crate::smtp::command::Secret;
+use crate::smtp::extension::Offer;
+use crate::smtp::reply::Reply;
+use crate::smtp::stream::ReadError;
+
+impl Session {
+    /// What there is of AUTH now.
+    pub(super) fn login_state(&self) -> Login {
+        if self.client.login.is_some() { Login::Done } else { self.login }
+    }
+
+    /// What there is of AUTH once `offer` was made before an upstream that knows `mechanisms`.
+    pub(super) fn login_offered(&self, offer: &Offer, mechanisms: &[Box<str>]) -> Login {
+        let waits_for_tls = self.settings().auth == AuthOffer::UnderTls && !mechanisms.is_empty() && offer.starttls;
+        match offer.auth.is_empty() {
+            false => Login::Offered,
+            true if waits_for_tls => Login::NeedsTls,
+            true => Login::Unavailable,
+        }
+    }
+
+    /// Relays the exchange to its end and gives the reply that ends it.
+    pub(super) async fn log_in(
+        &mut self,
+        state: &State,
+        mechanism: &str,
+        initial: Option<Secret>,
+    ) -> Result<Reply, End> {
+        let State::AuthSent(hello) = state else { return Err(End::silently(Ended::ClientGone)) };
+        if !self.offer.as_ref().is_some_and(|offer| offer.auth.iter().any(|offered| **offered == *mechanism)) {
+            return Ok(Reply::new(504, "5.5.4", "Mechanism not available"));
+        }
+        let introduction = self.introduction(hello).await;
+        let mut said = Vec::new();
+        let first = self.link.log_in(&introduction, mechanism, initial.as_ref().map(Secret::expose)).await;
+        said.extend(initial);
+        let mut result = first;
+        loop {
+            match result {
+                Ok(challenge) if challenge.code() == 334 => {
+                    if said.len() >= MAX_RESPONSES {
+                        self.link.close().await;
+                        return Ok(temporary_failure());
+                    }
+                    self.say(&challenge);
+                    let response = self.response().await?;
+                    let Some(response) = response else {
+                        // It can't be passed on, so the exchange is given up in the client's name.
+                        // Whatever the upstream says to that, this is the client's answer.
+                        let _ = self.link.respond("*").await;
+                        return Ok(Reply::new(501, "5.5.2", "Not a base64 string"));
+                    };
+                    result = self.link.respond(response.expose()).await;
+                    said.push(response);
+                }
+                Ok(reply) => {
+                    self.note_login(mechanism, &said, &reply);
+                    return Ok(reply);
+                }
+                Err(error) => {
+                    self.gate.metrics.logins.inc(LoginResult::Failed);
+                    // For the log; RFC 4954 §4.7.1 has a reply of its own for the client.
+                    self.told(&error);
+                    return Ok(temporary_failure());
+                }
+            }
+        }
+    }
+
+    /// The client's next response; none if it is no line of AUTH.
+    async fn response(&mut self) -> Result<Option<Secret>, End> {
+        let limit = self.settings().timeouts.command;
+        self.flush(limit).await?;
+        let line = async {
+            match self.stream.read_line(MAX_AUTH_LINE).await {
+                Ok(line) => Ok(Secret::parse(line)),
+                Err(ReadError::TooLong) => Ok(None),
+                Err(_) => Err(End::silently(Ended::ClientGone)),
+            }
+        };
+        match timeout(limit, alongside(&mut self.evaluation, line)).await {
+            Ok(line) => line,
+            Err(_) => Err(End::saying(Ended::Timeout, Reply::new(421, "4.4.2", "Timeout, closing"))),
+        }
+    }
+
+    /// Remembers, counts and logs how an exchange ended.
+    fn note_login(&mut self, mechanism: &str, said: &[Secret], reply: &Reply) {
+        let cancelled = said.last().is_some_and(Secret::is_cancellation);
+        let result = match reply.code() {
+            235 => LoginResult::Accepted,
+            _ if cancelled => LoginResult::Cancelled,
+            400..=499 => LoginResult::Failed,
+            _ => LoginResult::Refused,
+        };
+        self.gate.metrics.logins.inc(result);
+        let name = Some(result).filter(|result| *result == LoginResult::Accepted);
+        let name = name.map(|_| login_name(mechanism, said).unwrap_or_else(|| "?".into()));
+        info!(
+            session = &*self.id,
+            client_ip = %self.client.ip(),
+            login = name.as_deref().unwrap_or_default(),
+            mechanism,
+            result = %result,
+            tls = self.stream.is_secured(),
+            "login"
+        );
+        self.errors += usize::from(result == LoginResult::Refused);
+        if result == LoginResult::Accepted {
+            self.client.login = name;
+            self.link.logged_in();
+        }
+    }
+}
+
+/// The name under which a client logs in, as far as the mechanism shows it; never more of what it said.
+fn login_name(mechanism: &str, said: &[Secret]) -> Option<Box<str>> {
+    let decode = |secret: &Secret| base64::decode(secret.expose().as_bytes());
+    let first = decode(said.first()?)?;
+    let name = match mechanism {
+        // RFC 4616 §2: authzid NUL authcid NUL passwd.
+        "PLAIN" => first.split(|b| *b == 0).nth(1)?.to_vec(),
+        "LOGIN" => first,
+        // RFC 2195 §2: the name, a space, the digest.
+        "CRAM-MD5" => first.rsplitn(2, |b| *b == b' ').nth(1)?.to_vec(),
+        // RFC 5801 §4, RFC 5802 §7: `n,,n=name,r=nonce`.
+        _ if mechanism.starts_with("SCRAM-") => {
+            first.split(|b| *b == b',').find_map(|a| a.strip_prefix(b"n="))?.to_vec()
+        }
+        "XOAUTH2" => first.split(|b| *b == 1).find_map(|a| a.strip_prefix(b"user="))?.to_vec(),
+        // RFC 7628 §3.1: `n,a=name,`.
+        "OAUTHBEARER" => first.split(|b| *b == b',').find_map(|a| a.strip_prefix(b"a="))?.to_vec(),
+        _ => return None,
+    };
+    let name = String::from_utf8(name).ok()?;
+    let fits = (1..=MAX_LOGIN).contains(&name.len()) && !name.chars().any(char::is_control);
+    fits.then(|| name.into())
+}
+
+/// RFC 4954 §4.7.1.
+fn temporary_failure() -> Reply {
+    Reply::new(454, "4.7.0", "Temporary authentication failure")
+}
+
+/// Octets of a line inside AUTH (RFC 4954 §4).
+pub const MAX_AUTH_LINE: usize = 12_288;
+/// Responses of one exchange: no mechanism takes half as many.
+const MAX_RESPONSES: usize = 10;
+/// Octets of a login name.
+const MAX_LOGIN: usize = 255;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_is_read_and_nothing_else() {
+        let cases: [(&str, &[&str], Option<&str>); 11] = [
+            ("PLAIN", &["AGpvZQBzZWNyZXQ="], Some("joe")),
+            ("PLAIN", &["YWRtaW4Aam9lAHNlY3JldA=="], Some("joe")),
+            ("PLAIN", &["c2VjcmV0"], None),
+            ("LOGIN", &["am9l", "c2VjcmV0"], Some("joe")),
+            ("LOGIN", &["*"], None),
+            ("CRAM-MD5", &["am9lIGI5MTNhNjAyYzdlZGE3YTQ5NWI0ZTZlNzMzNGQzODkw"], Some("joe")),
+            ("SCRAM-SHA-256", &["biwsbj1qb2Uscj1hYmM="], Some("joe")),
+            ("XOAUTH2", &["dXNlcj1qb2UBYXV0aD1CZWFyZXIgdG9rZW4BAQ=="], Some("joe")),
+            ("OAUTHBEARER", &["bixhPWpvZSwBYXV0aD1CZWFyZXIgdG9rZW4BAQ=="], Some("joe")),
+            ("NTLM", &["TlRMTVNTUAABAAAA"], None),
+            ("PLAIN", &[], None),
+        ];
+        for (mechanism, said, expected) in cases {
+            let said: Vec<_> = said.iter().map(|text| Secret::parse(text.as_bytes()).unwrap()).collect();
+            assert_eq!(login_name(mechanism, &said).as_deref(), expected, "{mechanism}");
+        }
+    }
+}
