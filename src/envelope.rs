@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::domain::Domain;
 use crate::smtp::address::{DomainPart, ForwardPath, ReversePath};
 use crate::smtp::command::{ClientName, MailParameters};
+use crate::tls::Protection;
 
 /// The client of a session.
 #[derive(Debug, Clone)]
@@ -13,6 +14,8 @@ pub struct Client {
     pub address: SocketAddr,
     /// The address and port that it reached.
     pub local: SocketAddr,
+    /// What protects its connection; none in the clear.
+    pub tls: Option<Protection>,
 }
 
 /// How the client introduced itself.

@@ -22,6 +22,7 @@ use crate::session::state::ClientKind;
 use crate::session::{self, Gate};
 use crate::smtp::reply::Reply;
 use crate::smtp::stream::Stream;
+use crate::tls::{ListenerTls, Protection};
 
 /// What the operator sets for one listener.
 #[derive(Debug, Clone)]
@@ -30,6 +31,10 @@ pub struct Settings {
     pub proxy_protocol_from: Vec<IpNet>,
     /// How long that header may take.
     pub proxy_header: Duration,
+    /// TLS at this listener.
+    pub tls: ListenerTls,
+    /// Whether a client may send mail only under TLS; with [`ListenerTls::StartTls`] alone.
+    pub require_tls: bool,
 }
 
 /// What listeners count.
@@ -107,8 +112,10 @@ pub async fn run(
         };
         let (settings, gate) = (Arc::clone(&settings), Arc::clone(&gate));
         tokio::spawn(async move {
-            if let Some((stream, client, kind)) = admit(socket, unmapped(peer), &settings, &gate).await {
-                session::run(gate, stream, client, kind).await;
+            if let Some((stream, client, kind)) = admit(socket, unmapped(peer), &settings, &gate).await
+                && let Some((stream, tls)) = secure(stream, &settings, &gate).await
+            {
+                session::run(gate, stream, Client { tls, ..client }, kind).await;
             }
             drop(slot);
         });
@@ -128,7 +135,7 @@ async fn admit(
     socket.set_nodelay(true).ok()?;
     let mut stream = Stream::new(socket);
     if !settings.proxy_protocol_from.iter().any(|network| network.contains(&peer.ip())) {
-        return Some((stream, Client { address: peer, local }, ClientKind::Sender));
+        return Some((stream, Client { address: peer, local, tls: None }, ClientKind::Sender));
     }
     let origin = timeout(settings.proxy_header, proxy_header(&mut stream)).await.unwrap_or_else(|_| {
         debug!(client_ip = %peer.ip(), "no PROXY header in time");
@@ -136,15 +143,25 @@ async fn admit(
     });
     match origin {
         Some(Origin::Client { source, destination }) => {
-            Some((stream, Client { address: source, local: destination }, ClientKind::Sender))
+            Some((stream, Client { address: source, local: destination, tls: None }, ClientKind::Sender))
         }
-        Some(Origin::Nobody) => Some((stream, Client { address: peer, local }, ClientKind::HealthCheck)),
+        Some(Origin::Nobody) => Some((stream, Client { address: peer, local, tls: None }, ClientKind::HealthCheck)),
         None => {
             gate.metrics.ended.inc(Ended::ProxyHeader);
             debug!(client_ip = %peer.ip(), "closed: a PROXY header was due");
             None
         }
     }
+}
+
+/// The handshake that opens a connection with implicit TLS. One that fails ends it without a word: there is nobody yet to
+/// whom a reply could be said.
+async fn secure(stream: Stream, settings: &Settings, gate: &Gate) -> Option<(Stream, Option<Protection>)> {
+    if settings.tls != ListenerTls::Implicit {
+        return Some((stream, None));
+    }
+    let (stream, protection) = gate.tls.as_ref()?.accept_first(stream).await.ok()?;
+    Some((stream, Some(protection)))
 }
 
 async fn proxy_header(stream: &mut Stream) -> Option<Origin> {

@@ -36,6 +36,7 @@ use crate::smtp::extension::Offer;
 use crate::smtp::reply::Reply;
 use crate::smtp::stream::{ReadError, Stream};
 use crate::store::Appender;
+use crate::tls;
 use crate::upstream::probe::Survey;
 use crate::upstream::{self, Link};
 
@@ -51,6 +52,8 @@ pub struct Gate {
     pub survey: watch::Receiver<Survey>,
     /// Where rows go.
     pub rows: Appender,
+    /// TLS towards clients; none without a certificate.
+    pub tls: Option<tls::Server>,
     /// What is counted.
     pub metrics: Metrics,
     /// What the upstream side counts.

@@ -179,6 +179,7 @@ impl Session {
             };
             let hop = Hop {
                 hello,
+                tls: self.client.tls,
                 name: name.as_ref().map(|n| n.as_str()),
                 ip: self.client.ip(),
                 by: &transaction.settings.hostname,

@@ -18,6 +18,8 @@ pub struct Capabilities {
     pub enhanced_status_codes: bool,
     /// PIPELINING (RFC 2920).
     pub pipelining: bool,
+    /// STARTTLS (RFC 3207).
+    pub starttls: bool,
     /// The attributes of Postfix's XCLIENT, in upper case; none if it is not announced.
     pub xclient: Option<Vec<Box<str>>>,
 }
@@ -45,6 +47,7 @@ impl Capabilities {
                 Some("8BITMIME") => found.eight_bit_mime = true,
                 Some("ENHANCEDSTATUSCODES") => found.enhanced_status_codes = true,
                 Some("PIPELINING") => found.pipelining = true,
+                Some("STARTTLS") => found.starttls = true,
                 Some("XCLIENT") => found.xclient = Some(words.map(Into::into).collect()),
                 _ => {}
             }
@@ -68,6 +71,7 @@ impl Capabilities {
             eight_bit_mime: self.eight_bit_mime && other.eight_bit_mime,
             enhanced_status_codes: self.enhanced_status_codes && other.enhanced_status_codes,
             pipelining: self.pipelining && other.pipelining,
+            starttls: self.starttls && other.starttls,
             xclient,
         }
     }

@@ -87,6 +87,16 @@ impl Stream {
         }
     }
 
+    /// The plain socket and what was read from it and not consumed, for a handshake that has begun with these octets.
+    /// None under TLS already.
+    pub fn into_parts(mut self) -> Option<(TcpStream, Vec<u8>)> {
+        self.input.drain(..self.at);
+        match self.transport {
+            Transport::Plain(socket) => Some((socket, self.input)),
+            Transport::Secured(_) => None,
+        }
+    }
+
     fn with(transport: Transport) -> Self {
         Self { transport, input: Vec::new(), at: 0, searched: 0, output: Vec::new(), dropping: false }
     }
@@ -255,8 +265,9 @@ impl Stream {
 
     /// Ends the output direction, so that the peer reads the last reply before the end.
     pub async fn shutdown(&mut self) {
-        // Nothing is left to be done if the peer has gone first.
-        let _ = self.transport.shutdown().await;
+        // Nothing is left to be done if the peer has gone first. Under TLS this writes, and a peer that takes nothing
+        // must not hold us up.
+        let _ = timeout(SHUTDOWN_WAIT, self.transport.shutdown()).await;
     }
 
     /// Reads and drops what the peer still sends until it closes, at most for `limit`. A socket that is closed with
@@ -317,6 +328,8 @@ impl AsyncWrite for Transport {
     }
 }
 
+/// How long the end of the output direction may take to be written.
+const SHUTDOWN_WAIT: Duration = Duration::from_secs(1);
 /// Octets read at once while lines are exchanged.
 const BUFFER: usize = 4 * 1024;
 /// Octets read at once while a message comes.

@@ -167,7 +167,11 @@ mod tests {
             panic!("{hello}")
         };
         Introduction {
-            client: Client { address: "198.51.100.7:4711".parse().unwrap(), local: "198.51.100.1:25".parse().unwrap() },
+            client: Client {
+                address: "198.51.100.7:4711".parse().unwrap(),
+                local: "198.51.100.1:25".parse().unwrap(),
+                tls: None,
+            },
             name: ConfirmedName::Confirmed(Domain::parse("mx.client.example").unwrap()),
             hello: Hello { name, protocol: Protocol::Esmtp },
         }

@@ -137,6 +137,7 @@ impl Known {
                 OpenError::Setup { .. } | OpenError::GateRefused { .. } => {
                     "; does it expect a PROXY header, or none? see upstream.identity"
                 }
+                OpenError::Unprotected { .. } => "; see upstream.tls",
                 OpenError::Unreachable(_) | OpenError::ClientRefused(..) => "",
             };
             warn!(server, error = %cause, "upstream probe failed{hint}");
@@ -181,7 +182,7 @@ async fn relays(connection: &mut Connection, settings: &Settings) -> Option<bool
 /// The client that a probe hands over.
 fn stranger(settings: &Settings) -> Introduction {
     Introduction {
-        client: Client { address: ([192, 0, 2, 1], 25).into(), local: ([192, 0, 2, 2], 25).into() },
+        client: Client { address: ([192, 0, 2, 1], 25).into(), local: ([192, 0, 2, 2], 25).into(), tls: None },
         name: ConfirmedName::None,
         hello: Hello { name: ClientName::own(&settings.hostname), protocol: Protocol::Esmtp },
     }
