@@ -25,7 +25,7 @@ use crate::readiness::{Condition, Readiness};
 use crate::session::{self, Gate};
 use crate::store::{self, Store};
 use crate::upstream::probe::{self, Survey};
-use crate::{dns, upstream};
+use crate::{dns, tls, upstream};
 
 /// The sockets of a gate, bound.
 #[derive(Debug)]
@@ -72,6 +72,12 @@ pub enum Error {
     /// DNS can't be set up.
     #[error("dns can't be set up")]
     Dns(#[from] resolver::Error),
+    /// A certificate for clients, or its key, can't be used.
+    #[error("tls: {0}")]
+    Tls(tls::FileError),
+    /// Nobody is known who could vouch for the upstream.
+    #[error("upstream.tls: {0}")]
+    UpstreamTls(tls::TrustError),
     /// The store can't be opened.
     #[error("store.url: the store can't be opened")]
     Store(#[from] store::Error),
@@ -110,7 +116,14 @@ pub async fn start(config: &Config, sockets: Sockets, registry: Registry) -> Res
     let (stop, stopped) = watch::channel(false);
     let (stop_admin, admin_stopped) = watch::channel(false);
     let (survey, surveyed) = watch::channel(Survey::default());
-    let session_settings = Arc::new(config.session());
+    let tls_metrics = tls::ServerMetrics::new(&registry);
+    let tls = match config.tls() {
+        Some(settings) => Some(tls::Server::open(settings, tls_metrics).map_err(Error::Tls)?),
+        None => None,
+    };
+    let security = config.security(tls::ClientMetrics::new(&registry)).map_err(Error::UpstreamTls)?;
+    let session_settings = Arc::new(config.session(security));
+    let blind = session_settings.upstream.blind;
     let upstream_settings = Arc::clone(&session_settings.upstream);
     let gate = Arc::new(Gate {
         settings: watch::channel(session_settings).1,
@@ -118,14 +131,18 @@ pub async fn start(config: &Config, sockets: Sockets, registry: Registry) -> Res
         spooler,
         survey: surveyed.clone(),
         rows: store.appender(),
+        tls: tls.clone(),
         metrics: session::metrics::Metrics::new(&registry),
         upstream_metrics: upstream::Metrics::new(&registry),
         stop: stopped,
     });
 
     let mut tasks = JoinSet::new();
+    if let Some(tls) = tls {
+        tasks.spawn(tls.watch());
+    }
     tasks.spawn(probe::run(upstream_settings, config.relay_test(), survey));
-    tasks.spawn(watch_survey(surveyed, config.upstream().blind, readiness.clone()));
+    tasks.spawn(watch_survey(surveyed, blind, readiness.clone()));
     let slots = Arc::new(Semaphore::new(usize::try_from(config.limits.sessions).unwrap_or(usize::MAX)));
     let metrics = listener::Metrics::new(&registry);
     let mut addresses = Vec::new();

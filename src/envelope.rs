@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::domain::Domain;
 use crate::smtp::address::{DomainPart, ForwardPath, ReversePath};
 use crate::smtp::command::{ClientName, MailParameters};
+use crate::tls::Protection;
 
 /// The client of a session.
 #[derive(Debug, Clone)]
@@ -15,6 +16,8 @@ pub struct Client {
     pub local: SocketAddr,
     /// As whom it has authenticated; "?" if its mechanism hides the name.
     pub login: Option<Box<str>>,
+    /// What protects its connection; none in the clear.
+    pub tls: Option<Protection>,
 }
 
 /// How the client introduced itself.
@@ -49,7 +52,7 @@ pub struct Envelope {
 impl Client {
     /// A client of whom nothing but its addresses is known.
     pub fn new(address: SocketAddr, local: SocketAddr) -> Self {
-        Self { address, local, login: None }
+        Self { address, local, login: None, tls: None }
     }
 
     /// The client's address.

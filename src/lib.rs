@@ -13,6 +13,7 @@ pub mod causes;
 pub mod metrics;
 pub mod readiness;
 pub mod smtp;
+pub mod tls;
 pub mod envelope;
 pub mod message;
 pub mod dns;

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "the demo uses a part of it")]
 
+#[path = "../../tests/it/support/certificates.rs"]
+pub mod certificates;
 #[path = "../../tests/it/support/client.rs"]
 pub mod client;
 #[path = "../../tests/it/support/config.rs"]

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::config::document::Document;
-use crate::config::{Config, Host, Identity, Mode, RecipientDomain, ServerAddress};
+use crate::config::{Config, Host, Identity, ListenerTls, Mode, RecipientDomain, ServerAddress, UpstreamTls};
 use crate::label::Label;
 
 /// Adds what is wrong to the document's problems.
@@ -13,6 +13,7 @@ pub fn check(config: &Config, document: &Document<'_>) {
     relay_guard(config, document);
     addresses(config, document);
     times(config, document);
+    listeners(config, document);
     if config.limits.header_size > config.limits.message_size {
         document.problem("limits.header_size", "is more than limits.message_size");
     }
@@ -31,7 +32,32 @@ pub fn warnings(config: &Config) -> Vec<String> {
     if config.bypass.trusted_networks.iter().any(|network| network.prefix_len() == 0) {
         warnings.push("bypass.trusted_networks holds the whole Internet: nothing is evaluated".to_owned());
     }
+    tls_warnings(config, &mut warnings);
     warnings
+}
+
+/// What would have no effect, and be believed to have one.
+fn tls_warnings(config: &Config, warnings: &mut Vec<String>) {
+    let upstream = &config.upstream;
+    let verifies = matches!(upstream.tls, UpstreamTls::Required | UpstreamTls::Implicit);
+    let pins = !upstream.tls_pin.is_empty();
+    let name = "upstream.tls_name";
+    let keys = [(name, upstream.tls_name.is_some()), ("upstream.tls_ca", upstream.tls_ca.is_some())];
+    for (key, is_set) in keys.into_iter().chain([("upstream.tls_pin", pins)]).filter(|_| !verifies) {
+        if is_set {
+            warnings.push(format!("{key} has no effect: with upstream.tls = \"{}\" nothing is verified", upstream.tls));
+        }
+    }
+    if verifies && pins && upstream.tls_ca.is_some() {
+        warnings.push("upstream.tls_ca has no effect: upstream.tls_pin says which keys are believed".to_owned());
+    }
+    let serves = |tls| config.listeners.iter().any(|listener| listener.tls == tls);
+    if !config.tls.certificate.0.is_empty() && !serves(ListenerTls::StartTls) && !serves(ListenerTls::Implicit) {
+        warnings.push("tls.certificate has no effect: every listener.tls is \"off\"".to_owned());
+    }
+    if config.listeners.iter().any(|listener| listener.require_tls) && !config.tls.hide_from.is_empty() {
+        warnings.push("clients in tls.hide_from can send nothing where listener.require_tls is true".to_owned());
+    }
 }
 
 /// An upstream that can't see the client must not relay for everyone (README, relay guard).
@@ -49,6 +75,20 @@ fn relay_guard(config: &Config, document: &Document<'_>) {
     }
     if domains.contains(&RecipientDomain::Any) && domains.len() > 1 {
         document.problem("smtp.recipient_domains", "\"*\" stands for every domain and can't have others beside it");
+    }
+}
+
+/// TLS that nothing could be shown for, or that is demanded where it is not offered.
+fn listeners(config: &Config, document: &Document<'_>) {
+    for listener in &config.listeners {
+        if listener.tls != ListenerTls::Off && config.tls.certificate.0.is_empty() {
+            let message = format!("\"{}\" needs tls.certificate and tls.key; without them only \"off\"", listener.tls);
+            document.problem("listener.tls", &message);
+        }
+        if listener.require_tls && listener.tls != ListenerTls::StartTls {
+            let message = format!("goes with tls = \"starttls\" alone; here it is \"{}\"", listener.tls);
+            document.problem("listener.require_tls", &message);
+        }
     }
 }
 

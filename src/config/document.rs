@@ -116,13 +116,6 @@ impl<'a> Document<'a> {
         each.map(|(i, (place, table))| self.section(name, i, Some(place), Some(table)).read(&read)).collect()
     }
 
-    /// Refuses the table `name`, if it is there.
-    pub fn unsupported(&self, name: &str, message: &str) {
-        if let Some(value) = self.root.get(name) {
-            self.found.problem(value.span().start, name, message);
-        }
-    }
-
     /// Reads a table that isn't in the file, one of several by that name: for its defaults.
     pub fn absent<T>(&'a self, name: &'static str, instance: usize, read: impl FnOnce(&mut Section<'a>) -> T) -> T {
         self.section(name, instance, None, None).read(read)

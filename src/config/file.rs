@@ -8,8 +8,8 @@ use std::time::Duration;
 use crate::config::document::{Document, Section};
 use crate::config::{
     Admin, AuthOffer, BareNewline, Bypass, ByteSize, Config, Dns, Identity, Limits, Listener, ListenerTls, Log,
-    LogFormat, LogLevel, Mailbox, Mode, OnTempError, OnUnusableFrom, Policy, Reject, Reports, Smtp, Spool, Store,
-    Timeouts, Upstream, UpstreamTls,
+    LogFormat, LogLevel, Mailbox, Mode, OnTempError, OnUnusableFrom, OneOrMore, Policy, Reject, Reports, Smtp, Spool,
+    Store, Timeouts, Tls, Upstream, UpstreamTls,
 };
 use crate::domain::Domain;
 use crate::store::Location;
@@ -17,12 +17,12 @@ use crate::store::Location;
 /// Reads all tables. What is wrong stands in the document afterwards; the values are then of no use.
 pub fn read<'a>(document: &'a Document<'a>) -> Config {
     let (hostname, authserv_id, strip_authserv_ids) = document.top(TABLES, names);
-    document.unsupported("tls", "is not supported by this version: clients are served without TLS");
     Config {
         hostname,
         authserv_id,
         strip_authserv_ids,
         listeners: listeners(document),
+        tls: document.table("tls", tls),
         upstream: document.table("upstream", upstream),
         dns: document.table("dns", dns),
         policy: document.table("policy", policy),
@@ -66,11 +66,24 @@ fn listener(section: &mut Section<'_>, default: Option<SocketAddr>) -> Listener 
         Some(address) => section.get("address", address),
         None => section.required("address", r#""0.0.0.0:25""#).unwrap_or((Ipv4Addr::UNSPECIFIED, 0).into()),
     };
-    let tls = section.get("tls", ListenerTls::Off);
-    if tls != ListenerTls::Off {
-        section.problem("tls", "TLS towards clients is not supported by this version; expected \"off\"");
+    Listener {
+        address,
+        tls: section.get("tls", ListenerTls::Off),
+        require_tls: section.get("require_tls", false),
+        proxy_protocol_from: section.get("proxy_protocol_from", Vec::new()),
     }
-    Listener { address, tls, proxy_protocol_from: section.get("proxy_protocol_from", Vec::new()) }
+}
+
+fn tls(section: &mut Section<'_>) -> Tls {
+    let none = || OneOrMore(Vec::new());
+    let certificate: OneOrMore<PathBuf> = section.optional("certificate").unwrap_or_else(none);
+    let key: OneOrMore<PathBuf> = section.optional("key").unwrap_or_else(none);
+    if certificate.0.len() != key.0.len() {
+        let (certificates, keys) = (certificate.0.len(), key.0.len());
+        let message = format!("has {keys} keys for {certificates} certificates; expected as many, in the same order");
+        section.problem("key", &message);
+    }
+    Tls { certificate, key, hide_from: section.get("hide_from", Vec::new()) }
 }
 
 fn upstream(section: &mut Section<'_>) -> Upstream {
@@ -80,12 +93,11 @@ fn upstream(section: &mut Section<'_>) -> Upstream {
     }
     let identity = section.get("identity", Identity::Auto);
     let tls = section.get("tls", UpstreamTls::Off);
-    if tls != UpstreamTls::Off {
-        section.problem("tls", "TLS towards the upstream is not supported by this version; expected \"off\"");
-    }
+    let (tls_name, tls_ca) = (section.optional("tls_name"), section.optional("tls_ca"));
+    let tls_pin = section.get("tls_pin", Vec::new());
     let auth_over_plain = section.get("auth_over_plain", false);
     let hold = section.within("hold", seconds(30), SHORTEST..=minutes(30));
-    Upstream { servers: servers.unwrap_or_default(), identity, tls, auth_over_plain, hold }
+    Upstream { servers: servers.unwrap_or_default(), identity, tls, tls_name, tls_ca, tls_pin, auth_over_plain, hold }
 }
 
 fn dns(section: &mut Section<'_>) -> Dns {
@@ -134,6 +146,7 @@ fn timeouts(section: &mut Section<'_>) -> Timeouts {
     let mut time = |key, default, most| section.within(key, default, SHORTEST..=most);
     Timeouts {
         proxy_header: time("proxy_header", seconds(10), minutes(5)),
+        tls_handshake: time("tls_handshake", seconds(30), minutes(5)),
         command: time("command", minutes(5), minutes(60)),
         data_block: time("data_block", minutes(3), minutes(60)),
         data: time("data", minutes(30), minutes(24 * 60)),

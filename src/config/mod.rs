@@ -21,14 +21,18 @@ use ipnet::IpNet;
 
 pub use crate::config::document::{Line, Origin};
 pub use crate::config::problem::{Error, Problem};
-pub use crate::config::value::{ByteSize, DnsServer, Host, Mailbox, RecipientDomain, ServerAddress, parse_duration};
+pub use crate::config::value::{
+    ByteSize, DnsServer, Host, Mailbox, OneOrMore, RecipientDomain, ServerAddress, parse_duration,
+};
 use crate::domain::Domain;
 use crate::label_enum;
 pub use crate::policy::{Mode, OnTempError, OnUnusableFrom, Reject};
 pub use crate::session::settings::{AuthOffer, BareNewline};
 pub use crate::smtp::extension::Extension;
 use crate::store::Location;
+pub use crate::tls::{ListenerTls, Pin};
 pub use crate::upstream::handover::Identity;
+pub use crate::upstream::security::UpstreamTls;
 
 /// The reference: every key with its meaning, default and range. Parses, and says what holds without it.
 pub const REFERENCE: &str = include_str!("../../config/dmarcgate.toml");
@@ -41,6 +45,7 @@ pub struct Config {
     pub authserv_id: Domain,
     pub strip_authserv_ids: Vec<Domain>,
     pub listeners: Vec<Listener>,
+    pub tls: Tls,
     pub upstream: Upstream,
     pub dns: Dns,
     pub policy: Policy,
@@ -61,7 +66,17 @@ pub struct Config {
 pub struct Listener {
     pub address: SocketAddr,
     pub tls: ListenerTls,
+    pub require_tls: bool,
     pub proxy_protocol_from: Vec<IpNet>,
+}
+
+/// `[tls]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each key is documented in config/dmarcgate.toml")]
+pub struct Tls {
+    pub certificate: OneOrMore<PathBuf>,
+    pub key: OneOrMore<PathBuf>,
+    pub hide_from: Vec<IpNet>,
 }
 
 /// `[upstream]`.
@@ -72,6 +87,9 @@ pub struct Upstream {
     pub identity: Identity,
     pub tls: UpstreamTls,
     pub auth_over_plain: bool,
+    pub tls_name: Option<Host>,
+    pub tls_ca: Option<PathBuf>,
+    pub tls_pin: Vec<Pin>,
     pub hold: Duration,
 }
 
@@ -124,6 +142,7 @@ pub struct Limits {
 #[expect(missing_docs, reason = "each key is documented in config/dmarcgate.toml")]
 pub struct Timeouts {
     pub proxy_header: Duration,
+    pub tls_handshake: Duration,
     pub command: Duration,
     pub data_block: Duration,
     pub data: Duration,
@@ -184,32 +203,6 @@ pub struct Admin {
 pub struct Log {
     pub format: LogFormat,
     pub level: LogLevel,
-}
-
-label_enum! {
-    /// TLS towards clients.
-    pub enum ListenerTls {
-        /// None.
-        Off = "off",
-        /// On request, by STARTTLS.
-        StartTls = "starttls",
-        /// From the first octet.
-        Implicit = "implicit",
-    }
-}
-
-label_enum! {
-    /// TLS towards the upstream.
-    pub enum UpstreamTls {
-        /// None.
-        Off = "off",
-        /// STARTTLS if offered, without looking at the certificate.
-        Opportunistic = "opportunistic",
-        /// STARTTLS with a valid certificate.
-        Required = "required",
-        /// From the first octet, with a valid certificate.
-        Implicit = "implicit",
-    }
 }
 
 label_enum! {

@@ -10,14 +10,16 @@ use crate::policy::{LocalPolicy, Pct};
 use crate::session;
 use crate::session::receive::Bounds;
 use crate::session::settings::{AuthOffer, RelayGuard, Timeouts};
+use crate::tls::{self, CertificateFiles, Trust, TrustError};
 use crate::upstream::probe::RelayTest;
+use crate::upstream::security::Security;
 use crate::upstream::{self, Blind};
 use crate::verdict::{self, ExemptRecipient};
 use crate::{listener, store};
 
 impl Config {
     /// For the sessions, which hand them on to all that they call.
-    pub fn session(&self) -> session::Settings {
+    pub fn session(&self, security: Security) -> session::Settings {
         session::Settings {
             hostname: self.hostname.as_str().into(),
             banner: self.smtp.banner.as_deref().map(Into::into),
@@ -41,7 +43,7 @@ impl Config {
                 evaluation: self.timeouts.evaluation,
             },
             verdict: self.verdict(),
-            upstream: Arc::new(self.upstream()),
+            upstream: Arc::new(self.upstream(security)),
         }
     }
 
@@ -62,9 +64,11 @@ impl Config {
     }
 
     /// For the link to the upstream.
-    pub fn upstream(&self) -> upstream::Settings {
+    pub fn upstream(&self, security: Security) -> upstream::Settings {
         upstream::Settings {
             servers: self.upstream.servers.iter().map(|server| server.to_string().into()).collect(),
+            security,
+            tls_name: self.upstream.tls_name.as_ref().map(|name| name.to_string().into()),
             identity: self.upstream.identity,
             blind: if self.is_guarded() || self.hands_over() { Blind::Allowed } else { Blind::Refused },
             hostname: self.hostname.as_str().into(),
@@ -77,6 +81,48 @@ impl Config {
                 final_reply: self.timeouts.upstream_final,
             },
         }
+    }
+
+    /// For TLS towards clients; none without a certificate.
+    pub fn tls(&self) -> Option<tls::ServerSettings> {
+        let pairs = self.tls.certificate.0.iter().zip(&self.tls.key.0);
+        let certificates: Vec<_> = pairs
+            .map(|(certificate, key)| CertificateFiles { certificate: certificate.clone(), key: key.clone() })
+            .collect();
+        (!certificates.is_empty()).then(|| tls::ServerSettings {
+            certificates,
+            hide_from: self.tls.hide_from.clone(),
+            hostname: self.hostname.clone(),
+            handshake: self.timeouts.tls_handshake,
+        })
+    }
+
+    /// For TLS towards the upstream; none without it.
+    pub fn upstream_tls(&self) -> Option<tls::ClientSettings> {
+        let trust = match (self.upstream.tls, &*self.upstream.tls_pin, &self.upstream.tls_ca) {
+            (UpstreamTls::Off, ..) => return None,
+            (UpstreamTls::Opportunistic, ..) => Trust::Anyone,
+            (UpstreamTls::Required | UpstreamTls::Implicit, [], None) => Trust::System,
+            (UpstreamTls::Required | UpstreamTls::Implicit, [], Some(path)) => Trust::File(path.clone()),
+            (UpstreamTls::Required | UpstreamTls::Implicit, pins, _) => Trust::Pins(pins.to_vec()),
+        };
+        Some(tls::ClientSettings { trust, handshake: self.timeouts.tls_handshake })
+    }
+
+    /// How the link to the upstream is protected.
+    ///
+    /// # Errors
+    ///
+    /// Whom to believe can't be read.
+    pub fn security(&self, metrics: tls::ClientMetrics) -> Result<Security, TrustError> {
+        let Some(settings) = self.upstream_tls() else { return Ok(Security::Off) };
+        let client = tls::Client::open(&settings, metrics)?;
+        Ok(match self.upstream.tls {
+            UpstreamTls::Off => Security::Off,
+            UpstreamTls::Opportunistic => Security::Opportunistic(client),
+            UpstreamTls::Required => Security::Required(client),
+            UpstreamTls::Implicit => Security::Implicit(client),
+        })
     }
 
     /// Whether the probes try what the upstream relays.
@@ -110,6 +156,8 @@ impl Config {
         listener::Settings {
             proxy_protocol_from: listener.proxy_protocol_from.clone(),
             proxy_header: self.timeouts.proxy_header,
+            tls: listener.tls,
+            require_tls: listener.require_tls,
         }
     }
 

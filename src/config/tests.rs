@@ -111,11 +111,30 @@ fn each_problem_is_named_with_line_key_value_and_what_is_allowed() {
         ("message_size = \"1MiB\"\n", "a key at the top", "unknown key; did you mean limits.message_size?"),
         ("[log]\nmode = \"tag\"\n", "a key elsewhere", "2: log.mode: unknown key; did you mean policy.mode?"),
         ("[log]\ncolour = true\n", "nothing like it", "2: log.colour: unknown key"),
-        ("[tls]\ncertificate = \"/c\"\n", "TLS", "1: tls: is not supported by this version"),
+        (
+            "[tls]\ncertificate = \"/c\"\n",
+            "a certificate without a key",
+            ": tls.key: has 0 keys for 1 certificates; expected as many, in the same order",
+        ),
+        (
+            "[tls]\ncertificate = [\"/c\", \"d\"]\n",
+            "one of two certificates",
+            "2: tls.certificate: \"d\" is not allowed; expected an absolute path",
+        ),
         (
             "[[listener]]\naddress = \"127.0.0.1:1\"\ntls = \"starttls\"\n",
             "listener TLS",
-            "3: listener.tls: TLS towards clients is not supported by this version",
+            "3: listener.tls: \"starttls\" needs tls.certificate and tls.key; without them only \"off\"",
+        ),
+        (
+            "[[listener]]\naddress = \"127.0.0.1:1\"\nrequire_tls = true\n",
+            "what is not offered is demanded",
+            "3: listener.require_tls: goes with tls = \"starttls\" alone; here it is \"off\"",
+        ),
+        (
+            "[upstream]\ntls_pin = [\"abc\"]\n",
+            "a pin",
+            "2: upstream.tls_pin: \"abc\" is not allowed; expected the SHA-256 of a public key",
         ),
         ("[[listener]]\ntls = \"off\"\n", "no address", "1: listener.address: is missing"),
         ("[listener]\naddress = \"127.0.0.1:1\"\n", "one table", "listener: expected tables [[listener]]"),
@@ -193,5 +212,11 @@ fn what_is_probably_not_meant_is_said() {
     assert_eq!(warnings(quiet), "");
     assert!(warnings(&quiet.replace("mx.example.net", "mx")).contains("hostname"));
     assert!(warnings(&format!("{quiet}[policy]\nmode = \"monitor\"\n")).contains("nothing is refused"));
+    for key in ["tls_name = \"a.example\"", "tls_ca = \"/ca.pem\""] {
+        let text = format!("{quiet}tls = \"opportunistic\"\n{key}\n");
+        assert!(warnings(&text).contains("with upstream.tls = \"opportunistic\" nothing is verified"), "{key}");
+        assert_eq!(warnings(&text.replace("opportunistic", "required")), "", "{key}");
+    }
+    assert!(warnings(&format!("{quiet}[tls]\ncertificate = \"/c\"\nkey = \"/k\"\n")).contains("every listener.tls"));
     assert!(warnings(&format!("{quiet}[bypass]\ntrusted_networks = [\"::/0\"]\n")).contains("whole Internet"));
 }

@@ -12,7 +12,9 @@ use toml::de::DeValue;
 use crate::config::problem::suggestion;
 use crate::domain::Domain;
 use crate::label::Label;
+use crate::message::base64;
 use crate::store::{Location, LocationError};
+use crate::tls::Pin;
 
 /// A kind of value.
 pub trait Setting: Sized {
@@ -39,6 +41,10 @@ pub struct Fault {
 /// A number of octets, written "4096B", "64KiB", "50MiB" or "2GiB".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ByteSize(pub u64);
+
+/// One value, or a list of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OneOrMore<T>(pub Vec<T>);
 
 /// A server: a name or an address, and a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -353,6 +359,68 @@ impl<T: Setting> Setting for Vec<T> {
     }
 }
 
+impl<T: Setting> Setting for OneOrMore<T> {
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Fault>> {
+        if value.get_ref().is_array() {
+            return Vec::read(value).map(Self);
+        }
+        T::read(value).map(|value| Self(vec![value]))
+    }
+
+    fn show(&self) -> String {
+        match &*self.0 {
+            [value] => value.show(),
+            _ => self.0.show(),
+        }
+    }
+}
+
+impl Setting for Host {
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Fault>> {
+        text(value, r#"a name such as "mail.example.net", or an address"#, |text| {
+            if let Ok(address) = text.parse::<IpAddr>() {
+                return Some(Self::Address(address.to_canonical()));
+            }
+            Domain::parse(text).ok().filter(|name| !ends_in_digits(name)).map(Self::Name)
+        })
+    }
+
+    fn show(&self) -> String {
+        quoted(self)
+    }
+}
+
+impl std::fmt::Display for Host {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Address(address) => write!(f, "{address}"),
+            Self::Name(name) => write!(f, "{name}"),
+        }
+    }
+}
+
+impl Setting for Pin {
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Fault>> {
+        text(value, "the SHA-256 of a public key (SubjectPublicKeyInfo), 64 hexadecimal digits or base64", |text| {
+            let octets = if text.len() == 2 * PIN && text.bytes().all(|b| b.is_ascii_hexdigit()) {
+                from_hex(text)?
+            } else {
+                base64::decode(text.as_bytes())?
+            };
+            octets.try_into().ok().map(Self)
+        })
+    }
+
+    fn show(&self) -> String {
+        quoted(self.0.map(|octet| format!("{octet:02x}")).concat())
+    }
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let digits = text.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).ok());
+    digits.map(|pair| pair.and_then(|pair| u8::from_str_radix(pair, 16).ok())).collect()
+}
+
 /// Reads "250ms", "30s", "5m", "2h" or "15d".
 pub fn parse_duration(text: &str) -> Option<Duration> {
     let (number, unit) = number_and_unit(text)?;
@@ -393,6 +461,8 @@ fn ends_in_digits(name: &Domain) -> bool {
 const DURATION_UNITS: &[(&str, u64)] = &[("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 /// From the smallest up, in octets.
 const SIZE_UNITS: &[(&str, u64)] = &[("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
+/// Octets of a SHA-256.
+const PIN: usize = 32;
 /// The port of DNS.
 const DNS_PORT: u16 = 53;
 /// Octets of a local part (RFC 5321 §4.5.3.1.1).
@@ -410,6 +480,7 @@ mod tests {
     #[test]
     fn values_are_read_and_written_back() {
         type Read = fn(&str) -> Option<String>;
+        let hex = quoted("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
         let cases: &[(Read, &str, Option<&str>)] = &[
             (show::<Duration>, r#""250ms""#, Some(r#""250ms""#)),
             (show::<Duration>, r#""120s""#, Some(r#""2m""#)),
@@ -454,6 +525,18 @@ mod tests {
             (show::<String>, r#""a\nb""#, None),
             (show::<Vec<u32>>, "[1, 2]", Some("[1, 2]")),
             (show::<Vec<u32>>, "1", None),
+            (show::<OneOrMore<u32>>, "1", Some("1")),
+            (show::<OneOrMore<u32>>, "[1]", Some("1")),
+            (show::<OneOrMore<u32>>, "[1, 2]", Some("[1, 2]")),
+            (show::<OneOrMore<u32>>, r#""a""#, None),
+            (show::<Host>, r#""Mail.example.net""#, Some(r#""mail.example.net""#)),
+            (show::<Host>, r#""2001:DB8::1""#, Some(r#""2001:db8::1""#)),
+            (show::<Host>, r#""1.2.3""#, None),
+            (show::<Pin>, &hex, Some(&hex)),
+            (show::<Pin>, &hex.to_ascii_uppercase(), Some(&hex)),
+            (show::<Pin>, r#""47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=""#, Some(&hex)),
+            (show::<Pin>, r#""47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuA==""#, None),
+            (show::<Pin>, &hex.replacen("e3", "+3", 1), None),
             (show::<bool>, r#""yes""#, None),
         ];
         for (show, text, expected) in cases {

@@ -3,7 +3,7 @@
 pub mod proxy;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ use crate::session::state::{ClientKind, Security};
 use crate::session::{self, Arrival, Gate};
 use crate::smtp::reply::Reply;
 use crate::smtp::stream::Stream;
+use crate::tls::{ListenerTls, Protection};
 
 /// What the operator sets for one listener.
 #[derive(Debug, Clone)]
@@ -30,6 +31,10 @@ pub struct Settings {
     pub proxy_protocol_from: Vec<IpNet>,
     /// How long that header may take.
     pub proxy_header: Duration,
+    /// TLS at this listener.
+    pub tls: ListenerTls,
+    /// Whether a client may send mail only under TLS; with [`ListenerTls::StartTls`] alone.
+    pub require_tls: bool,
 }
 
 /// What listeners count.
@@ -107,9 +112,11 @@ pub async fn run(
         };
         let (settings, gate) = (Arc::clone(&settings), Arc::clone(&gate));
         tokio::spawn(async move {
-            if let Some((stream, client, kind)) = admit(socket, unmapped(peer), &settings, &gate).await {
-                let arrival = Arrival { client, kind, security: Security::Unavailable };
-                session::run(gate, stream, arrival).await;
+            if let Some((stream, client, kind)) = admit(socket, unmapped(peer), &settings, &gate).await
+                && let Some((stream, tls)) = secure(stream, &settings, &gate).await
+            {
+                let security = settings.security(client.ip(), &gate);
+                session::run(gate, stream, Arrival { client: Client { tls, ..client }, kind, security }).await;
             }
             drop(slot);
         });
@@ -144,6 +151,29 @@ async fn admit(
             gate.metrics.ended.inc(Ended::ProxyHeader);
             debug!(client_ip = %peer.ip(), "closed: a PROXY header was due");
             None
+        }
+    }
+}
+
+/// The handshake that opens a connection with implicit TLS. One that fails ends it without a word: there is nobody yet to
+/// whom a reply could be said.
+async fn secure(stream: Stream, settings: &Settings, gate: &Gate) -> Option<(Stream, Option<Protection>)> {
+    if settings.tls != ListenerTls::Implicit {
+        return Some((stream, None));
+    }
+    let (stream, protection) = gate.tls.as_ref()?.accept_first(stream).await.ok()?;
+    Some((stream, Some(protection)))
+}
+
+impl Settings {
+    /// What there is of TLS for a client.
+    fn security(&self, ip: IpAddr, gate: &Gate) -> Security {
+        let is_hidden = gate.tls.as_ref().is_none_or(|tls| tls.is_hidden_from(ip));
+        match self.tls {
+            ListenerTls::StartTls if is_hidden => Security::Unavailable,
+            ListenerTls::StartTls if self.require_tls => Security::Required,
+            ListenerTls::StartTls => Security::Offered,
+            ListenerTls::Off | ListenerTls::Implicit => Security::Unavailable,
         }
     }
 }

@@ -3,12 +3,19 @@
 use std::net::IpAddr;
 
 use crate::envelope::{Hello, Protocol};
+use crate::tls::Protection;
 
 /// What a Received field says of one hop (RFC 5321 §4.4).
 #[derive(Debug, Clone)]
 pub struct Hop<'a> {
     /// What the client called itself.
     pub hello: &'a Hello,
+    /// What protected its connection.
+    pub tls: Option<Protection>,
+    /// Whether it has authenticated. As whom is nobody's business further on.
+    pub is_authenticated: bool,
+    /// Whether the transaction uses SMTPUTF8.
+    pub is_utf8: bool,
     /// Its confirmed name, if it has one.
     pub name: Option<&'a str>,
     /// Its address.
@@ -24,15 +31,25 @@ pub struct Hop<'a> {
 impl Hop<'_> {
     /// The field with its CRLF.
     pub fn field(&self) -> String {
-        let Self { hello, name, ip, by, id, time } = self;
+        let Self { hello, tls, name, ip, by, id, time, .. } = self;
         let tag = if ip.is_ipv6() { "IPv6:" } else { "" };
+        // RFC 3848 has no keyword for HELO under TLS, which only EHLO can have begun; the comment tells.
         let with = match hello.protocol {
             Protocol::Smtp => "SMTP",
+            // RFC 6531 §4.3.
+            Protocol::Esmtp if self.is_utf8 => "UTF8SMTP",
             Protocol::Esmtp => "ESMTP",
         };
+        let is_esmtp = hello.protocol == Protocol::Esmtp;
+        let secured = if is_esmtp && tls.is_some() { "S" } else { "" };
+        let authenticated = if is_esmtp && self.is_authenticated { "A" } else { "" };
+        let tls = tls.map(|tls| format!(" ({} {})", tls.version, tls.cipher)).unwrap_or_default();
         let from: String = hello.name.as_str().chars().map(|c| if is_host_character(c) { c } else { '?' }).collect();
         let name = name.map(|n| format!("{n} ")).unwrap_or_default();
-        format!("Received: from {from} ({name}[{tag}{ip}])\r\n\tby {by} with {with} id {id};\r\n\t{}\r\n", date(*time))
+        format!(
+            "Received: from {from} ({name}[{tag}{ip}])\r\n\tby {by} with {with}{secured}{authenticated}{tls} id {id};\r\n\t{}\r\n",
+            date(*time)
+        )
     }
 }
 
@@ -79,6 +96,7 @@ const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Au
 mod tests {
     use super::*;
     use crate::smtp::command::Command;
+    use crate::tls::Version;
 
     #[test]
     fn dates_table() {
@@ -98,12 +116,26 @@ mod tests {
     fn nothing_that_a_client_says_breaks_the_field() {
         let Ok(Command::Ehlo(name)) = Command::parse(b"EHLO a(b;c", None) else { panic!() };
         let hello = Hello { name, protocol: Protocol::Esmtp };
-        let hop =
-            Hop { hello: &hello, name: None, ip: "2001:db8::1".parse().unwrap(), by: "mx.example", id: "X1", time: 0 };
+        let hop = Hop {
+            hello: &hello,
+            tls: None,
+            is_authenticated: false,
+            is_utf8: false,
+            name: None,
+            ip: "2001:db8::1".parse().unwrap(),
+            by: "mx.example",
+            id: "X1",
+            time: 0,
+        };
         assert_eq!(
             hop.field(),
             "Received: from a?b?c ([IPv6:2001:db8::1])\r\n\tby mx.example with ESMTP id X1;\r\n\tThu, 1 Jan 1970 \
              00:00:00 +0000\r\n"
         );
+        let tls = Some(Protection { version: Version::Tls13, cipher: "TLS_AES_128_GCM_SHA256" });
+        let field = Hop { tls, ..hop.clone() }.field();
+        assert!(field.contains("\tby mx.example with ESMTPS (TLSv1.3 TLS_AES_128_GCM_SHA256) id X1;\r\n"), "{field}");
+        let field = Hop { tls, is_authenticated: true, is_utf8: true, ..hop }.field();
+        assert!(field.contains(" with UTF8SMTPSA (TLSv1.3 "), "{field}");
     }
 }

@@ -67,6 +67,8 @@ label_enum! {
         Excess = "excess",
         /// The upstream closed, or the client was told to come again.
         Unavailable = "unavailable",
+        /// The TLS handshake behind STARTTLS failed.
+        Handshake = "handshake",
         /// A PROXY header from an address that may not send one, or none from one that must.
         ProxyHeader = "proxy_header",
     }

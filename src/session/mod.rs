@@ -11,6 +11,7 @@ pub mod receive;
 mod relay;
 mod report;
 mod reverse;
+mod secure;
 pub mod settings;
 pub mod state;
 pub mod transaction;
@@ -40,6 +41,7 @@ use crate::smtp::extension::{Offer, Terms};
 use crate::smtp::reply::Reply;
 use crate::smtp::stream::{ReadError, Stream};
 use crate::store::Appender;
+use crate::tls;
 use crate::upstream::probe::Survey;
 use crate::upstream::{self, Link};
 
@@ -55,6 +57,8 @@ pub struct Gate {
     pub survey: watch::Receiver<Survey>,
     /// Where rows go.
     pub rows: Appender,
+    /// TLS towards clients; none without a certificate.
+    pub tls: Option<tls::Server>,
     /// What is counted.
     pub metrics: Metrics,
     /// What the upstream side counts.
@@ -184,11 +188,6 @@ impl Session {
         Arc::clone(&self.gate.settings.borrow())
     }
 
-    /// What there is of TLS now.
-    fn security(&self) -> Security {
-        if self.stream.is_secured() { Security::Active } else { self.security }
-    }
-
     fn say(&mut self, reply: &Reply) {
         self.stream.queue(reply.as_wire());
     }
@@ -279,8 +278,10 @@ impl Session {
                 Effect::RelayMail(reverse_path, parameters) => {
                     Event::Answer(self.relay_mail(&state, &reverse_path, &parameters).await)
                 }
-                // No listener offers it yet.
-                Effect::Secure => return Err(End::silently(Ended::ClientGone)),
+                Effect::Secure => {
+                    self.secure().await?;
+                    return Ok(state);
+                }
                 Effect::LogIn(mechanism, initial) => Event::Answer(self.log_in(&state, &mechanism, initial).await?),
                 Effect::RelayRcpt(path, parameters) => self.relay_recipient(&state, &path, &parameters).await,
                 Effect::Receive => Event::Answer(self.receive(&state).await?),

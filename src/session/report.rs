@@ -76,6 +76,7 @@ impl Session {
             transaction = &*transaction.id,
             client_ip = %self.client.ip(),
             ehlo = hello.name.as_str(),
+            tls = self.client.tls.map(|tls| format!("{} {}", tls.version, tls.cipher)).unwrap_or_default(),
             reverse_path = envelope.reverse_path.to_string(),
             recipients = recipients.join(" "),
             recipient_count = envelope.recipients.len(),

@@ -106,7 +106,7 @@ impl Session {
         // Done.
         let (reply, answered_by) = match action {
             Action::Relay { header } => {
-                let (head, dots_of_head) = self.head(&transaction, hello, &subject, header).await;
+                let (head, dots_of_head) = self.head(&transaction, (hello, envelope), &subject, header).await;
                 let parts = MessageParts {
                     head,
                     body_size: body.len(),
@@ -179,7 +179,7 @@ impl Session {
     async fn head(
         &mut self,
         transaction: &Transaction,
-        hello: &Hello,
+        (hello, envelope): (&Hello, &Envelope),
         subject: &Subject,
         mut fields: String,
     ) -> (Vec<u8>, u64) {
@@ -190,6 +190,9 @@ impl Session {
             };
             let hop = Hop {
                 hello,
+                tls: self.client.tls,
+                is_authenticated: self.client.login.is_some(),
+                is_utf8: envelope.parameters.smtp_utf8,
                 name: name.as_ref().map(|n| n.as_str()),
                 ip: self.client.ip(),
                 by: &transaction.settings.hostname,

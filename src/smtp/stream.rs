@@ -40,6 +40,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + std::fmt::Debug> Secured for T {
 enum Transport {
     Plain(TcpStream),
     Secured(Box<dyn Secured>),
+    /// Taken for a handshake: at its end, whatever is asked.
+    Gone,
 }
 
 /// Why a line could not be read.
@@ -78,12 +80,27 @@ impl Stream {
         Self::with(Transport::Secured(secured))
     }
 
+    /// The connection as it is, for a handshake that yields another one; what stays here is at its end.
+    pub fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::with(Transport::Gone))
+    }
+
     /// The plain socket, for a handshake on it; what was read and not consumed is thrown away, what is queued not sent.
     /// None under TLS already.
     pub fn into_socket(self) -> Option<TcpStream> {
         match self.transport {
             Transport::Plain(socket) => Some(socket),
-            Transport::Secured(_) => None,
+            Transport::Secured(_) | Transport::Gone => None,
+        }
+    }
+
+    /// The plain socket and what was read from it and not consumed, for a handshake that has begun with these octets.
+    /// None under TLS already.
+    pub fn into_parts(mut self) -> Option<(TcpStream, Vec<u8>)> {
+        self.input.drain(..self.at);
+        match self.transport {
+            Transport::Plain(socket) => Some((socket, self.input)),
+            Transport::Secured(_) | Transport::Gone => None,
         }
     }
 
@@ -261,8 +278,9 @@ impl Stream {
 
     /// Ends the output direction, so that the peer reads the last reply before the end.
     pub async fn shutdown(&mut self) {
-        // Nothing is left to be done if the peer has gone first.
-        let _ = self.transport.shutdown().await;
+        // Nothing is left to be done if the peer has gone first. Under TLS this writes, and a peer that takes nothing
+        // must not hold us up.
+        let _ = timeout(SHUTDOWN_WAIT, self.transport.shutdown()).await;
     }
 
     /// Reads and drops what the peer still sends until it closes, at most for `limit`. A socket that is closed with
@@ -290,6 +308,7 @@ impl Transport {
         match self {
             Self::Plain(socket) => Pin::new(socket).poll_read(context, buffer),
             Self::Secured(secured) => Pin::new(secured).poll_read(context, buffer),
+            Self::Gone => Poll::Ready(Ok(())),
         }
     }
 }
@@ -305,6 +324,7 @@ impl AsyncWrite for Transport {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_write(context, octets),
             Self::Secured(secured) => Pin::new(secured).poll_write(context, octets),
+            Self::Gone => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
 
@@ -312,6 +332,7 @@ impl AsyncWrite for Transport {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_flush(context),
             Self::Secured(secured) => Pin::new(secured).poll_flush(context),
+            Self::Gone => Poll::Ready(Ok(())),
         }
     }
 
@@ -319,10 +340,13 @@ impl AsyncWrite for Transport {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_shutdown(context),
             Self::Secured(secured) => Pin::new(secured).poll_shutdown(context),
+            Self::Gone => Poll::Ready(Ok(())),
         }
     }
 }
 
+/// How long the end of the output direction may take to be written.
+const SHUTDOWN_WAIT: Duration = Duration::from_secs(1);
 /// Octets read at once while lines are exchanged.
 const BUFFER: usize = 4 * 1024;
 /// Octets read at once while a message comes.

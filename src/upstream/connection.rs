@@ -6,13 +6,25 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tracing::warn;
 
 use super::handover::{Identity, Introduction, proxy_v1, proxy_v2, xclient_commands};
-use super::{MessageParts, Timeouts};
+use super::security::Security;
+use super::{MessageParts, Settings, Timeouts};
 use crate::smtp::data::{Unstuffer, end_of_data};
 use crate::smtp::extension::Capabilities;
 use crate::smtp::reply::{Reply, ReplyError, ReplyReader};
 use crate::smtp::stream::{ReadError, ReplyReadError, Stream};
+use crate::tls;
+
+/// What a connection is opened for.
+struct Attempt<'a> {
+    server: SocketAddr,
+    /// What a verified certificate has to be for.
+    name: &'a str,
+    introduction: &'a Introduction,
+    settings: &'a Settings,
+}
 
 /// An open connection on which the client was handed over and EHLO said.
 #[derive(Debug)]
@@ -46,6 +58,14 @@ pub enum OpenError {
         step: &'static str,
         /// What happened.
         cause: ExchangeError,
+    },
+    /// TLS failed, or is not to be had where it is demanded.
+    #[error("no TLS: {step}: {cause}")]
+    Unprotected {
+        /// Where in the dialogue.
+        step: &'static str,
+        /// What happened.
+        cause: String,
     },
     /// It refused the gate itself before it knew the client.
     #[error("{step} was refused: {reply}")]
@@ -92,45 +112,27 @@ pub enum DeliveryError {
 }
 
 impl Connection {
-    /// Connects, hands the client over and says EHLO, in the order of the hand-over (PROXY before the greeting,
-    /// XCLIENT behind our own EHLO).
+    /// Connects, hands the client over and says EHLO, in the order of the hand-over (PROXY before TLS and greeting,
+    /// XCLIENT behind our own EHLO and STARTTLS). `name` is what a verified certificate has to be for.
     ///
     /// # Errors
     ///
     /// [`OpenError`] says whose fault it is.
     pub async fn open(
         server: SocketAddr,
-        identity: Identity,
+        name: &str,
         introduction: &Introduction,
-        hostname: &str,
-        timeouts: &Timeouts,
+        settings: &Settings,
     ) -> Result<Self, OpenError> {
-        let socket = timeout(timeouts.connect, TcpStream::connect(server))
-            .await
-            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-            .map_err(OpenError::Unreachable)?;
-        // Every write is a whole group: waiting for more (Nagle) would only add 40 ms.
-        socket.set_nodelay(true).map_err(OpenError::Unreachable)?;
-        let mut connection = Self {
-            stream: Stream::new(socket),
-            capabilities: Capabilities::default(),
-            sight: Sight::Gate,
-            takes_login: false,
-        };
-        let proxied = match identity {
-            Identity::ProxyV1 => Some(proxy_v1(&introduction.client)),
-            Identity::ProxyV2 => Some(proxy_v2(&introduction.client)),
-            _ => None,
-        };
-        if let Some(header) = proxied {
-            connection.stream.queue(&header);
-            connection.sight = Sight::Client;
+        let attempt = Attempt { server, name, introduction, settings };
+        match attempt.open(&settings.security).await {
+            Err(OpenError::Unprotected { step, cause }) if matches!(settings.security, Security::Opportunistic(_)) => {
+                // Mail never waits for protection that is not demanded; the connection on which it failed is gone.
+                warn!(%server, step, error = cause, "no TLS with the upstream; it is told in the clear");
+                attempt.open(&Security::Off).await
+            }
+            result => result,
         }
-        connection.greet(introduction, hostname, timeouts).await?;
-        if matches!(identity, Identity::Auto | Identity::Xclient) {
-            connection.xclient(identity, introduction, timeouts).await?;
-        }
-        Ok(connection)
     }
 
     /// What the upstream announced last.
@@ -280,23 +282,6 @@ impl Connection {
         Err(DeliveryError::BeforeEnd(lost))
     }
 
-    /// Greeting and EHLO. A refusal is the client's once PROXY has named it, ours before.
-    async fn greet(
-        &mut self,
-        introduction: &Introduction,
-        hostname: &str,
-        timeouts: &Timeouts,
-    ) -> Result<(), OpenError> {
-        let greeting = self.exchange(timeouts.greeting).await;
-        let reply = greeting.map_err(|cause| OpenError::Setup { step: "greeting", cause })?;
-        self.require_positive("greeting", reply)?;
-        let name = match self.sight {
-            Sight::Client => introduction.hello.name.as_str(),
-            Sight::Gate => hostname,
-        };
-        self.hello("EHLO", name, timeouts).await
-    }
-
     /// EHLO, and HELO where that is not known.
     async fn hello(&mut self, step: &'static str, name: &str, timeouts: &Timeouts) -> Result<(), OpenError> {
         let setup = |cause| OpenError::Setup { step, cause };
@@ -313,13 +298,9 @@ impl Connection {
         Ok(())
     }
 
-    async fn xclient(
-        &mut self,
-        identity: Identity,
-        introduction: &Introduction,
-        timeouts: &Timeouts,
-    ) -> Result<(), OpenError> {
+    async fn xclient(&mut self, introduction: &Introduction, settings: &Settings) -> Result<(), OpenError> {
         const STEP: &str = "XCLIENT";
+        let (identity, timeouts) = (settings.identity, &settings.timeouts);
         let announced = self.capabilities.xclient.take().unwrap_or_default();
         self.takes_login = announced.iter().any(|attribute| &**attribute == "LOGIN");
         let commands = xclient_commands(introduction, &announced);
@@ -345,6 +326,29 @@ impl Connection {
             self.require_positive(STEP, reply)?;
         }
         self.hello("EHLO behind XCLIENT", introduction.hello.name.as_str(), timeouts).await
+    }
+
+    /// STARTTLS, if it is offered, and the handshake; everything announced before is forgotten, and what was sent before
+    /// is thrown away. Says whether the connection is under TLS; a server that has no TLS for us may go on without.
+    async fn start_tls(mut self, tls: &tls::Client, name: &str, limit: Duration) -> Result<(Self, bool), OpenError> {
+        const STEP: &str = "STARTTLS";
+        let failed = |cause: String| OpenError::Unprotected { step: STEP, cause };
+        if !self.capabilities.starttls {
+            return Ok((self, false));
+        }
+        let reply = self.command(STEP, limit).await.map_err(|cause| failed(cause.to_string()))?;
+        match reply.code() {
+            220 => Ok((self.handshake(tls, name).await?, true)),
+            400.. => Ok((self, false)),
+            code => Err(failed(ReplyError::Unexpected(code).to_string())),
+        }
+    }
+
+    async fn handshake(self, tls: &tls::Client, name: &str) -> Result<Self, OpenError> {
+        let failed =
+            |cause: tls::HandshakeError| OpenError::Unprotected { step: "handshake", cause: cause.to_string() };
+        let (stream, _) = tls.connect(self.stream, name).await.map_err(failed)?;
+        Ok(Self { stream, capabilities: Capabilities::default(), sight: self.sight, takes_login: false })
     }
 
     fn require_positive(&self, step: &'static str, reply: Reply) -> Result<(), OpenError> {
@@ -375,6 +379,89 @@ impl Connection {
 /// The spool gave back more or less than it took: a fault of ours.
 fn miscounted() -> DeliveryError {
     DeliveryError::Spool(io::Error::other("the octets of the message were miscounted"))
+}
+
+impl Attempt<'_> {
+    async fn open(&self, security: &Security) -> Result<Connection, OpenError> {
+        let mut connection = self.connect(security).await?;
+        let greeting = connection.exchange(self.settings.timeouts.greeting).await;
+        let reply = greeting.map_err(|cause| OpenError::Setup { step: "greeting", cause })?;
+        connection.require_positive("greeting", reply)?;
+        connection = match security.by_starttls() {
+            Some(tls) => self.introduce_under_tls(connection, tls, security).await?,
+            None => self.introduce(connection, "EHLO").await?,
+        };
+        if matches!(self.settings.identity, Identity::Auto | Identity::Xclient) {
+            connection.xclient(self.introduction, self.settings).await?;
+        }
+        Ok(connection)
+    }
+
+    /// Up to where the greeting is due.
+    async fn connect(&self, security: &Security) -> Result<Connection, OpenError> {
+        let Settings { identity, timeouts, .. } = self.settings;
+        let socket = timeout(timeouts.connect, TcpStream::connect(self.server))
+            .await
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            .map_err(OpenError::Unreachable)?;
+        // Every write is a whole group: waiting for more (Nagle) would only add 40 ms.
+        socket.set_nodelay(true).map_err(OpenError::Unreachable)?;
+        let mut connection = Connection {
+            stream: Stream::new(socket),
+            capabilities: Capabilities::default(),
+            sight: Sight::Gate,
+            takes_login: false,
+        };
+        let proxied = match identity {
+            Identity::ProxyV1 => Some(proxy_v1(&self.introduction.client)),
+            Identity::ProxyV2 => Some(proxy_v2(&self.introduction.client)),
+            _ => None,
+        };
+        if let Some(header) = proxied {
+            connection.stream.queue(&header);
+            connection.sight = Sight::Client;
+        }
+        let Security::Implicit(tls) = security else { return Ok(connection) };
+        // So short a text the kernel takes at once from a socket that is new.
+        let flushed = connection.stream.flush().await;
+        flushed.map_err(|cause| OpenError::Setup { step: "PROXY header", cause: ExchangeError::Lost(cause) })?;
+        connection.handshake(tls, self.name).await
+    }
+
+    /// EHLO in the name of the one that the upstream sees. A refusal is the client's once PROXY has named it, ours
+    /// before.
+    async fn introduce(&self, mut connection: Connection, step: &'static str) -> Result<Connection, OpenError> {
+        let name = match connection.sight {
+            Sight::Client => self.introduction.hello.name.as_str(),
+            Sight::Gate => &self.settings.hostname,
+        };
+        connection.hello(step, name, &self.settings.timeouts).await?;
+        Ok(connection)
+    }
+
+    /// EHLO in our own name, STARTTLS, and EHLO again where that is still due: under TLS, and for a client that the
+    /// upstream sees already.
+    async fn introduce_under_tls(
+        &self,
+        mut connection: Connection,
+        tls: &tls::Client,
+        security: &Security,
+    ) -> Result<Connection, OpenError> {
+        // What is said to our own name is no answer to the client.
+        let sight = std::mem::replace(&mut connection.sight, Sight::Gate);
+        connection = self.introduce(connection, "EHLO").await?;
+        let offered = connection.capabilities.starttls;
+        let (mut connection, secured) = connection.start_tls(tls, self.name, self.settings.timeouts.command).await?;
+        if !secured && matches!(security, Security::Required(_)) {
+            let cause = if offered { "is refused" } else { "is not offered" };
+            return Err(OpenError::Unprotected { step: "STARTTLS", cause: cause.to_owned() });
+        }
+        connection.sight = sight;
+        if secured || sight == Sight::Client {
+            connection = self.introduce(connection, "EHLO behind STARTTLS").await?;
+        }
+        Ok(connection)
+    }
 }
 
 /// How long the rest of a reply that has begun before the end of data may take.

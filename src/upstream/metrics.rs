@@ -12,6 +12,8 @@ label_enum! {
         Unreachable = "unreachable",
         /// The dialogue failed before it could be used.
         Setup = "setup",
+        /// TLS was demanded and could not be had.
+        Tls = "tls",
         /// The gate was refused.
         GateRefused = "gate_refused",
         /// The client was refused.

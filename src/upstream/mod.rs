@@ -8,6 +8,7 @@ pub mod connection;
 pub mod handover;
 pub mod metrics;
 pub mod probe;
+pub mod security;
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
@@ -22,6 +23,7 @@ use self::connection::{Connection, DeliveryError, ExchangeError, OpenError, Sigh
 use self::handover::{Identity, Introduction};
 pub use self::metrics::Metrics;
 use self::metrics::{ConnectResult, LostAt};
+use self::security::Security;
 use crate::label::Label;
 use crate::message::spool;
 use crate::smtp::data::Framing;
@@ -33,6 +35,10 @@ use crate::smtp::reply::{Reply, ReplyError};
 pub struct Settings {
     /// `host:port` each, tried in order.
     pub servers: Vec<Box<str>>,
+    /// Whether and how connections are under TLS.
+    pub security: Security,
+    /// The name that certificates have to be for; none: the server's own, as it is written.
+    pub tls_name: Option<Box<str>>,
     /// How it learns who the client is.
     pub identity: Identity,
     /// Whether an upstream that can't see the client may be used.
@@ -632,11 +638,10 @@ async fn open(settings: &Settings, server: &str, introduction: &Introduction) ->
             .map_err(OpenError::Unreachable)?
             .collect(),
     };
+    let name = settings.tls_name.as_deref().unwrap_or_else(|| host(server));
     let mut last = OpenError::Unreachable(ErrorKind::NotFound.into());
     for address in addresses {
-        let opened =
-            Connection::open(address, settings.identity, introduction, &settings.hostname, &settings.timeouts).await;
-        match opened {
+        match Connection::open(address, name, introduction, settings).await {
             Err(error @ OpenError::Unreachable(_)) => last = error,
             other => return other,
         }
@@ -644,10 +649,17 @@ async fn open(settings: &Settings, server: &str, introduction: &Introduction) ->
     Err(last)
 }
 
+/// The host of `host:port`, without the brackets of an IPv6 address.
+fn host(server: &str) -> &str {
+    let host = server.rsplit_once(':').map_or(server, |(host, _)| host);
+    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
+}
+
 fn connect_result(error: &OpenError) -> ConnectResult {
     match error {
         OpenError::Unreachable(_) => ConnectResult::Unreachable,
         OpenError::Setup { .. } => ConnectResult::Setup,
+        OpenError::Unprotected { .. } => ConnectResult::Tls,
         OpenError::GateRefused { .. } => ConnectResult::GateRefused,
         OpenError::ClientRefused(..) => ConnectResult::ClientRefused,
     }

@@ -137,6 +137,7 @@ impl Known {
                 OpenError::Setup { .. } | OpenError::GateRefused { .. } => {
                     "; does it expect a PROXY header, or none? see upstream.identity"
                 }
+                OpenError::Unprotected { .. } => "; see upstream.tls",
                 OpenError::Unreachable(_) | OpenError::ClientRefused(..) => "",
             };
             warn!(server, error = %cause, "upstream probe failed{hint}");

@@ -9,10 +9,11 @@ use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::RData;
 
+use crate::support::certificates::{Certificate, Handshake};
 use crate::support::client::{Client, encode};
 use crate::support::dns::{DnsServer, RecordType, Transport, Zone};
 use crate::support::proxy::{ProxyHeader, ProxyVersion};
-use crate::support::rules::{DOT, GREETING, Hold, Script, on};
+use crate::support::rules::{DOT, GREETING, HANDSHAKE, Hold, Script, on};
 use crate::support::upstream::{Connection, Upstream};
 
 #[tokio::test]
@@ -196,6 +197,41 @@ async fn proxy_headers_come_out_as_they_went_in() {
     let mut client = Client::connect_through(upstream.address(), header).await;
     client.expect(220).await;
     assert_eq!(upstream.connections()[0].proxy, Some(header));
+}
+
+#[tokio::test]
+async fn client_and_upstream_speak_tls_with_each_other() {
+    let shown = Certificate::new(&["mta.example"]);
+    let offering = Upstream::start(Script::new().starttls(&shown)).await;
+    let mut client = Client::connect(offering.address()).await;
+    client.expect(220).await;
+    assert!(client.command("EHLO client.example").await.says("STARTTLS"));
+    client.start_tls_with(&Handshake::default().name("mta.example").version_1_2()).await;
+    assert_eq!(client.negotiated().version, "TLSv1.2");
+    assert!(client.negotiated().is_shown(&shown));
+    assert!(!client.command("EHLO client.example").await.says("STARTTLS"));
+    assert!(client.is_silent());
+    client.deliver("a@a.example", &["b@b.example"], b"a: b\r\n\r\nc\r\n").await.outcome().assert(250);
+    client.command("QUIT").await.assert(221);
+    client.expect_close().await;
+    let seen = offering.wait_for_close().await.remove(0);
+    let tls = seen.tls.expect("a handshake");
+    assert_eq!((tls.version, tls.sni.as_deref()), ("TLSv1.2", Some("mta.example")));
+    offering.assert_clean();
+
+    let implicit = Upstream::start(Script::new().implicit_tls(&shown)).await;
+    let mut client = Client::connect_tls(implicit.address()).await;
+    client.expect(220).await;
+    assert_eq!((client.negotiated().version, client.negotiated().sni.as_deref()), ("TLSv1.3", None));
+    client.command("QUIT").await.assert(221);
+
+    // One that goes away instead, and one that talks in the clear.
+    implicit.add(on(HANDSHAKE).once().close());
+    let mut client = Client::connect(implicit.address()).await;
+    assert!(client.try_handshake(&Handshake::default()).await.is_err());
+    implicit.add(on(HANDSHAKE).once().reply("554 no TLS here"));
+    let mut client = Client::connect(implicit.address()).await;
+    assert!(client.try_handshake(&Handshake::default()).await.is_err());
 }
 
 /// How many lines of the transcripts hold `text`.

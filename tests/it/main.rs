@@ -23,4 +23,5 @@ mod smuggling;
 mod source;
 mod stop;
 mod support;
+mod tls;
 mod upstream;

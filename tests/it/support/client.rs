@@ -1,21 +1,30 @@
 //! The client before the gate: sends what a test says, octet by octet if need be, and reads replies whole.
 
 use std::fmt;
-use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio_rustls::TlsConnector;
 
+use super::certificates::{Handshake, Negotiated};
 use super::proxy::{ProxyHeader, ProxyVersion};
 
 /// A connection to the gate. A wait in vain or a closed connection panics with the transcript, except where a method
 /// says otherwise.
 pub struct Client {
-    stream: TcpStream,
+    stream: Box<dyn Transport>,
+    tls: Option<Negotiated>,
     buffer: Vec<u8>,
     transcript: Vec<String>,
 }
+
+/// What carries the octets: a socket, or TLS over it.
+pub trait Transport: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Transport for T {}
 
 /// One reply, all its lines.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +72,54 @@ impl Client {
         client
     }
 
+    /// Connects with implicit TLS, believing any certificate.
+    pub async fn connect_tls(gate: SocketAddr) -> Self {
+        let mut client = Self::connect(gate).await;
+        client.handshake(&Handshake::default()).await;
+        client
+    }
+
+    /// STARTTLS and the handshake, believing any certificate. EHLO has to be said again by the test.
+    pub async fn start_tls(&mut self) {
+        self.start_tls_with(&Handshake::default()).await;
+    }
+
+    /// As [`Client::start_tls`], with a handshake of the test's choice.
+    pub async fn start_tls_with(&mut self, handshake: &Handshake) {
+        self.command("STARTTLS").await.assert(220);
+        self.handshake(handshake).await;
+    }
+
+    /// The handshake alone; one that fails is a failure.
+    pub async fn handshake(&mut self, handshake: &Handshake) {
+        if let Err(error) = self.try_handshake(handshake).await {
+            self.fail(&format!("no TLS: {error}"));
+        }
+    }
+
+    /// The handshake alone; after one that fails the connection is of no more use.
+    pub async fn try_handshake(&mut self, handshake: &Handshake) -> std::io::Result<()> {
+        assert!(self.buffer.is_empty(), "octets before the handshake\n{}", self.transcript());
+        let (config, name) = handshake.client();
+        let socket = std::mem::replace(&mut self.stream, Box::new(tokio::io::empty()));
+        let connecting = TlsConnector::from(config).connect(name, socket);
+        let Ok(secured) = tokio::time::timeout(super::PATIENCE, connecting).await else {
+            self.fail("the gate does not shake hands");
+        };
+        let secured = secured?;
+        let negotiated = Negotiated::of(secured.get_ref().1, None);
+        self.transcript.push(format!("-- {} {}", negotiated.version, negotiated.cipher));
+        self.tls = Some(negotiated);
+        self.stream = Box::new(secured);
+        Ok(())
+    }
+
+    /// What the handshake came to; without one there is nothing to ask for.
+    #[track_caller]
+    pub fn negotiated(&self) -> &Negotiated {
+        self.tls.as_ref().unwrap_or_else(|| panic!("no TLS\n{}", self.transcript()))
+    }
+
     /// A client at `address`: connects with a PROXY v2 header, reads the greeting, and says EHLO in the name `name`.
     pub async fn introduced(gate: SocketAddr, address: &str, name: &str) -> Self {
         let address = address.parse().expect("an address");
@@ -76,14 +133,14 @@ impl Client {
     pub async fn send(&mut self, octets: &[u8]) {
         let shown = octets.get(..200).unwrap_or(octets).escape_ascii();
         self.transcript.push(format!("C: {shown} [{} octets]", octets.len()));
-        if let Err(e) = self.stream.write_all(octets).await {
+        if let Err(e) = self.write(octets).await {
             self.fail(&format!("the gate does not read: {e}"));
         }
     }
 
     /// Sends octets; a gate that has closed is no failure. For input that it may refuse half-way.
     pub async fn try_send(&mut self, octets: &[u8]) -> bool {
-        self.stream.write_all(octets).await.is_ok()
+        self.write(octets).await.is_ok()
     }
 
     /// Sends a line and reads its reply.
@@ -182,8 +239,11 @@ impl Client {
 
     /// Whether the gate has said nothing that was not read.
     pub fn is_silent(&mut self) -> bool {
-        let read = self.stream.try_read_buf(&mut self.buffer);
-        self.buffer.is_empty() && matches!(read, Err(e) if e.kind() == ErrorKind::WouldBlock)
+        let mut scratch = [0; 1024];
+        let mut scratch = ReadBuf::new(&mut scratch);
+        let read = Pin::new(&mut self.stream).poll_read(&mut Context::from_waker(Waker::noop()), &mut scratch);
+        self.buffer.extend_from_slice(scratch.filled());
+        self.buffer.is_empty() && matches!(read, Poll::Pending)
     }
 
     /// Ends the client's side, as one that has nothing more to say.
@@ -205,7 +265,13 @@ impl Client {
 
     fn over(stream: TcpStream) -> Self {
         stream.set_nodelay(true).expect("a socket option");
-        Self { stream, buffer: Vec::new(), transcript: Vec::new() }
+        Self { stream: Box::new(stream), tls: None, buffer: Vec::new(), transcript: Vec::new() }
+    }
+
+    async fn write(&mut self, octets: &[u8]) -> std::io::Result<()> {
+        self.stream.write_all(octets).await?;
+        // What is written under TLS may wait for more.
+        self.stream.flush().await
     }
 
     /// A line with its end, or `None` at the end of the stream. A reset counts as an end.

@@ -7,6 +7,7 @@
 // Each test uses a part of the harness; the whole is exercised by `harness.rs`.
 #![allow(dead_code)]
 
+pub mod certificates;
 pub mod client;
 pub mod config;
 pub mod dns;

@@ -3,6 +3,9 @@
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
+use tokio_rustls::rustls::ServerConfig;
+
+use super::certificates::Certificate;
 
 /// The behaviour of a scripted upstream.
 #[derive(Clone)]
@@ -13,6 +16,8 @@ pub struct Script {
     pub proxy: Proxy,
     /// What ends the data.
     pub end_of_data: EndOfData,
+    /// Whether it speaks TLS, and what it shows.
+    pub tls: Tls,
     /// Tried from the last to the first, so that a later rule overrides an earlier one.
     pub rules: Vec<Rule>,
 }
@@ -33,6 +38,17 @@ pub enum EndOfData {
     Strict,
     /// A dot between any two of CRLF, LF and CR: the server that smuggling aims at.
     Lenient,
+}
+
+/// Whether a scripted upstream speaks TLS, and what it shows.
+#[derive(Clone)]
+pub enum Tls {
+    /// STARTTLS is an unknown command.
+    Off,
+    /// STARTTLS is offered.
+    Offered(Arc<ServerConfig>),
+    /// From the first octet, behind the PROXY header.
+    Implicit(Arc<ServerConfig>),
 }
 
 /// One exception from the defaults.
@@ -63,6 +79,8 @@ pub struct Hold(Arc<Semaphore>);
 
 /// At the connection's opening, in place of the greeting.
 pub const GREETING: &str = "greeting";
+/// Before the server's side of a TLS handshake; what is "replied" here goes out in the clear, by default nothing.
+pub const HANDSHAKE: &str = "handshake";
 /// After the final dot.
 pub const DOT: &str = "dot";
 
@@ -129,6 +147,7 @@ impl Script {
             extensions: extensions.map(String::from).to_vec(),
             proxy: Proxy::Unknown,
             end_of_data: EndOfData::Strict,
+            tls: Tls::Off,
             rules: Vec::new(),
         }
     }
@@ -153,6 +172,18 @@ impl Script {
     /// Wants a PROXY header at the beginning of each connection.
     pub fn proxy(mut self) -> Self {
         self.proxy = Proxy::Required;
+        self
+    }
+
+    /// Offers STARTTLS and shows this certificate.
+    pub fn starttls(mut self, certificate: &Certificate) -> Self {
+        self.tls = Tls::Offered(certificate.server());
+        self
+    }
+
+    /// Speaks TLS from the first octet and shows this certificate.
+    pub fn implicit_tls(mut self, certificate: &Certificate) -> Self {
+        self.tls = Tls::Implicit(certificate.server());
         self
     }
 

@@ -9,12 +9,16 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
 
+use super::certificates::Negotiated;
+use super::client::Transport;
 use super::proxy::ProxyHeader;
-use super::rules::{Act, DOT, EndOfData, GREETING, Proxy, Rule, Script};
+use super::rules::{Act, DOT, EndOfData, GREETING, HANDSHAKE, Proxy, Rule, Script, Tls};
 
 /// A running scripted MTA; it ends with this value.
 pub struct Upstream {
@@ -28,6 +32,8 @@ pub struct Upstream {
 pub struct Connection {
     /// The PROXY header that opened it.
     pub proxy: Option<ProxyHeader>,
+    /// What its TLS handshake came to; none in the clear.
+    pub tls: Option<Negotiated>,
     /// Every command line without its line end, in order; octets beyond UTF-8 replaced.
     pub commands: Vec<String>,
     /// The attributes of every XCLIENT command, decoded (xtext), names in upper case.
@@ -166,6 +172,7 @@ async fn accept(listener: TcpListener, state: Arc<State>) {
         });
         let state = Arc::clone(&state);
         sessions.spawn(async move {
+            let stream = Box::new(stream);
             let mut session = Session { stream, state, number, buffer: Vec::new(), transaction: None, greeted: false };
             session.run().await;
             session.note(|c| c.closed = true);
@@ -175,7 +182,7 @@ async fn accept(listener: TcpListener, state: Arc<State>) {
 
 /// One connection. Methods yield `None` when it is over.
 struct Session {
-    stream: TcpStream,
+    stream: Box<dyn Transport>,
     state: Arc<State>,
     number: usize,
     buffer: Vec<u8>,
@@ -195,6 +202,10 @@ impl Session {
         if self.state.script.lock().expect("no test panics inside").proxy == Proxy::Required {
             self.read_proxy_header().await?;
         }
+        let tls = self.state.script.lock().expect("no test panics inside").tls.clone();
+        if let Tls::Implicit(config) = tls {
+            self.handshake(config).await?;
+        }
         self.answer(GREETING, "", "220 mta.example ESMTP scripted").await?;
         loop {
             let line = self.read_line().await?;
@@ -203,6 +214,7 @@ impl Session {
             match verb.to_ascii_uppercase().as_str() {
                 "EHLO" => self.ehlo(&line).await?,
                 "HELO" => self.helo(&line).await?,
+                "STARTTLS" => self.start_tls(&line).await?,
                 "XCLIENT" => self.xclient(&line, argument).await?,
                 "MAIL" => self.mail(&line, argument).await?,
                 "RCPT" => self.rcpt(&line, argument).await?,
@@ -247,11 +259,66 @@ impl Session {
     async fn ehlo(&mut self, line: &str) -> Option<()> {
         (self.greeted, self.transaction) = (true, None);
         let mut lines = vec!["mta.example".to_owned()];
-        lines.extend(self.state.script.lock().expect("no test panics inside").extensions.iter().cloned());
+        {
+            let script = self.state.script.lock().expect("no test panics inside");
+            lines.extend(script.extensions.iter().cloned());
+            if matches!(script.tls, Tls::Offered(_)) && !self.is_secured() {
+                lines.push("STARTTLS".into());
+            }
+        }
         let last = lines.len() - 1;
         let reply = lines.iter().enumerate().map(|(n, l)| format!("250{}{l}", if n == last { ' ' } else { '-' }));
         let reply = reply.collect::<Vec<_>>().join("\n");
         self.answer("EHLO", line, &reply).await.map(drop)
+    }
+
+    async fn start_tls(&mut self, line: &str) -> Option<()> {
+        let tls = self.state.script.lock().expect("no test panics inside").tls.clone();
+        let Tls::Offered(config) = tls else {
+            self.fault("STARTTLS was not offered".into());
+            return self.answer("STARTTLS", line, "502 5.5.1 Error: not implemented").await.map(drop);
+        };
+        if self.is_secured() {
+            self.fault("STARTTLS under TLS".into());
+            return self.answer("STARTTLS", line, "503 5.5.1 TLS already active").await.map(drop);
+        }
+        if !self.buffer.is_empty() {
+            self.fault("octets came before the reply to STARTTLS".into());
+        }
+        let reply = self.answer("STARTTLS", line, "220 2.0.0 Ready to start TLS").await?;
+        if reply.starts_with("220") {
+            (self.greeted, self.transaction) = (false, None);
+            self.handshake(config).await?;
+        }
+        Some(())
+    }
+
+    async fn handshake(&mut self, config: Arc<ServerConfig>) -> Option<()> {
+        self.answer(HANDSHAKE, "", "").await?;
+        let begun = std::mem::take(&mut self.buffer);
+        let (reader, writer) = tokio::io::split(std::mem::replace(&mut self.stream, Box::new(tokio::io::empty())));
+        // What came in one piece with the PROXY header is the beginning of the handshake.
+        let socket = tokio::io::join(std::io::Cursor::new(begun).chain(reader), writer);
+        match TlsAcceptor::from(config).accept(socket).await {
+            Ok(secured) => {
+                let connection = secured.get_ref().1;
+                let negotiated = Negotiated::of(connection, connection.server_name());
+                self.note(|c| {
+                    c.transcript.push(format!("-- {} {}", negotiated.version, negotiated.cipher));
+                    c.tls = Some(negotiated);
+                });
+                self.stream = Box::new(secured);
+                Some(())
+            }
+            Err(error) => {
+                self.note(|c| c.transcript.push(format!("-- no TLS: {error}")));
+                None
+            }
+        }
+    }
+
+    fn is_secured(&self) -> bool {
+        self.state.connections.borrow()[self.number].tls.is_some()
     }
 
     async fn helo(&mut self, line: &str) -> Option<()> {
@@ -432,6 +499,8 @@ impl Session {
         if !text.is_empty() {
             let octets = format!("{}\r\n", text.replace('\n', "\r\n"));
             self.stream.write_all(octets.as_bytes()).await.ok()?;
+            // What is written under TLS may wait for more.
+            self.stream.flush().await.ok()?;
         }
         if close { None } else { Some(text) }
     }

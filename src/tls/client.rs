@@ -1,0 +1,245 @@
+//! The client side: handshakes with the upstream, whose certificate is verified by the system's authorities, by those
+//! of a file or by pinned keys, or not at all.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::digest;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::client::WebPkiServerVerifier;
+use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use tokio_rustls::rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio_rustls::rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme,
+};
+use tracing::{debug, warn};
+
+use super::certificate::{FileError, certificates, public_key};
+use super::metrics::{ClientMetrics, Handshake};
+use super::{HandshakeError, Protection, provider};
+use crate::smtp::stream::Stream;
+
+/// What the operator sets for TLS towards the upstream.
+#[derive(Debug, Clone)]
+pub struct ClientSettings {
+    /// Whose certificate is believed.
+    pub trust: Trust,
+    /// How long a handshake may take.
+    pub handshake: Duration,
+}
+
+/// Whose certificate is believed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trust {
+    /// Anyone's: this protects against those who only listen.
+    Anyone,
+    /// Those that an authority of the system vouches for.
+    System,
+    /// Those that an authority in this PEM file vouches for.
+    File(PathBuf),
+    /// Those with one of these keys, whatever else they say.
+    Pins(Vec<Pin>),
+}
+
+/// The SHA-256 of a SubjectPublicKeyInfo.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pin(pub [u8; 32]);
+
+/// Why TLS towards the upstream can't be set up. The operator's to mend.
+#[derive(Debug, thiserror::Error)]
+pub enum TrustError {
+    /// The file can't be used.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The system has no authorities.
+    #[error("the system has no certification authorities; install them (ca-certificates), or set upstream.tls_ca")]
+    NoRoots,
+    /// The file has no certificate that could be an authority's.
+    #[error("{}: has no certificate of an authority: {cause}", path.display())]
+    Verifier {
+        /// Which file.
+        path: PathBuf,
+        /// What rustls says.
+        cause: String,
+    },
+}
+
+/// The client side of TLS. A clone is the same one.
+#[derive(Clone)]
+pub struct Client {
+    connector: TlsConnector,
+    handshake: Duration,
+    metrics: ClientMetrics,
+}
+
+impl Client {
+    /// Reads whom to believe.
+    ///
+    /// # Errors
+    ///
+    /// Nobody could ever be believed.
+    pub fn open(settings: &ClientSettings, metrics: ClientMetrics) -> Result<Self, TrustError> {
+        let provider = provider();
+        let verifier = verifier(&settings.trust, &provider)?;
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            // The provider is a constant of ours, and it has ciphers for both versions.
+            .expect("the provider speaks TLS 1.2 and 1.3")
+            .dangerous()
+            .with_custom_certificate_verifier(verifier)
+            .with_no_client_auth();
+        let connector = TlsConnector::from(Arc::new(config));
+        Ok(Self { connector, handshake: settings.handshake, metrics })
+    }
+
+    /// The handshake; what the server said in the clear and nobody has read is thrown away. `name` is a domain name or
+    /// an IP address: what the certificate has to be for, and what the server is asked for.
+    ///
+    /// # Errors
+    ///
+    /// The connection is gone.
+    pub async fn connect(&self, stream: Stream, name: &str) -> Result<(Stream, Protection), HandshakeError> {
+        let result = Box::pin(self.shake(stream, name)).await;
+        match &result {
+            Ok((_, protection)) => {
+                self.metrics.handshakes.inc(Handshake::Ok);
+                self.metrics.versions.inc(protection.version);
+                debug!(tls = %protection.version, cipher = protection.cipher, name, "upstream under TLS");
+            }
+            Err(cause) => self.metrics.handshakes.inc(cause.cause()),
+        }
+        result
+    }
+
+    async fn shake(&self, stream: Stream, name: &str) -> Result<(Stream, Protection), HandshakeError> {
+        let server = ServerName::try_from(name.to_owned()).map_err(|_| HandshakeError::Name(name.into()))?;
+        let socket = stream.into_socket().ok_or(HandshakeError::Twice)?;
+        let secured = timeout(self.handshake, self.connector.connect(server, socket)).await;
+        let secured = secured.map_err(|_| HandshakeError::Timeout)?.map_err(HandshakeError::Failed)?;
+        let protection = Protection::of(secured.get_ref().1).ok_or(HandshakeError::Twice)?;
+        Ok((Stream::over(Box::new(secured)), protection))
+    }
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").field("handshake", &self.handshake).finish_non_exhaustive()
+    }
+}
+
+fn verifier(trust: &Trust, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier>, TrustError> {
+    let (roots, path) = match trust {
+        Trust::Anyone => return Ok(Arc::new(Anyone(Arc::clone(provider)))),
+        Trust::Pins(pins) => return Ok(Arc::new(Pinned { pins: pins.clone(), provider: Arc::clone(provider) })),
+        Trust::File(path) => (roots(certificates(path)?), path.clone()),
+        Trust::System => {
+            let found = rustls_native_certs::load_native_certs();
+            for cause in &found.errors {
+                warn!(error = %cause, "certification authorities of the system can't all be read");
+            }
+            (roots(found.certs), PathBuf::new())
+        }
+    };
+    if roots.is_empty() && *trust == Trust::System {
+        return Err(TrustError::NoRoots);
+    }
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider)).build();
+    verifier.map(|verifier| verifier as _).map_err(|cause| TrustError::Verifier { path, cause: cause.to_string() })
+}
+
+/// What can be an authority; a bundle may hold some that are none.
+fn roots(certificates: Vec<CertificateDer<'static>>) -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    let (added, ignored) = roots.add_parsable_certificates(certificates);
+    debug!(added, ignored, "certification authorities for the upstream");
+    roots
+}
+
+/// Believes every certificate. Not even its signature is looked at: whoever could forge it could show one of their own.
+#[derive(Debug)]
+struct Anyone(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, TlsError> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Believes certificates with certain keys, for any name and at any time: a key that is pinned says all.
+#[derive(Debug)]
+struct Pinned {
+    pins: Vec<Pin>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Pinned {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, TlsError> {
+        let key = public_key(certificate).ok_or(CertificateError::BadEncoding)?;
+        let found = digest::digest(&digest::SHA256, key);
+        if self.pins.iter().any(|pin| pin.0 == found.as_ref()) {
+            return Ok(ServerCertVerified::assertion());
+        }
+        Err(CertificateError::ApplicationVerificationFailure.into())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        verify_tls12_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
