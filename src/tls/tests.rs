@@ -193,7 +193,7 @@ async fn files_are_read_anew_when_they_are_whole() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path();
     let (old, new) = (Certificate::new(&["mx.example.net"]), Certificate::new(&["mx.example.net"]));
-    let (server, registry) = server(path, &[old.clone()]);
+    let (server, registry) = server(path, std::slice::from_ref(&old));
     assert_eq!(server.look().await, None);
 
     // Only the certificate has been replaced yet: a moment later it is a fault.
