@@ -290,7 +290,9 @@ impl ResolvesServerCert for Shown {
         let all = self.all();
         let usable = || all.iter().filter(|certificate| certificate.signs(hello.signature_schemes()));
         let named = usable().find(|certificate| name.is_some_and(|name| certificate.covers(name)));
-        // Where nothing fits, the first all the same: rustls then finds out, and tells the client, what it is that is not
+        // A name that nobody has is no reason to fail, though RFC 6066 §3 would allow it: the sender has looked up an MX
+        // and asks for the name that it found.
+        // Where no signature fits, the first all the same: rustls then finds out, and tells the client, what it is that is not
         // shared.
         let chosen = named.or_else(|| usable().next()).or(all.first());
         debug!(

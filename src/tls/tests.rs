@@ -370,4 +370,9 @@ fn authorities_that_can_not_be_read_are_an_error_with_the_file() {
     let settings = ClientSettings { trust: Trust::File(path), handshake: DAY };
     let error = Client::open(&settings, ClientMetrics::new(&Registry::new())).unwrap_err().to_string();
     assert!(error.contains("ca.pem: has no certificate; expected PEM with"), "{error}");
+
+    // The system's are there, or their absence is told.
+    let settings = ClientSettings { trust: Trust::System, handshake: DAY };
+    let system = Client::open(&settings, ClientMetrics::new(&Registry::new()));
+    assert!(matches!(system, Ok(_) | Err(TrustError::NoRoots)));
 }
