@@ -40,6 +40,7 @@ pub struct Running {
     admin: SocketAddr,
     registry: Registry,
     readiness: Readiness,
+    tls: Option<tls::Server>,
     store: Store,
     slots: Arc<Semaphore>,
     sessions: u32,
@@ -138,8 +139,8 @@ pub async fn start(config: &Config, sockets: Sockets, registry: Registry) -> Res
     });
 
     let mut tasks = JoinSet::new();
-    if let Some(tls) = tls {
-        tasks.spawn(tls.watch());
+    if let Some(tls) = &tls {
+        tasks.spawn(tls.clone().watch());
     }
     tasks.spawn(probe::run(upstream_settings, config.relay_test(), survey));
     tasks.spawn(watch_survey(surveyed, blind, readiness.clone()));
@@ -172,6 +173,7 @@ pub async fn start(config: &Config, sockets: Sockets, registry: Registry) -> Res
         admin,
         registry,
         readiness,
+        tls,
         store,
         slots,
         sessions: config.limits.sessions,
@@ -202,6 +204,11 @@ impl Running {
     /// Whether the gate should be sent mail.
     pub fn readiness(&self) -> &Readiness {
         &self.readiness
+    }
+
+    /// TLS towards clients; none without a certificate.
+    pub fn tls(&self) -> Option<&tls::Server> {
+        self.tls.as_ref()
     }
 
     /// Stops: no new sessions, the running ones end their transactions, within the deadline; then rows are written and

@@ -5,7 +5,9 @@ use std::io::Write;
 use clap::{Args, Subcommand};
 
 use crate::cli::{ConfigFile, Failure, print};
-use crate::config::REFERENCE;
+use crate::config::{Config, REFERENCE};
+use crate::metrics::Registry;
+use crate::tls;
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -44,13 +46,29 @@ impl Check {
     fn run(self, output: &mut dyn Write) -> Result<(), Failure> {
         let loaded = self.file.load()?;
         let mut text = String::new();
-        for warning in loaded.config.warnings() {
+        let warnings = loaded.config.warnings().into_iter().chain(certificates(&loaded.config)?);
+        for warning in warnings {
             text.push_str(&format!("warning: {warning}\n"));
         }
         let mode = loaded.config.policy.mode;
         text.push_str(&format!("{}: configuration is valid, mode {mode}\n", self.file.config.display()));
         print(output, &text)
     }
+}
+
+/// Reads the files that TLS needs and says what is odd about them.
+fn certificates(config: &Config) -> Result<Vec<String>, Failure> {
+    let mut wrong = Vec::new();
+    let mut odd = Vec::new();
+    match config.tls().map(|settings| tls::inspect(&settings)) {
+        Some(Ok(found)) => odd = found,
+        Some(Err(fault)) => wrong.push(format!("tls: {fault}")),
+        None => {}
+    }
+    if let Err(fault) = config.security(tls::ClientMetrics::new(&Registry::new())) {
+        wrong.push(format!("upstream.tls: {fault}"));
+    }
+    if wrong.is_empty() { Ok(odd) } else { Err(Failure::Usage(wrong.join("\n"))) }
 }
 
 #[cfg(test)]

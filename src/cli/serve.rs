@@ -44,7 +44,12 @@ impl Serve {
                 tokio::select! {
                     _ = terminate.recv() => break,
                     _ = interrupt.recv() => break,
-                    _ = hangup.recv() => info!("SIGHUP: this version reads its configuration at start only"),
+                    _ = hangup.recv() => {
+                        info!("SIGHUP: certificates are read anew; this version reads its configuration at start only");
+                        if let Some(tls) = running.tls() {
+                            tls.reload().await;
+                        }
+                    }
                 }
             }
             running.stop().await;

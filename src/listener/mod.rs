@@ -113,7 +113,7 @@ pub async fn run(
         let (settings, gate) = (Arc::clone(&settings), Arc::clone(&gate));
         tokio::spawn(async move {
             if let Some((stream, client, kind)) = admit(socket, unmapped(peer), &settings, &gate).await
-                && let Some((stream, tls)) = secure(stream, &settings, &gate).await
+                && let Some((stream, tls)) = secure(stream, &client, &settings, &gate).await
             {
                 let security = settings.security(client.ip(), &gate);
                 session::run(gate, stream, Arrival { client: Client { tls, ..client }, kind, security }).await;
@@ -157,12 +157,28 @@ async fn admit(
 
 /// The handshake that opens a connection with implicit TLS. One that fails ends it without a word: there is nobody yet to
 /// whom a reply could be said.
-async fn secure(stream: Stream, settings: &Settings, gate: &Gate) -> Option<(Stream, Option<Protection>)> {
+async fn secure(
+    stream: Stream,
+    client: &Client,
+    settings: &Settings,
+    gate: &Gate,
+) -> Option<(Stream, Option<Protection>)> {
     if settings.tls != ListenerTls::Implicit {
         return Some((stream, None));
     }
-    let (stream, protection) = gate.tls.as_ref()?.accept_first(stream).await.ok()?;
-    Some((stream, Some(protection)))
+    let tls = gate.tls.as_ref()?;
+    let mut stop = gate.stop.clone();
+    tokio::select! {
+        secured = tls.accept_first(stream) => match secured {
+            Ok((stream, protection)) => Some((stream, Some(protection))),
+            Err(cause) => {
+                debug!(client_ip = %client.ip(), error = %cause, "closed: no TLS");
+                None
+            }
+        },
+        // Nothing is lost with a client that has said nothing.
+        _ = stop.wait_for(|stop| *stop) => None,
+    }
 }
 
 impl Settings {

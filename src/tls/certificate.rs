@@ -154,6 +154,13 @@ pub fn public_key<'a>(certificate: &'a CertificateDer<'_>) -> Option<&'a [u8]> {
     Some(certificate.tbs_certificate.subject_pki.raw)
 }
 
+/// From when until when a certificate holds, in seconds since 1970.
+pub fn validity(certificate: &CertificateDer<'_>) -> Option<(i64, i64)> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    let validity = certificate.validity();
+    Some((validity.not_before.timestamp(), validity.not_after.timestamp()))
+}
+
 struct Facts {
     names: Vec<Box<str>>,
     not_before: i64,

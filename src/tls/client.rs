@@ -8,16 +8,17 @@ use std::time::Duration;
 use aws_lc_rs::digest;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::client::WebPkiServerVerifier;
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use tokio_rustls::rustls::client::{WebPkiServerVerifier, verify_server_name};
 use tokio_rustls::rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio_rustls::rustls::server::ParsedCertificate;
 use tokio_rustls::rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme,
 };
 use tracing::{debug, warn};
 
-use super::certificate::{FileError, certificates, public_key};
+use super::certificate::{FileError, certificates, public_key, validity};
 use super::metrics::{ClientMetrics, Handshake};
 use super::{HandshakeError, Protection, provider};
 use crate::smtp::stream::Stream;
@@ -131,23 +132,27 @@ impl std::fmt::Debug for Client {
 }
 
 fn verifier(trust: &Trust, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier>, TrustError> {
-    let (roots, path) = match trust {
+    let (roots, listed, path) = match trust {
         Trust::Anyone => return Ok(Arc::new(Anyone(Arc::clone(provider)))),
         Trust::Pins(pins) => return Ok(Arc::new(Pinned { pins: pins.clone(), provider: Arc::clone(provider) })),
-        Trust::File(path) => (roots(certificates(path)?), path.clone()),
+        Trust::File(path) => {
+            let listed = certificates(path)?;
+            (roots(listed.clone()), listed, path.clone())
+        }
         Trust::System => {
             let found = rustls_native_certs::load_native_certs();
             for cause in &found.errors {
                 warn!(error = %cause, "certification authorities of the system can't all be read");
             }
-            (roots(found.certs), PathBuf::new())
+            (roots(found.certs), Vec::new(), PathBuf::new())
         }
     };
     if roots.is_empty() && *trust == Trust::System {
         return Err(TrustError::NoRoots);
     }
     let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider)).build();
-    verifier.map(|verifier| verifier as _).map_err(|cause| TrustError::Verifier { path, cause: cause.to_string() })
+    let authorities = verifier.map_err(|cause| TrustError::Verifier { path, cause: cause.to_string() })?;
+    Ok(Arc::new(Vouched { authorities, listed }))
 }
 
 /// What can be an authority; a bundle may hold some that are none.
@@ -194,6 +199,60 @@ impl ServerCertVerifier for Anyone {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Believes what authorities vouch for, and certificates that are listed themselves.
+#[derive(Debug)]
+struct Vouched {
+    authorities: Arc<WebPkiServerVerifier>,
+    /// Those of the operator's file. webpki refuses one that calls itself an authority and is shown by a server, which is
+    /// how `openssl req -x509` makes self-signed ones.
+    listed: Vec<CertificateDer<'static>>,
+}
+
+impl ServerCertVerifier for Vouched {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        chain: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, TlsError> {
+        let verdict = self.authorities.verify_server_cert(certificate, chain, name, ocsp, now);
+        if verdict.is_ok() || !self.listed.contains(certificate) {
+            return verdict;
+        }
+        verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
+        let (begin, end) = validity(certificate).ok_or(CertificateError::BadEncoding)?;
+        match i64::try_from(now.as_secs()).unwrap_or(i64::MAX) {
+            now if now < begin => Err(CertificateError::NotValidYet.into()),
+            now if now > end => Err(CertificateError::Expired.into()),
+            _ => Ok(ServerCertVerified::assertion()),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        self.authorities.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        self.authorities.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.authorities.supported_verify_schemes()
     }
 }
 

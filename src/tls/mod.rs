@@ -9,6 +9,8 @@ mod certificate;
 mod client;
 mod metrics;
 mod server;
+#[cfg(test)]
+mod tests;
 
 use std::error::Error as _;
 use std::io;
@@ -111,6 +113,8 @@ fn cause(error: &rustls::Error) -> Handshake {
             Peer::Tls12NotOffered
             | Peer::Tls12NotOfferedOrEnabled
             | Peer::SupportedVersionsExtensionRequired
+            // Clients older than TLS 1.2 don't have it, and rustls looks for it before it looks at the version.
+            | Peer::SignatureAlgorithmsExtensionRequired
             | Peer::ServerDoesNotSupportTls12Or13
             | Peer::ServerTlsVersionIsDisabledByOurConfig,
         )

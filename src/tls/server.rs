@@ -4,11 +4,12 @@
 //! it, and those that do hold their mail back and try again, while a gate that does not start takes no mail at all.
 
 use std::net::IpAddr;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ipnet::IpNet;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, join};
+use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
@@ -45,6 +46,7 @@ struct Shared {
     acceptor: TlsAcceptor,
     provider: Arc<CryptoProvider>,
     shown: Arc<Shown>,
+    watch: Mutex<Watch>,
     metrics: ServerMetrics,
 }
 
@@ -61,6 +63,8 @@ impl Server {
     /// A file that can't be used: no gate starts with it.
     pub fn open(settings: ServerSettings, metrics: ServerMetrics) -> Result<Self, FileError> {
         let provider = provider();
+        // Before they are read: what changes meanwhile is seen as a change.
+        let watch = Mutex::new(Watch::new(Fingerprint::of(&settings.certificates)));
         let shown = Arc::new(Shown(RwLock::new(load(&settings.certificates, &provider)?)));
         let mut config = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
@@ -77,7 +81,7 @@ impl Server {
             Err(cause) => warn!(error = %cause, "TLS sessions are not resumed"),
         }
         let acceptor = TlsAcceptor::from(Arc::new(config));
-        let server = Self(Arc::new(Shared { settings, acceptor, provider, shown, metrics }));
+        let server = Self(Arc::new(Shared { settings, acceptor, provider, shown, watch, metrics }));
         server.examine();
         Ok(server)
     }
@@ -119,14 +123,7 @@ impl Server {
     /// Sessions go on as they are.
     pub async fn reload(&self) -> Reload {
         let (result, faults) = self.read_anew().await;
-        self.0.metrics.reloads.inc(result);
-        for fault in faults {
-            error!(error = %fault, "a certificate can't be read anew; the one from before is kept");
-        }
-        if result == Reload::Done {
-            info!("certificates were read anew");
-        }
-        self.examine();
+        self.tell(result, &faults);
         result
     }
 
@@ -135,73 +132,86 @@ impl Server {
     pub async fn watch(self) {
         let mut minute = interval(POLL);
         minute.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut watch = Watch::new(self.fingerprint().await);
-        // The first tick comes at once.
+        // The first tick comes at once, when everything has just been read.
         minute.tick().await;
         let mut ticks: u32 = 0;
         loop {
             minute.tick().await;
             ticks = ticks.wrapping_add(1);
-            self.look(&mut watch).await;
+            self.look().await;
             if ticks.is_multiple_of(POLLS_A_DAY) {
                 self.examine();
             }
         }
     }
 
-    async fn look(&self, watch: &mut Watch) {
+    /// One look at the files. None if they are what is shown, or if it is too early to say that they are broken.
+    pub(super) async fn look(&self) -> Option<Reload> {
         let now = self.fingerprint().await;
-        if now == watch.shown {
-            watch.failures = 0;
-            return;
+        if now == self.watching().shown {
+            self.watching().failures = 0;
+            return None;
         }
         let (result, faults) = self.read_anew().await;
-        if result == Reload::Done {
-            *watch = Watch::new(now);
-            self.0.metrics.reloads.inc(result);
-            info!("certificate files have changed and were read anew");
-            self.examine();
-            return;
-        }
-        // Certificate and key are two files, so for a moment they may not fit: the second look tells.
-        watch.failures = watch.failures.saturating_add(1);
-        if watch.failures % REMINDER == 2 {
-            self.0.metrics.reloads.inc(result);
-            for fault in faults {
-                error!(error = %fault, "a changed certificate can't be read; the one from before is kept");
+        if result == Reload::Failed {
+            // Certificate and key are two files, so for a moment they may not fit: the second look tells.
+            let mut watch = self.watching();
+            watch.failures = watch.failures.saturating_add(1);
+            if watch.failures % REMINDER != 2 {
+                return None;
             }
         }
+        self.tell(result, &faults);
+        Some(result)
     }
 
-    /// Off this thread: the files may be on a slow disk.
+    fn tell(&self, result: Reload, faults: &[FileError]) {
+        self.0.metrics.reloads.inc(result);
+        for fault in faults {
+            error!(error = %fault, "a certificate can't be read anew; the one from before is kept");
+        }
+        if result == Reload::Done {
+            info!("certificates were read anew");
+        }
+        self.examine();
+    }
+
+    /// Off this thread, as all that follows: the files may be on a slow disk.
     async fn fingerprint(&self) -> Fingerprint {
         let files = self.0.settings.certificates.clone();
-        let fingerprint = tokio::task::spawn_blocking(move || Fingerprint::of(&files)).await;
+        let fingerprint = spawn_blocking(move || Fingerprint::of(&files)).await;
         // A task that was cut off with the runtime: nobody looks any more.
         fingerprint.unwrap_or_else(|_| Fingerprint::of(&[]))
     }
 
     async fn read_anew(&self) -> (Reload, Vec<FileError>) {
-        let shared = Arc::clone(&self.0);
-        let read = tokio::task::spawn_blocking(move || {
-            let (mut next, mut faults) = (Vec::new(), Vec::new());
-            for (files, former) in shared.settings.certificates.iter().zip(&*shared.shown.all()) {
-                match Certificate::load(files, &shared.provider) {
-                    Ok(certificate) => next.push(Arc::new(certificate)),
-                    Err(fault) => {
-                        faults.push(fault);
-                        next.push(Arc::clone(former));
-                    }
+        let server = self.clone();
+        let faults = spawn_blocking(move || server.read_files()).await.unwrap_or_default();
+        (if faults.is_empty() { Reload::Done } else { Reload::Failed }, faults)
+    }
+
+    fn read_files(&self) -> Vec<FileError> {
+        let Shared { settings, provider, shown, .. } = &*self.0;
+        let fingerprint = Fingerprint::of(&settings.certificates);
+        let (mut next, mut faults) = (Vec::new(), Vec::new());
+        for (files, former) in settings.certificates.iter().zip(&*shown.all()) {
+            match Certificate::load(files, provider) {
+                Ok(certificate) => next.push(Arc::new(certificate)),
+                Err(fault) => {
+                    faults.push(fault);
+                    next.push(Arc::clone(former));
                 }
             }
-            shared.shown.replace(next.into());
-            faults
-        });
-        match read.await {
-            Ok(faults) if faults.is_empty() => (Reload::Done, faults),
-            Ok(faults) => (Reload::Failed, faults),
-            Err(_) => (Reload::Failed, Vec::new()),
         }
+        shown.replace(next.into());
+        if faults.is_empty() {
+            *self.watching() = Watch::new(fingerprint);
+        }
+        faults
+    }
+
+    fn watching(&self) -> MutexGuard<'_, Watch> {
+        self.0.watch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Logs what is wrong with the certificates in force, and measures when the first of them expires.
@@ -280,7 +290,11 @@ impl ResolvesServerCert for Shown {
         let all = self.all();
         let usable = || all.iter().filter(|certificate| certificate.signs(hello.signature_schemes()));
         let named = usable().find(|certificate| name.is_some_and(|name| certificate.covers(name)));
-        let chosen = named.or_else(|| usable().next());
+        // A name that nobody has is no reason to fail, though RFC 6066 §3 would allow it: the sender has looked up an MX
+        // and asks for the name that it found.
+        // Where no signature fits, the first all the same: rustls then finds out, and tells the client, what it is that is not
+        // shared.
+        let chosen = named.or_else(|| usable().next()).or(all.first());
         debug!(
             sni = name,
             certificate = chosen.map(|chosen| tracing::field::display(chosen.path.display())),
@@ -290,7 +304,8 @@ impl ResolvesServerCert for Shown {
     }
 }
 
-/// What the watch remembers.
+/// What is remembered of the files.
+#[derive(Debug)]
 struct Watch {
     /// The files as they were when what is shown was read from them.
     shown: Fingerprint,
@@ -306,12 +321,14 @@ impl Watch {
 
 /// What the operator should know about a certificate that is shown all the same.
 #[derive(Debug, PartialEq, Eq)]
-enum Concern {
+pub(super) enum Concern {
+    /// Mail is lost for those who look.
     Grave(String),
+    /// It may be, or will be.
     Slight(String),
 }
 
-fn concerns(certificates: &[Arc<Certificate>], hostname: &Domain, now: i64) -> Vec<Concern> {
+pub(super) fn concerns(certificates: &[Arc<Certificate>], hostname: &Domain, now: i64) -> Vec<Concern> {
     let mut concerns = Vec::new();
     for certificate in certificates {
         let path = certificate.path.display();

@@ -457,10 +457,14 @@ impl Attempt<'_> {
             return Err(OpenError::Unprotected { step: "STARTTLS", cause: cause.to_owned() });
         }
         connection.sight = sight;
-        if secured || sight == Sight::Client {
-            connection = self.introduce(connection, "EHLO behind STARTTLS").await?;
+        if !secured && sight == Sight::Gate {
+            return Ok(connection);
         }
-        Ok(connection)
+        self.introduce(connection, "EHLO behind STARTTLS").await.map_err(|error| match error {
+            // With TLS 1.3 a server that ends the handshake, for want of a certificate of ours for one, is heard only now.
+            OpenError::Setup { step, cause } if secured => OpenError::Unprotected { step, cause: cause.to_string() },
+            error => error,
+        })
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rcgen::{CertificateParams, IsCa, Issuer, KeyPair, PublicKeyData, SanType, SignatureAlgorithm};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PublicKeyData, SanType, SignatureAlgorithm};
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
@@ -37,6 +37,7 @@ pub struct Wanted {
     algorithm: &'static SignatureAlgorithm,
     not_before: SystemTime,
     not_after: SystemTime,
+    is_authority: bool,
 }
 
 /// How a client shakes hands. The default: TLS 1.2 and 1.3, no SNI, every signature.
@@ -68,12 +69,19 @@ impl Wanted {
             algorithm: &rcgen::PKCS_ECDSA_P256_SHA256,
             not_before: SystemTime::now() - DAY,
             not_after: SystemTime::now() + 90 * DAY,
+            is_authority: false,
         }
     }
 
     /// With an RSA key.
     pub fn rsa(mut self) -> Self {
         self.algorithm = &rcgen::PKCS_RSA_SHA256;
+        self
+    }
+
+    /// Of one that calls itself an authority.
+    pub fn authority(mut self) -> Self {
+        self.is_authority = true;
         self
     }
 
@@ -104,6 +112,9 @@ impl Wanted {
             if let Ok(address) = text.as_str().parse() {
                 *name = SanType::IpAddress(address);
             }
+        }
+        if self.is_authority {
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         }
         params.not_before = self.not_before.into();
         params.not_after = self.not_after.into();
@@ -157,7 +168,7 @@ impl Authority {
     /// A fresh one that nobody knows.
     pub fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).expect("no names");
-        params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect("a key");
         let pem = params.self_signed(&key).expect("a certificate").pem();
         Self { issuer: Issuer::new(params, key), pem }

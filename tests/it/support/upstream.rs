@@ -93,6 +93,12 @@ impl Upstream {
         self.state.script.lock().expect("no test panics inside").rules.push(rule);
     }
 
+    /// Changes the script while running; connections that are open go on by what they have begun with.
+    pub fn change(&self, change: impl FnOnce(Script) -> Script) {
+        let mut script = self.state.script.lock().expect("no test panics inside");
+        *script = change(script.clone());
+    }
+
     /// Everything seen so far, by connection in the order of their opening.
     pub fn connections(&self) -> Vec<Connection> {
         self.state.connections.borrow().clone()
