@@ -25,6 +25,7 @@ use crate::readiness::{Condition, Readiness};
 use crate::session::{self, Gate};
 use crate::store::{self, Store};
 use crate::upstream::probe::{self, Survey};
+use crate::upstream::servers::Servers;
 use crate::{dns, upstream};
 
 /// The sockets of a gate, bound.
@@ -112,6 +113,8 @@ pub async fn start(config: &Config, sockets: Sockets, registry: Registry) -> Res
     let (survey, surveyed) = watch::channel(Survey::default());
     let session_settings = Arc::new(config.session());
     let upstream_settings = Arc::clone(&session_settings.upstream);
+    let servers = Servers::new(upstream_settings, upstream::Metrics::new(&registry), readiness.clone());
+    let servers = Arc::new(servers);
     let gate = Arc::new(Gate {
         settings: watch::channel(session_settings).1,
         resolver,
@@ -119,12 +122,12 @@ pub async fn start(config: &Config, sockets: Sockets, registry: Registry) -> Res
         survey: surveyed.clone(),
         rows: store.appender(),
         metrics: session::metrics::Metrics::new(&registry),
-        upstream_metrics: upstream::Metrics::new(&registry),
+        servers: Arc::clone(&servers),
         stop: stopped,
     });
 
     let mut tasks = JoinSet::new();
-    tasks.spawn(probe::run(upstream_settings, config.relay_test(), survey));
+    tasks.spawn(probe::run(servers, config.relay_test(), survey));
     tasks.spawn(watch_survey(surveyed, config.upstream().blind, readiness.clone()));
     let slots = Arc::new(Semaphore::new(usize::try_from(config.limits.sessions).unwrap_or(usize::MAX)));
     let metrics = listener::Metrics::new(&registry);
@@ -207,14 +210,10 @@ impl Running {
     }
 }
 
-/// Keeps readiness in step with what the probes find.
+/// Keeps readiness in step with what the probes find about relaying.
 async fn watch_survey(mut survey: watch::Receiver<Survey>, blind: upstream::Blind, readiness: Readiness) {
     while survey.changed().await.is_ok() {
         let found = survey.borrow_and_update().clone();
-        match found.reachable {
-            true => readiness.holds(Condition::Upstream),
-            false => readiness.lacks(Condition::Upstream, "no upstream server answers as it should"),
-        }
         if found.capabilities.is_none() {
             continue;
         }

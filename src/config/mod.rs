@@ -28,6 +28,7 @@ pub use crate::policy::{Mode, OnTempError, OnUnusableFrom, Reject};
 pub use crate::session::settings::BareNewline;
 use crate::store::Location;
 pub use crate::upstream::handover::Identity;
+pub use crate::upstream::pool::Selection;
 
 /// The reference: every key with its meaning, default and range. Parses, and says what holds without it.
 pub const REFERENCE: &str = include_str!("../../config/dmarcgate.toml");
@@ -68,9 +69,12 @@ pub struct Listener {
 #[expect(missing_docs, reason = "each key is documented in config/dmarcgate.toml")]
 pub struct Upstream {
     pub servers: Vec<ServerAddress>,
+    pub selection: Selection,
+    pub connections: u32,
     pub identity: Identity,
     pub tls: UpstreamTls,
     pub hold: Duration,
+    pub idle: Duration,
 }
 
 /// `[dns]`.
@@ -126,6 +130,8 @@ pub struct Timeouts {
     pub data_block: Duration,
     pub data: Duration,
     pub evaluation: Duration,
+    pub upstream_slot: Duration,
+    pub upstream_open: Duration,
     pub upstream_connect: Duration,
     pub upstream_command: Duration,
     pub upstream_final: Duration,

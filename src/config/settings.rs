@@ -62,11 +62,16 @@ impl Config {
     pub fn upstream(&self) -> upstream::Settings {
         upstream::Settings {
             servers: self.upstream.servers.iter().map(|server| server.to_string().into()).collect(),
+            selection: self.upstream.selection,
+            connections: size(self.upstream.connections),
             identity: self.upstream.identity,
             blind: if self.is_guarded() || self.hands_over() { Blind::Allowed } else { Blind::Refused },
             hostname: self.hostname.as_str().into(),
             hold: self.upstream.hold,
+            idle: self.upstream.idle,
             timeouts: upstream::Timeouts {
+                slot: self.timeouts.upstream_slot,
+                open: self.timeouts.upstream_open,
                 connect: self.timeouts.upstream_connect,
                 greeting: self.timeouts.upstream_command,
                 command: self.timeouts.upstream_command,

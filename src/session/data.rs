@@ -95,12 +95,13 @@ impl Session {
     /// Waits for octets of the message, at most until `deadline`; lets the upstream go meanwhile if it waits too long.
     async fn more_data(&mut self, deadline: Instant) -> Result<(), End> {
         loop {
-            let hold = self.link.hold_left();
+            let (hold, wanted) = (self.link.hold_left(), self.link.wanted());
             let read = async {
                 tokio::select! {
                     biased;
                     read = self.stream.fill_large() => Some(read),
                     () = pause(hold) => None,
+                    () = wanted => None,
                 }
             };
             match timeout_at(deadline, alongside(&mut self.evaluation, read)).await {

@@ -36,8 +36,9 @@ use crate::smtp::extension::Offer;
 use crate::smtp::reply::Reply;
 use crate::smtp::stream::{ReadError, Stream};
 use crate::store::Appender;
+use crate::upstream::Link;
 use crate::upstream::probe::Survey;
-use crate::upstream::{self, Link};
+use crate::upstream::servers::Servers;
 
 /// What all sessions share.
 pub struct Gate {
@@ -53,8 +54,8 @@ pub struct Gate {
     pub rows: Appender,
     /// What is counted.
     pub metrics: Metrics,
-    /// What the upstream side counts.
-    pub upstream_metrics: upstream::Metrics,
+    /// The upstream servers.
+    pub servers: Arc<Servers>,
     /// True once the gate stops.
     pub stop: watch::Receiver<bool>,
 }
@@ -94,7 +95,8 @@ pub async fn run(gate: Arc<Gate>, stream: Stream, client: Client, kind: ClientKi
 impl Session {
     fn new(gate: Arc<Gate>, stream: Stream, client: Client, kind: ClientKind) -> Self {
         let settings = Arc::clone(&gate.settings.borrow());
-        let link = Link::new(Arc::clone(&settings.upstream), gate.upstream_metrics.clone());
+        let id = transaction::new_id();
+        let link = Link::new(Arc::clone(&gate.servers), &id);
         let reverse = ReverseLookup::start(&gate.resolver, &client, settings.upstream.identity, kind);
         let stop = gate.stop.clone();
         gate.metrics.sessions.inc();
@@ -104,7 +106,7 @@ impl Session {
             stream,
             client,
             kind,
-            id: transaction::new_id(),
+            id,
             offer: None,
             message_size: settings.message.message_size,
             link,
@@ -176,7 +178,7 @@ impl Session {
         let deadline = Instant::now() + settings.timeouts.command;
         loop {
             let hold = if between { self.link.idle_left() } else { self.link.hold_left() };
-            let offer = self.offer.as_ref();
+            let (wanted, offer) = (self.link.wanted(), self.offer.as_ref());
             let wait = async {
                 tokio::select! {
                     biased;
@@ -189,6 +191,7 @@ impl Session {
                     }),
                     () = sleep_until(deadline) => Wake::Silence,
                     () = pause(hold) => Wake::Hold,
+                    () = wanted => Wake::Hold,
                 }
             };
             match alongside(&mut self.evaluation, wait).await {

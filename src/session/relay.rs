@@ -105,6 +105,7 @@ impl Session {
 /// What a client is told of a failure that is not its own. A temporary doubt never ends in 5xx.
 pub fn trouble(error: &upstream::Error) -> Reply {
     let (enhanced, text) = match error {
+        upstream::Error::Busy => ("4.3.2", "Mail server is busy, please try again later"),
         upstream::Error::Unavailable => ("4.4.1", "Mail server not available, please try again later"),
         upstream::Error::Refused => ("4.3.0", "Mail system can't take mail now, please try again later"),
         upstream::Error::Lost | upstream::Error::Delivery(_) => {

@@ -8,6 +8,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::handover::{Identity, Introduction, proxy_v1, proxy_v2, xclient_commands};
+use super::servers::Slot;
 use super::{MessageParts, Timeouts};
 use crate::smtp::extension::Capabilities;
 use crate::smtp::reply::{Reply, ReplyError, ReplyReader};
@@ -19,6 +20,8 @@ pub struct Connection {
     stream: Stream,
     capabilities: Capabilities,
     sight: Sight,
+    /// Given back when the connection is closed.
+    slot: Option<Slot>,
 }
 
 /// Whether the upstream sees the real client.
@@ -109,7 +112,7 @@ impl Connection {
         // Every write is a whole group: waiting for more (Nagle) would only add 40 ms.
         socket.set_nodelay(true).map_err(OpenError::Unreachable)?;
         let mut connection =
-            Self { stream: Stream::new(socket), capabilities: Capabilities::default(), sight: Sight::Gate };
+            Self { stream: Stream::new(socket), capabilities: Capabilities::default(), sight: Sight::Gate, slot: None };
         let proxied = match identity {
             Identity::ProxyV1 => Some(proxy_v1(&introduction.client)),
             Identity::ProxyV2 => Some(proxy_v2(&introduction.client)),
@@ -134,6 +137,11 @@ impl Connection {
     /// Whether the upstream sees the real client.
     pub fn sight(&self) -> Sight {
         self.sight
+    }
+
+    /// Keeps `slot` as long as the connection is open.
+    pub fn occupy(&mut self, slot: Slot) {
+        self.slot = Some(slot);
     }
 
     /// Whether the upstream has said nothing on its own and not closed.
@@ -231,6 +239,11 @@ impl Connection {
         let setup = |cause| OpenError::Setup { step, cause };
         let mut reply = self.command(&format!("EHLO {name}"), timeouts.command).await.map_err(setup)?;
         if matches!(reply.code(), 500 | 502 | 504) {
+            if step == "EHLO" && self.sight == Sight::Client {
+                // Whoever speaks PROXY speaks EHLO: this answers the header, and the client was not handed over.
+                self.sight = Sight::Gate;
+                return Err(OpenError::GateRefused { step: "the PROXY header", reply });
+            }
             reply = self.command(&format!("HELO {name}"), timeouts.command).await.map_err(setup)?;
             self.require_positive(step, reply)?;
             self.capabilities = Capabilities::default();
