@@ -227,6 +227,11 @@ impl Connection {
         let greeting = self.exchange(timeouts.greeting).await;
         let reply = greeting.map_err(|cause| OpenError::Setup { step: "greeting", cause })?;
         self.require_positive("greeting", reply)?;
+        if self.sight == Sight::Client && !self.stream.buffered().is_empty() {
+            let reply = self.exchange(timeouts.command).await;
+            let reply = reply.map_err(|cause| OpenError::Setup { step: PROXY, cause })?;
+            return Err(self.not_proxied(reply));
+        }
         let name = match self.sight {
             Sight::Client => introduction.hello.name.as_str(),
             Sight::Gate => hostname,
@@ -240,9 +245,7 @@ impl Connection {
         let mut reply = self.command(&format!("EHLO {name}"), timeouts.command).await.map_err(setup)?;
         if matches!(reply.code(), 500 | 502 | 504) {
             if step == "EHLO" && self.sight == Sight::Client {
-                // Whoever speaks PROXY speaks EHLO: this answers the header, and the client was not handed over.
-                self.sight = Sight::Gate;
-                return Err(OpenError::GateRefused { step: "the PROXY header", reply });
+                return Err(self.not_proxied(reply));
             }
             reply = self.command(&format!("HELO {name}"), timeouts.command).await.map_err(setup)?;
             self.require_positive(step, reply)?;
@@ -253,6 +256,13 @@ impl Connection {
         self.require_positive(step, reply)?;
         self.capabilities = found;
         Ok(())
+    }
+
+    /// What `reply` means that comes in the place of one to EHLO: whoever speaks PROXY speaks EHLO, so it answers the
+    /// header, and the client was not handed over.
+    fn not_proxied(&mut self, reply: Reply) -> OpenError {
+        self.sight = Sight::Gate;
+        OpenError::GateRefused { step: PROXY, reply }
     }
 
     async fn xclient(
@@ -313,6 +323,8 @@ impl Connection {
     }
 }
 
+/// The step of a hand-over by PROXY.
+const PROXY: &str = "the PROXY header";
 /// How long the rest of a reply that has begun before the end of data may take.
 const EARLY_REPLY: Duration = Duration::from_secs(5);
 /// Octets up to which a message leaves in one write.

@@ -2,6 +2,7 @@
 //! upstream, DNS from a zone written in the test.
 
 mod check;
+mod check_upstream;
 mod citations;
 mod cli;
 mod content;
@@ -24,3 +25,5 @@ mod source;
 mod stop;
 mod support;
 mod upstream;
+mod upstream_servers;
+mod upstream_trouble;
