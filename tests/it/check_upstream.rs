@@ -87,6 +87,9 @@ async fn a_server_that_sees_the_gate_alone_is_told_to_get_things_wrong() {
     assert!(!story.contains("hosts_proxy"), "it is not Exim: {story}");
     assert!(story.contains("PROBLEM") && story.contains("smtp.recipient_domains is not set"), "{story}");
     assert!(!upstream.commands().iter().any(|line| line.starts_with("MAIL")), "a stranger can't be shown to it");
+    let small = Upstream::start(Script::with_xclient().extensions(&["XCLIENT ADDR"])).await;
+    let (_, story, _) = asked(&small, "auto", "[smtp]\nrecipient_domains = [\"*\"]\n").await;
+    assert!(story.lines().any(|l| l.contains("8BITMIME") && l.ends_with("the server does not announce it")), "{story}");
     // The gate guards the recipients: it works, and what is wrong is told all the same.
     for identity in ["auto", "received", "none"] {
         let (code, story, server) = asked(&upstream, identity, GUARDED).await;

@@ -77,6 +77,25 @@ async fn one_that_hangs_holds_up_neither_clients_nor_probes() {
 }
 
 #[tokio::test]
+async fn one_that_fails_is_left_alone_for_a_while() {
+    let pair = Pair::start(Script::new(), Script::new(), |config| config).await;
+    pair.first.wait_for_close().await;
+    pair.second.wait_for_close().await;
+    pair.first.add(on(GREETING).close());
+    for _ in 0..10 {
+        assert!(outcome(&mut pair.client().await).await.starts_with("250"));
+    }
+    assert_eq!(pair.messages(), (0, 10));
+    let tried = pair.gate.metrics().await.value("dmarcgate_upstream_connections_total{result=\"setup\"}");
+    assert!((1.0..5.0).contains(&tried), "ten sessions tried it {tried} times");
+    // It is the first again as soon as a probe finds it well.
+    pair.first.add(on(GREETING).reply("220 mta.example ESMTP"));
+    pair.wait_for_down(0.0).await;
+    assert!(outcome(&mut pair.client().await).await.starts_with("250"));
+    assert_eq!(pair.messages(), (1, 10));
+}
+
+#[tokio::test]
 async fn a_transaction_goes_on_with_another_server_before_data() {
     let pair = Pair::start(Script::new(), Script::new(), |config| config).await;
     pair.first.wait_for_close().await;

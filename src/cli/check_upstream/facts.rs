@@ -191,12 +191,15 @@ impl Server {
         let is_offered = |keyword: &str| {
             offered.iter().any(|line| line.split(' ').next().is_some_and(|word| word.eq_ignore_ascii_case(keyword)))
         };
-        let withheld = |keyword: &str| withheld(&keyword.to_ascii_uppercase());
-        let not_offered: Vec<_> = keywords
-            .iter()
-            .filter(|keyword| capabilities.is_some() && !is_offered(keyword))
-            .map(|keyword| Extension { extension: (*keyword).to_owned(), why: withheld(keyword) })
-            .collect();
+        let known = capabilities.as_ref().map_or_else(Vec::new, |_| offer(&everything(), own_size));
+        let lacking = known.iter().filter_map(|line| line.split(' ').next()).filter(|keyword| !is_offered(keyword));
+        let lacking = lacking.filter(|keyword| !is_announced(keyword));
+        let lacking = lacking.map(|keyword| (keyword, "the server does not announce it"));
+        let hidden = keywords.iter().filter(|keyword| capabilities.is_some() && !is_offered(keyword));
+        let hidden = hidden.map(|keyword| (*keyword, withheld(&keyword.to_ascii_uppercase())));
+        let not_offered = hidden.chain(lacking);
+        let not_offered: Vec<_> =
+            not_offered.map(|(keyword, why)| Extension { extension: keyword.to_owned(), why }).collect();
         let why = |line: &str| match line.split(' ').next() {
             Some(keyword) if is_announced(keyword) => "both sides know it",
             _ => "the gate does it by itself",
@@ -233,6 +236,11 @@ fn offer(capabilities: &Capabilities, own_size: u64) -> Vec<String> {
     Offer::new(capabilities, own_size).reply("").texts().skip(1).map(escaped).collect()
 }
 
+/// A server that announces all that the gate may carry through.
+fn everything() -> Capabilities {
+    Capabilities::read(&Reply::lines(250, std::iter::once("all").chain(CARRIED)))
+}
+
 /// What the gate has use for in an EHLO reply.
 fn understood(reply: Option<&Reply>) -> Vec<String> {
     let Some(reply) = reply.filter(|reply| reply.is_positive()) else { return Vec::new() };
@@ -247,3 +255,7 @@ fn understood(reply: Option<&Reply>) -> Vec<String> {
     let xclient = found.xclient.map(|attributes| escaped(format!("XCLIENT {}", attributes.join(" ")).as_bytes()));
     size.into_iter().chain(flags).chain(xclient).collect()
 }
+
+/// Extensions that need both sides; those that the gate does not know yet are left out of its offer by itself.
+const CARRIED: [&str; 7] =
+    ["8BITMIME", "ENHANCEDSTATUSCODES", "SMTPUTF8", "DSN", "CHUNKING", "PIPELINING", "AUTH PLAIN LOGIN"];
