@@ -25,6 +25,7 @@ use crate::readiness::{Condition, Readiness};
 use crate::session::{self, Gate};
 use crate::store::{self, Store};
 use crate::upstream::probe::{self, Survey};
+use crate::upstream::servers::Servers;
 use crate::{dns, tls, upstream};
 
 /// The sockets of a gate, bound.
@@ -126,6 +127,8 @@ pub async fn start(config: &Config, sockets: Sockets, registry: Registry) -> Res
     let session_settings = Arc::new(config.session(security));
     let blind = session_settings.upstream.blind;
     let upstream_settings = Arc::clone(&session_settings.upstream);
+    let servers = Servers::new(upstream_settings, upstream::Metrics::new(&registry), readiness.clone());
+    let servers = Arc::new(servers);
     let gate = Arc::new(Gate {
         settings: watch::channel(session_settings).1,
         resolver,
@@ -134,7 +137,7 @@ pub async fn start(config: &Config, sockets: Sockets, registry: Registry) -> Res
         rows: store.appender(),
         tls: tls.clone(),
         metrics: session::metrics::Metrics::new(&registry),
-        upstream_metrics: upstream::Metrics::new(&registry),
+        servers: Arc::clone(&servers),
         stop: stopped,
     });
 
@@ -142,7 +145,7 @@ pub async fn start(config: &Config, sockets: Sockets, registry: Registry) -> Res
     if let Some(tls) = &tls {
         tasks.spawn(tls.clone().watch());
     }
-    tasks.spawn(probe::run(upstream_settings, config.relay_test(), survey));
+    tasks.spawn(probe::run(servers, config.relay_test(), survey));
     tasks.spawn(watch_survey(surveyed, blind, readiness.clone()));
     let slots = Arc::new(Semaphore::new(usize::try_from(config.limits.sessions).unwrap_or(usize::MAX)));
     let metrics = listener::Metrics::new(&registry);
@@ -231,14 +234,10 @@ impl Running {
     }
 }
 
-/// Keeps readiness in step with what the probes find.
+/// Keeps readiness in step with what the probes find about relaying.
 async fn watch_survey(mut survey: watch::Receiver<Survey>, blind: upstream::Blind, readiness: Readiness) {
     while survey.changed().await.is_ok() {
         let found = survey.borrow_and_update().clone();
-        match found.reachable {
-            true => readiness.holds(Condition::Upstream),
-            false => readiness.lacks(Condition::Upstream, "no upstream server answers as it should"),
-        }
         if found.capabilities.is_none() {
             continue;
         }

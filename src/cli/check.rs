@@ -3,7 +3,7 @@
 //! `input` reads the message, `facts` gathers what was found and decided into one value, which `story` tells to people
 //! and `--json` to programs.
 
-mod escape;
+pub mod escape;
 mod facts;
 mod input;
 mod story;

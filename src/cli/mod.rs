@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 failed while running, 2 wrong usage or configuration; `check` has more, by its verdict.
 
 mod check;
+mod check_upstream;
 mod config;
 mod healthcheck;
 mod reports;
@@ -34,6 +35,7 @@ pub struct Cli {
 enum Command {
     /// Evaluate a stored message and tell every step
     Check(Box<check::Check>),
+    CheckUpstream(check_upstream::CheckUpstream),
     /// Check or show the configuration
     #[command(subcommand)]
     Config(config::Command),
@@ -61,6 +63,8 @@ enum Ended {
     Done,
     /// `check` came to a verdict.
     Verdict(Fate),
+    /// It was told what is wrong.
+    Unwell,
 }
 
 /// Why a command did not do what it was told; the message names all causes.
@@ -100,6 +104,9 @@ impl Cli {
     fn run(self, output: &mut dyn Write) -> Result<Ended, Failure> {
         match self.command {
             Command::Check(command) => return command.run(output).map(Ended::Verdict),
+            Command::CheckUpstream(command) => {
+                return command.run(output).map(|well| if well { Ended::Done } else { Ended::Unwell });
+            }
             Command::Config(command) => command.run(output),
             Command::Healthcheck(command) => command.run(output),
             Command::Reports(command) => command.run(output),
@@ -113,6 +120,7 @@ impl Ended {
     fn code(self) -> u8 {
         match self {
             Self::Done | Self::Verdict(Fate::PassedOn) => 0,
+            Self::Unwell => FAILED,
             Self::Verdict(Fate::Tagged) => 3,
             Self::Verdict(Fate::Refused) => 4,
             Self::Verdict(Fate::Deferred) => 5,

@@ -8,8 +8,8 @@ use std::time::Duration;
 use crate::config::document::{Document, Section};
 use crate::config::{
     Admin, AuthOffer, BareNewline, Bypass, ByteSize, Config, Dns, Identity, Limits, Listener, ListenerTls, Log,
-    LogFormat, LogLevel, Mailbox, Mode, OnTempError, OnUnusableFrom, OneOrMore, Policy, Reject, Reports, Smtp, Spool,
-    Store, Timeouts, Tls, Upstream, UpstreamTls,
+    LogFormat, LogLevel, Mailbox, Mode, OnTempError, OnUnusableFrom, OneOrMore, Policy, Reject, Reports, Selection,
+    Smtp, Spool, Store, Timeouts, Tls, Upstream, UpstreamTls,
 };
 use crate::domain::Domain;
 use crate::store::Location;
@@ -91,13 +91,28 @@ fn upstream(section: &mut Section<'_>) -> Upstream {
     if servers.as_ref().is_some_and(Vec::is_empty) {
         section.problem("servers", "needs at least one server");
     }
+    let selection = section.get("selection", Selection::Ordered);
+    let connections = section.within("connections", 100, 1..=100_000);
     let identity = section.get("identity", Identity::Auto);
     let tls = section.get("tls", UpstreamTls::Off);
     let (tls_name, tls_ca) = (section.optional("tls_name"), section.optional("tls_ca"));
     let tls_pin = section.get("tls_pin", Vec::new());
     let auth_over_plain = section.get("auth_over_plain", false);
     let hold = section.within("hold", seconds(30), SHORTEST..=minutes(30));
-    Upstream { servers: servers.unwrap_or_default(), identity, tls, tls_name, tls_ca, tls_pin, auth_over_plain, hold }
+    let idle = section.within("idle", seconds(10), SHORTEST..=minutes(5));
+    Upstream {
+        servers: servers.unwrap_or_default(),
+        selection,
+        connections,
+        identity,
+        tls,
+        tls_name,
+        tls_ca,
+        tls_pin,
+        auth_over_plain,
+        hold,
+        idle,
+    }
 }
 
 fn dns(section: &mut Section<'_>) -> Dns {
@@ -151,6 +166,8 @@ fn timeouts(section: &mut Section<'_>) -> Timeouts {
         data_block: time("data_block", minutes(3), minutes(60)),
         data: time("data", minutes(30), minutes(24 * 60)),
         evaluation: time("evaluation", seconds(20), minutes(5)),
+        upstream_slot: time("upstream_slot", seconds(5), minutes(1)),
+        upstream_open: time("upstream_open", minutes(2), minutes(4)),
         upstream_connect: time("upstream_connect", seconds(10), minutes(4)),
         upstream_command: time("upstream_command", minutes(4), minutes(5)),
         upstream_final: time("upstream_final", minutes(9), minutes(10)),

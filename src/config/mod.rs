@@ -32,6 +32,7 @@ pub use crate::smtp::extension::Extension;
 use crate::store::Location;
 pub use crate::tls::{ListenerTls, Pin};
 pub use crate::upstream::handover::Identity;
+pub use crate::upstream::pool::Selection;
 pub use crate::upstream::security::UpstreamTls;
 
 /// The reference: every key with its meaning, default and range. Parses, and says what holds without it.
@@ -84,6 +85,8 @@ pub struct Tls {
 #[expect(missing_docs, reason = "each key is documented in config/dmarcgate.toml")]
 pub struct Upstream {
     pub servers: Vec<ServerAddress>,
+    pub selection: Selection,
+    pub connections: u32,
     pub identity: Identity,
     pub tls: UpstreamTls,
     pub auth_over_plain: bool,
@@ -91,6 +94,7 @@ pub struct Upstream {
     pub tls_ca: Option<PathBuf>,
     pub tls_pin: Vec<Pin>,
     pub hold: Duration,
+    pub idle: Duration,
 }
 
 /// `[dns]`.
@@ -147,6 +151,8 @@ pub struct Timeouts {
     pub data_block: Duration,
     pub data: Duration,
     pub evaluation: Duration,
+    pub upstream_slot: Duration,
+    pub upstream_open: Duration,
     pub upstream_connect: Duration,
     pub upstream_command: Duration,
     pub upstream_final: Duration,

@@ -171,12 +171,13 @@ impl Session {
         // The replies to chunks before this one.
         self.flush(deadline.saturating_duration_since(Instant::now())).await?;
         loop {
-            let hold = self.link.hold_left();
+            let (hold, wanted) = (self.link.hold_left(), self.link.wanted());
             let read = async {
                 tokio::select! {
                     biased;
                     read = self.stream.fill_large() => Some(read),
                     () = pause(hold) => None,
+                    () = wanted => None,
                 }
             };
             match timeout_at(deadline, alongside(&mut self.evaluation, read)).await {

@@ -42,8 +42,9 @@ use crate::smtp::reply::Reply;
 use crate::smtp::stream::{ReadError, Stream};
 use crate::store::Appender;
 use crate::tls;
+use crate::upstream::Link;
 use crate::upstream::probe::Survey;
-use crate::upstream::{self, Link};
+use crate::upstream::servers::Servers;
 
 /// What all sessions share.
 pub struct Gate {
@@ -61,8 +62,8 @@ pub struct Gate {
     pub tls: Option<tls::Server>,
     /// What is counted.
     pub metrics: Metrics,
-    /// What the upstream side counts.
-    pub upstream_metrics: upstream::Metrics,
+    /// The upstream servers.
+    pub servers: Arc<Servers>,
     /// True once the gate stops.
     pub stop: watch::Receiver<bool>,
 }
@@ -119,7 +120,8 @@ pub async fn run(gate: Arc<Gate>, stream: Stream, arrival: Arrival) {
 impl Session {
     fn new(gate: Arc<Gate>, stream: Stream, Arrival { client, kind, security }: Arrival) -> Self {
         let settings = Arc::clone(&gate.settings.borrow());
-        let link = Link::new(Arc::clone(&settings.upstream), gate.upstream_metrics.clone());
+        let id = transaction::new_id();
+        let link = Link::new(Arc::clone(&gate.servers), &id);
         let reverse = ReverseLookup::start(&gate.resolver, &client, settings.upstream.identity, kind);
         let stop = gate.stop.clone();
         gate.metrics.sessions.inc();
@@ -130,7 +132,7 @@ impl Session {
             client,
             kind,
             security,
-            id: transaction::new_id(),
+            id,
             offer: None,
             login: Login::Unavailable,
             message_size: settings.message.message_size,
@@ -204,7 +206,7 @@ impl Session {
         let deadline = Instant::now() + settings.timeouts.command;
         loop {
             let hold = if between { self.link.idle_left() } else { self.link.hold_left() };
-            let offer = self.offer.as_ref();
+            let (wanted, offer) = (self.link.wanted(), self.offer.as_ref());
             let wait = async {
                 tokio::select! {
                     biased;
@@ -217,6 +219,7 @@ impl Session {
                     }),
                     () = sleep_until(deadline) => Wake::Silence,
                     () = pause(hold) => Wake::Hold,
+                    () = wanted => Wake::Hold,
                 }
             };
             match alongside(&mut self.evaluation, wait).await {

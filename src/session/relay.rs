@@ -141,6 +141,7 @@ pub fn trouble(error: &upstream::Error) -> Reply {
         return Reply::new(421, "4.4.2", "Lost the mail server, please log in again");
     }
     let (enhanced, text) = match error {
+        upstream::Error::Busy => ("4.3.2", "Mail server is busy, please try again later"),
         upstream::Error::Unavailable => ("4.4.1", "Mail server not available, please try again later"),
         upstream::Error::Refused => ("4.3.0", "Mail system can't take mail now, please try again later"),
         upstream::Error::Lost | upstream::Error::LoginLost | upstream::Error::Delivery(_) => {

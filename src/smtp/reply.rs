@@ -147,8 +147,8 @@ impl ReplyReader {
         if self.lines > MAX_LINES || self.wire.len() + line.len() > MAX_OCTETS {
             return Err(ReplyError::TooLong);
         }
-        // A bare CR inside would be a line end to somebody.
-        self.wire.extend(line.iter().map(|&b| if b == b'\r' { b' ' } else { b }));
+        // A bare CR inside would be a line end to somebody, a NUL the end of the text.
+        self.wire.extend(line.iter().map(|&b| if matches!(b, b'\r' | 0) { b' ' } else { b }));
         if line.len() == 3 {
             self.wire.push(b' ');
         }

@@ -10,6 +10,7 @@ use tracing::warn;
 
 use super::handover::{Identity, Introduction, proxy_v1, proxy_v2, xclient_commands};
 use super::security::Security;
+use super::servers::Slot;
 use super::{MessageParts, Settings, Timeouts};
 use crate::smtp::data::{Unstuffer, end_of_data};
 use crate::smtp::extension::Capabilities;
@@ -34,6 +35,8 @@ pub struct Connection {
     sight: Sight,
     /// Whether XCLIENT may name the client's login.
     takes_login: bool,
+    /// Given back when the connection is closed.
+    slot: Option<Slot>,
 }
 
 /// Whether the upstream sees the real client.
@@ -148,6 +151,11 @@ impl Connection {
     /// Whether XCLIENT tells it who the client has authenticated as.
     pub fn takes_login(&self) -> bool {
         self.takes_login
+    }
+
+    /// Keeps `slot` as long as the connection is open.
+    pub fn occupy(&mut self, slot: Slot) {
+        self.slot = Some(slot);
     }
 
     /// Whether the upstream has said nothing on its own and not closed.
@@ -287,6 +295,9 @@ impl Connection {
         let setup = |cause| OpenError::Setup { step, cause };
         let mut reply = self.command(&format!("EHLO {name}"), timeouts.command).await.map_err(setup)?;
         if matches!(reply.code(), 500 | 502 | 504) {
+            if step == "EHLO" && self.sight == Sight::Client {
+                return Err(self.not_proxied(reply));
+            }
             reply = self.command(&format!("HELO {name}"), timeouts.command).await.map_err(setup)?;
             self.require_positive(step, reply)?;
             self.capabilities = Capabilities::default();
@@ -296,6 +307,13 @@ impl Connection {
         self.require_positive(step, reply)?;
         self.capabilities = found;
         Ok(())
+    }
+
+    /// What `reply` means that comes in the place of one to EHLO: whoever speaks PROXY speaks EHLO, so it answers the
+    /// header, and the client was not handed over.
+    fn not_proxied(&mut self, reply: Reply) -> OpenError {
+        self.sight = Sight::Gate;
+        OpenError::GateRefused { step: PROXY, reply }
     }
 
     async fn xclient(&mut self, introduction: &Introduction, settings: &Settings) -> Result<(), OpenError> {
@@ -348,7 +366,13 @@ impl Connection {
         let failed =
             |cause: tls::HandshakeError| OpenError::Unprotected { step: "handshake", cause: cause.to_string() };
         let (stream, _) = tls.connect(self.stream, name).await.map_err(failed)?;
-        Ok(Self { stream, capabilities: Capabilities::default(), sight: self.sight, takes_login: false })
+        Ok(Self {
+            stream,
+            capabilities: Capabilities::default(),
+            sight: self.sight,
+            takes_login: false,
+            slot: self.slot,
+        })
     }
 
     fn require_positive(&self, step: &'static str, reply: Reply) -> Result<(), OpenError> {
@@ -387,6 +411,11 @@ impl Attempt<'_> {
         let greeting = connection.exchange(self.settings.timeouts.greeting).await;
         let reply = greeting.map_err(|cause| OpenError::Setup { step: "greeting", cause })?;
         connection.require_positive("greeting", reply)?;
+        if connection.sight == Sight::Client && !connection.stream.buffered().is_empty() {
+            let reply = connection.exchange(self.settings.timeouts.command).await;
+            let reply = reply.map_err(|cause| OpenError::Setup { step: PROXY, cause })?;
+            return Err(connection.not_proxied(reply));
+        }
         connection = match security.by_starttls() {
             Some(tls) => self.introduce_under_tls(connection, tls, security).await?,
             None => self.introduce(connection, "EHLO").await?,
@@ -411,6 +440,7 @@ impl Attempt<'_> {
             capabilities: Capabilities::default(),
             sight: Sight::Gate,
             takes_login: false,
+            slot: None,
         };
         let proxied = match identity {
             Identity::ProxyV1 => Some(proxy_v1(&self.introduction.client)),
@@ -468,6 +498,8 @@ impl Attempt<'_> {
     }
 }
 
+/// The step of a hand-over by PROXY.
+const PROXY: &str = "the PROXY header";
 /// How long the rest of a reply that has begun before the end of data may take.
 const EARLY_REPLY: Duration = Duration::from_secs(5);
 /// Octets up to which a message leaves in one write.

@@ -1,7 +1,7 @@
 //! What the upstream side counts.
 
 use crate::label_enum;
-use crate::metrics::{Family, IntCounter, Registry};
+use crate::metrics::{Family, IntCounter, IntGauge, Registry};
 
 label_enum! {
     /// What became of an attempt to connect.
@@ -40,6 +40,12 @@ label_enum! {
 pub struct Metrics {
     /// Attempts to connect.
     pub connections: Family<ConnectResult>,
+    /// Connections open or being opened.
+    pub open: IntGauge,
+    /// Waits for a connection to become free that ended in vain.
+    pub slot_timeouts: IntCounter,
+    /// Servers that did not answer when last tried.
+    pub servers_down: IntGauge,
     /// Connections lost inside a transaction.
     pub lost: Family<LostAt>,
     /// Replies that could not be read or did not fit.
@@ -54,6 +60,18 @@ impl Metrics {
                 "dmarcgate_upstream_connections_total",
                 "Attempts to open a connection to the upstream.",
                 "result",
+            ),
+            open: registry.gauge(
+                "dmarcgate_upstream_connections_open",
+                "Connections of sessions to the upstream, open or being opened; upstream.connections bounds them.",
+            ),
+            slot_timeouts: registry.counter(
+                "dmarcgate_upstream_slot_timeouts_total",
+                "Transactions put off because no connection to the upstream became free within timeouts.upstream_slot.",
+            ),
+            servers_down: registry.gauge(
+                "dmarcgate_upstream_servers_down",
+                "Upstream servers that did not answer as they should when last tried.",
             ),
             lost: registry.family(
                 "dmarcgate_upstream_lost_total",

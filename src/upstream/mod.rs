@@ -7,8 +7,10 @@
 pub mod connection;
 pub mod handover;
 pub mod metrics;
+pub mod pool;
 pub mod probe;
 pub mod security;
+pub mod servers;
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
@@ -16,14 +18,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::lookup_host;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::{debug, error, warn};
 
 use self::connection::{Connection, DeliveryError, ExchangeError, OpenError, Sight};
 use self::handover::{Identity, Introduction};
 pub use self::metrics::Metrics;
 use self::metrics::{ConnectResult, LostAt};
+use self::pool::Selection;
 use self::security::Security;
+use self::servers::Servers;
 use crate::label::Label;
 use crate::message::spool;
 use crate::smtp::data::Framing;
@@ -33,12 +37,16 @@ use crate::smtp::reply::{Reply, ReplyError};
 /// How the upstream is reached.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// `host:port` each, tried in order.
+    /// `host:port` each.
     pub servers: Vec<Box<str>>,
     /// Whether and how connections are under TLS.
     pub security: Security,
     /// The name that certificates have to be for; none: the server's own, as it is written.
     pub tls_name: Option<Box<str>>,
+    /// Which of them is tried first.
+    pub selection: Selection,
+    /// Connections that all sessions together may have open.
+    pub connections: usize,
     /// How it learns who the client is.
     pub identity: Identity,
     /// Whether an upstream that can't see the client may be used.
@@ -47,8 +55,17 @@ pub struct Settings {
     pub hostname: Box<str>,
     /// How long a connection may wait inside a transaction for a slow sender's data.
     pub hold: Duration,
+    /// How long a connection may idle between transactions: idle connections use up an MTA's processes.
+    pub idle: Duration,
     /// How long each step may take.
     pub timeouts: Timeouts,
+}
+
+impl Settings {
+    /// The name that the certificate of `server` has to be for.
+    pub fn certificate_name<'a>(&'a self, server: &'a str) -> &'a str {
+        self.tls_name.as_deref().unwrap_or_else(|| host(server))
+    }
 }
 
 /// Whether an upstream that sees only the gate may be used: it would take the whole Internet for its trusted neighbour.
@@ -63,6 +80,10 @@ pub enum Blind {
 /// How long each step with the upstream may take.
 #[derive(Debug, Clone)]
 pub struct Timeouts {
+    /// Until there is room for one more connection.
+    pub slot: Duration,
+    /// All of opening a connection, whatever servers are tried.
+    pub open: Duration,
     /// The TCP connection.
     pub connect: Duration,
     /// Its greeting (RFC 5321 §4.5.3.2.1: five minutes; less by default, since a sender waits).
@@ -101,9 +122,14 @@ impl MessageParts {
 
 /// The session's link to the upstream.
 pub struct Link {
+    servers: Arc<Servers>,
     settings: Arc<Settings>,
     metrics: Metrics,
+    /// Whose link it is, for the log.
+    session: Box<str>,
     connection: Option<Connection>,
+    /// Of the connection at hand, or of the last one.
+    server: Option<usize>,
     /// Of the connection at hand, or of the last one.
     sight: Sight,
     last_use: Instant,
@@ -136,6 +162,9 @@ struct Told {
 /// Why a command has no reply that could be handed on.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// All connections that may be open are in use, and none became free in time.
+    #[error("upstream.connections are open and in use")]
+    Busy,
     /// No upstream can be used; each was tried.
     #[error("no upstream can be used")]
     Unavailable,
@@ -160,12 +189,15 @@ pub enum Error {
 }
 
 impl Link {
-    /// A link that is not connected yet.
-    pub fn new(settings: Arc<Settings>, metrics: Metrics) -> Self {
+    /// A link that is not connected yet; `session` is the id that its warnings carry.
+    pub fn new(servers: Arc<Servers>, session: &str) -> Self {
         Self {
-            settings,
-            metrics,
+            settings: Arc::clone(servers.settings()),
+            metrics: servers.metrics().clone(),
+            servers,
+            session: session.into(),
             connection: None,
+            server: None,
             sight: Sight::Gate,
             last_use: Instant::now(),
             told: Told::default(),
@@ -186,7 +218,24 @@ impl Link {
 
     /// How long the connection at hand may go on idling; none if there is no connection.
     pub fn idle_left(&self) -> Option<Duration> {
-        self.connection.as_ref().filter(|_| !self.pinned).map(|_| IDLE.saturating_sub(self.last_use.elapsed()))
+        let connection = self.connection.as_ref().filter(|_| !self.pinned);
+        connection.map(|_| self.settings.idle.saturating_sub(self.last_use.elapsed()))
+    }
+
+    /// Waits until another session wants the connection at hand more: at once where it idles between transactions, after
+    /// a moment where it waits inside one, which then has to be told again. A connection that must be kept is not asked
+    /// for.
+    pub fn wanted(&self) -> impl Future<Output = ()> + Send + use<> {
+        let connection = self.connection.as_ref().filter(|_| !self.pinned);
+        let servers = connection.map(|_| Arc::clone(&self.servers));
+        let begun = self.told.mail.as_ref().map(|_| BRIEF_HOLD.saturating_sub(self.last_use.elapsed()));
+        async move {
+            let Some(servers) = servers else { return std::future::pending().await };
+            if let Some(rest) = begun {
+                sleep(rest).await;
+            }
+            servers.wanted().await;
+        }
     }
 
     /// How long the connection at hand may go on waiting inside a transaction; none if there is no connection.
@@ -214,7 +263,7 @@ impl Link {
     ) -> Result<Reply, Error> {
         self.told = Told::default();
         let reused = self.revive().await;
-        if !reused && let Some(refusal) = self.attach(introduction).await? {
+        if !reused && let Some(refusal) = self.attach(introduction, None).await? {
             return Ok(refusal);
         }
         match self.say_mail(&group).await? {
@@ -225,7 +274,7 @@ impl Link {
             Err(ExchangeError::Lost(_)) => {}
             Err(_) => return Err(self.lost(LostAt::BeforeData)),
         }
-        if let Some(refusal) = self.attach(introduction).await? {
+        if let Some(refusal) = self.attach(introduction, self.server).await? {
             return Ok(refusal);
         }
         self.told.replayed = true;
@@ -286,7 +335,7 @@ impl Link {
     ) -> Result<Reply, Error> {
         self.told = Told::default();
         let reused = self.revive().await;
-        if !reused && let Some(refusal) = self.attach(introduction).await? {
+        if !reused && let Some(refusal) = self.attach(introduction, None).await? {
             return Ok(refusal);
         }
         let is_offered = |found: &Capabilities| found.auth.iter().any(|known| **known == *mechanism);
@@ -409,7 +458,8 @@ impl Link {
 
     /// Whether there is a connection that may be used again.
     async fn revive(&mut self) -> bool {
-        let usable = self.ahead.is_empty() && (self.pinned || self.last_use.elapsed() < IDLE) && self.is_alive();
+        let usable =
+            self.ahead.is_empty() && (self.pinned || self.last_use.elapsed() < self.settings.idle) && self.is_alive();
         if !usable {
             self.drop_connection().await;
         }
@@ -417,9 +467,9 @@ impl Link {
     }
 
     /// Connects, and makes sure that the upstream knows of a client's login.
-    async fn attach(&mut self, introduction: &Introduction) -> Result<Option<Reply>, Error> {
+    async fn attach(&mut self, introduction: &Introduction, avoid: Option<usize>) -> Result<Option<Reply>, Error> {
         self.drop_connection().await;
-        let refusal = self.connect(introduction).await?;
+        let refusal = self.connect(introduction, avoid).await?;
         if introduction.login.is_some() && self.connection.as_ref().is_some_and(|c| !c.takes_login()) {
             self.drop_connection().await;
             return Err(Error::LoginLost);
@@ -427,31 +477,52 @@ impl Link {
         Ok(refusal)
     }
 
-    /// Tries each server in order. Gives the reply of one that refuses the client.
-    async fn connect(&mut self, introduction: &Introduction) -> Result<Option<Reply>, Error> {
+    /// Tries each server, `avoid` last. Gives the reply of one that refuses the client.
+    ///
+    /// All together have `timeouts.open`; of what is left of it each may use its share, so that one that hangs leaves
+    /// time for the others.
+    async fn connect(&mut self, introduction: &Introduction, avoid: Option<usize>) -> Result<Option<Reply>, Error> {
+        let mut slot = self.servers.slot().await?;
         let (mut refusal, mut error) = (None, Error::Unavailable);
-        for server in &self.settings.servers {
-            match open(&self.settings, server, introduction).await {
-                Ok(connection) => {
+        let deadline = Instant::now() + self.settings.timeouts.open;
+        let mut order = self.servers.order(avoid).into_iter();
+        while let Some(index) = order.next() {
+            let Some(server) = self.settings.servers.get(index) else { continue };
+            slot.at(index);
+            let began = Instant::now();
+            let left = u32::try_from(order.len()).unwrap_or(u32::MAX).saturating_add(1);
+            let share = deadline.saturating_duration_since(began) / left;
+            match open_within(share, &self.settings, server, introduction).await {
+                Ok(mut connection) => {
                     self.metrics.connections.inc(ConnectResult::Open);
+                    self.servers.answered(index);
                     if connection.sight() == Sight::Gate && self.settings.blind == Blind::Refused {
                         error!(
+                            session = &*self.session,
                             server = &**server,
                             "the upstream can't see the client: let it announce XCLIENT to this gate, set \
                              upstream.identity, or set smtp.recipient_domains"
                         );
                         connection.quit().await;
-                        return Err(Error::Unguarded);
+                        error = Error::Unguarded;
+                        continue;
                     }
+                    connection.occupy(slot);
                     self.last_use = Instant::now();
                     self.sight = connection.sight();
+                    self.server = Some(index);
                     self.connection = Some(connection);
                     return Ok(None);
                 }
                 Err(cause) => {
                     let result = connect_result(&cause);
                     self.metrics.connections.inc(result);
-                    report(server, result, &cause);
+                    self.report(server, result, &cause);
+                    match cause {
+                        // A refusal of the client is no fault of the server's.
+                        OpenError::ClientRefused(..) => self.servers.answered(index),
+                        _ => self.servers.failed(index, began),
+                    }
                     match cause {
                         OpenError::ClientRefused(reply, _) if reply.is_permanent() => return Ok(Some(reply)),
                         OpenError::ClientRefused(reply, _) => refusal = Some(reply),
@@ -498,10 +569,12 @@ impl Link {
     async fn replay(&mut self, introduction: &Introduction) -> Result<(), Error> {
         let Told { mail, recipients, replayed, parked } = std::mem::take(&mut self.told);
         let (Some(mail), true) = (mail, parked || !replayed) else { return Err(self.lost(LostAt::BeforeData)) };
-        debug!("telling the transaction again on a new upstream connection");
+        debug!(session = &*self.session, "telling the transaction again on a new upstream connection");
         self.drop_connection().await;
         let sight = self.sight;
-        if self.attach(introduction).await?.is_some() {
+        // A server that lost the transaction is not the first to be told it again.
+        let avoid = if parked { None } else { self.server };
+        if self.attach(introduction, avoid).await?.is_some() {
             return Err(self.lost(LostAt::BeforeData));
         }
         if self.sight != sight {
@@ -571,7 +644,7 @@ impl Link {
     }
 
     fn failed(&mut self, error: ExchangeError) -> ExchangeError {
-        warn!(error = %error, "upstream connection lost");
+        warn!(session = &*self.session, error = %error, "upstream connection lost");
         if matches!(error, ExchangeError::Nonsense(_)) {
             self.metrics.nonsense.inc();
         }
@@ -592,7 +665,7 @@ impl Link {
     }
 
     fn undelivered(&mut self, error: DeliveryError) -> Error {
-        warn!(error = %error, "message not delivered");
+        warn!(session = &*self.session, error = %error, "message not delivered");
         let at = if matches!(error, DeliveryError::AfterEnd(_)) { LostAt::AfterEnd } else { LostAt::InData };
         self.metrics.lost.inc(at);
         if let DeliveryError::BeforeEnd(ExchangeError::Nonsense(_))
@@ -601,6 +674,21 @@ impl Link {
             self.metrics.nonsense.inc();
         }
         error.into()
+    }
+
+    fn report(&self, server: &str, result: ConnectResult, cause: &OpenError) {
+        let session = &*self.session;
+        match cause {
+            OpenError::ClientRefused(..) => debug!(session, server, error = %cause, "upstream refuses the client"),
+            OpenError::GateRefused { reply, .. } if reply.is_permanent() => error!(
+                session,
+                server,
+                result = result.as_str(),
+                error = %cause,
+                "the upstream refuses this gate: check upstream.identity and what the MTA permits to this address"
+            ),
+            _ => warn!(session, server, result = result.as_str(), error = %cause, "upstream connection failed"),
+        }
     }
 }
 
@@ -628,7 +716,21 @@ impl Expected {
     }
 }
 
-/// Opens a connection to `server`, at the first of its addresses that answers.
+/// Opens a connection to `server`, at the first of its addresses that answers, within `limit`.
+///
+/// # Errors
+///
+/// [`OpenError`] says whose fault it is.
+pub async fn open_within(
+    limit: Duration,
+    settings: &Settings,
+    server: &str,
+    introduction: &Introduction,
+) -> Result<Connection, OpenError> {
+    let late = || Err(OpenError::Setup { step: "opening", cause: ExchangeError::Timeout });
+    timeout(limit, open(settings, server, introduction)).await.unwrap_or_else(|_| late())
+}
+
 async fn open(settings: &Settings, server: &str, introduction: &Introduction) -> Result<Connection, OpenError> {
     let addresses = match server.parse() {
         Ok(address) => vec![address],
@@ -638,7 +740,7 @@ async fn open(settings: &Settings, server: &str, introduction: &Introduction) ->
             .map_err(OpenError::Unreachable)?
             .collect(),
     };
-    let name = settings.tls_name.as_deref().unwrap_or_else(|| host(server));
+    let name = settings.certificate_name(server);
     let mut last = OpenError::Unreachable(ErrorKind::NotFound.into());
     for address in addresses {
         match Connection::open(address, name, introduction, settings).await {
@@ -665,21 +767,8 @@ fn connect_result(error: &OpenError) -> ConnectResult {
     }
 }
 
-fn report(server: &str, result: ConnectResult, cause: &OpenError) {
-    match cause {
-        OpenError::ClientRefused(..) => debug!(server, error = %cause, "upstream refuses the client"),
-        OpenError::GateRefused { reply, .. } if reply.is_permanent() => error!(
-            server,
-            result = result.as_str(),
-            error = %cause,
-            "the upstream refuses this gate: check upstream.identity and what the MTA permits to this address"
-        ),
-        _ => warn!(server, result = result.as_str(), error = %cause, "upstream connection failed"),
-    }
-}
-
-/// How long a connection may idle between transactions: idle connections use up an MTA's processes.
-const IDLE: Duration = Duration::from_secs(10);
+/// How long a connection may wait inside a transaction while another session wants it.
+const BRIEF_HOLD: Duration = Duration::from_secs(1);
 /// How long the upstream may take to forget a transaction before its connection is dropped instead.
 const RESET_WAIT: Duration = Duration::from_secs(5);
 /// Commands that leave in one write: their replies must fit into what the network buffers, or both sides wait for the

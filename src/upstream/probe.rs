@@ -1,18 +1,21 @@
 //! Asks every upstream from time to time what it offers, and once whether it would relay for a stranger.
 //!
 //! The EHLO list shown to clients is cut to what was found here. The client of a probe is 192.0.2.1 (TEST-NET-1, RFC
-//! 5737), so that an MTA which sees the real client has no reason to trust it.
+//! 5737), so that an MTA which sees the real client has no reason to trust it. Each server is asked on its own: one that
+//! hangs holds up nobody. One that failed a session, or came back, is asked soon.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
 use super::connection::{Connection, ExchangeError, OpenError, Sight};
 use super::handover::{Identity, Introduction};
-use super::{Settings, open};
+use super::servers::Servers;
+use super::{Settings, open_within};
 use crate::dns::reverse::ConfirmedName;
 use crate::envelope::{Client, Hello, Protocol};
 use crate::smtp::command::ClientName;
@@ -22,9 +25,10 @@ use crate::smtp::reply::Reply;
 /// What the probes know.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Survey {
-    /// What all upstreams that answered offer; none as long as no probe has succeeded.
+    /// What all upstreams offer that answered when last probed; none as long as no probe has succeeded. While none
+    /// answers, what those offered that did.
     pub capabilities: Option<Capabilities>,
-    /// Whether one answered at the last round.
+    /// Whether one answered when last probed.
     pub reachable: bool,
     /// Whether one that answered can't see the client.
     pub blind: bool,
@@ -41,91 +45,144 @@ pub enum RelayTest {
     Skip,
 }
 
-/// Probes until nobody listens any more.
-pub async fn run(settings: Arc<Settings>, relay_test: RelayTest, survey: watch::Sender<Survey>) {
-    let mut pause = FIRST_PAUSE;
-    let mut servers = vec![Known::default(); settings.servers.len()];
-    while !survey.is_closed() {
-        let known = survey.borrow().clone();
-        let found = round(&settings, relay_test, &known, &mut servers).await;
-        pause = if found.reachable { PAUSE } else { (pause * 2).min(PAUSE) };
-        if found.reachable != known.reachable {
-            match found.reachable {
-                true => info!(
-                    identity = %settings.identity,
-                    sees_the_client = !found.blind && settings.identity != Identity::None,
-                    size = found.capabilities.as_ref().and_then(|c| c.size),
-                    "the upstream answers"
-                ),
-                false => warn!("no upstream answers; clients are told to try again"),
-            }
-        }
-        if !found.reachable && known.capabilities.is_none() {
-            // Until the first success clients wait for it: ask often.
-            pause = pause.min(Duration::from_secs(2));
-        }
-        survey.send_replace(found);
-        tokio::select! {
-            () = sleep(pause) => {}
-            () = survey.closed() => {}
-        }
+/// Probes every server until it is dropped.
+pub async fn run(servers: Arc<Servers>, relay_test: RelayTest, survey: watch::Sender<Survey>) {
+    let count = servers.settings().servers.len();
+    let known = Mutex::new(vec![Known::default(); count]);
+    let round = Arc::new(Round { servers, relay_test, known, survey });
+    let mut tasks = JoinSet::new();
+    for index in 0..count {
+        tasks.spawn(watch(Arc::clone(&round), index));
     }
+    while tasks.join_next().await.is_some() {}
 }
 
-/// What is remembered of one server from round to round.
+/// What the probes of all servers share.
+struct Round {
+    servers: Arc<Servers>,
+    relay_test: RelayTest,
+    known: Mutex<Vec<Known>>,
+    survey: watch::Sender<Survey>,
+}
+
+/// What is remembered of one server from probe to probe.
 #[derive(Debug, Clone, Default)]
 struct Known {
+    /// What it offered, and whether it could not see the client, at the last probe; none if that failed.
+    seen: Option<(Capabilities, bool)>,
     /// Whether it relays for strangers; none as long as it has not said.
     relays: Option<bool>,
     /// Why the last probe failed, and how many in a row did for that.
     trouble: Option<(String, u32)>,
 }
 
-/// Probes every server once.
-async fn round(settings: &Settings, relay_test: RelayTest, known: &Survey, servers: &mut [Known]) -> Survey {
-    let mut found = Survey::default();
-    for (server, memory) in settings.servers.iter().zip(servers.iter_mut()) {
-        let (offered, blind) = match open(settings, server, &stranger(settings)).await {
-            Ok(mut connection) => {
-                let seen = (connection.capabilities().clone(), connection.sight() == Sight::Gate);
-                // Once it was found to guard itself it is not asked again, as long as it is there.
-                if memory.relays != Some(false) && relay_test == RelayTest::Run && !seen.1 {
-                    memory.relays = relays(&mut connection, settings).await;
-                    tell_of_relaying(server, memory.relays);
+/// Probes one server for ever.
+async fn watch(round: Arc<Round>, index: usize) {
+    let Some(server) = round.servers.settings().servers.get(index) else { return };
+    let mut memory = Known::default();
+    let mut pause = FIRST_PAUSE;
+    loop {
+        round.servers.looking_at(index);
+        let began = Instant::now();
+        memory.probe(round.servers.settings(), server, round.relay_test).await;
+        // Before sessions are sent there: what it offers counts from now on.
+        round.publish(index, &memory);
+        match memory.seen {
+            Some(_) => round.servers.answered(index),
+            None => round.servers.failed(index, began),
+        }
+        // Our own word on it is no reason to look again.
+        round.servers.looking_at(index);
+        pause = if memory.seen.is_some() { FIRST_PAUSE } else { (pause * 2).min(LONGEST_FAILING_PAUSE) };
+        if memory.seen.is_none() {
+            sleep(pause).await;
+            continue;
+        }
+        tokio::select! {
+            () = sleep(PAUSE) => {}
+            // Not at once: of a server that fails now and then every failure would be a probe.
+            () = async { round.servers.worth_a_look(index).await; sleep(FIRST_PAUSE).await } => {}
+        }
+    }
+}
+
+impl Round {
+    /// Draws what is known of all servers together, and tells it when it has changed.
+    fn publish(&self, index: usize, memory: &Known) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slot) = known.get_mut(index) {
+            slot.clone_from(memory);
+        }
+        let settings = self.servers.settings();
+        // Under the lock, so that two probes that end together tell it in the order in which they knew it.
+        self.survey.send_if_modified(|survey| {
+            let found = draw(&known, survey, settings.identity);
+            if found.reachable != survey.reachable {
+                match found.reachable {
+                    true => info!(
+                        identity = %settings.identity,
+                        sees_the_client = !found.blind && settings.identity != Identity::None,
+                        size = found.capabilities.as_ref().and_then(|c| c.size),
+                        "the upstream answers"
+                    ),
+                    false => warn!("no upstream answers; clients are told to try again"),
                 }
-                connection.quit().await;
-                seen
             }
-            // It lives, it sees the client, and it has nothing to do with a stranger.
-            Err(OpenError::ClientRefused(_, capabilities)) => {
-                memory.relays = Some(false);
-                (capabilities, false)
-            }
-            Err(cause) => {
-                memory.fail(server, &cause);
-                continue;
-            }
-        };
-        memory.trouble = None;
+            let changed = *survey != found;
+            *survey = found;
+            changed
+        });
+    }
+}
+
+/// What is known of all servers, from what is known of each and what was known before.
+fn draw(known: &[Known], before: &Survey, identity: Identity) -> Survey {
+    let open_relay = known.iter().any(|memory| memory.relays == Some(true));
+    let mut found = Survey { open_relay, ..Survey::default() };
+    for (offered, blind) in known.iter().filter_map(|memory| memory.seen.as_ref()) {
         found.capabilities = Some(match &found.capabilities {
-            Some(others) => others.intersection(&offered),
-            None => offered,
+            Some(others) => others.intersection(offered),
+            None => offered.clone(),
         });
         found.reachable = true;
-        found.blind |= blind && settings.identity != Identity::None;
+        found.blind |= *blind && identity != Identity::None;
     }
-    found.open_relay = servers.iter().any(|memory| memory.relays == Some(true));
     if !found.reachable {
-        found.capabilities.clone_from(&known.capabilities);
-        found.blind = known.blind;
+        found.capabilities.clone_from(&before.capabilities);
+        found.blind = before.blind;
     }
     found
 }
 
 impl Known {
+    /// Probes once.
+    async fn probe(&mut self, settings: &Settings, server: &str, relay_test: RelayTest) {
+        let limit = LONGEST_PROBE.min(settings.timeouts.open);
+        match open_within(limit, settings, server, &stranger(settings)).await {
+            Ok(mut connection) => {
+                let blind = connection.sight() == Sight::Gate;
+                self.seen = Some((connection.capabilities().clone(), blind));
+                // Once it was found to guard itself it is not asked again, as long as it is there.
+                if self.relays != Some(false) && relay_test == RelayTest::Run && !blind {
+                    self.relays = relays(&mut connection, settings).await;
+                    tell_of_relaying(server, self.relays);
+                }
+                connection.quit().await;
+            }
+            // It lives, it sees the client, and it has nothing to do with a stranger.
+            Err(OpenError::ClientRefused(_, capabilities)) => {
+                self.relays = Some(false);
+                self.seen = Some((capabilities, false));
+            }
+            Err(cause) => return self.fail(server, &cause),
+        }
+        self.trouble = None;
+    }
+
     /// Remembers a failed probe; says so the first time, when the cause is another, and now and then.
     fn fail(&mut self, server: &str, cause: &OpenError) {
         // Its mind may have changed when it is there again.
+        self.seen = None;
         self.relays = None;
         let text = cause.to_string();
         let times = match self.trouble.take() {
@@ -159,8 +216,8 @@ fn tell_of_relaying(server: &str, relays: Option<bool>) {
 }
 
 /// Whether the upstream accepts a recipient in a domain that cannot be its own; none if it did not say, as a server that
-/// greylists does not.
-async fn relays(connection: &mut Connection, settings: &Settings) -> Option<bool> {
+/// greylists does not. DATA is never sent.
+pub async fn relays(connection: &mut Connection, settings: &Settings) -> Option<bool> {
     let limit = settings.timeouts.command;
     let verdict = |reply: &Reply| match reply {
         reply if reply.is_positive() => Some(true),
@@ -180,7 +237,7 @@ async fn relays(connection: &mut Connection, settings: &Settings) -> Option<bool
 }
 
 /// The client that a probe hands over.
-fn stranger(settings: &Settings) -> Introduction {
+pub fn stranger(settings: &Settings) -> Introduction {
     Introduction {
         client: Client::new(([192, 0, 2, 1], 25).into(), ([192, 0, 2, 2], 25).into()),
         name: ConfirmedName::None,
@@ -189,9 +246,41 @@ fn stranger(settings: &Settings) -> Introduction {
     }
 }
 
-/// Between two rounds while all is well.
+/// Between two probes of a server while all is well.
 const PAUSE: Duration = Duration::from_secs(60);
-/// Before the second round if the first one fails; doubles.
+/// Before the next probe after a failure; doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// Between two probes of a server that is down: nobody else may find out that it is back, since a gate that is not ready
+/// may get no clients.
+const LONGEST_FAILING_PAUSE: Duration = Duration::from_secs(2);
+/// How long all of a probe's opening may take.
+const LONGEST_PROBE: Duration = Duration::from_secs(60);
 /// Failed probes for one cause of which one is logged: about one a minute while they come every two seconds.
 const REMINDER: u32 = 30;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known(seen: Option<Capabilities>) -> Known {
+        Known { seen: seen.map(|capabilities| (capabilities, false)), ..Known::default() }
+    }
+
+    #[test]
+    fn those_that_answered_when_last_probed_are_what_counts() {
+        let able = Capabilities { eight_bit_mime: true, ..Capabilities::default() };
+        let mut all = [known(None), known(None)];
+        let draw = |all: &[Known], before: &Survey| draw(all, before, Identity::Auto);
+        let first = draw(&all, &Survey::default());
+        assert_eq!(first, Survey::default());
+        all[0] = known(Some(able.clone()));
+        let second = draw(&all, &first);
+        assert!(second.reachable && second.capabilities == Some(able.clone()));
+        // One that comes back counts from its probe on.
+        all[1] = known(Some(Capabilities::default()));
+        assert_eq!(draw(&all, &second).capabilities, Some(Capabilities::default()));
+        // While none answers clients are still offered what was there.
+        let last = draw(&[known(None), known(None)], &second);
+        assert!(!last.reachable && last.capabilities == Some(able));
+    }
+}

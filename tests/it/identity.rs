@@ -298,6 +298,18 @@ async fn one_of_two_upstreams_that_relays_makes_the_gate_unready() {
 }
 
 #[tokio::test]
+async fn an_upstream_that_does_not_know_our_proxy_header_is_not_taken_for_one_that_sees_the_client() {
+    for (identity, unknown) in [("proxy-v1", "502 5.5.2 what"), ("proxy-v1", "500 what"), ("proxy-v2", "500 what")] {
+        let script = Script::new().rule(on("PROXY").reply(unknown));
+        let world = World::unprobed(script, Zone::new(), by(identity)).await;
+        let body = world.wait_for_readiness(503).await;
+        assert!(body.contains("upstream"), "{body}");
+        world.gate.wait_for_log("upstream probe failed").await;
+        assert!(!world.upstream.commands().iter().any(|line| line.starts_with("MAIL")), "{identity}");
+    }
+}
+
+#[tokio::test]
 async fn a_proxy_header_from_one_who_may_not_send_it_ends_the_session() {
     let change = |config: ConfigText| config.another_listener();
     let world = World::with(Script::with_xclient(), Zone::new(), change).await;

@@ -2,6 +2,7 @@
 //! upstream, DNS from a zone written in the test.
 
 mod check;
+mod check_upstream;
 mod citations;
 mod cli;
 mod content;
@@ -25,3 +26,5 @@ mod stop;
 mod support;
 mod tls;
 mod upstream;
+mod upstream_servers;
+mod upstream_trouble;

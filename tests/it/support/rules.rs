@@ -65,6 +65,8 @@ pub struct Rule {
 pub enum Act {
     /// Sends these lines; the text is sent as it is, with CRLF for each line feed and at the end.
     Reply(String),
+    /// Sends these octets and nothing else.
+    Raw(Vec<u8>),
     /// Sends them and closes.
     ReplyAndClose(String),
     /// Closes without a word.
@@ -117,6 +119,11 @@ impl Point {
     /// Answers so; several lines by `\n`. Nothing checks that it is a reply: nonsense is welcome.
     pub fn reply(self, lines: &str) -> Rule {
         self.act(Act::Reply(lines.to_owned()))
+    }
+
+    /// Answers by these octets, line ends included.
+    pub fn raw(self, octets: &[u8]) -> Rule {
+        self.act(Act::Raw(octets.to_vec()))
     }
 
     /// Answers so and closes.

@@ -488,8 +488,10 @@ impl Session {
         record: impl FnOnce(&mut Connection, &str),
     ) -> Option<String> {
         let act = self.state.script.lock().expect("no test panics inside").act(at, line);
-        let (text, close) = match act {
+        let wire = |text: &str| format!("{}\r\n", text.replace('\n', "\r\n")).into_bytes();
+        let (text, close) = match act.clone() {
             None => (default.to_owned(), false),
+            Some(Act::Raw(octets)) => (String::from_utf8_lossy(&octets).into_owned(), false),
             Some(Act::Reply(text)) => (text, false),
             Some(Act::ReplyAndClose(text)) => (text, true),
             Some(Act::Close) => (String::new(), true),
@@ -503,8 +505,8 @@ impl Session {
             record(c, &text);
         });
         if !text.is_empty() {
-            let octets = format!("{}\r\n", text.replace('\n', "\r\n"));
-            self.stream.write_all(octets.as_bytes()).await.ok()?;
+            let octets = if let Some(Act::Raw(octets)) = act { octets } else { wire(&text) };
+            self.stream.write_all(&octets).await.ok()?;
             // What is written under TLS may wait for more.
             self.stream.flush().await.ok()?;
         }

@@ -1,0 +1,210 @@
+//! Keeps which servers there are, how well each is and how many connections are open, for all sessions together.
+//!
+//! A server is well or ill by real use: whoever connects says what came of it. One that failed is set aside for a
+//! growing pause and is then tried by one session before the others believe in it; while all are set aside, all are
+//! tried all the same, since an upstream that might answer is never given up. What can be decided without a clock or a
+//! lock is in [`pool`](super::pool).
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+use super::metrics::Metrics;
+use super::pool::Pool;
+use super::{Error, Settings};
+use crate::readiness::{Condition, Readiness};
+
+/// The servers, shared by sessions and probes.
+pub struct Servers {
+    settings: Arc<Settings>,
+    metrics: Metrics,
+    readiness: Readiness,
+    pool: Mutex<Pool>,
+    slots: Arc<Semaphore>,
+    /// Sessions that wait for a slot.
+    waiting: AtomicUsize,
+    /// Tells one session that keeps a connection idle that another one waits.
+    wanted: Notify,
+    looks: Vec<Look>,
+}
+
+/// The room for one open connection. It is given back when it is dropped.
+pub struct Slot {
+    servers: Arc<Servers>,
+    server: Option<usize>,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// Whether a server should be probed soon.
+#[derive(Default)]
+struct Look {
+    due: AtomicBool,
+    notify: Notify,
+}
+
+impl Servers {
+    /// The servers of `settings`, none of them known to be ill.
+    pub fn new(settings: Arc<Settings>, metrics: Metrics, readiness: Readiness) -> Self {
+        let count = settings.servers.len();
+        Self {
+            pool: Mutex::new(Pool::new(count, settings.selection)),
+            slots: Arc::new(Semaphore::new(settings.connections)),
+            waiting: AtomicUsize::new(0),
+            wanted: Notify::new(),
+            looks: (0..count).map(|_| Look::default()).collect(),
+            settings,
+            metrics,
+            readiness,
+        }
+    }
+
+    /// How they are reached.
+    pub fn settings(&self) -> &Arc<Settings> {
+        &self.settings
+    }
+
+    /// What is counted of them.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// The order in which they are to be tried now, `avoid` behind all that are well.
+    pub fn order(&self, avoid: Option<usize>) -> Vec<usize> {
+        self.pool().order(Instant::now(), avoid)
+    }
+
+    /// Says that `server` was reached and took the client or refused it.
+    pub fn answered(&self, server: usize) {
+        let mut pool = self.pool();
+        let was_ill = pool.answered(server);
+        self.publish(&pool);
+        drop(pool);
+        if was_ill {
+            // What it offers may have changed while it was away.
+            self.look_at(server);
+        }
+    }
+
+    /// Says that an attempt to connect to `server`, which began at `began`, failed.
+    pub fn failed(&self, server: usize, began: Instant) {
+        let mut pool = self.pool();
+        pool.failed(server, began, Instant::now());
+        self.publish(&pool);
+        drop(pool);
+        self.look_at(server);
+    }
+
+    /// Waits for room for one more connection, at most as long as the settings say.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Busy`].
+    pub async fn slot(self: &Arc<Self>) -> Result<Slot, Error> {
+        let permit = match Arc::clone(&self.slots).try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(_) => {
+                let _waiting = Waiting::new(self);
+                let acquire = Arc::clone(&self.slots).acquire_owned();
+                match timeout(self.settings.timeouts.slot, acquire).await {
+                    Ok(Ok(permit)) => permit,
+                    _ => {
+                        self.metrics.slot_timeouts.inc();
+                        return Err(Error::Busy);
+                    }
+                }
+            }
+        };
+        self.metrics.open.inc();
+        Ok(Slot { servers: Arc::clone(self), server: None, _permit: permit })
+    }
+
+    /// Waits until a session wants the slot of a connection that does nothing.
+    pub async fn wanted(&self) {
+        while !self.is_wanted() {
+            self.wanted.notified().await;
+        }
+    }
+
+    /// Whether a session waits for a slot.
+    pub fn is_wanted(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
+
+    /// Waits until `server` should be probed although its time has not come.
+    pub async fn worth_a_look(&self, server: usize) {
+        let Some(look) = self.looks.get(server) else { return std::future::pending().await };
+        while !look.due.load(Ordering::Relaxed) {
+            look.notify.notified().await;
+        }
+    }
+
+    /// Says that a probe of `server` begins: it will see all that has happened.
+    pub fn looking_at(&self, server: usize) {
+        if let Some(look) = self.looks.get(server) {
+            look.due.store(false, Ordering::Relaxed);
+        }
+    }
+
+    fn look_at(&self, server: usize) {
+        if let Some(look) = self.looks.get(server) {
+            look.due.store(true, Ordering::Relaxed);
+            look.notify.notify_one();
+        }
+    }
+
+    fn publish(&self, pool: &Pool) {
+        // Under the pool's lock, so that two callers at once can't leave readiness behind.
+        self.metrics.servers_down.set(i64::try_from(pool.down()).unwrap_or(i64::MAX));
+        match pool.is_up() {
+            Some(true) => self.readiness.holds(Condition::Upstream),
+            Some(false) => self.readiness.lacks(Condition::Upstream, "no upstream server answers as it should"),
+            None => {}
+        }
+    }
+
+    fn pool(&self) -> MutexGuard<'_, Pool> {
+        // Nothing in here panics half-way; a pool that a panic has seen is as good as another.
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Slot {
+    /// Says which server the connection in this slot is, or will be, with.
+    pub fn at(&mut self, server: usize) {
+        let before = self.server.replace(server);
+        self.servers.pool().moved(before, Some(server));
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.servers.pool().moved(self.server, None);
+        self.servers.metrics.open.dec();
+    }
+}
+
+impl std::fmt::Debug for Slot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Slot").field("server", &self.server).finish_non_exhaustive()
+    }
+}
+
+/// One that waits, counted as long as it does; a client that leaves takes it along.
+struct Waiting<'a>(&'a Servers);
+
+impl<'a> Waiting<'a> {
+    fn new(servers: &'a Servers) -> Self {
+        servers.waiting.fetch_add(1, Ordering::Relaxed);
+        servers.wanted.notify_one();
+        Self(servers)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
