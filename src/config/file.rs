@@ -70,7 +70,12 @@ fn listener(section: &mut Section<'_>, default: Option<SocketAddr>) -> Listener 
     if tls != ListenerTls::Off {
         section.problem("tls", "TLS towards clients is not supported by this version; expected \"off\"");
     }
-    Listener { address, tls, proxy_protocol_from: section.get("proxy_protocol_from", Vec::new()) }
+    Listener {
+        address,
+        tls,
+        proxy_protocol_from: section.get("proxy_protocol_from", Vec::new()),
+        reuse_port: section.get("reuse_port", false),
+    }
 }
 
 fn upstream(section: &mut Section<'_>) -> Upstream {

@@ -8,6 +8,7 @@ mod check;
 mod document;
 mod file;
 mod problem;
+pub mod reload;
 mod settings;
 mod value;
 
@@ -61,6 +62,7 @@ pub struct Listener {
     pub address: SocketAddr,
     pub tls: ListenerTls,
     pub proxy_protocol_from: Vec<IpNet>,
+    pub reuse_port: bool,
 }
 
 /// `[upstream]`.

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::debug;
 
 use self::background::{Background, alongside};
@@ -152,7 +152,10 @@ impl Session {
         let _ = timeout(LAST_WORD, self.stream.flush()).await;
         self.stream.shutdown().await;
         self.link.close().await;
-        self.stream.linger(LINGER).await;
+        tokio::select! {
+            () = self.stream.linger(LINGER) => {}
+            () = async { stopped(&mut self.stop).await; sleep(HASTE).await } => {}
+        }
     }
 
     /// The settings in force now.
@@ -321,7 +324,7 @@ enum Wake {
 
 async fn pause(duration: Option<Duration>) {
     match duration {
-        Some(duration) => tokio::time::sleep(duration).await,
+        Some(duration) => sleep(duration).await,
         None => std::future::pending().await,
     }
 }
@@ -344,3 +347,5 @@ const SURVEY_WAIT: Duration = Duration::from_secs(5);
 const LAST_WORD: Duration = Duration::from_secs(10);
 /// How long a client that was told the last word may take to close its side.
 const LINGER: Duration = Duration::from_secs(2);
+/// The same while the gate stops: the others wait for it.
+pub const HASTE: Duration = Duration::from_millis(250);

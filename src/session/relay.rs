@@ -23,6 +23,9 @@ impl Session {
     pub(super) async fn relay_mail(&mut self, state: &State, path: &ReversePath, parameters: &MailParameters) -> Reply {
         let State::MailSent(hello, _) = state else { return trouble(&upstream::Error::Unavailable) };
         self.begin(hello, path);
+        if let Some(transaction) = &self.transaction {
+            self.link.follow(&transaction.settings.upstream).await;
+        }
         let introduction = self.introduction(hello).await;
         let line = |found: &Capabilities| {
             // RFC 6152 §3: what a server has not offered must not be used; nothing is ever converted.

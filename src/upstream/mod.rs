@@ -27,7 +27,7 @@ use crate::smtp::extension::Capabilities;
 use crate::smtp::reply::{Reply, ReplyError};
 
 /// How the upstream is reached.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// `host:port` each, tried in order.
     pub servers: Vec<Box<str>>,
@@ -53,7 +53,7 @@ pub enum Blind {
 }
 
 /// How long each step with the upstream may take.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timeouts {
     /// The TCP connection.
     pub connect: Duration,
@@ -153,6 +153,15 @@ impl Link {
     /// How long the connection at hand may go on waiting inside a transaction; none if there is no connection.
     pub fn hold_left(&self) -> Option<Duration> {
         self.connection.as_ref().map(|_| self.settings.hold.saturating_sub(self.last_use.elapsed()))
+    }
+
+    /// Takes other settings over, between two transactions. Where they differ, the connection is closed: whether the
+    /// upstream may be asked without seeing the client hangs on the relay guard of the very same settings.
+    pub async fn follow(&mut self, settings: &Arc<Settings>) {
+        if *self.settings != **settings {
+            self.close().await;
+        }
+        self.settings = Arc::clone(settings);
     }
 
     /// Begins a transaction: connects if need be and relays MAIL. `line` makes the command for an upstream with these

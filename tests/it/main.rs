@@ -17,6 +17,8 @@ mod interop;
 mod layers;
 mod limits;
 mod observability;
+mod process;
+mod reload;
 mod rows;
 mod session;
 mod smuggling;
