@@ -1,7 +1,13 @@
 //! Wires the parts together: what is opened in which order, and how it is stopped.
 //!
 //! [`bind`] comes before the runtime, so that privileges can be dropped between; [`start`] opens the rest and gives a
-//! [`Running`] gate.
+//! [`Running`] gate. `sockets` takes what the service manager has bound, `open_files` adapts to the limit of
+//! descriptors, `reload` changes what can be changed while the gate runs, `service` tells the manager of all that.
+
+mod open_files;
+pub mod reload;
+pub mod service;
+mod sockets;
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,16 +15,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
+use self::open_files::OpenFiles;
+use self::reload::{ListenerSettings, Prober};
+pub use self::sockets::{Passed, Sockets, bind};
 use crate::admin;
-use crate::config::Config;
+use crate::config::reload::InForce;
+use crate::config::{Config, Loaded};
 use crate::dns::resolver::{self, Resolver};
 use crate::label::Label;
-use crate::listener;
+use crate::listener::slots::Slots;
+use crate::listener::{self, Backlog, Listening};
 use crate::message::spool::Spooler;
 use crate::metrics::Registry;
 use crate::readiness::{Condition, Readiness};
@@ -28,13 +39,6 @@ use crate::upstream::probe::{self, Survey};
 use crate::upstream::servers::Servers;
 use crate::{dns, tls, upstream};
 
-/// The sockets of a gate, bound.
-#[derive(Debug)]
-pub struct Sockets {
-    listeners: Vec<std::net::TcpListener>,
-    admin: std::net::TcpListener,
-}
-
 /// A gate that serves.
 pub struct Running {
     listeners: Vec<SocketAddr>,
@@ -42,12 +46,20 @@ pub struct Running {
     registry: Registry,
     readiness: Readiness,
     tls: Option<tls::Server>,
+    upstream_tls_metrics: tls::ClientMetrics,
     store: Store,
-    slots: Arc<Semaphore>,
-    sessions: u32,
+    resolver: Resolver,
+    slots: Arc<Slots>,
+    open_files: OpenFiles,
     shutdown: Duration,
+    in_force: InForce,
+    settings: watch::Sender<Arc<session::Settings>>,
+    listener_settings: Vec<ListenerSettings>,
+    prober: Prober,
+    metrics: reload::Metrics,
     stop: watch::Sender<bool>,
     stop_admin: watch::Sender<bool>,
+    accepting: JoinSet<()>,
     tasks: JoinSet<()>,
     admin_task: JoinHandle<()>,
 }
@@ -62,6 +74,21 @@ pub enum Error {
         address: SocketAddr,
         /// Why.
         source: io::Error,
+    },
+    /// What was passed on is no socket that listens.
+    #[error("socket {place} of those that the service manager passes on is no listening TCP socket")]
+    NoListener {
+        /// Which, from 1.
+        place: usize,
+    },
+    /// A socket was passed on that has no use.
+    #[error(
+        "the service manager passes on a socket at {address}, which is the address of no [[listener]] and not \
+         admin.address: let the .socket unit and the configuration name the same"
+    )]
+    Unclaimed {
+        /// Where it listens.
+        address: SocketAddr,
     },
     /// The spool directory can't be used.
     #[error("spool.directory {directory} can't be used")]
@@ -85,33 +112,19 @@ pub enum Error {
     Store(#[from] store::Error),
 }
 
-/// Binds all sockets.
-///
-/// # Errors
-///
-/// [`Error::Bind`].
-pub fn bind(config: &Config) -> Result<Sockets, Error> {
-    let bind = |address| listener::bind(address).map_err(|source| Error::Bind { address, source });
-    let listeners = config.listeners.iter().map(|l| bind(l.address)).collect::<Result<_, _>>()?;
-    Ok(Sockets { listeners, admin: bind(config.admin.address)? })
-}
-
 /// Opens everything else and begins to serve. Call it inside the runtime.
 ///
 /// # Errors
 ///
 /// What can't be opened; nothing is served then.
-pub async fn start(config: &Config, sockets: Sockets, registry: Registry) -> Result<Running, Error> {
-    registry.info(
-        "dmarcgate_build_info",
-        "Always 1; version and mode in its labels.",
-        &[("version", env!("CARGO_PKG_VERSION")), ("mode", config.policy.mode.as_str())],
-    );
+pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Result<Running, Error> {
+    let Loaded { config, lines } = loaded;
+    let metrics = reload::Metrics::new(&registry);
     let awaited = [Condition::Listeners, Condition::RelayGuard, Condition::Store, Condition::Upstream];
     let readiness = Readiness::new(&awaited, &registry);
     let directory = || config.spool.directory.display().to_string();
     let spooler = Spooler::new(&config.spool()).map_err(|source| Error::Spool { directory: directory(), source })?;
-    let resolver = Resolver::new(config.resolver(), dns::Metrics::new(&registry))?;
+    let resolver = open_resolver(&config, sockets.open_files, &registry)?;
     let store = Store::open(config.store(), &registry).await?;
     readiness.holds(Condition::Store);
 
@@ -123,66 +136,63 @@ pub async fn start(config: &Config, sockets: Sockets, registry: Registry) -> Res
         Some(settings) => Some(tls::Server::open(settings, tls_metrics).map_err(Error::Tls)?),
         None => None,
     };
-    let security = config.security(tls::ClientMetrics::new(&registry)).map_err(Error::UpstreamTls)?;
-    let session_settings = Arc::new(config.session(security));
-    let blind = session_settings.upstream.blind;
-    let upstream_settings = Arc::clone(&session_settings.upstream);
+    let upstream_tls_metrics = tls::ClientMetrics::new(&registry);
+    let security = config.security(upstream_tls_metrics.clone()).map_err(Error::UpstreamTls)?;
+    let upstream_settings = Arc::new(config.upstream(security));
     let servers = Servers::new(upstream_settings, upstream::Metrics::new(&registry), readiness.clone());
     let servers = Arc::new(servers);
+    let (settings, settings_in_force) = watch::channel(Arc::new(config.session(Arc::clone(&servers))));
     let gate = Arc::new(Gate {
-        settings: watch::channel(session_settings).1,
-        resolver,
+        settings: settings_in_force,
+        resolver: resolver.clone(),
         spooler,
         survey: surveyed.clone(),
         rows: store.appender(),
         tls: tls.clone(),
         metrics: session::metrics::Metrics::new(&registry),
-        servers: Arc::clone(&servers),
         stop: stopped,
     });
 
     let mut tasks = JoinSet::new();
+    let relay_test = config.relay_test();
     if let Some(tls) = &tls {
         tasks.spawn(tls.clone().watch());
     }
-    tasks.spawn(probe::run(servers, config.relay_test(), survey));
-    tasks.spawn(watch_survey(surveyed, blind, readiness.clone()));
-    let slots = Arc::new(Semaphore::new(usize::try_from(config.limits.sessions).unwrap_or(usize::MAX)));
-    let metrics = listener::Metrics::new(&registry);
-    let mut addresses = Vec::new();
-    for (socket, settings) in sockets.listeners.into_iter().zip(&config.listeners) {
-        let listener = adopt(socket, settings.address)?;
-        addresses.push(listener.local_addr().unwrap_or(settings.address));
-        let settings = Arc::new(config.listener(settings));
-        tasks.spawn(listener::run(listener, settings, Arc::clone(&gate), Arc::clone(&slots), metrics.clone()));
-    }
+    let task = tasks.spawn(probe::run(servers, relay_test, survey.clone()));
+    tasks.spawn(watch_survey(surveyed, settings.subscribe(), readiness.clone()));
+    let slots = Arc::new(Slots::new(sockets.open_files.sessions(config.limits.sessions), &registry));
+    let active = gate.metrics.active.clone();
+    let served = serve_listeners(&config, sockets.listeners, &gate, &slots, &registry)?;
     readiness.holds(Condition::Listeners);
+    tasks.spawn(service::run(service::Sources { readiness: readiness.clone(), slots: Arc::clone(&slots), active }));
 
     let admin_listener = adopt(sockets.admin, config.admin.address)?;
     let admin = admin_listener.local_addr().unwrap_or(config.admin.address);
     let sources = admin::Sources { registry: registry.clone(), readiness: readiness.clone() };
     let admin_task = tokio::spawn(serve_admin(admin_listener, sources, admin_stopped));
 
-    info!(
-        version = env!("CARGO_PKG_VERSION"),
-        mode = config.policy.mode.as_str(),
-        reject = config.policy.reject.as_str(),
-        listeners = ?addresses,
-        admin = %admin,
-        "dmarcgate serves"
-    );
+    metrics.tell(&config);
+    tell_start(&config, &served.addresses, admin);
     Ok(Running {
-        listeners: addresses,
+        listeners: served.addresses,
         admin,
         registry,
         readiness,
         tls,
+        upstream_tls_metrics,
         store,
+        resolver,
         slots,
-        sessions: config.limits.sessions,
+        open_files: sockets.open_files,
         shutdown: config.timeouts.shutdown,
+        in_force: InForce::new(lines),
+        settings,
+        listener_settings: served.settings,
+        prober: Prober { survey, relay_test, task },
+        metrics,
         stop,
         stop_admin,
+        accepting: served.tasks,
         tasks,
         admin_task,
     })
@@ -209,21 +219,24 @@ impl Running {
         &self.readiness
     }
 
-    /// TLS towards clients; none without a certificate.
-    pub fn tls(&self) -> Option<&tls::Server> {
-        self.tls.as_ref()
-    }
-
-    /// Stops: no new sessions, the running ones end their transactions, within the deadline; then rows are written and
-    /// the admin listener goes.
-    pub async fn stop(mut self) {
+    /// Stops: no new sessions, the running ones end their transactions, within the deadline or until `hurry` is done;
+    /// then rows are written and the admin listener goes.
+    pub async fn stop(mut self, hurry: impl Future<Output = ()>) {
         info!("stopping: running transactions may end");
+        self.tell_stopping();
         self.readiness.lacks(Condition::NotDraining, "stopping");
         self.stop.send_replace(true);
-        match timeout(self.shutdown, self.slots.acquire_many(self.sessions)).await {
-            Ok(_) => info!("all sessions have ended"),
-            // Clients of sessions that are cut off have had no 250, so they keep their mail.
-            Err(_) => warn!("sessions are cut off at the shutdown deadline"),
+        let ended = async {
+            while self.accepting.join_next().await.is_some() {}
+            self.slots.all_free().await;
+        };
+        // Clients of sessions that are cut off have had no 250, so they keep their mail.
+        tokio::select! {
+            ended = timeout(self.shutdown, ended) => match ended {
+                Ok(()) => info!("all sessions have ended"),
+                Err(_) => warn!("sessions are cut off at the shutdown deadline"),
+            },
+            () = hurry => warn!("sessions are cut off, as told"),
         }
         self.tasks.shutdown().await;
         self.store.close(STORE_CLOSE).await;
@@ -234,9 +247,62 @@ impl Running {
     }
 }
 
-/// Keeps readiness in step with what the probes find about relaying.
-async fn watch_survey(mut survey: watch::Receiver<Survey>, blind: upstream::Blind, readiness: Readiness) {
-    while survey.changed().await.is_ok() {
+/// What became of the listeners.
+struct Served {
+    addresses: Vec<SocketAddr>,
+    settings: Vec<ListenerSettings>,
+    tasks: JoinSet<()>,
+}
+
+fn serve_listeners(
+    config: &Config,
+    sockets: Vec<(std::net::TcpListener, Backlog)>,
+    gate: &Arc<Gate>,
+    slots: &Arc<Slots>,
+    registry: &Registry,
+) -> Result<Served, Error> {
+    let metrics = listener::Metrics::new(registry);
+    let mut served = Served { addresses: Vec::new(), settings: Vec::new(), tasks: JoinSet::new() };
+    for ((socket, backlog), configured) in sockets.into_iter().zip(&config.listeners) {
+        let socket = adopt(socket, configured.address)?;
+        let (sender, settings) = watch::channel(Arc::new(config.listener(configured)));
+        served.addresses.push(socket.local_addr().unwrap_or(configured.address));
+        served.settings.push(ListenerSettings { address: configured.address, settings: sender });
+        let listening = Listening { socket, backlog, settings };
+        served.tasks.spawn(listener::run(listening, Arc::clone(gate), Arc::clone(slots), metrics.clone()));
+    }
+    Ok(served)
+}
+
+fn open_resolver(config: &Config, open_files: OpenFiles, registry: &Registry) -> Result<Resolver, Error> {
+    let mut settings = config.resolver();
+    settings.outstanding = settings.outstanding.min(open_files.questions());
+    Ok(Resolver::new(settings, dns::Metrics::new(registry))?)
+}
+
+fn tell_start(config: &Config, listeners: &[SocketAddr], admin: SocketAddr) {
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        mode = config.policy.mode.as_str(),
+        reject = config.policy.reject.as_str(),
+        listeners = ?listeners,
+        admin = %admin,
+        "dmarcgate serves"
+    );
+}
+
+/// Keeps readiness in step with what the probes find, and with what the settings in force make of it.
+async fn watch_survey(
+    mut survey: watch::Receiver<Survey>,
+    mut settings: watch::Receiver<Arc<session::Settings>>,
+    readiness: Readiness,
+) {
+    loop {
+        tokio::select! {
+            changed = survey.changed() => if changed.is_err() { return },
+            changed = settings.changed() => if changed.is_err() { return },
+        }
+        let blind = settings.borrow_and_update().servers.settings().blind;
         let found = survey.borrow_and_update().clone();
         if found.capabilities.is_none() {
             continue;

@@ -19,6 +19,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format;
+use tracing_subscriber::reload::Handle;
 
 use crate::config::{Log, LogFormat};
 use crate::metrics::{IntCounter, Registry};
@@ -26,8 +27,22 @@ use crate::metrics::{IntCounter, Registry};
 /// Writes what waits when it is dropped, for a second at most: keep it until the process ends.
 #[must_use]
 pub struct Guard {
+    filter: SetFilter,
     _worker: WorkerGuard,
 }
+
+impl Guard {
+    /// Takes the level of another configuration over. The format stays, and the environment still has its say.
+    pub fn follow(&self, log: &Log) {
+        // The environment was fine at the start, and a filter can't fail to be set while the subscriber lives.
+        if let Ok(filter) = filter(log, env::var(VARIABLE)) {
+            (self.filter)(filter);
+        }
+    }
+}
+
+/// Puts another filter in the place of that which a subscriber has.
+type SetFilter = Box<dyn Fn(EnvFilter) + Send + Sync>;
 
 /// Why there can be no log.
 #[derive(Debug, thiserror::Error)]
@@ -49,9 +64,10 @@ pub fn init(log: &Log, registry: &Registry) -> Result<Guard, Error> {
     let filter = filter(log, env::var(VARIABLE))?;
     let ansi = io::stdout().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let colour = if ansi { Colour::Ansi } else { Colour::Plain };
-    let (lines, guard) = Lines::start(io::stdout(), Form::of(log.format, colour), registry);
-    set_global_default(subscriber(log.format, filter, lines))?;
-    Ok(guard)
+    let (lines, worker) = Lines::start(io::stdout(), Form::of(log.format, colour), registry);
+    let (subscriber, filter) = subscriber(log.format, filter, lines);
+    set_global_default(subscriber)?;
+    Ok(Guard { filter, _worker: worker })
 }
 
 /// The level from the configuration, unless the environment says something else.
@@ -64,16 +80,29 @@ fn filter(log: &Log, variable: Result<String, VarError>) -> Result<EnvFilter, Er
     }
 }
 
-fn subscriber(format: LogFormat, filter: EnvFilter, lines: Lines) -> Box<dyn Subscriber + Send + Sync> {
+fn subscriber(format: LogFormat, filter: EnvFilter, lines: Lines) -> (Box<dyn Subscriber + Send + Sync>, SetFilter) {
     let ansi = lines.form == Form::Human(Colour::Ansi);
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(lines);
     match format {
         LogFormat::Human => {
             let fields = format::debug_fn(write_field).delimited(" ");
-            Box::new(builder.with_target(false).with_ansi(ansi).fmt_fields(fields).finish())
+            let builder = builder.with_target(false).with_ansi(ansi).fmt_fields(fields).with_filter_reloading();
+            let set_filter = setter(builder.reload_handle());
+            (Box::new(builder.finish()), set_filter)
         }
-        LogFormat::Json => Box::new(builder.json().flatten_event(true).with_span_list(false).finish()),
+        LogFormat::Json => {
+            let builder = builder.json().flatten_event(true).with_span_list(false).with_filter_reloading();
+            let set_filter = setter(builder.reload_handle());
+            (Box::new(builder.finish()), set_filter)
+        }
     }
+}
+
+fn setter<S: 'static>(handle: Handle<EnvFilter, S>) -> SetFilter {
+    Box::new(move |filter| {
+        // Fails only when the subscriber is gone.
+        let _ = handle.reload(filter);
+    })
 }
 
 /// Writes `name=value`, escaped: the default leaves the control characters of a `%value` as they are.
@@ -124,7 +153,7 @@ struct Lines {
 }
 
 impl Lines {
-    fn start(output: impl Write + Send + 'static, form: Form, registry: &Registry) -> (Self, Guard) {
+    fn start(output: impl Write + Send + 'static, form: Form, registry: &Registry) -> (Self, WorkerGuard) {
         let lost = registry.counter("dmarcgate_log_lines_lost_total", "Log lines that could not be written in time.");
         let output = Counted { output, lost: lost.clone() };
         let (queue, worker) = NonBlockingBuilder::default()
@@ -133,7 +162,7 @@ impl Lines {
             .thread_name("log")
             .finish(output);
         let full = queue.error_counter();
-        (Self { queue, form, full, counted: Arc::default(), lost }, Guard { _worker: worker })
+        (Self { queue, form, full, counted: Arc::default(), lost }, worker)
     }
 }
 
@@ -236,7 +265,7 @@ mod tests {
         let output = Output::default();
         let filter = filter(&Log { format, level: LogLevel::Info }, variable).unwrap();
         let (lines, guard) = Lines::start(output.clone(), Form::of(format, colour), &Registry::new());
-        with_default(subscriber(format, filter, lines), log);
+        with_default(subscriber(format, filter, lines).0, log);
         drop(guard);
         String::from_utf8(output.0.lock().unwrap().clone()).unwrap()
     }

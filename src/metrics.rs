@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 
 use prometheus::core::Collector;
 pub use prometheus::{Histogram, IntCounter, IntGauge};
-use prometheus::{HistogramOpts, IntCounterVec, Opts, TextEncoder};
+use prometheus::{HistogramOpts, IntCounterVec, IntGaugeVec, Opts, TextEncoder};
 
 use crate::label::Label;
 
@@ -21,6 +21,10 @@ pub struct Family<L> {
     counters: Vec<IntCounter>,
     label: PhantomData<L>,
 }
+
+/// A gauge that is always 1 and tells facts by its labels.
+#[derive(Clone)]
+pub struct Info(IntGaugeVec);
 
 impl Registry {
     /// An empty registry.
@@ -38,10 +42,9 @@ impl Registry {
         self.register(IntGauge::new(name, help).expect(METRIC_NAME))
     }
 
-    /// A gauge that is always 1 and tells facts by its labels.
-    pub fn info(&self, name: &str, help: &str, labels: &[(&str, &str)]) {
-        let opts = labels.iter().fold(Opts::new(name, help), |opts, (k, v)| opts.const_label(*k, *v));
-        self.register(IntGauge::with_opts(opts).expect(METRIC_NAME)).set(1);
+    /// A gauge that is always 1 and tells facts by its labels, which are set afterwards.
+    pub fn info(&self, name: &str, help: &str, labels: &[&str]) -> Info {
+        Info(self.register(IntGaugeVec::new(Opts::new(name, help), labels).expect(METRIC_NAME)))
     }
 
     /// A histogram in seconds or bytes with the given upper bounds.
@@ -81,6 +84,14 @@ impl<L: Label> Family<L> {
     /// Adds one to the counter of `label`.
     pub fn inc(&self, label: L) {
         self.of(label).inc();
+    }
+}
+
+impl Info {
+    /// The facts that hold now, in place of those before.
+    pub fn set(&self, values: &[&str]) {
+        self.0.reset();
+        self.0.with_label_values(values).set(1);
     }
 }
 

@@ -67,7 +67,7 @@ async fn run(hold: bool) -> Result<usize, String> {
     if hold {
         keep_running(show, &world).await?;
     }
-    world.gate.stop().await;
+    world.gate.stop(std::future::pending()).await;
     if failed == 0 {
         show.heading(&format!("All {} messages came out as they should.", letters.len()));
     }

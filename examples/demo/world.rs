@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dmarcgate::app::{self, Running};
+use dmarcgate::app::{self, Passed, Running};
 use dmarcgate::config::Config;
 use dmarcgate::metrics::Registry;
 use dmarcgate::store::{Reader, SummaryLine};
@@ -35,13 +35,14 @@ impl World {
             .set("hostname", HOSTNAME)
             .set("bypass.trusted_networks", vec![TRUSTED])
             .another_listener();
-        let config = Config::parse(&text.text()).map_err(|problems| format!("configuration: {problems:?}"))?.config;
-        let sockets = app::bind(&config).map_err(|e| e.to_string())?;
-        let gate = app::start(&config, sockets, Registry::new()).await.map_err(|e| e.to_string())?;
+        let loaded = Config::parse(&text.text()).map_err(|problems| format!("configuration: {problems:?}"))?;
+        let location = loaded.config.store.url.clone();
+        let sockets = app::bind(&loaded.config, Passed::none()).map_err(|e| e.to_string())?;
+        let gate = app::start(loaded, sockets, Registry::new()).await.map_err(|e| e.to_string())?;
         if timeout(PATIENCE, gate.readiness().ready()).await.is_err() {
             return Err(format!("the gate is never ready: {:?}", gate.readiness().lacking()));
         }
-        Ok(Self { dns, mta, gate, rows: Reader::new(config.store.url), _directory: directory })
+        Ok(Self { dns, mta, gate, rows: Reader::new(location), _directory: directory })
     }
 
     /// The recorded rows, as soon as there are `messages` of them: they are written in batches.

@@ -32,7 +32,6 @@ use crate::session::transaction::epoch_seconds;
 use crate::smtp::address::{ForwardPath, ReversePath};
 use crate::smtp::command::{ClientName, Command, MailParameters};
 use crate::smtp::data::Framing;
-use crate::upstream::security::Security;
 
 /// Evaluate a stored message and tell every step.
 ///
@@ -162,7 +161,7 @@ impl Check {
 async fn take(config: &Config, input: &Input) -> Result<Result<Received, Excess>, Failure> {
     let settings = spool::Settings { directory: env::temp_dir(), memory: SPOOL_MEMORY };
     let spooler = Spooler::new(&settings).map_err(|error| Failure::running(&error))?;
-    let mut intake = Intake::new(Framing::Dot, config.session(Security::Off).message, spooler.spool());
+    let mut intake = Intake::new(Framing::Dot, config.message(), spooler.spool());
     for piece in input.as_data().chunks(PIECE) {
         intake.take(piece);
         intake.settle().await.map_err(|error| Failure::running(&error))?;

@@ -6,11 +6,13 @@ use std::{env, fs, io};
 
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
 use super::{ConfigFile, Failure};
-use crate::app::{self, Running};
-use crate::config::Loaded;
+use crate::app::reload::Outcome;
+use crate::app::service::Reloading;
+use crate::app::{self, Passed, Running};
+use crate::config::Config;
 use crate::logging;
 use crate::metrics::Registry;
 
@@ -24,13 +26,14 @@ pub struct Serve {
 impl Serve {
     /// Serves until SIGTERM or SIGINT. What can't be opened at the start ends it at once.
     pub fn run(self) -> Result<(), Failure> {
-        let Loaded { config, .. } = self.file.load()?;
+        // First of all: it clears the environment, which only a process with one thread may do.
+        let passed = Passed::take();
+        let loaded = self.file.load()?;
         let registry = Registry::new();
-        let _log = logging::init(&config.log, &registry).map_err(|e| Failure::running(&e))?;
-        for warning in config.warnings() {
-            warn!("{warning}");
-        }
-        let sockets = app::bind(&config).map_err(|e| Failure::running(&e))?;
+        let log = logging::init(&loaded.config.log, &registry).map_err(|e| Failure::running(&e))?;
+        warn_of(&loaded.config);
+        let passed = passed.map_err(|e| Failure::running(&e))?;
+        let sockets = app::bind(&loaded.config, passed).map_err(|e| Failure::running(&e))?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         let runtime = runtime.map_err(|e| Failure::running(&e))?;
         let result = runtime.block_on(async {
@@ -38,26 +41,49 @@ impl Serve {
             let mut terminate = signal(SignalKind::terminate()).map_err(|e| Failure::running(&e))?;
             let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| Failure::running(&e))?;
             let mut hangup = signal(SignalKind::hangup()).map_err(|e| Failure::running(&e))?;
-            let running = app::start(&config, sockets, registry).await.map_err(|e| Failure::running(&e))?;
+            let mut running = app::start(loaded, sockets, registry).await.map_err(|e| Failure::running(&e))?;
             tell_addresses(&running);
+            running.tell_ready();
+            let mut told_to_end = async || {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+            };
             loop {
                 tokio::select! {
-                    _ = terminate.recv() => break,
-                    _ = interrupt.recv() => break,
-                    _ = hangup.recv() => {
-                        info!("SIGHUP: certificates are read anew; this version reads its configuration at start only");
-                        if let Some(tls) = running.tls() {
-                            tls.reload().await;
-                        }
-                    }
+                    () = told_to_end() => break,
+                    _ = hangup.recv() => self.reload(&mut running, &log).await,
                 }
             }
-            running.stop().await;
+            // Who says it twice does not want to wait.
+            running.stop(told_to_end()).await;
             Ok(())
         });
         // A blocking thread that hangs on a dead disk must not keep the process.
         runtime.shutdown_background();
         result
+    }
+
+    /// Reads the file again. This is the process's first thread, which serves nobody.
+    async fn reload(&self, running: &mut Running, log: &logging::Guard) {
+        let _reloading = Reloading::begin();
+        match Config::load(&self.file.config) {
+            Ok(loaded) => {
+                let config = loaded.config.clone();
+                if running.reload(loaded).await == Outcome::Applied {
+                    log.follow(&config.log);
+                    warn_of(&config);
+                }
+            }
+            Err(error) => running.refuse(&error),
+        }
+    }
+}
+
+fn warn_of(config: &Config) {
+    for warning in config.warnings() {
+        warn!("{warning}");
     }
 }
 

@@ -71,6 +71,7 @@ fn listener(section: &mut Section<'_>, default: Option<SocketAddr>) -> Listener 
         tls: section.get("tls", ListenerTls::Off),
         require_tls: section.get("require_tls", false),
         proxy_protocol_from: section.get("proxy_protocol_from", Vec::new()),
+        reuse_port: section.get("reuse_port", false),
     }
 }
 

@@ -8,6 +8,7 @@ mod check;
 mod document;
 mod file;
 mod problem;
+pub mod reload;
 mod settings;
 mod value;
 
@@ -69,6 +70,7 @@ pub struct Listener {
     pub tls: ListenerTls,
     pub require_tls: bool,
     pub proxy_protocol_from: Vec<IpNet>,
+    pub reuse_port: bool,
 }
 
 /// `[tls]`.

@@ -13,23 +13,20 @@ use crate::session::settings::{AuthOffer, RelayGuard, Timeouts};
 use crate::tls::{self, CertificateFiles, Trust, TrustError};
 use crate::upstream::probe::RelayTest;
 use crate::upstream::security::Security;
+use crate::upstream::servers::Servers;
 use crate::upstream::{self, Blind};
 use crate::verdict::{self, ExemptRecipient};
 use crate::{listener, store};
 
 impl Config {
     /// For the sessions, which hand them on to all that they call.
-    pub fn session(&self, security: Security) -> session::Settings {
+    pub fn session(&self, servers: Arc<Servers>) -> session::Settings {
         session::Settings {
             hostname: self.hostname.as_str().into(),
             banner: self.smtp.banner.as_deref().map(Into::into),
             recipients: size(self.limits.recipients),
             errors: size(self.limits.errors),
-            message: Bounds {
-                message_size: self.limits.message_size,
-                header_size: usize::try_from(self.limits.header_size).unwrap_or(usize::MAX),
-                signatures: Some(size(self.limits.signatures)),
-            },
+            message: self.message(),
             bare_newline: self.smtp.bare_newline,
             relay_guard: self.relay_guard(),
             trusted_networks: self.bypass.trusted_networks.clone(),
@@ -43,7 +40,16 @@ impl Config {
                 evaluation: self.timeouts.evaluation,
             },
             verdict: self.verdict(),
-            upstream: Arc::new(self.upstream(security)),
+            servers,
+        }
+    }
+
+    /// What bounds a message.
+    pub fn message(&self) -> Bounds {
+        Bounds {
+            message_size: self.limits.message_size,
+            header_size: usize::try_from(self.limits.header_size).unwrap_or(usize::MAX),
+            signatures: Some(size(self.limits.signatures)),
         }
     }
 
@@ -189,7 +195,7 @@ impl Config {
     }
 
     /// Where the link to the upstream could be overheard, no password goes over it unless the operator says so.
-    fn auth_offer(&self) -> AuthOffer {
+    pub fn auth_offer(&self) -> AuthOffer {
         let is_local = |server: &ServerAddress| match &server.host {
             Host::Address(ip) => ip.is_loopback(),
             Host::Name(name) => name.as_str() == "localhost",

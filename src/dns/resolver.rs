@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -69,7 +70,7 @@ struct Shared {
     lanes: [Lane; 2],
     /// Questions of one lane under way or waiting for a permit.
     max_under_way: usize,
-    lookups_per_message: usize,
+    lookups_per_message: AtomicUsize,
     metrics: Metrics,
 }
 
@@ -142,14 +143,19 @@ impl Resolver {
             cache: Cache::new(&settings),
             lanes: [Lane::new(outstanding), Lane::new(outstanding)],
             max_under_way: outstanding.saturating_mul(QUEUE),
-            lookups_per_message: settings.lookups_per_message,
+            lookups_per_message: AtomicUsize::new(settings.lookups_per_message),
             metrics,
         })))
     }
 
+    /// Changes how many questions a message may ask; one that is being evaluated keeps its budget.
+    pub fn set_lookups_per_message(&self, lookups: usize) {
+        self.0.lookups_per_message.store(lookups, Ordering::Relaxed);
+    }
+
     /// The look-ups of one message.
     pub fn for_message(&self) -> MessageLookup {
-        MessageLookup::new(self.clone(), self.0.lookups_per_message)
+        MessageLookup::new(self.clone(), self.0.lookups_per_message.load(Ordering::Relaxed))
     }
 
     /// Asks the cache, then the servers; `key` is fit for DNS. When `expired` ends first, the answer is a time-out if the

@@ -1,6 +1,7 @@
 //! Accepts connections: the PROXY header where one is due, the bound on sessions, and the end when the gate stops.
 
 pub mod proxy;
+pub mod slots;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -11,15 +12,17 @@ use ipnet::IpNet;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use self::proxy::{Origin, Parsed};
+use self::slots::Slots;
 use crate::envelope::{Client, unmapped};
 use crate::metrics::{IntCounter, Registry};
 use crate::session::metrics::Ended;
 use crate::session::state::{ClientKind, Security};
-use crate::session::{self, Arrival, Gate};
+use crate::session::{self, Arrival, Gate, HASTE};
 use crate::smtp::reply::Reply;
 use crate::smtp::stream::Stream;
 use crate::tls::{ListenerTls, Protection};
@@ -35,6 +38,25 @@ pub struct Settings {
     pub tls: ListenerTls,
     /// Whether a client may send mail only under TLS; with [`ListenerTls::StartTls`] alone.
     pub require_tls: bool,
+}
+
+/// A socket that listens.
+pub struct Listening {
+    /// The socket.
+    pub socket: TcpListener,
+    /// Whose the clients are that wait in its queue.
+    pub backlog: Backlog,
+    /// The settings in force; a connection keeps those that it came under.
+    pub settings: watch::Receiver<Arc<Settings>>,
+}
+
+/// Whose the clients are that the kernel has let in and nobody has accepted yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backlog {
+    /// Ours: with the socket they are gone.
+    Own,
+    /// The socket's, which outlives us: the next gate serves them.
+    Inherited,
 }
 
 /// What listeners count.
@@ -58,17 +80,19 @@ impl Metrics {
     }
 }
 
-/// Binds a listening socket. IPv6 sockets take IPv6 alone, so that both families can be listed.
+/// Binds a listening socket. IPv6 sockets take IPv6 alone, so that both families can be listed. With `reuse_port` other
+/// processes of the same user that set it, too, may listen at the address beside us.
 ///
 /// # Errors
 ///
 /// The operator's: the address is in use, not ours, or the port needs a privilege.
-pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+pub fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
     socket.set_reuse_address(true)?;
+    socket.set_reuse_port(reuse_port)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -76,19 +100,13 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 }
 
 /// Accepts until the gate stops. Each session holds one of `slots`; when all are free again, all sessions have ended.
-pub async fn run(
-    listener: TcpListener,
-    settings: Arc<Settings>,
-    gate: Arc<Gate>,
-    slots: Arc<Semaphore>,
-    metrics: Metrics,
-) {
+pub async fn run(listening: Listening, gate: Arc<Gate>, slots: Arc<Slots>, metrics: Metrics) {
     let mut stop: watch::Receiver<bool> = gate.stop.clone();
     let farewells = Arc::new(Semaphore::new(FAREWELLS));
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            _ = stop.wait_for(|stop| *stop) => return,
+            accepted = listening.socket.accept() => accepted,
+            _ = stop.wait_for(|stop| *stop) => break,
         };
         let (socket, peer) = match accepted {
             Ok(accepted) => accepted,
@@ -100,17 +118,17 @@ pub async fn run(
                 continue;
             }
         };
-        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
+        let Some(slot) = slots.take() else {
             metrics.turned_away.inc();
             if let Ok(place) = Arc::clone(&farewells).try_acquire_owned() {
                 tokio::spawn(async move {
-                    turn_away(Stream::new(socket)).await;
+                    turn_away(Stream::new(socket), "Too many sessions, please try again later", FAREWELL).await;
                     drop(place);
                 });
             }
             continue;
         };
-        let (settings, gate) = (Arc::clone(&settings), Arc::clone(&gate));
+        let (settings, gate) = (Arc::clone(&listening.settings.borrow()), Arc::clone(&gate));
         tokio::spawn(async move {
             if let Some((stream, client, kind)) = admit(socket, unmapped(peer), &settings, &gate).await
                 && let Some((stream, tls)) = secure(stream, &client, &settings, &gate).await
@@ -121,6 +139,27 @@ pub async fn run(
             drop(slot);
         });
     }
+    match listening.backlog {
+        Backlog::Own => dismiss(listening.socket).await,
+        Backlog::Inherited => {}
+    }
+}
+
+/// Tells those who wait to be accepted that the gate stops; they would only see their connection reset.
+async fn dismiss(socket: TcpListener) {
+    let Ok(socket) = socket.into_std() else { return };
+    let mut clients = JoinSet::new();
+    while clients.len() < FAREWELLS
+        && let Ok((client, _)) = socket.accept()
+    {
+        if client.set_nonblocking(true).is_ok()
+            && let Ok(client) = TcpStream::from_std(client)
+        {
+            clients.spawn(turn_away(Stream::new(client), STOPPING, HASTE));
+        }
+    }
+    drop(socket);
+    while clients.join_next().await.is_some() {}
 }
 
 /// Who is on the line: by its PROXY header if it is one of those that must send it, else by its socket.
@@ -138,10 +177,17 @@ async fn admit(
     if !settings.proxy_protocol_from.iter().any(|network| network.contains(&peer.ip())) {
         return Some((stream, Client::new(peer, local), ClientKind::Sender));
     }
-    let origin = timeout(settings.proxy_header, proxy_header(&mut stream)).await.unwrap_or_else(|_| {
-        debug!(client_ip = %peer.ip(), "no PROXY header in time");
-        None
-    });
+    let mut stop = gate.stop.clone();
+    let origin = tokio::select! {
+        origin = timeout(settings.proxy_header, proxy_header(&mut stream)) => origin.unwrap_or_else(|_| {
+            debug!(client_ip = %peer.ip(), "no PROXY header in time");
+            None
+        }),
+        () = async { drop(stop.wait_for(|stop| *stop).await) } => {
+            turn_away(stream, STOPPING, HASTE).await;
+            return None;
+        }
+    };
     match origin {
         Some(Origin::Client { source, destination }) => {
             Some((stream, Client::new(source, destination), ClientKind::Sender))
@@ -211,14 +257,14 @@ async fn proxy_header(stream: &mut Stream) -> Option<Origin> {
     }
 }
 
-/// Says that there is no room, and waits a moment for the client to read it: it may have sent octets already (a PROXY
+/// Says why the client is not served, and waits a moment for it to read that: it may have sent octets already (a PROXY
 /// header), with which a socket can't be closed at once without a reset.
-async fn turn_away(mut stream: Stream) {
-    stream.queue(Reply::new(421, "4.3.2", "Too many sessions, please try again later").as_wire());
+async fn turn_away(mut stream: Stream, reason: &'static str, patience: Duration) {
+    stream.queue(Reply::new(421, "4.3.2", reason).as_wire());
     // A fresh socket takes so short a text at once. Whether the client reads it is its own affair.
     let _ = stream.flush().await;
     stream.shutdown().await;
-    stream.linger(FAREWELL).await;
+    stream.linger(patience).await;
 }
 
 /// Connections that the kernel keeps until they are accepted; it has a bound of its own (net.core.somaxconn).
@@ -227,5 +273,7 @@ const BACKLOG: i32 = 4096;
 const FAREWELLS: usize = 256;
 /// How long one of them may take to close.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// What clients read while the gate stops.
+const STOPPING: &str = "Service is being restarted, please try again";
 /// After a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

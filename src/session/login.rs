@@ -42,6 +42,7 @@ impl Session {
         if !self.offer.as_ref().is_some_and(|offer| offer.auth.iter().any(|offered| **offered == *mechanism)) {
             return Ok(Reply::new(504, "5.5.4", "Mechanism not available"));
         }
+        self.link.follow(&self.settings().servers).await;
         let introduction = self.introduction(hello).await;
         let mut said = Vec::new();
         let first = self.link.log_in(&introduction, mechanism, initial.as_ref().map(Secret::expose)).await;

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::debug;
 
 use self::background::{Background, alongside};
@@ -44,7 +44,6 @@ use crate::store::Appender;
 use crate::tls;
 use crate::upstream::Link;
 use crate::upstream::probe::Survey;
-use crate::upstream::servers::Servers;
 
 /// What all sessions share.
 pub struct Gate {
@@ -62,8 +61,6 @@ pub struct Gate {
     pub tls: Option<tls::Server>,
     /// What is counted.
     pub metrics: Metrics,
-    /// The upstream servers.
-    pub servers: Arc<Servers>,
     /// True once the gate stops.
     pub stop: watch::Receiver<bool>,
 }
@@ -121,8 +118,8 @@ impl Session {
     fn new(gate: Arc<Gate>, stream: Stream, Arrival { client, kind, security }: Arrival) -> Self {
         let settings = Arc::clone(&gate.settings.borrow());
         let id = transaction::new_id();
-        let link = Link::new(Arc::clone(&gate.servers), &id);
-        let reverse = ReverseLookup::start(&gate.resolver, &client, settings.upstream.identity, kind);
+        let link = Link::new(Arc::clone(&settings.servers), &id);
+        let reverse = ReverseLookup::start(&gate.resolver, &client, settings.servers.settings().identity, kind);
         let stop = gate.stop.clone();
         gate.metrics.sessions.inc();
         gate.metrics.active.inc();
@@ -182,7 +179,10 @@ impl Session {
         let _ = timeout(LAST_WORD, self.stream.flush()).await;
         self.stream.shutdown().await;
         self.link.close().await;
-        self.stream.linger(LINGER).await;
+        tokio::select! {
+            () = self.stream.linger(LINGER) => {}
+            () = async { stopped(&mut self.stop).await; sleep(HASTE).await } => {}
+        }
     }
 
     /// The settings in force now.
@@ -394,7 +394,7 @@ fn read_command(line: &[u8], offer: Option<&Offer>) -> Result<Command, CommandEr
 
 async fn pause(duration: Option<Duration>) {
     match duration {
-        Some(duration) => tokio::time::sleep(duration).await,
+        Some(duration) => sleep(duration).await,
         None => std::future::pending().await,
     }
 }
@@ -419,3 +419,5 @@ const SURVEY_WAIT: Duration = Duration::from_secs(5);
 const LAST_WORD: Duration = Duration::from_secs(10);
 /// How long a client that was told the last word may take to close its side.
 const LINGER: Duration = Duration::from_secs(2);
+/// The same while the gate stops: the others wait for it.
+pub const HASTE: Duration = Duration::from_millis(250);

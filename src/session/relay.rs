@@ -24,6 +24,9 @@ impl Session {
     pub(super) async fn relay_mail(&mut self, state: &State, path: &ReversePath, parameters: &MailParameters) -> Reply {
         let State::MailSent(hello, envelope) = state else { return trouble(&upstream::Error::Unavailable) };
         self.begin(hello, path);
+        if let Some(transaction) = &self.transaction {
+            self.link.follow(&transaction.settings.servers).await;
+        }
         let introduction = self.introduction(hello).await;
         let recipients = self.waiting_recipients(envelope);
         let group = |found: &Capabilities| {

@@ -10,7 +10,8 @@ use super::receive;
 use crate::domain::Domain;
 use crate::smtp::address::{DomainPart, ForwardPath};
 use crate::smtp::extension::Extension;
-use crate::{label_enum, upstream, verdict};
+use crate::upstream::servers::Servers;
+use crate::{label_enum, verdict};
 
 /// What the operator sets for sessions. A transaction keeps the settings that it began with.
 #[derive(Debug)]
@@ -41,8 +42,8 @@ pub struct Settings {
     pub timeouts: Timeouts,
     /// How a message is judged.
     pub verdict: verdict::Settings,
-    /// How the upstream is reached.
-    pub upstream: Arc<upstream::Settings>,
+    /// The upstream servers, and how they are reached.
+    pub servers: Arc<Servers>,
 }
 
 label_enum! {

@@ -24,7 +24,7 @@ use super::{HandshakeError, Protection, provider};
 use crate::smtp::stream::Stream;
 
 /// What the operator sets for TLS towards the upstream.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientSettings {
     /// Whose certificate is believed.
     pub trust: Trust,
@@ -72,7 +72,7 @@ pub enum TrustError {
 #[derive(Clone)]
 pub struct Client {
     connector: TlsConnector,
-    handshake: Duration,
+    settings: ClientSettings,
     metrics: ClientMetrics,
 }
 
@@ -93,7 +93,7 @@ impl Client {
             .with_custom_certificate_verifier(verifier)
             .with_no_client_auth();
         let connector = TlsConnector::from(Arc::new(config));
-        Ok(Self { connector, handshake: settings.handshake, metrics })
+        Ok(Self { connector, settings: settings.clone(), metrics })
     }
 
     /// The handshake; what the server said in the clear and nobody has read is thrown away. `name` is a domain name or
@@ -118,16 +118,25 @@ impl Client {
     async fn shake(&self, stream: Stream, name: &str) -> Result<(Stream, Protection), HandshakeError> {
         let server = ServerName::try_from(name.to_owned()).map_err(|_| HandshakeError::Name(name.into()))?;
         let socket = stream.into_socket().ok_or(HandshakeError::Twice)?;
-        let secured = timeout(self.handshake, self.connector.connect(server, socket)).await;
+        let secured = timeout(self.settings.handshake, self.connector.connect(server, socket)).await;
         let secured = secured.map_err(|_| HandshakeError::Timeout)?.map_err(HandshakeError::Failed)?;
         let protection = Protection::of(secured.get_ref().1).ok_or(HandshakeError::Twice)?;
         Ok((Stream::over(Box::new(secured)), protection))
     }
 }
 
+/// By their settings: what stood in a file when it was read is not compared.
+impl PartialEq for Client {
+    fn eq(&self, other: &Self) -> bool {
+        self.settings == other.settings
+    }
+}
+
+impl Eq for Client {}
+
 impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Client").field("handshake", &self.handshake).finish_non_exhaustive()
+        f.debug_struct("Client").field("settings", &self.settings).finish_non_exhaustive()
     }
 }
 

@@ -35,7 +35,7 @@ use crate::smtp::extension::Capabilities;
 use crate::smtp::reply::{Reply, ReplyError};
 
 /// How the upstream is reached.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// `host:port` each.
     pub servers: Vec<Box<str>>,
@@ -78,7 +78,7 @@ pub enum Blind {
 }
 
 /// How long each step with the upstream may take.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timeouts {
     /// Until there is room for one more connection.
     pub slot: Duration,
@@ -242,6 +242,17 @@ impl Link {
     pub fn hold_left(&self) -> Option<Duration> {
         let connection = self.connection.as_ref().filter(|_| !self.pinned);
         connection.map(|_| self.settings.hold.saturating_sub(self.last_use.elapsed()))
+    }
+
+    /// Turns to other servers, between two transactions. The connection is closed then: whether the upstream may be asked
+    /// without seeing the client hangs on the relay guard of the very same settings. One on which the client has
+    /// authenticated is kept to its end.
+    pub async fn follow(&mut self, servers: &Arc<Servers>) {
+        if self.pinned || Arc::ptr_eq(&self.servers, servers) {
+            return;
+        }
+        self.close().await;
+        (self.settings, self.servers) = (Arc::clone(servers.settings()), Arc::clone(servers));
     }
 
     /// Whether the connection at hand must be kept: the client has authenticated on it.

@@ -18,7 +18,7 @@ label_enum! {
 }
 
 /// Whether and how connections are under TLS, with what it takes.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Security {
     /// In the clear.
     Off,

@@ -179,6 +179,12 @@ impl Slot {
     }
 }
 
+impl std::fmt::Debug for Servers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Servers").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
 impl Drop for Slot {
     fn drop(&mut self) {
         self.servers.pool().moved(self.server, None);

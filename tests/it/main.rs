@@ -18,6 +18,8 @@ mod interop;
 mod layers;
 mod limits;
 mod observability;
+mod process;
+mod reload;
 mod rows;
 mod session;
 mod smuggling;

@@ -54,6 +54,63 @@ async fn at_the_deadline_what_still_runs_is_cut_off_without_a_250() {
 }
 
 #[tokio::test]
+async fn a_second_signal_ends_it_at_once() {
+    for signal in ["TERM", "INT"] {
+        let mut world = World::around(Script::new()).await;
+        let mut client = world.client().await;
+        client.pipeline(&["MAIL FROM:<a@a.example>", "RCPT TO:<x@b.example>", "DATA"]).await[2].assert(354);
+        world.gate.signal("TERM");
+        world.wait_for_readiness(503).await;
+        let began = Instant::now();
+        world.gate.signal(signal);
+        assert!(world.gate.wait_for_exit().await.success());
+        // It would wait for timeouts.shutdown, 30 seconds.
+        assert!(began.elapsed() < crate::support::PATIENCE / 2);
+        assert_eq!(client.try_read_reply().await, None);
+        world.wait_for_end(1).await;
+        assert_eq!(world.upstream.messages().len(), 0);
+    }
+}
+
+#[tokio::test]
+async fn those_who_have_not_been_greeted_or_do_not_close_hold_nothing_up() {
+    let mut world = World::around(Script::new()).await;
+    let mut nameless = Client::connect(world.gate.address()).await;
+    nameless.send(b"PROXY TCP4 ").await;
+    let mut lingering = world.client().await;
+    lingering.command("QUIT").await.assert(221);
+    // A third that is served shows that the gate has seen the first two.
+    let mut idle = world.client().await;
+    let began = Instant::now();
+    world.gate.signal("TERM");
+    for client in [&mut nameless, &mut idle] {
+        assert!(client.expect(421).await.says("4.3.2"));
+        client.expect_close().await;
+    }
+    assert!(world.gate.wait_for_exit().await.success());
+    // Not timeouts.proxy_header, which is ten seconds, nor the time that a client may take to close.
+    assert!(began.elapsed().as_secs() < 8, "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn who_waits_to_be_accepted_is_told_to_come_again() {
+    let mut world = World::around(Script::new()).await;
+    // While it stands still, the kernel lets clients in.
+    world.gate.signal("STOP");
+    let mut waiting = Vec::new();
+    for _ in 0..5 {
+        waiting.push(Client::connect(world.gate.address()).await);
+    }
+    world.gate.signal("TERM");
+    world.gate.signal("CONT");
+    for client in &mut waiting {
+        client.expect(421).await;
+        client.expect_close().await;
+    }
+    assert!(world.gate.wait_for_exit().await.success());
+}
+
+#[tokio::test]
 async fn an_idle_gate_ends_at_once() {
     let world = World::around(Script::new()).await;
     let mut client = Client::connect(world.gate.address()).await;

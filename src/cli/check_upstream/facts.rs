@@ -80,13 +80,12 @@ struct Opened {
 impl Facts {
     /// Tries every server, one after the other.
     pub async fn find(config: &Config, security: Security) -> Self {
-        let sessions = config.session(security);
-        let settings = &*sessions.upstream;
+        let settings = &config.upstream(security);
         let terms = Terms {
             size: config.limits.message_size,
-            hidden: &sessions.hidden,
+            hidden: &config.smtp.hide_extensions,
             starttls: config.listeners.iter().any(|listener| listener.tls == ListenerTls::StartTls),
-            auth: sessions.auth != AuthOffer::Never,
+            auth: config.auth_offer() != AuthOffer::Never,
         };
         let mut servers = Vec::new();
         let mut common: Option<Capabilities> = None;

@@ -20,6 +20,7 @@ use super::config::ConfigText;
 pub struct Gate {
     child: Child,
     directory: TempDir,
+    config: ConfigText,
     listeners: Vec<SocketAddr>,
     admin: Option<SocketAddr>,
     log: watch::Sender<Vec<String>>,
@@ -41,24 +42,59 @@ impl Gate {
 
     /// Starts a gate in a directory that another one left by [`Gate::kill`] or [`Gate::stop`].
     pub async fn start_in(directory: TempDir, config: &ConfigText) -> Self {
-        std::fs::write(directory.path().join(CONFIG), config.text()).expect("a writable directory");
+        Self::start_under(directory, config, "true", |command| command).await
+    }
+
+    /// As [`Gate::start_in`], from a shell that first does what `prelude` says (it has the process id and standard input
+    /// that the gate will have), with a command changed by `change`.
+    pub async fn start_under(
+        directory: TempDir,
+        config: &ConfigText,
+        prelude: &str,
+        change: impl FnOnce(&mut Command) -> &mut Command,
+    ) -> Self {
         let addresses = directory.path().join("addresses");
         _ = std::fs::remove_file(&addresses);
-        let mut child = Command::new(BINARY)
-            .args(["serve", "--config"])
-            .arg(directory.path().join(CONFIG))
-            .env("DMARCGATE_ADDRESS_FILE", &addresses)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("cargo has built the binary");
+        let mut command = Self::command(directory.path(), config, prelude);
+        command.env("DMARCGATE_ADDRESS_FILE", &addresses);
+        let mut child = change(&mut command).spawn().expect("cargo has built the binary");
+        // What it was given of ours is its own now.
+        drop(command);
         let log = watch::channel(Vec::new()).0;
         collect(child.stdout.take().expect("piped"), log.clone());
         collect(child.stderr.take().expect("piped"), log.clone());
-        let mut gate = Self { child, directory, listeners: Vec::new(), admin: None, log };
+        let mut gate = Self { child, directory, config: config.clone(), listeners: Vec::new(), admin: None, log };
         gate.wait_until_ready(&addresses).await;
         gate
+    }
+
+    /// The command that serves with this configuration, after a shell's `prelude`.
+    pub fn command(directory: &Path, config: &ConfigText, prelude: &str) -> Command {
+        let file = directory.join(CONFIG);
+        std::fs::write(&file, config.text()).expect("a writable directory");
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("{prelude}; exec \"$0\" \"$@\""), BINARY, "serve", "--config"]).arg(file);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Has it read a configuration changed by `change`.
+    pub fn reload(&mut self, change: impl FnOnce(ConfigText) -> ConfigText) {
+        self.config = change(self.config.clone());
+        self.reload_text(&self.config.text());
+    }
+
+    /// Has it read this text.
+    pub fn reload_text(&self, text: &str) {
+        std::fs::write(self.directory.path().join(CONFIG), text).expect("a writable directory");
+        self.signal("HUP");
+    }
+
+    /// Has it read a configuration changed by `change`, and waits until it has taken it over.
+    pub async fn reloaded(&mut self, change: impl FnOnce(ConfigText) -> ConfigText) -> Scrape {
+        let before = self.metrics().await.value(APPLIED);
+        self.reload(change);
+        self.wait_for_metrics("one more reload", |scrape| scrape.value(APPLIED) == before + 1.0).await
     }
 
     /// Where the first listener is.
@@ -298,6 +334,9 @@ fn unchunk(mut body: &str) -> String {
 
 const BINARY: &str = env!("CARGO_BIN_EXE_dmarcgate");
 const CONFIG: &str = "dmarcgate.toml";
+
+/// Counts configurations that were taken over.
+pub const APPLIED: &str = "dmarcgate_config_reloads_total{result=\"applied\"}";
 
 /// How often a state is looked at that nothing announces: a file, a child's end, a counter.
 pub const POLL: Duration = Duration::from_millis(10);

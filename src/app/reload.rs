@@ -1,0 +1,175 @@
+//! Puts a new configuration into force while the gate runs.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use tracing::{error, info, warn};
+
+use super::Running;
+use crate::causes::Causes;
+use crate::config::{self, Loaded};
+use crate::label::Label;
+use crate::label_enum;
+use crate::listener;
+use crate::metrics::{Family, Info, IntGauge, Registry};
+use crate::upstream::probe::{self, RelayTest, Survey};
+use crate::upstream::security::Security;
+use crate::upstream::servers::Servers;
+
+label_enum! {
+    /// What became of a configuration that was read again.
+    pub enum Outcome {
+        /// It is in force.
+        Applied = "applied",
+        /// Something is wrong with it, and the one before stays in force.
+        Refused = "refused",
+    }
+}
+
+/// What is told about the configuration in force.
+pub(super) struct Metrics {
+    build: Info,
+    reloads: Family<Outcome>,
+    loaded: IntGauge,
+}
+
+/// The task that probes the upstream, which is started anew where its settings change.
+pub(super) struct Prober {
+    pub survey: watch::Sender<Survey>,
+    pub relay_test: RelayTest,
+    pub task: AbortHandle,
+}
+
+/// The settings of one listener, to be changed.
+pub(super) struct ListenerSettings {
+    /// As configured: the port may be 0.
+    pub address: SocketAddr,
+    pub settings: watch::Sender<Arc<listener::Settings>>,
+}
+
+impl Metrics {
+    pub(super) fn new(registry: &Registry) -> Self {
+        Self {
+            build: registry.info(
+                "dmarcgate_build_info",
+                "Always 1; version and mode in its labels.",
+                &["version", "mode"],
+            ),
+            reloads: registry.family(
+                "dmarcgate_config_reloads_total",
+                "Configurations read again at SIGHUP.",
+                "result",
+            ),
+            loaded: registry.gauge(
+                "dmarcgate_config_loaded_seconds",
+                "When the configuration in force was read, in seconds since 1970.",
+            ),
+        }
+    }
+
+    /// Tells of a configuration that comes into force.
+    pub(super) fn tell(&self, config: &config::Config) {
+        self.build.set(&[env!("CARGO_PKG_VERSION"), config.policy.mode.as_str()]);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.loaded.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+    }
+}
+
+impl Running {
+    /// Puts into force what can be changed while the gate runs, and says what can't. Transactions keep what they began
+    /// with.
+    pub async fn reload(&mut self, loaded: Loaded) -> Outcome {
+        let Loaded { config, lines } = loaded;
+        // First what can fail.
+        let security = match config.security(self.upstream_tls_metrics.clone()) {
+            Ok(security) => security,
+            Err(cause) => {
+                error!(error = %Causes(&cause), "upstream.tls: nobody is known who could vouch for the upstream");
+                return self.refused();
+            }
+        };
+        if let Some(tls) = &self.tls {
+            // A broken file keeps what was read from it before, and is logged and counted there.
+            tls.reload().await;
+        }
+        let changes = self.in_force.replace(lines);
+        self.resolver.set_lookups_per_message(usize::try_from(config.limits.lookups).unwrap_or(usize::MAX));
+        self.slots.resize(self.open_files.sessions(config.limits.sessions));
+        self.shutdown = config.timeouts.shutdown;
+        self.reload_listeners(&config);
+        self.reload_sessions(&config, security);
+
+        self.metrics.reloads.inc(Outcome::Applied);
+        self.metrics.tell(&config);
+        info!(changed = changes.applied.join(" "), "the configuration was read again");
+        if !changes.restart.is_empty() {
+            warn!(keys = changes.restart.join(" "), "what was changed in the configuration needs a restart");
+        }
+        Outcome::Applied
+    }
+
+    /// Says what is wrong with a configuration that was to be put into force; the one before stays.
+    pub fn refuse(&self, error: &config::Error) {
+        match error {
+            config::Error::Invalid { path, problems } => {
+                for problem in problems {
+                    error!(
+                        file = %path.display(),
+                        line = problem.line,
+                        key = problem.key,
+                        problem = problem.message,
+                        "the configuration is wrong"
+                    );
+                }
+            }
+            config::Error::Unreadable { path, source } => {
+                error!(file = %path.display(), error = %source, "the configuration can't be read");
+            }
+        }
+        self.refused();
+    }
+
+    fn refused(&self) -> Outcome {
+        self.metrics.reloads.inc(Outcome::Refused);
+        error!("the configuration was refused: all stays as it was");
+        Outcome::Refused
+    }
+
+    /// Listeners are known by their addresses; of several with one address, the first in the file is the first here.
+    fn reload_listeners(&self, config: &config::Config) {
+        let mut rest: Vec<_> = config.listeners.iter().collect();
+        for listener in &self.listener_settings {
+            if let Some(place) = rest.iter().position(|l| l.address == listener.address) {
+                let tls = listener.settings.borrow().tls;
+                let settings = listener::Settings { tls, ..config.listener(rest.remove(place)) };
+                listener.settings.send_replace(Arc::new(settings));
+            }
+        }
+    }
+
+    /// The servers stay the same ones, with what is known of their health, unless something about them has changed; the
+    /// authorities in a file are read anew each time.
+    fn reload_sessions(&mut self, config: &config::Config, security: Security) {
+        let relay_test = config.relay_test();
+        let upstream = config.upstream(security);
+        let present = Arc::clone(&self.settings.borrow().servers);
+        let same = **present.settings() == upstream && config.upstream.tls_ca.is_none();
+        let servers = match same {
+            true => present,
+            false => {
+                let metrics = present.metrics().clone();
+                Arc::new(Servers::new(Arc::new(upstream), metrics, self.readiness.clone()))
+            }
+        };
+        self.settings.send_replace(Arc::new(config.session(Arc::clone(&servers))));
+        if !same || self.prober.relay_test != relay_test {
+            self.prober.task.abort();
+            let survey = self.prober.survey.clone();
+            self.prober.relay_test = relay_test;
+            self.prober.task = self.tasks.spawn(probe::run(servers, relay_test, survey));
+        }
+    }
+}

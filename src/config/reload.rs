@@ -1,0 +1,262 @@
+//! Says what a new configuration changes, and which of that a running gate can take over.
+//!
+//! [`KEYS`] is the one place that says it for each key; the reference repeats it, and a test holds both together.
+
+use std::collections::BTreeMap;
+
+use super::{Line, file};
+
+/// What a gate was started with and what holds now.
+#[derive(Debug)]
+pub struct InForce {
+    started: Vec<Line>,
+    current: Vec<Line>,
+}
+
+/// The paths of the keys whose values a new configuration changes, in the order of the reference.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Those that hold from now on.
+    pub applied: Vec<String>,
+    /// Those that are not as the gate was started with, and hold after a restart.
+    pub restart: Vec<String>,
+}
+
+/// When a change of a key takes effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Takes {
+    Reload,
+    Restart,
+}
+
+impl InForce {
+    /// What a gate is started with.
+    pub fn new(lines: Vec<Line>) -> Self {
+        Self { current: lines.clone(), started: lines }
+    }
+
+    /// Takes a new configuration over and says what it changes.
+    pub fn replace(&mut self, lines: Vec<Line>) -> Changes {
+        let changes = Changes {
+            applied: differences(&self.current, &lines, Takes::Reload),
+            restart: differences(&self.started, &lines, Takes::Restart),
+        };
+        self.current = lines;
+        changes
+    }
+}
+
+/// The keys of one kind with different values. Settings of listeners are compared by address; one that comes or goes
+/// is a change of `listener.address` alone.
+fn differences(old: &[Line], new: &[Line], takes: Takes) -> Vec<String> {
+    let (before, after) = (values(old), values(new));
+    let mut paths = Vec::new();
+    for line in new.iter().chain(old) {
+        let path = line.path();
+        if paths.contains(&path) || kind(&path) != takes {
+            continue;
+        }
+        let mut of_key = before.keys().chain(after.keys()).filter(|place| place.0 == path);
+        let differs = of_key.any(|place| match (before.get(place), after.get(place)) {
+            (Some(before), Some(after)) => before != after,
+            _ => line.table != file::LISTENER || path == ADDRESS,
+        });
+        if differs {
+            paths.push(path);
+        }
+    }
+    paths
+}
+
+/// A key's path and, for a listener, its address and how many before it have the same (several may have port 0).
+type Place<'a> = (String, &'a str, usize);
+
+fn values(lines: &[Line]) -> BTreeMap<Place<'_>, Option<&str>> {
+    let mut listeners = BTreeMap::new();
+    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+    for line in lines.iter().filter(|line| line.path() == ADDRESS) {
+        let address = line.value.as_deref().unwrap_or_default();
+        let count = seen.entry(address).or_default();
+        listeners.insert(line.instance, (address, *count));
+        *count += 1;
+    }
+    let places = lines.iter().map(|line| {
+        let listener = (line.table == file::LISTENER).then(|| listeners.get(&line.instance)).flatten();
+        let (address, count) = listener.copied().unwrap_or_default();
+        ((line.path(), address, count), line.value.as_deref())
+    });
+    places.collect()
+}
+
+/// A key that the table lacks is none that a running gate takes over.
+fn kind(path: &str) -> Takes {
+    KEYS.iter().find(|(key, _)| *key == path).map_or(Takes::Restart, |(_, takes)| *takes)
+}
+
+const ADDRESS: &str = "listener.address";
+
+/// Every key. One that is marked `Restart` says so in the reference.
+const KEYS: &[(&str, Takes)] = &[
+    ("hostname", Takes::Reload),
+    ("authserv_id", Takes::Reload),
+    ("strip_authserv_ids", Takes::Reload),
+    (ADDRESS, Takes::Restart),
+    ("listener.tls", Takes::Restart),
+    ("listener.require_tls", Takes::Reload),
+    ("listener.proxy_protocol_from", Takes::Reload),
+    ("listener.reuse_port", Takes::Restart),
+    ("tls.certificate", Takes::Restart),
+    ("tls.key", Takes::Restart),
+    ("tls.hide_from", Takes::Restart),
+    ("upstream.servers", Takes::Reload),
+    ("upstream.identity", Takes::Reload),
+    ("upstream.tls", Takes::Reload),
+    ("upstream.selection", Takes::Reload),
+    ("upstream.connections", Takes::Reload),
+    ("upstream.tls_name", Takes::Reload),
+    ("upstream.tls_ca", Takes::Reload),
+    ("upstream.tls_pin", Takes::Reload),
+    ("upstream.auth_over_plain", Takes::Reload),
+    ("upstream.hold", Takes::Reload),
+    ("upstream.idle", Takes::Reload),
+    ("dns.servers", Takes::Restart),
+    ("dns.timeout", Takes::Restart),
+    ("dns.cache_entries", Takes::Restart),
+    ("policy.mode", Takes::Reload),
+    ("policy.reject", Takes::Reload),
+    ("policy.on_temperror", Takes::Reload),
+    ("policy.unusable_from", Takes::Reload),
+    ("policy.honor_pct", Takes::Reload),
+    ("policy.exempt_recipients", Takes::Reload),
+    ("bypass.trusted_networks", Takes::Reload),
+    ("bypass.authenticated", Takes::Reload),
+    ("bypass.keep_results_from", Takes::Reload),
+    ("limits.message_size", Takes::Reload),
+    ("limits.header_size", Takes::Reload),
+    ("limits.recipients", Takes::Reload),
+    ("limits.signatures", Takes::Reload),
+    ("limits.sessions", Takes::Reload),
+    ("limits.errors", Takes::Reload),
+    ("limits.lookups", Takes::Reload),
+    ("timeouts.proxy_header", Takes::Reload),
+    ("timeouts.command", Takes::Reload),
+    ("timeouts.data_block", Takes::Reload),
+    ("timeouts.data", Takes::Reload),
+    ("timeouts.evaluation", Takes::Reload),
+    ("timeouts.tls_handshake", Takes::Restart),
+    ("timeouts.upstream_connect", Takes::Reload),
+    ("timeouts.upstream_slot", Takes::Reload),
+    ("timeouts.upstream_open", Takes::Reload),
+    ("timeouts.upstream_command", Takes::Reload),
+    ("timeouts.upstream_final", Takes::Reload),
+    ("timeouts.shutdown", Takes::Reload),
+    ("smtp.bare_newline", Takes::Reload),
+    ("smtp.recipient_domains", Takes::Reload),
+    ("smtp.banner", Takes::Reload),
+    ("smtp.auth", Takes::Reload),
+    ("smtp.hide_extensions", Takes::Reload),
+    ("spool.directory", Takes::Restart),
+    ("spool.memory", Takes::Restart),
+    ("store.url", Takes::Restart),
+    ("reports.enabled", Takes::Reload),
+    ("reports.from", Takes::Reload),
+    ("reports.organization", Takes::Reload),
+    ("reports.relay", Takes::Reload),
+    ("admin.address", Takes::Restart),
+    ("log.format", Takes::Restart),
+    ("log.level", Takes::Reload),
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::config::{Config, REFERENCE};
+
+    const UPSTREAM: &str = "[upstream]\nservers = [\"127.0.0.1:10025\"]\n";
+
+    fn lines(more: &str) -> Vec<Line> {
+        Config::parse(&format!("hostname = \"mx.example.net\"\n{UPSTREAM}{more}")).unwrap().lines
+    }
+
+    #[test]
+    fn every_key_has_its_place_in_the_table_and_no_other_has() {
+        let known: BTreeSet<_> = lines("").iter().map(Line::path).collect();
+        let table: BTreeSet<_> = KEYS.iter().map(|(key, _)| (*key).to_owned()).collect();
+        assert_eq!(known, table);
+        assert_eq!(KEYS.len(), table.len(), "a key stands in the table twice");
+    }
+
+    #[test]
+    fn the_reference_says_of_each_key_whether_it_needs_a_restart() {
+        let (mut table, mut comment) = (String::new(), String::new());
+        let mut found = BTreeSet::new();
+        for line in REFERENCE.lines() {
+            let key = line.trim_start_matches('#').split_once(" = ").map(|(key, _)| key);
+            match (line.strip_prefix("# "), key) {
+                (Some(text), _) => comment.push_str(text),
+                (None, _) if line.starts_with('[') => (table, comment) = (line.replace(['[', ']'], ""), String::new()),
+                // The second table of a name shows no comments again.
+                (None, Some(key)) => {
+                    let path = if table.is_empty() { key.to_owned() } else { format!("{table}.{key}") };
+                    if found.insert(path.clone()) {
+                        let said = comment.contains("needs a restart");
+                        assert_eq!(said, kind(&path) == Takes::Restart, "{path}: {comment}");
+                    }
+                    comment.clear();
+                }
+                (None, None) => comment.clear(),
+            }
+        }
+        assert_eq!(found.len(), KEYS.len());
+    }
+
+    #[test]
+    fn a_change_is_named_by_its_key_and_kind() {
+        let cases: &[(&str, &str, &[&str], &[&str])] = &[
+            ("", "", &[], &[]),
+            ("", "[policy]\nmode = \"enforce\"\n", &[], &[]),
+            ("", "[policy]\nmode = \"tag\"\n[log]\nlevel = \"debug\"\n", &["policy.mode", "log.level"], &[]),
+            ("[smtp]\nbanner = \"x\"\n", "", &["smtp.banner"], &[]),
+            ("", "[dns]\ntimeout = \"1s\"\n[limits]\nlookups = 20\n", &["limits.lookups"], &["dns.timeout"]),
+            (
+                "[[listener]]\naddress = \"127.0.0.1:1\"\n[[listener]]\naddress = \"127.0.0.1:2\"\n",
+                "[[listener]]\naddress = \"127.0.0.1:2\"\n[[listener]]\naddress = \"127.0.0.1:1\"\n",
+                &[],
+                &[],
+            ),
+            (
+                "[[listener]]\naddress = \"127.0.0.1:1\"\n[[listener]]\naddress = \"127.0.0.1:2\"\n",
+                "[[listener]]\naddress = \"127.0.0.1:2\"\nproxy_protocol_from = [\"10.0.0.0/8\"]\n",
+                &["listener.proxy_protocol_from"],
+                &["listener.address"],
+            ),
+            (
+                "[[listener]]\naddress = \"127.0.0.1:0\"\n[[listener]]\naddress = \"127.0.0.1:0\"\n",
+                "[[listener]]\naddress = \"127.0.0.1:0\"\n[[listener]]\naddress = \"127.0.0.1:0\"\nreuse_port = true\n",
+                &[],
+                &["listener.reuse_port"],
+            ),
+        ];
+        for (old, new, applied, restart) in cases {
+            let changes = InForce::new(lines(old)).replace(lines(new));
+            assert_eq!((changes.applied, changes.restart), (owned(applied), owned(restart)), "{old} -> {new}");
+        }
+    }
+
+    #[test]
+    fn what_needs_a_restart_is_said_until_it_is_taken_back() {
+        let mut in_force = InForce::new(lines(""));
+        let moved = "[admin]\naddress = \"127.0.0.1:1\"\n[policy]\nmode = \"tag\"\n";
+        let expected =
+            |applied: &[&str], restart: &[&str]| Changes { applied: owned(applied), restart: owned(restart) };
+        assert_eq!(in_force.replace(lines(moved)), expected(&["policy.mode"], &["admin.address"]));
+        assert_eq!(in_force.replace(lines(moved)), expected(&[], &["admin.address"]));
+        assert_eq!(in_force.replace(lines("")), expected(&["policy.mode"], &[]));
+    }
+
+    fn owned(paths: &[&str]) -> Vec<String> {
+        paths.iter().map(|path| (*path).to_owned()).collect()
+    }
+}
