@@ -18,7 +18,8 @@ use crate::admin;
 use crate::config::Config;
 use crate::dns::resolver::{self, Resolver};
 use crate::label::Label;
-use crate::listener;
+use crate::listener::networks::Networks;
+use crate::listener::{self, Room};
 use crate::message::spool::Spooler;
 use crate::metrics::Registry;
 use crate::readiness::{Condition, Readiness};
@@ -103,6 +104,7 @@ pub async fn start(config: &Config, sockets: Sockets, registry: Registry) -> Res
     let readiness = Readiness::new(&awaited, &registry);
     let directory = || config.spool.directory.display().to_string();
     let spooler = Spooler::new(&config.spool()).map_err(|source| Error::Spool { directory: directory(), source })?;
+    spooler.register(&registry);
     let resolver = Resolver::new(config.resolver(), dns::Metrics::new(&registry))?;
     let store = Store::open(config.store(), &registry).await?;
     readiness.holds(Condition::Store);
@@ -127,13 +129,14 @@ pub async fn start(config: &Config, sockets: Sockets, registry: Registry) -> Res
     tasks.spawn(probe::run(upstream_settings, config.relay_test(), survey));
     tasks.spawn(watch_survey(surveyed, config.upstream().blind, readiness.clone()));
     let slots = Arc::new(Semaphore::new(usize::try_from(config.limits.sessions).unwrap_or(usize::MAX)));
+    let room = Room { slots: Arc::clone(&slots), networks: Networks::new() };
     let metrics = listener::Metrics::new(&registry);
     let mut addresses = Vec::new();
     for (socket, settings) in sockets.listeners.into_iter().zip(&config.listeners) {
         let listener = adopt(socket, settings.address)?;
         addresses.push(listener.local_addr().unwrap_or(settings.address));
         let settings = Arc::new(config.listener(settings));
-        tasks.spawn(listener::run(listener, settings, Arc::clone(&gate), Arc::clone(&slots), metrics.clone()));
+        tasks.spawn(listener::run(listener, settings, Arc::clone(&gate), room.clone(), metrics.clone()));
     }
     readiness.holds(Condition::Listeners);
 

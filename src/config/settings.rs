@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use super::{Config, Identity, RecipientDomain};
 use crate::dns::resolver;
+use crate::listener::networks;
 use crate::message::header::AuthservIds;
 use crate::message::spool;
 use crate::policy::{LocalPolicy, Pct};
 use crate::session;
+use crate::session::patience;
 use crate::session::receive::Bounds;
 use crate::session::settings::{RelayGuard, Timeouts};
 use crate::upstream::probe::RelayTest;
@@ -21,17 +23,25 @@ impl Config {
         session::Settings {
             hostname: self.hostname.as_str().into(),
             banner: self.smtp.banner.as_deref().map(Into::into),
-            recipients: size(self.limits.recipients),
-            errors: size(self.limits.errors),
+            patience: patience::Bounds {
+                errors: size(self.limits.errors),
+                commands: size(self.limits.commands_without_mail),
+                recipients: size(self.limits.recipients),
+            },
+            data_rate: self.limits.data_rate,
+            pregreet_delay: self.smtp.pregreet_delay,
             message: Bounds {
                 message_size: self.limits.message_size,
                 header_size: usize::try_from(self.limits.header_size).unwrap_or(usize::MAX),
+                header_fields: size(self.limits.header_fields),
+                received_fields: size(self.limits.received_fields),
                 signatures: Some(size(self.limits.signatures)),
             },
             bare_newline: self.smtp.bare_newline,
             relay_guard: self.relay_guard(),
             trusted_networks: self.bypass.trusted_networks.clone(),
             timeouts: Timeouts {
+                first_command: self.timeouts.first_command,
                 command: self.timeouts.command,
                 data_block: self.timeouts.data_block,
                 data: self.timeouts.data,
@@ -107,6 +117,12 @@ impl Config {
         listener::Settings {
             proxy_protocol_from: listener.proxy_protocol_from.clone(),
             proxy_header: self.timeouts.proxy_header,
+            networks: networks::Bounds {
+                sessions: self.limits.sessions_per_network,
+                rate: self.limits.session_rate,
+                prefix_v4: u8::try_from(self.limits.network_prefix_v4).unwrap_or(u8::MAX),
+                prefix_v6: u8::try_from(self.limits.network_prefix_v6).unwrap_or(u8::MAX),
+            },
         }
     }
 

@@ -1,9 +1,10 @@
-//! Accepts connections: the PROXY header where one is due, the bound on sessions, and the end when the gate stops.
+//! Accepts connections: the PROXY header where one is due, the bounds on sessions, and the end when the gate stops.
 
+pub mod networks;
 pub mod proxy;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,9 +15,10 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
+use self::networks::{Networks, Place, Refusal};
 use self::proxy::{Origin, Parsed};
 use crate::envelope::{Client, unmapped};
-use crate::metrics::{IntCounter, Registry};
+use crate::metrics::{Family, IntCounter, Registry};
 use crate::session::metrics::Ended;
 use crate::session::state::ClientKind;
 use crate::session::{self, Gate};
@@ -30,12 +32,24 @@ pub struct Settings {
     pub proxy_protocol_from: Vec<IpNet>,
     /// How long that header may take.
     pub proxy_header: Duration,
+    /// What one client network may have.
+    pub networks: networks::Bounds,
+}
+
+/// The room for sessions that all listeners share. Cheap to clone.
+#[derive(Clone)]
+pub struct Room {
+    /// One for each session.
+    pub slots: Arc<Semaphore>,
+    /// Who has how many.
+    pub networks: Arc<Networks>,
 }
 
 /// What listeners count.
 #[derive(Clone)]
 pub struct Metrics {
     turned_away: IntCounter,
+    refused: Family<Refusal>,
     accept_errors: IntCounter,
 }
 
@@ -45,6 +59,11 @@ impl Metrics {
         Self {
             turned_away: registry
                 .counter("dmarcgate_connections_turned_away_total", "Connections closed with 421 at limits.sessions."),
+            refused: registry.family(
+                "dmarcgate_connections_refused_total",
+                "Connections closed with 421 because their client's network has or began too many.",
+                "reason",
+            ),
             accept_errors: registry.counter(
                 "dmarcgate_accept_errors_total",
                 "Connections that could not be accepted, for want of file descriptors above all.",
@@ -70,14 +89,9 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
-/// Accepts until the gate stops. Each session holds one of `slots`; when all are free again, all sessions have ended.
-pub async fn run(
-    listener: TcpListener,
-    settings: Arc<Settings>,
-    gate: Arc<Gate>,
-    slots: Arc<Semaphore>,
-    metrics: Metrics,
-) {
+/// Accepts until the gate stops. Each session holds one of the room's slots; when all are free again, all sessions have
+/// ended.
+pub async fn run(listener: TcpListener, settings: Arc<Settings>, gate: Arc<Gate>, room: Room, metrics: Metrics) {
     let mut stop: watch::Receiver<bool> = gate.stop.clone();
     let farewells = Arc::new(Semaphore::new(FAREWELLS));
     loop {
@@ -95,24 +109,50 @@ pub async fn run(
                 continue;
             }
         };
-        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
+        let Ok(slot) = Arc::clone(&room.slots).try_acquire_owned() else {
             metrics.turned_away.inc();
             if let Ok(place) = Arc::clone(&farewells).try_acquire_owned() {
                 tokio::spawn(async move {
-                    turn_away(Stream::new(socket)).await;
+                    turn_away(Stream::new(socket), FULL).await;
                     drop(place);
                 });
             }
             continue;
         };
-        let (settings, gate) = (Arc::clone(&settings), Arc::clone(&gate));
+        let (settings, gate, networks) = (Arc::clone(&settings), Arc::clone(&gate), Arc::clone(&room.networks));
+        let (metrics, farewells) = (metrics.clone(), Arc::clone(&farewells));
         tokio::spawn(async move {
-            if let Some((stream, client, kind)) = admit(socket, unmapped(peer), &settings, &gate).await {
-                session::run(gate, stream, client, kind).await;
+            let Some((stream, client, kind)) = admit(socket, unmapped(peer), &settings, &gate).await else { return };
+            match place(&networks, &settings, &gate, (client.ip(), kind)) {
+                Ok(place) => {
+                    session::run(gate, stream, client, kind).await;
+                    drop(place);
+                }
+                Err(refusal) => {
+                    metrics.refused.inc(refusal);
+                    debug!(client_ip = %client.ip(), reason = %refusal, "connection refused");
+                    // A farewell is no session: others may have the slot.
+                    drop(slot);
+                    if let Ok(_place) = farewells.try_acquire() {
+                        turn_away(stream, CROWDED).await;
+                    }
+                }
             }
-            drop(slot);
         });
     }
+}
+
+/// A place for a session in its client's network; none is needed by those who are trusted, and by health checks.
+fn place(
+    networks: &Arc<Networks>,
+    settings: &Settings,
+    gate: &Gate,
+    (ip, kind): (IpAddr, ClientKind),
+) -> Result<Option<Place>, Refusal> {
+    if kind == ClientKind::HealthCheck || gate.settings.borrow().trusts(ip) {
+        return Ok(None);
+    }
+    networks.enter(ip, &settings.networks).map(Some)
 }
 
 /// Who is on the line: by its PROXY header if it is one of those that must send it, else by its socket.
@@ -166,14 +206,18 @@ async fn proxy_header(stream: &mut Stream) -> Option<Origin> {
 
 /// Says that there is no room, and waits a moment for the client to read it: it may have sent octets already (a PROXY
 /// header), with which a socket can't be closed at once without a reset.
-async fn turn_away(mut stream: Stream) {
-    stream.queue(Reply::new(421, "4.3.2", "Too many sessions, please try again later").as_wire());
+async fn turn_away(mut stream: Stream, (enhanced, text): (&str, &str)) {
+    stream.queue(Reply::new(421, enhanced, text).as_wire());
     // A fresh socket takes so short a text at once. Whether the client reads it is its own affair.
     let _ = stream.flush().await;
     stream.shutdown().await;
     stream.linger(FAREWELL).await;
 }
 
+/// What clients are told beyond `limits.sessions`.
+const FULL: (&str, &str) = ("4.3.2", "Too many sessions, please try again later");
+/// What clients are told whose network has too many.
+const CROWDED: (&str, &str) = ("4.7.0", "Too many sessions from your network, please try again later");
 /// Connections that the kernel keeps until they are accepted; it has a bound of its own (net.core.somaxconn).
 const BACKLOG: i32 = 4096;
 /// Clients that are told at one time that there is no room; more are closed without a word.

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use tokio::time::{Instant, timeout_at};
 
 use super::background::alongside;
+use super::fault::Fault;
 use super::metrics::{Ended, Outcome};
-use super::receive::{Excess, Intake, Received, Stage};
+use super::pace::Pace;
+use super::receive::{Intake, Received, Stage};
 use super::settings::BareNewline;
 use super::state::State;
 use super::{End, Session, pause};
@@ -17,7 +19,7 @@ use crate::smtp::reply::Reply;
 /// Why a message that came to its end is not taken, whatever it says.
 enum Unfit {
     /// The client's fault, for good.
-    Refused(Reply),
+    Refused(Fault),
     /// Ours, for now.
     Deferred(Reply),
 }
@@ -37,7 +39,10 @@ impl Session {
             }
             Err(unfit) => {
                 let (outcome, reply) = match unfit {
-                    Unfit::Refused(reply) => (Outcome::Unacceptable, reply),
+                    Unfit::Refused(fault) => {
+                        gate.metrics.unacceptable.inc(fault);
+                        (Outcome::Unacceptable, fault.reply())
+                    }
                     Unfit::Deferred(reply) => (Outcome::Failed, reply),
                 };
                 self.link.reset().await;
@@ -63,6 +68,7 @@ impl Session {
         self.say(&Reply::new(354, "", "End data with <CR><LF>.<CR><LF>"));
         self.flush(settings.timeouts.data_block).await?;
         let deadline = Instant::now() + settings.timeouts.data;
+        let mut pace = Pace::new(settings.data_rate, settings.timeouts.data_block);
         loop {
             if !self.stream.buffered().is_empty() {
                 let stage = intake.take(self.stream.buffered());
@@ -75,27 +81,29 @@ impl Session {
                 }
                 if unkept.is_none() {
                     let kept = alongside(&mut self.evaluation, intake.settle()).await;
-                    unkept = kept.inspect_err(|_| intake.give_up(Excess::Message)).err();
+                    unkept = kept.inspect_err(|_| intake.give_up(Fault::MessageSize)).err();
                 }
                 match (stage, unkept) {
                     (Stage::End(_), Some(error)) => return Ok(Err(self.no_room(&error))),
                     (Stage::End(_), None) => {
-                        return Ok(intake.finish().map_err(|excess| Unfit::Refused(excess.reply())));
+                        return Ok(intake.finish().map_err(Unfit::Refused));
                     }
                     (Stage::Hopeless, _) => {
-                        return Err(End::saying(Ended::Excess, Excess::Message.reply()));
+                        return Err(End::saying(Ended::Excess, Fault::MessageSize.reply()));
                     }
                     (Stage::Going, error) => unkept = error,
                 }
             }
-            self.more_data(deadline.min(Instant::now() + settings.timeouts.data_block)).await?;
+            self.more_data(deadline.min(Instant::now() + settings.timeouts.data_block), &mut pace).await?;
         }
     }
 
-    /// Waits for octets of the message, at most until `deadline`; lets the upstream go meanwhile if it waits too long.
-    async fn more_data(&mut self, deadline: Instant) -> Result<(), End> {
+    /// Waits for octets of the message, at most until `deadline` and as long as the client keeps up its pace; lets the
+    /// upstream go meanwhile if it waits too long.
+    async fn more_data(&mut self, deadline: Instant, pace: &mut Pace) -> Result<(), End> {
         loop {
-            let hold = self.link.hold_left();
+            let (began, hold) = (Instant::now(), self.link.hold_left());
+            let look = began.checked_add(pace.left()).map_or(deadline, |end| end.min(deadline));
             let read = async {
                 tokio::select! {
                     biased;
@@ -103,15 +111,23 @@ impl Session {
                     () = pause(hold) => None,
                 }
             };
-            match timeout_at(deadline, alongside(&mut self.evaluation, read)).await {
-                Ok(Some(Ok(1..))) => return Ok(()),
+            let read = timeout_at(look, alongside(&mut self.evaluation, read)).await;
+            let octets = if let Ok(Some(Ok(octets))) = read { octets } else { 0 };
+            let keeps_up = pace.keeps_up(began.elapsed(), octets);
+            match read {
                 // A client that goes inside the data leaves no message upstream: nothing was sent there yet.
-                Ok(Some(_)) => return Err(End::silently(Ended::ClientGone)),
-                Ok(None) => self.link.let_go().await,
-                Err(_) => {
+                Ok(Some(Ok(0) | Err(_))) => return Err(End::silently(Ended::ClientGone)),
+                Err(_) if Instant::now() >= deadline => {
                     let reply = Reply::new(421, "4.4.2", "Timeout while waiting for data, closing");
                     return Err(End::saying(Ended::Timeout, reply));
                 }
+                _ if !keeps_up => {
+                    let reply = Reply::new(421, "4.4.2", "Data comes too slowly, closing");
+                    return Err(End::saying(Ended::Slow, reply));
+                }
+                Ok(Some(Ok(_))) => return Ok(()),
+                Ok(None) => self.link.let_go().await,
+                Err(_) => {}
             }
         }
     }
@@ -119,10 +135,11 @@ impl Session {
     /// Whether the message may be taken by its form.
     fn fit(&self, received: Received) -> Result<Received, Unfit> {
         let bare_newline = self.transaction.as_ref().map_or(BareNewline::Normalize, |t| t.settings.bare_newline);
-        received.objection(bare_newline).map_or(Ok(received), |reply| Err(Unfit::Refused(reply)))
+        received.objection(bare_newline).map_or(Ok(received), |fault| Err(Unfit::Refused(fault)))
     }
 
     fn no_room(&self, error: &spool::Error) -> Unfit {
+        self.gate.metrics.unkept.inc();
         tracing::error!(session = &*self.id, error = %error, "message not taken: the spool can't keep it");
         Unfit::Deferred(Reply::new(452, "4.3.1", "Insufficient system storage, please try again later"))
     }

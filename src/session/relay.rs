@@ -11,6 +11,7 @@ use super::metrics::BypassReason;
 use super::state::{Event, State};
 use super::transaction::Transaction;
 use crate::envelope::Hello;
+use crate::evaluation::caught::caught;
 use crate::evaluation::gather::{Lookups, Sender, gather};
 use crate::smtp::address::{ForwardPath, ReversePath};
 use crate::smtp::command::MailParameters;
@@ -63,7 +64,7 @@ impl Session {
             (transaction.subject, transaction.lookup) = (Some(subject), Some(Arc::clone(&lookup)));
             self.evaluation = Some(Background::new(async move {
                 let lookups = Lookups { identifiers: &*lookup, policy: &lookup.unmetered() };
-                gather(lookups, &sender, async { subject_comes.await.ok() }).await
+                caught(gather(lookups, &sender, async { subject_comes.await.ok() })).await
             }));
         }
         self.transaction = Some(transaction);

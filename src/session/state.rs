@@ -43,8 +43,8 @@ pub enum Event {
 pub enum Effect {
     /// Send the reply and read on.
     Say(Reply),
-    /// Send the reply and close.
-    Close(Reply),
+    /// Send the reply and close, for this reason.
+    Close(Parting, Reply),
     /// Tell the client what is offered; the connection to the upstream, if there is one, is dropped.
     Introduce(Hello),
     /// Relay MAIL.
@@ -55,6 +55,19 @@ pub enum Effect {
     Receive(Envelope),
     /// End the transaction with the upstream, then send the reply.
     Reset(Reply),
+}
+
+/// Why the state machine closes a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parting {
+    /// The client said QUIT.
+    Quit,
+    /// The upstream closes, or the client is to come again.
+    Unavailable,
+    /// A PROXY header where none is expected.
+    ProxyHeader,
+    /// Mail of a client that has no address.
+    HealthCheck,
 }
 
 /// What bounds a session's transactions.
@@ -88,10 +101,10 @@ pub fn step(state: State, event: Event, bounds: Bounds) -> (State, Effect) {
 fn on_command(state: State, command: Command, bounds: Bounds) -> (State, Effect) {
     use Command as C;
     match (command, state) {
-        (C::Quit, _) => (State::Closed, Effect::Close(Reply::new(221, "2.0.0", "Bye"))),
+        (C::Quit, _) => (State::Closed, Effect::Close(Parting::Quit, Reply::new(221, "2.0.0", "Bye"))),
         (C::ProxyHeader, _) => {
             let text = "A PROXY header is not expected from this address";
-            (State::Closed, Effect::Close(Reply::new(554, "5.7.0", text)))
+            (State::Closed, Effect::Close(Parting::ProxyHeader, Reply::new(554, "5.7.0", text)))
         }
         (C::Noop, state) => (state, Effect::Say(Reply::new(250, "2.0.0", "OK"))),
         (C::Help, state) => (state, Effect::Say(Reply::new(214, "2.0.0", "See RFC 5321"))),
@@ -105,7 +118,8 @@ fn on_command(state: State, command: Command, bounds: Bounds) -> (State, Effect)
         (C::Rset, state) => (without_transaction(state), Effect::Reset(Reply::new(250, "2.0.0", "OK"))),
         (C::Mail { reverse_path, parameters }, State::Ready(hello)) => match bounds.client {
             ClientKind::HealthCheck => {
-                (State::Closed, Effect::Close(Reply::new(421, "4.7.0", "No client address, no mail")))
+                let reply = Reply::new(421, "4.7.0", "No client address, no mail");
+                (State::Closed, Effect::Close(Parting::HealthCheck, reply))
             }
             ClientKind::Sender => {
                 let envelope = Envelope::new(reverse_path.clone(), parameters.clone());
@@ -135,7 +149,7 @@ fn on_command(state: State, command: Command, bounds: Bounds) -> (State, Effect)
 fn on_answer(state: State, reply: Reply) -> (State, Effect) {
     // RFC 5321 §3.8: the server closes; so does the gate, having said so once.
     if reply.code() == 421 {
-        return (State::Closed, Effect::Close(reply));
+        return (State::Closed, Effect::Close(Parting::Unavailable, reply));
     }
     let accepted = reply.is_positive();
     let state = match state {
@@ -223,7 +237,7 @@ mod tests {
     fn outcome(effect: &Effect) -> String {
         match effect {
             Effect::Say(reply) => reply.code().to_string(),
-            Effect::Close(reply) => format!("{} close", reply.code()),
+            Effect::Close(parting, reply) => format!("{} close, {parting:?}", reply.code()),
             Effect::Introduce(_) => "introduce".into(),
             Effect::RelayMail(..) => "relay mail".into(),
             Effect::RelayRcpt(_) => "relay rcpt".into(),
@@ -237,8 +251,8 @@ mod tests {
     fn every_state_meets_every_event() {
         let order = states().into_iter().map(|(n, _)| n).collect::<Vec<_>>();
         let table: [(&str, Event, [&str; 9]); 13] = [
-            ("quit", line("QUIT"), ["221 close > closed"; 9]),
-            ("proxy", line("PROXY TCP4"), ["554 close > closed"; 9]),
+            ("quit", line("QUIT"), ["221 close, Quit > closed"; 9]),
+            ("proxy", line("PROXY TCP4"), ["554 close, ProxyHeader > closed"; 9]),
             ("noop", line("NOOP"), ["250 ="; 9]),
             ("help", line("HELP"), ["214 ="; 9]),
             ("vrfy", line("VRFY x"), ["252 ="; 9]),
@@ -276,7 +290,7 @@ mod tests {
                 row[7] = "550 > ready";
                 row
             }),
-            ("upstream closes", Event::Answer(Reply::new(421, "", "bye")), ["421 close > closed"; 9]),
+            ("upstream closes", Event::Answer(Reply::new(421, "", "bye")), ["421 close, Unavailable > closed"; 9]),
         ];
         for (event_name, event, row) in table {
             for ((state_name, state), expected) in states().into_iter().zip(row) {
@@ -327,6 +341,6 @@ mod tests {
     fn a_health_check_sends_no_mail() {
         let bounds = Bounds { client: ClientKind::HealthCheck, ..BOUNDS };
         let (state, effect) = step(State::Ready(hello()), line("MAIL FROM:<>"), bounds);
-        assert_eq!((state, outcome(&effect).as_str()), (State::Closed, "421 close"));
+        assert_eq!((state, outcome(&effect).as_str()), (State::Closed, "421 close, HealthCheck"));
     }
 }
