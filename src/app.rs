@@ -28,8 +28,9 @@ use crate::config::reload::InForce;
 use crate::config::{Config, Loaded};
 use crate::dns::resolver::{self, Resolver};
 use crate::label::Label;
+use crate::listener::networks::Networks;
 use crate::listener::slots::Slots;
-use crate::listener::{self, Backlog, Listening};
+use crate::listener::{self, Backlog, Listening, Room};
 use crate::message::spool::Spooler;
 use crate::metrics::Registry;
 use crate::readiness::{Condition, Readiness};
@@ -124,6 +125,7 @@ pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Resu
     let readiness = Readiness::new(&awaited, &registry);
     let directory = || config.spool.directory.display().to_string();
     let spooler = Spooler::new(&config.spool()).map_err(|source| Error::Spool { directory: directory(), source })?;
+    spooler.register(&registry);
     let resolver = open_resolver(&config, sockets.open_files, &registry)?;
     let store = Store::open(config.store(), &registry).await?;
     readiness.holds(Condition::Store);
@@ -162,7 +164,8 @@ pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Resu
     tasks.spawn(watch_survey(surveyed, settings.subscribe(), readiness.clone()));
     let slots = Arc::new(Slots::new(sockets.open_files.sessions(config.limits.sessions), &registry));
     let active = gate.metrics.active.clone();
-    let served = serve_listeners(&config, sockets.listeners, &gate, &slots, &registry)?;
+    let room = Room { slots: Arc::clone(&slots), networks: Networks::new() };
+    let served = serve_listeners(&config, sockets.listeners, &gate, &room, &registry)?;
     readiness.holds(Condition::Listeners);
     tasks.spawn(service::run(service::Sources { readiness: readiness.clone(), slots: Arc::clone(&slots), active }));
 
@@ -258,7 +261,7 @@ fn serve_listeners(
     config: &Config,
     sockets: Vec<(std::net::TcpListener, Backlog)>,
     gate: &Arc<Gate>,
-    slots: &Arc<Slots>,
+    room: &Room,
     registry: &Registry,
 ) -> Result<Served, Error> {
     let metrics = listener::Metrics::new(registry);
@@ -269,7 +272,7 @@ fn serve_listeners(
         served.addresses.push(socket.local_addr().unwrap_or(configured.address));
         served.settings.push(ListenerSettings { address: configured.address, settings: sender });
         let listening = Listening { socket, backlog, settings };
-        served.tasks.spawn(listener::run(listening, Arc::clone(gate), Arc::clone(slots), metrics.clone()));
+        served.tasks.spawn(listener::run(listening, Arc::clone(gate), room.clone(), metrics.clone()));
     }
     Ok(served)
 }

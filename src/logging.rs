@@ -8,12 +8,14 @@ use std::borrow::Cow;
 use std::env::{self, VarError};
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
+use std::panic;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
-use tracing::Subscriber;
 use tracing::field::Field;
 use tracing::subscriber::set_global_default;
+use tracing::{Subscriber, error};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::MakeExt;
@@ -67,7 +69,21 @@ pub fn init(log: &Log, registry: &Registry) -> Result<Guard, Error> {
     let (lines, worker) = Lines::start(io::stdout(), Form::of(log.format, colour), registry);
     let (subscriber, filter) = subscriber(log.format, filter, lines);
     set_global_default(subscriber)?;
+    log_panics(registry);
     Ok(Guard { filter, _worker: worker })
+}
+
+/// A panic is a fault of ours: it gets a line of the log like any other, where the default would write several to
+/// standard error, and is counted wherever it happens. Who catches it says whose session or message it was.
+fn log_panics(registry: &Registry) {
+    let panics = registry.counter("dmarcgate_panics_total", "Faults of ours: panics, wherever they were caught.");
+    panic::set_hook(Box::new(move |panic| {
+        panics.inc();
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let text = panic.payload_as_str().unwrap_or_default();
+        let thread = thread::current().name().unwrap_or_default().to_owned();
+        error!(place, thread, panic = text, "a fault of ours: panic");
+    }));
 }
 
 /// The level from the configuration, unless the environment says something else.

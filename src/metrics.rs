@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 
 use prometheus::core::Collector;
 pub use prometheus::{Histogram, IntCounter, IntGauge};
-use prometheus::{HistogramOpts, IntCounterVec, IntGaugeVec, Opts, TextEncoder};
+use prometheus::{HistogramOpts, IntCounterVec, IntGaugeVec, Opts, PullingGauge, TextEncoder};
 
 use crate::label::Label;
 
@@ -40,6 +40,13 @@ impl Registry {
     /// A gauge in base units.
     pub fn gauge(&self, name: &str, help: &str) -> IntGauge {
         self.register(IntGauge::new(name, help).expect(METRIC_NAME))
+    }
+
+    /// A gauge in base units whose value is asked for at each scrape.
+    #[expect(clippy::cast_precision_loss, reason = "octets beyond 2^53 are no reality")]
+    pub fn gauge_of(&self, name: &str, help: &str, value: impl Fn() -> u64 + Send + Sync + 'static) {
+        let value = Box::new(move || value() as f64);
+        self.register(PullingGauge::new(name, help, value).expect(METRIC_NAME));
     }
 
     /// A gauge that is always 1 and tells facts by its labels, which are set afterwards.

@@ -27,7 +27,8 @@ use crate::evaluation::Evaluation;
 use crate::evaluation::gather::{Lookups, Sender, gather, within};
 use crate::message::spool::{self, Spooler};
 use crate::metrics::Registry;
-use crate::session::receive::{Excess, Intake, Received};
+use crate::session::fault::Fault;
+use crate::session::receive::{Intake, Received};
 use crate::session::transaction::epoch_seconds;
 use crate::smtp::address::{ForwardPath, ReversePath};
 use crate::smtp::command::{ClientName, Command, MailParameters};
@@ -118,7 +119,7 @@ impl Check {
         let envelope = self.envelope();
         let received = match take(config, input).await? {
             Ok(received) => received,
-            Err(excess) => return Ok(Facts::too_big(self, input, name, &excess.reply())),
+            Err(fault) => return Ok(Facts::too_big(self, input, name, &fault.reply())),
         };
         let resolver = Resolver::new(config.resolver(), dns::Metrics::new(&Registry::new()));
         let lookup = resolver.map_err(|error| Failure::running(&error))?.for_message();
@@ -158,7 +159,7 @@ impl Check {
 }
 
 /// Takes the message as a session does. The inner error is a bound that it passed.
-async fn take(config: &Config, input: &Input) -> Result<Result<Received, Excess>, Failure> {
+async fn take(config: &Config, input: &Input) -> Result<Result<Received, Fault>, Failure> {
     let settings = spool::Settings { directory: env::temp_dir(), memory: SPOOL_MEMORY };
     let spooler = Spooler::new(&settings).map_err(|error| Failure::running(&error))?;
     let mut intake = Intake::new(Framing::Dot, config.message(), spooler.spool());

@@ -150,10 +150,18 @@ fn limits(section: &mut Section<'_>) -> Limits {
     Limits {
         message_size: size("message_size", 50 * MEBI, 64 * KIBI, 2 * GIBI),
         header_size: size("header_size", MEBI, 16 * KIBI, 64 * MEBI),
+        data_rate: size("data_rate", 100, 0, MEBI),
+        header_fields: section.within("header_fields", 1000, 100..=100_000),
+        received_fields: section.within("received_fields", 100, 10..=10_000),
         recipients: section.within("recipients", 1000, 1..=100_000),
         signatures: section.within("signatures", 20, 1..=100),
         sessions: section.within("sessions", 10_000, 1..=1_000_000),
+        sessions_per_network: section.within("sessions_per_network", 100, 0..=1_000_000),
+        session_rate: section.within("session_rate", 0, 0..=1_000_000),
+        network_prefix_v4: section.within("network_prefix_v4", 32, 8..=32),
+        network_prefix_v6: section.within("network_prefix_v6", 64, 16..=128),
         errors: section.within("errors", 20, 1..=10_000),
+        commands_without_mail: section.within("commands_without_mail", 100, 10..=1_000_000),
         lookups: section.within("lookups", 300, 20..=10_000),
     }
 }
@@ -163,6 +171,7 @@ fn timeouts(section: &mut Section<'_>) -> Timeouts {
     Timeouts {
         proxy_header: time("proxy_header", seconds(10), minutes(5)),
         tls_handshake: time("tls_handshake", seconds(30), minutes(5)),
+        first_command: time("first_command", minutes(5), minutes(60)),
         command: time("command", minutes(5), minutes(60)),
         data_block: time("data_block", minutes(3), minutes(60)),
         data: time("data", minutes(30), minutes(24 * 60)),
@@ -187,6 +196,7 @@ fn smtp(section: &mut Section<'_>) -> Smtp {
         banner,
         auth: section.get("auth", AuthOffer::UnderTls),
         hide_extensions: section.get("hide_extensions", Vec::new()),
+        pregreet_delay: section.within("pregreet_delay", Duration::ZERO, Duration::ZERO..=seconds(10)),
     }
 }
 

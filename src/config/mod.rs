@@ -136,10 +136,18 @@ pub struct Bypass {
 pub struct Limits {
     pub message_size: u64,
     pub header_size: u64,
+    pub header_fields: u32,
+    pub received_fields: u32,
     pub recipients: u32,
     pub signatures: u32,
     pub sessions: u32,
+    pub sessions_per_network: u32,
+    pub session_rate: u32,
+    pub network_prefix_v4: u32,
+    pub network_prefix_v6: u32,
     pub errors: u32,
+    pub commands_without_mail: u32,
+    pub data_rate: u64,
     pub lookups: u32,
 }
 
@@ -149,6 +157,7 @@ pub struct Limits {
 pub struct Timeouts {
     pub proxy_header: Duration,
     pub tls_handshake: Duration,
+    pub first_command: Duration,
     pub command: Duration,
     pub data_block: Duration,
     pub data: Duration,
@@ -170,6 +179,7 @@ pub struct Smtp {
     pub banner: Option<String>,
     pub auth: AuthOffer,
     pub hide_extensions: Vec<Extension>,
+    pub pregreet_delay: Duration,
 }
 
 /// `[spool]`.

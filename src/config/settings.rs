@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use super::{Config, Host, Identity, RecipientDomain, ServerAddress, UpstreamTls};
 use crate::dns::resolver;
+use crate::listener::networks;
 use crate::message::header::AuthservIds;
 use crate::message::spool;
 use crate::policy::{LocalPolicy, Pct};
 use crate::session;
+use crate::session::patience;
 use crate::session::receive::Bounds;
 use crate::session::settings::{AuthOffer, RelayGuard, Timeouts};
 use crate::tls::{self, CertificateFiles, Trust, TrustError};
@@ -24,8 +26,13 @@ impl Config {
         session::Settings {
             hostname: self.hostname.as_str().into(),
             banner: self.smtp.banner.as_deref().map(Into::into),
-            recipients: size(self.limits.recipients),
-            errors: size(self.limits.errors),
+            patience: patience::Bounds {
+                errors: size(self.limits.errors),
+                commands: size(self.limits.commands_without_mail),
+                recipients: size(self.limits.recipients),
+            },
+            data_rate: self.limits.data_rate,
+            pregreet_delay: self.smtp.pregreet_delay,
             message: self.message(),
             bare_newline: self.smtp.bare_newline,
             relay_guard: self.relay_guard(),
@@ -34,6 +41,7 @@ impl Config {
             hidden: self.smtp.hide_extensions.clone(),
             auth: self.auth_offer(),
             timeouts: Timeouts {
+                first_command: self.timeouts.first_command,
                 command: self.timeouts.command,
                 data_block: self.timeouts.data_block,
                 data: self.timeouts.data,
@@ -49,6 +57,8 @@ impl Config {
         Bounds {
             message_size: self.limits.message_size,
             header_size: usize::try_from(self.limits.header_size).unwrap_or(usize::MAX),
+            header_fields: size(self.limits.header_fields),
+            received_fields: size(self.limits.received_fields),
             signatures: Some(size(self.limits.signatures)),
         }
     }
@@ -169,6 +179,12 @@ impl Config {
             proxy_header: self.timeouts.proxy_header,
             tls: listener.tls,
             require_tls: listener.require_tls,
+            networks: networks::Bounds {
+                sessions: self.limits.sessions_per_network,
+                rate: self.limits.session_rate,
+                prefix_v4: u8::try_from(self.limits.network_prefix_v4).unwrap_or(u8::MAX),
+                prefix_v6: u8::try_from(self.limits.network_prefix_v6).unwrap_or(u8::MAX),
+            },
         }
     }
 

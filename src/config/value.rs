@@ -152,6 +152,9 @@ impl Setting for Duration {
     }
 
     fn show(&self) -> String {
+        if self.is_zero() {
+            return quoted("0s");
+        }
         let milliseconds = u64::try_from(self.as_millis()).unwrap_or(u64::MAX);
         quoted(in_largest_unit(milliseconds, DURATION_UNITS))
     }
@@ -485,7 +488,7 @@ mod tests {
             (show::<Duration>, r#""250ms""#, Some(r#""250ms""#)),
             (show::<Duration>, r#""120s""#, Some(r#""2m""#)),
             (show::<Duration>, r#""15d""#, Some(r#""15d""#)),
-            (show::<Duration>, r#""0s""#, Some(r#""0ms""#)),
+            (show::<Duration>, r#""0s""#, Some(r#""0s""#)),
             (show::<Duration>, "30", None),
             (show::<Duration>, r#""30""#, None),
             (show::<Duration>, r#""30 s""#, None),

@@ -77,11 +77,7 @@ pub async fn gather<I: Lookup, P: Lookup>(
 
 /// Waits for `gathering`, which asks `lookup`, at most for `limit`; then the questions that are still open end as
 /// temporary failures, so that what is known still counts. None if it does not end even so: a fault of ours.
-pub async fn within(
-    limit: Duration,
-    lookup: &MessageLookup,
-    gathering: impl Future<Output = Gathered>,
-) -> Option<Gathered> {
+pub async fn within<T>(limit: Duration, lookup: &MessageLookup, gathering: impl Future<Output = T>) -> Option<T> {
     let mut gathering = std::pin::pin!(gathering);
     tokio::select! {
         biased;

@@ -1,6 +1,7 @@
 //! What is read out of a header section for evaluation, once it is complete and while the body is still coming.
 
 use super::arc::Chain;
+use super::caught::caught_in;
 use super::dkim::Signatures;
 use crate::message::author::Author;
 use crate::message::body_hash::BodyHashSpec;
@@ -28,14 +29,9 @@ pub struct Claims {
 
 impl Subject {
     /// Reads a header section; at most `signatures` DKIM signatures will be evaluated. Without that number nothing will
-    /// be: the message bypasses evaluation.
+    /// be: the message bypasses evaluation. A section at which our own reading panics has no claims either.
     pub fn read(section: HeaderSection, signatures: Option<usize>) -> Self {
-        let claims = signatures.map(|limit| {
-            let author = Author::read(&section);
-            let signatures = Signatures::read(&section, author.domains(), limit);
-            let chain = Chain::read(&section);
-            Claims { author, signatures, chain }
-        });
+        let claims = signatures.and_then(|limit| caught_in(|| Claims::read(&section, limit)).ok());
         Self { section, claims }
     }
 
@@ -45,5 +41,14 @@ impl Subject {
         let mut specs = claims.signatures.body_hash_specs();
         specs.extend(claims.chain.body_hash_spec());
         specs
+    }
+}
+
+impl Claims {
+    fn read(section: &HeaderSection, limit: usize) -> Self {
+        let author = Author::read(section);
+        let signatures = Signatures::read(section, author.domains(), limit);
+        let chain = Chain::read(section);
+        Self { author, signatures, chain }
     }
 }

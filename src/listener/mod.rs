@@ -1,5 +1,6 @@
-//! Accepts connections: the PROXY header where one is due, the bound on sessions, and the end when the gate stops.
+//! Accepts connections: the PROXY header where one is due, the bounds on sessions, and the end when the gate stops.
 
+pub mod networks;
 pub mod proxy;
 pub mod slots;
 
@@ -11,15 +12,16 @@ use std::time::Duration;
 use ipnet::IpNet;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
+use self::networks::{Networks, Place, Refusal};
 use self::proxy::{Origin, Parsed};
 use self::slots::Slots;
 use crate::envelope::{Client, unmapped};
-use crate::metrics::{IntCounter, Registry};
+use crate::metrics::{Family, IntCounter, Registry};
 use crate::session::metrics::Ended;
 use crate::session::state::{ClientKind, Security};
 use crate::session::{self, Arrival, Gate, HASTE};
@@ -38,6 +40,8 @@ pub struct Settings {
     pub tls: ListenerTls,
     /// Whether a client may send mail only under TLS; with [`ListenerTls::StartTls`] alone.
     pub require_tls: bool,
+    /// What one client network may have.
+    pub networks: networks::Bounds,
 }
 
 /// A socket that listens.
@@ -59,10 +63,20 @@ pub enum Backlog {
     Inherited,
 }
 
+/// The room for sessions that all listeners share. Cheap to clone.
+#[derive(Clone)]
+pub struct Room {
+    /// One for each session.
+    pub slots: Arc<Slots>,
+    /// Who has how many.
+    pub networks: Arc<Networks>,
+}
+
 /// What listeners count.
 #[derive(Clone)]
 pub struct Metrics {
     turned_away: IntCounter,
+    refused: Family<Refusal>,
     accept_errors: IntCounter,
 }
 
@@ -72,6 +86,11 @@ impl Metrics {
         Self {
             turned_away: registry
                 .counter("dmarcgate_connections_turned_away_total", "Connections closed with 421 at limits.sessions."),
+            refused: registry.family(
+                "dmarcgate_connections_refused_total",
+                "Connections closed with 421 because their client's network has or began too many.",
+                "reason",
+            ),
             accept_errors: registry.counter(
                 "dmarcgate_accept_errors_total",
                 "Connections that could not be accepted, for want of file descriptors above all.",
@@ -99,8 +118,9 @@ pub fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<std::net::TcpLi
     Ok(socket.into())
 }
 
-/// Accepts until the gate stops. Each session holds one of `slots`; when all are free again, all sessions have ended.
-pub async fn run(listening: Listening, gate: Arc<Gate>, slots: Arc<Slots>, metrics: Metrics) {
+/// Accepts until the gate stops. Each session holds one of the room's slots; when all are free again, all sessions have
+/// ended.
+pub async fn run(listening: Listening, gate: Arc<Gate>, room: Room, metrics: Metrics) {
     let mut stop: watch::Receiver<bool> = gate.stop.clone();
     let farewells = Arc::new(Semaphore::new(FAREWELLS));
     loop {
@@ -118,30 +138,65 @@ pub async fn run(listening: Listening, gate: Arc<Gate>, slots: Arc<Slots>, metri
                 continue;
             }
         };
-        let Some(slot) = slots.take() else {
+        let Some(slot) = room.slots.take() else {
             metrics.turned_away.inc();
             if let Ok(place) = Arc::clone(&farewells).try_acquire_owned() {
                 tokio::spawn(async move {
-                    turn_away(Stream::new(socket), "Too many sessions, please try again later", FAREWELL).await;
+                    turn_away(Stream::new(socket), FULL, FAREWELL).await;
                     drop(place);
                 });
             }
             continue;
         };
-        let (settings, gate) = (Arc::clone(&listening.settings.borrow()), Arc::clone(&gate));
-        tokio::spawn(async move {
-            if let Some((stream, client, kind)) = admit(socket, unmapped(peer), &settings, &gate).await
-                && let Some((stream, tls)) = secure(stream, &client, &settings, &gate).await
-            {
-                let security = settings.security(client.ip(), &gate);
-                session::run(gate, stream, Arrival { client: Client { tls, ..client }, kind, security }).await;
-            }
-            drop(slot);
-        });
+        let host = Host {
+            settings: Arc::clone(&listening.settings.borrow()),
+            gate: Arc::clone(&gate),
+            networks: Arc::clone(&room.networks),
+            metrics: metrics.clone(),
+            farewells: Arc::clone(&farewells),
+        };
+        tokio::spawn(host.receive(socket, unmapped(peer), slot));
     }
     match listening.backlog {
         Backlog::Own => dismiss(listening.socket).await,
         Backlog::Inherited => {}
+    }
+}
+
+/// What serves one connection.
+struct Host {
+    settings: Arc<Settings>,
+    gate: Arc<Gate>,
+    networks: Arc<Networks>,
+    metrics: Metrics,
+    farewells: Arc<Semaphore>,
+}
+
+impl Host {
+    /// Serves a connection to its end: PROXY header, the bounds on its client's network, the handshake, the session.
+    async fn receive(self, socket: TcpStream, peer: SocketAddr, slot: OwnedSemaphorePermit) {
+        let Self { settings, gate, networks, metrics, farewells } = self;
+        let Some((stream, client, kind)) = admit(socket, peer, &settings, &gate).await else { return };
+        let place = match place(&networks, &settings, &gate, (client.ip(), kind)) {
+            Ok(place) => place,
+            Err(refusal) => {
+                metrics.refused.inc(refusal);
+                debug!(client_ip = %client.ip(), reason = %refusal, "connection refused");
+                // A farewell is no session: others may have the slot. Before a handshake nothing can be said.
+                drop(slot);
+                if settings.tls != ListenerTls::Implicit
+                    && let Ok(_place) = farewells.try_acquire()
+                {
+                    turn_away(stream, CROWDED, FAREWELL).await;
+                }
+                return;
+            }
+        };
+        if let Some((stream, tls)) = secure(stream, &client, &settings, &gate).await {
+            let security = settings.security(client.ip(), &gate);
+            session::run(gate, stream, Arrival { client: Client { tls, ..client }, kind, security }).await;
+        }
+        drop((place, slot));
     }
 }
 
@@ -160,6 +215,19 @@ async fn dismiss(socket: TcpListener) {
     }
     drop(socket);
     while clients.join_next().await.is_some() {}
+}
+
+/// A place for a session in its client's network; none is needed by those who are trusted, and by health checks.
+fn place(
+    networks: &Arc<Networks>,
+    settings: &Settings,
+    gate: &Gate,
+    (ip, kind): (IpAddr, ClientKind),
+) -> Result<Option<Place>, Refusal> {
+    if kind == ClientKind::HealthCheck || gate.settings.borrow().trusts(ip) {
+        return Ok(None);
+    }
+    networks.enter(ip, &settings.networks).map(Some)
 }
 
 /// Who is on the line: by its PROXY header if it is one of those that must send it, else by its socket.
@@ -259,14 +327,18 @@ async fn proxy_header(stream: &mut Stream) -> Option<Origin> {
 
 /// Says why the client is not served, and waits a moment for it to read that: it may have sent octets already (a PROXY
 /// header), with which a socket can't be closed at once without a reset.
-async fn turn_away(mut stream: Stream, reason: &'static str, patience: Duration) {
-    stream.queue(Reply::new(421, "4.3.2", reason).as_wire());
+async fn turn_away(mut stream: Stream, (enhanced, text): (&str, &str), patience: Duration) {
+    stream.queue(Reply::new(421, enhanced, text).as_wire());
     // A fresh socket takes so short a text at once. Whether the client reads it is its own affair.
     let _ = stream.flush().await;
     stream.shutdown().await;
     stream.linger(patience).await;
 }
 
+/// What clients are told beyond `limits.sessions`.
+const FULL: (&str, &str) = ("4.3.2", "Too many sessions, please try again later");
+/// What clients are told whose network has too many.
+const CROWDED: (&str, &str) = ("4.7.0", "Too many sessions from your network, please try again later");
 /// Connections that the kernel keeps until they are accepted; it has a bound of its own (net.core.somaxconn).
 const BACKLOG: i32 = 4096;
 /// Clients that are told at one time that there is no room; more are closed without a word.
@@ -274,6 +346,6 @@ const FAREWELLS: usize = 256;
 /// How long one of them may take to close.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// What clients read while the gate stops.
-const STOPPING: &str = "Service is being restarted, please try again";
+const STOPPING: (&str, &str) = ("4.3.2", "Service is being restarted, please try again");
 /// After a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

@@ -13,7 +13,7 @@ pub enum Parsed {
     Incomplete,
     /// A header of this many octets.
     Header(usize, Origin),
-    /// Not a header, and never one with more octets.
+    /// Not a header, never one with more octets, or one of something else than a TCP connection.
     Invalid,
 }
 
@@ -39,6 +39,11 @@ pub fn parse(input: &[u8]) -> Parsed {
         // ppp calls some beginnings of a good line bad: it is shown whole lines only.
         return if input.len() < V1_MAX { Parsed::Incomplete } else { Parsed::Invalid };
     }
+    if let Some([high, low]) = input.strip_prefix(V2_START).and_then(|rest| rest.get(2..4))
+        && V2_FIXED + usize::from(u16::from_be_bytes([*high, *low])) > MAX_HEADER
+    {
+        return Parsed::Invalid;
+    }
     let result = HeaderResult::parse(input);
     if !text && result.is_incomplete() && input.len() < MAX_HEADER {
         return Parsed::Incomplete;
@@ -57,6 +62,12 @@ pub fn parse(input: &[u8]) -> Parsed {
             Parsed::Header(header.header.len(), origin)
         }
         HeaderResult::V2(Ok(header)) => {
+            let names_client = matches!(header.addresses, v2::Addresses::IPv4(_) | v2::Addresses::IPv6(_));
+            let is_tcp = header.protocol == v2::Protocol::Stream;
+            let is_datagram = header.protocol == v2::Protocol::Datagram;
+            if header.command == v2::Command::Proxy && (is_datagram || (names_client && !is_tcp)) {
+                return Parsed::Invalid;
+            }
             let origin = match (header.command, header.addresses) {
                 (v2::Command::Proxy, v2::Addresses::IPv4(a)) => {
                     client((a.source_address, a.source_port).into(), (a.destination_address, a.destination_port).into())
@@ -80,6 +91,10 @@ fn client(source: SocketAddr, destination: SocketAddr) -> Origin {
 const V1_START: &[u8] = b"PROXY ";
 /// Octets of a version 1 header with its CRLF.
 const V1_MAX: usize = 107;
+/// How version 2 begins.
+const V2_START: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+/// Octets of a version 2 header before its addresses; the last two say how many follow.
+const V2_FIXED: usize = 16;
 /// Octets of a header with its TLVs: none that is met comes near.
 const MAX_HEADER: usize = 4096;
 
@@ -122,7 +137,11 @@ mod tests {
 
     #[test]
     fn what_is_no_header_is_told_at_once() {
-        let cases: [&[u8]; 6] = [
+        let datagram =
+            [&b"\r\n\r\n\0\r\nQUIT\n\x21\x12\0\x0c"[..], &[198, 51, 100, 7, 192, 0, 2, 1, 0x12, 0x67, 0, 25]].concat();
+        let cases: [&[u8]; 8] = [
+            &datagram,
+            b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x0f\xf1",
             b"EHLO x\r\n",
             b"PROXY TCP4 198.51.100.7\r\n",
             b"PROXY TCP4 198.51.100.700 192.0.2.1 4711 25\r\n",

@@ -12,6 +12,8 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
 
+use crate::metrics::Registry;
+
 /// Where bodies are kept and how much memory they may take.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -76,6 +78,21 @@ impl Spooler {
     /// Octets of memory in use, in whole units.
     pub fn memory_used(&self) -> u64 {
         (self.units.saturating_sub(self.budget.available_permits()) * UNIT) as u64
+    }
+
+    /// Octets of memory that may be in use.
+    pub fn memory_limit(&self) -> u64 {
+        (self.units * UNIT) as u64
+    }
+
+    /// Shows both in the metrics.
+    pub fn register(&self, registry: &Registry) {
+        let spooler = self.clone();
+        let help = "Octets of memory that messages of all sessions take while they are evaluated.";
+        registry.gauge_of("dmarcgate_spool_memory_bytes", help, move || spooler.memory_used());
+        let limit = self.memory_limit();
+        let help = "Octets of memory that they may take: spool.memory.";
+        registry.gauge_of("dmarcgate_spool_memory_limit_bytes", help, move || limit);
     }
 }
 

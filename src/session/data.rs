@@ -5,8 +5,10 @@ use std::sync::Arc;
 use tokio::time::{Instant, timeout_at};
 
 use super::background::alongside;
+use super::fault::Fault;
 use super::metrics::{Ended, Outcome};
-use super::receive::{Excess, Intake, Received, Stage};
+use super::pace::Pace;
+use super::receive::{Intake, Received, Stage};
 use super::settings::{BareNewline, Settings};
 use super::state::State;
 use super::{End, Session, pause};
@@ -23,13 +25,15 @@ pub struct Incoming {
     unkept: Option<spool::Error>,
     /// When the whole of it must be there.
     deadline: Instant,
+    /// How fast it comes, over all its chunks.
+    pace: Pace,
     settings: Arc<Settings>,
 }
 
 /// Why a message that came to its end is not taken, whatever it says.
 enum Unfit {
     /// The client's fault, for good.
-    Refused(Reply),
+    Refused(Fault),
     /// Ours, for now.
     Deferred(Reply),
 }
@@ -45,11 +49,11 @@ impl Session {
             if !self.stream.buffered().is_empty() {
                 match self.take(&mut incoming, usize::MAX).await {
                     Stage::End(_) => break,
-                    Stage::Hopeless => return Err(End::saying(Ended::Excess, Excess::Message.reply())),
+                    Stage::Hopeless => return Err(End::saying(Ended::Excess, Fault::MessageSize.reply())),
                     Stage::Going => {}
                 }
             }
-            self.more_data(&incoming).await?;
+            self.more_data(&mut incoming).await?;
         }
         Ok(self.end_of_message(hello, envelope, incoming).await)
     }
@@ -62,21 +66,21 @@ impl Session {
             None => self.expect_message(Framing::Count)?,
         };
         if chunk.size > incoming.intake.patience() {
-            return Err(End::saying(Ended::Excess, Excess::Message.reply()));
+            return Err(End::saying(Ended::Excess, Fault::MessageSize.reply()));
         }
         let mut left = chunk.size;
         while left > 0 {
             let waiting = self.stream.buffered().len().min(usize::try_from(left).unwrap_or(usize::MAX));
             if waiting == 0 {
-                self.more_data(&incoming).await?;
+                self.more_data(&mut incoming).await?;
                 continue;
             }
             if self.take(&mut incoming, waiting).await == Stage::Hopeless {
-                return Err(End::saying(Ended::Excess, Excess::Message.reply()));
+                return Err(End::saying(Ended::Excess, Fault::MessageSize.reply()));
             }
             left = left.saturating_sub(waiting as u64);
         }
-        let is_lost = incoming.unkept.is_some() || incoming.intake.excess().is_some();
+        let is_lost = incoming.unkept.is_some() || incoming.intake.fault().is_some();
         if *place == Place::Last || is_lost {
             return Ok(self.end_of_message(hello, envelope, incoming).await);
         }
@@ -88,16 +92,17 @@ impl Session {
     pub(super) async fn skip(&mut self, chunk: Chunk) -> Result<(), End> {
         let settings = self.settings();
         if chunk.size > self.message_size.saturating_mul(2) {
-            return Err(End::saying(Ended::Excess, Excess::Message.reply()));
+            return Err(End::saying(Ended::Excess, Fault::MessageSize.reply()));
         }
         let deadline = Instant::now() + settings.timeouts.data;
+        let mut pace = Pace::new(settings.data_rate, settings.timeouts.data_block);
         let mut left = chunk.size;
         while left > 0 {
             let waiting = self.stream.buffered().len().min(usize::try_from(left).unwrap_or(usize::MAX));
             self.stream.consume(waiting);
             left = left.saturating_sub(waiting as u64);
             if left > 0 {
-                self.fill(deadline.min(Instant::now() + settings.timeouts.data_block)).await?;
+                self.fill(deadline.min(Instant::now() + settings.timeouts.data_block), &mut pace).await?;
             }
         }
         Ok(())
@@ -112,7 +117,9 @@ impl Session {
             bounds.signatures = None;
         }
         let intake = Intake::new(framing, bounds, self.gate.spooler.spool());
-        Ok(Incoming { intake, unkept: None, deadline: Instant::now() + settings.timeouts.data, settings })
+        let deadline = Instant::now() + settings.timeouts.data;
+        let pace = Pace::new(settings.data_rate, settings.timeouts.data_block);
+        Ok(Incoming { intake, unkept: None, deadline, pace, settings })
     }
 
     /// Takes what is buffered, at most `limit` octets.
@@ -127,7 +134,7 @@ impl Session {
         }
         if incoming.unkept.is_none() {
             let kept = alongside(&mut self.evaluation, intake.settle()).await;
-            incoming.unkept = kept.inspect_err(|_| intake.give_up(Excess::Message)).err();
+            incoming.unkept = kept.inspect_err(|_| intake.give_up(Fault::MessageSize)).err();
         }
         stage
     }
@@ -139,7 +146,7 @@ impl Session {
         let bare_newline = incoming.settings.bare_newline;
         let intake = match incoming.unkept {
             Some(error) => Err(self.no_room(&error)),
-            None => incoming.intake.finish().map_err(|excess| Unfit::Refused(excess.reply())),
+            None => incoming.intake.finish().map_err(Unfit::Refused),
         };
         let reply = match intake.and_then(|received| fit(received, bare_newline)) {
             Ok(received) => {
@@ -149,7 +156,10 @@ impl Session {
             }
             Err(unfit) => {
                 let (outcome, reply) = match unfit {
-                    Unfit::Refused(reply) => (Outcome::Unacceptable, reply),
+                    Unfit::Refused(fault) => {
+                        gate.metrics.unacceptable.inc(fault);
+                        (Outcome::Unacceptable, fault.reply())
+                    }
                     Unfit::Deferred(reply) => (Outcome::Failed, reply),
                 };
                 self.link.reset().await;
@@ -162,16 +172,19 @@ impl Session {
     }
 
     /// Waits for octets of the message.
-    async fn more_data(&mut self, incoming: &Incoming) -> Result<(), End> {
-        self.fill(incoming.deadline.min(Instant::now() + incoming.settings.timeouts.data_block)).await
+    async fn more_data(&mut self, incoming: &mut Incoming) -> Result<(), End> {
+        let deadline = incoming.deadline.min(Instant::now() + incoming.settings.timeouts.data_block);
+        self.fill(deadline, &mut incoming.pace).await
     }
 
-    /// Waits for octets, at most until `deadline`; lets the upstream go meanwhile if it waits too long.
-    async fn fill(&mut self, deadline: Instant) -> Result<(), End> {
+    /// Waits for octets, at most until `deadline` and as long as the client keeps up its pace; lets the upstream go
+    /// meanwhile if it waits too long.
+    async fn fill(&mut self, deadline: Instant, pace: &mut Pace) -> Result<(), End> {
         // The replies to chunks before this one.
         self.flush(deadline.saturating_duration_since(Instant::now())).await?;
         loop {
-            let (hold, wanted) = (self.link.hold_left(), self.link.wanted());
+            let (began, hold, wanted) = (Instant::now(), self.link.hold_left(), self.link.wanted());
+            let look = began.checked_add(pace.left()).map_or(deadline, |end| end.min(deadline));
             let read = async {
                 tokio::select! {
                     biased;
@@ -180,20 +193,29 @@ impl Session {
                     () = wanted => None,
                 }
             };
-            match timeout_at(deadline, alongside(&mut self.evaluation, read)).await {
-                Ok(Some(Ok(1..))) => return Ok(()),
+            let read = timeout_at(look, alongside(&mut self.evaluation, read)).await;
+            let octets = if let Ok(Some(Ok(octets))) = read { octets } else { 0 };
+            let keeps_up = pace.keeps_up(began.elapsed(), octets);
+            match read {
                 // A client that goes inside the data leaves no message upstream: nothing was sent there yet.
-                Ok(Some(_)) => return Err(End::silently(Ended::ClientGone)),
-                Ok(None) => self.link.let_go().await,
-                Err(_) => {
+                Ok(Some(Ok(0) | Err(_))) => return Err(End::silently(Ended::ClientGone)),
+                Err(_) if Instant::now() >= deadline => {
                     let reply = Reply::new(421, "4.4.2", "Timeout while waiting for data, closing");
                     return Err(End::saying(Ended::Timeout, reply));
                 }
+                _ if !keeps_up => {
+                    let reply = Reply::new(421, "4.4.2", "Data comes too slowly, closing");
+                    return Err(End::saying(Ended::Slow, reply));
+                }
+                Ok(Some(Ok(_))) => return Ok(()),
+                Ok(None) => self.link.let_go().await,
+                Err(_) => {}
             }
         }
     }
 
     fn no_room(&self, error: &spool::Error) -> Unfit {
+        self.gate.metrics.unkept.inc();
         tracing::error!(session = &*self.id, error = %error, "message not taken: the spool can't keep it");
         Unfit::Deferred(Reply::new(452, "4.3.1", "Insufficient system storage, please try again later"))
     }
@@ -201,5 +223,5 @@ impl Session {
 
 /// Whether the message may be taken by its form.
 fn fit(received: Received, bare_newline: BareNewline) -> Result<Received, Unfit> {
-    received.objection(bare_newline).map_or(Ok(received), |reply| Err(Unfit::Refused(reply)))
+    received.objection(bare_newline).map_or(Ok(received), |fault| Err(Unfit::Refused(fault)))
 }

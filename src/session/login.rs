@@ -118,7 +118,9 @@ impl Session {
             tls = self.stream.is_secured(),
             "login"
         );
-        self.errors += usize::from(result == LoginResult::Refused);
+        if result == LoginResult::Refused {
+            self.patience.refused();
+        }
         if result == LoginResult::Accepted {
             self.client.login = name;
             self.link.logged_in();

@@ -1,5 +1,7 @@
 //! What sessions and their transactions count.
 
+use super::fault::Fault;
+use super::state::Parting;
 use crate::evaluation::{ArcResult, DkimResult, DmarcResult};
 use crate::label_enum;
 use crate::metrics::{Family, Histogram, IntCounter, IntGauge, Registry};
@@ -59,8 +61,14 @@ label_enum! {
         ClientGone = "client_gone",
         /// The client was silent too long.
         Timeout = "timeout",
+        /// The client sent the octets of a message too slowly.
+        Slow = "slow",
         /// The client made too many errors.
         Errors = "errors",
+        /// The client sent too many commands without mail.
+        Commands = "commands",
+        /// The client spoke before the greeting.
+        Pregreet = "pregreet",
         /// The gate stops.
         Stopping = "stopping",
         /// The client sent far more than it may.
@@ -71,6 +79,23 @@ label_enum! {
         Handshake = "handshake",
         /// A PROXY header from an address that may not send one, or none from one that must.
         ProxyHeader = "proxy_header",
+        /// A client without an address, a balancer's health check, wanted to send mail.
+        HealthCheck = "health_check",
+        /// A fault of ours: the session's task panicked.
+        Panic = "panic",
+    }
+}
+
+impl Ended {
+    /// Why the state machine closed a session, unless by QUIT.
+    pub fn of(parting: Parting) -> Option<Self> {
+        match parting {
+            Parting::Quit => None,
+            Parting::Unavailable => Some(Self::Unavailable),
+            Parting::ProxyHeader => Some(Self::ProxyHeader),
+            Parting::Lost => Some(Self::Errors),
+            Parting::HealthCheck => Some(Self::HealthCheck),
+        }
     }
 }
 
@@ -85,6 +110,10 @@ pub struct Metrics {
     pub ended: Family<Ended>,
     /// Messages by what became of them.
     pub messages: Family<Outcome>,
+    /// Messages refused for their form or size.
+    pub unacceptable: Family<Fault>,
+    /// Messages put off because the spool could not keep them.
+    pub unkept: IntCounter,
     /// Messages that were not evaluated.
     pub bypassed: Family<BypassReason>,
     /// AUTH exchanges by how they ended.
@@ -124,6 +153,15 @@ impl Metrics {
                 "dmarcgate_messages_total",
                 "Messages whose end of data was reached.",
                 "outcome",
+            ),
+            unacceptable: registry.family(
+                "dmarcgate_unacceptable_messages_total",
+                "Messages that the gate refused for their form or size.",
+                "reason",
+            ),
+            unkept: registry.counter(
+                "dmarcgate_spool_refusals_total",
+                "Messages put off with 452: the memory for all is used up, or the spool directory fails.",
             ),
             bypassed: registry.family("dmarcgate_bypassed_total", "Messages that were not evaluated.", "reason"),
             logins: registry.family("dmarcgate_logins_total", "AUTH exchanges relayed to the upstream.", "result"),

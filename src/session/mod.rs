@@ -6,7 +6,10 @@
 pub mod background;
 mod data;
 mod login;
+pub mod fault;
 pub mod metrics;
+mod pace;
+pub mod patience;
 pub mod receive;
 mod relay;
 mod report;
@@ -21,12 +24,13 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tracing::debug;
+use tracing::{debug, error};
 
 use self::background::{Background, alongside};
 use self::data::Incoming;
 use self::login::MAX_AUTH_LINE;
 use self::metrics::{Ended, Metrics};
+use self::patience::{Answer, Patience};
 use self::reverse::ReverseLookup;
 use self::settings::AuthOffer;
 pub use self::settings::Settings;
@@ -34,6 +38,7 @@ use self::state::{Bounds, ClientKind, Effect, Event, Login, Security, State, ste
 use self::transaction::Transaction;
 use crate::dns::resolver::Resolver;
 use crate::envelope::{Client, Hello, Protocol};
+use crate::evaluation::caught::{Panicked, caught};
 use crate::evaluation::gather::Gathered;
 use crate::message::spool::Spooler;
 use crate::smtp::command::{Command, CommandError};
@@ -84,9 +89,11 @@ pub struct Session {
     transaction: Option<Transaction>,
     /// The message of which chunks have come.
     incoming: Option<Box<Incoming>>,
-    evaluation: Option<Background<Gathered>>,
+    evaluation: Option<Background<Result<Gathered, Panicked>>>,
     stop: watch::Receiver<bool>,
-    errors: usize,
+    patience: Patience,
+    /// Until when the client has to introduce itself; none once it has.
+    introduce_by: Option<Instant>,
     guarded: usize,
 }
 
@@ -109,9 +116,16 @@ pub struct Arrival {
 
 /// Serves one client to the end of its session.
 pub async fn run(gate: Arc<Gate>, stream: Stream, arrival: Arrival) {
-    let mut session = Session::new(gate, stream, arrival);
-    let end = session.converse().await;
-    session.finish(end).await;
+    let mut session = Session::new(Arc::clone(&gate), stream, arrival);
+    let (id, ip) = (session.id.clone(), session.client.ip());
+    let whole = async move {
+        let end = session.converse().await;
+        session.finish(end).await;
+    };
+    if caught(whole).await.is_err() {
+        gate.metrics.ended.inc(Ended::Panic);
+        error!(session = &*id, client_ip = %ip, "session ended by a fault of ours: its task panicked");
+    }
 }
 
 impl Session {
@@ -139,13 +153,18 @@ impl Session {
             incoming: None,
             evaluation: None,
             stop,
-            errors: 0,
+            patience: Patience::default(),
+            introduce_by: None,
             guarded: 0,
         }
     }
 
     async fn converse(&mut self) -> End {
         let settings = self.settings();
+        if let Err(end) = self.await_silence(&settings).await {
+            return end;
+        }
+        self.introduce_by = Some(Instant::now() + settings.timeouts.first_command);
         self.say(&Reply::new(
             220,
             "",
@@ -161,10 +180,27 @@ impl Session {
                 Ok(state) => state,
                 Err(end) => return end,
             };
-            if self.errors > settings.errors {
-                return End::saying(Ended::Errors, Reply::new(421, "4.7.0", "Too many errors"));
+            if let Some((reason, reply)) = self.patience.is_over(settings.patience) {
+                return End::saying(reason, reply);
             }
         }
+    }
+
+    /// Waits before the greeting, if that is wanted: an honest client is silent until it has read it.
+    async fn await_silence(&mut self, settings: &Settings) -> Result<(), End> {
+        let is_asked = self.kind == ClientKind::Sender && !settings.trusts(self.client.ip());
+        if settings.pregreet_delay.is_zero() || !is_asked {
+            return Ok(());
+        }
+        if self.stream.buffered().is_empty() {
+            match timeout(settings.pregreet_delay, self.stream.fill()).await {
+                Err(_) => return Ok(()),
+                Ok(Ok(1..)) => {}
+                Ok(_) => return Err(End::silently(Ended::ClientGone)),
+            }
+        }
+        let reply = Reply::new(554, "5.5.1", "Protocol error: wait for the greeting before you speak");
+        Err(End::saying(Ended::Pregreet, reply))
     }
 
     async fn finish(&mut self, end: End) {
@@ -204,6 +240,7 @@ impl Session {
             self.link.release();
         }
         let deadline = Instant::now() + settings.timeouts.command;
+        let deadline = self.introduce_by.map_or(deadline, |by| by.min(deadline));
         loop {
             let hold = if between { self.link.idle_left() } else { self.link.hold_left() };
             let (wanted, offer) = (self.link.wanted(), self.offer.as_ref());
@@ -239,37 +276,36 @@ impl Session {
 
     /// Performs what the state machine says about `event`, and about what comes of it.
     async fn perform(&mut self, mut state: State, mut event: Event) -> Result<State, End> {
+        let settings = self.settings();
+        if let Event::Line(line) = &event {
+            self.patience.command(line);
+        }
         loop {
             let bounds = Bounds {
-                recipients: self.settings().recipients,
+                recipients: settings.patience.recipients,
                 client: self.kind,
                 security: self.security(),
                 login: self.login_state(),
                 chunking: self.offer.as_ref().is_some_and(|offer| offer.chunking),
             };
-            // What the upstream refuses is for the upstream to count.
-            let is_ours = matches!(event, Event::Line(_));
+            let answer = if matches!(event, Event::Line(_)) { Answer::Ours } else { Answer::Upstreams };
             let effect;
             (state, effect) = step(state, event, bounds);
             event = match effect {
                 Effect::Say(reply) => {
-                    self.errors += usize::from(is_ours && reply.is_permanent());
+                    self.patience.answered(&reply, answer, settings.patience);
                     if matches!(state, State::Ready(_)) {
                         self.forget_transaction();
                     }
                     self.say(&reply);
                     return Ok(state);
                 }
-                Effect::Close(reply) => {
-                    let reason = match reply.code() {
-                        221 => None,
-                        421 => Some(Ended::Unavailable),
-                        _ => Some(Ended::ProxyHeader),
-                    };
-                    return Err(End { reason, last_word: Some(reply) });
+                Effect::Close(parting, reply) => {
+                    return Err(End { reason: Ended::of(parting), last_word: Some(reply) });
                 }
                 Effect::Introduce(hello) => {
                     self.introduce(&hello).await?;
+                    self.introduce_by = None;
                     return Ok(state);
                 }
                 Effect::Reset(reply) => {
@@ -290,7 +326,7 @@ impl Session {
                 Effect::Receive => Event::Answer(self.receive(&state).await?),
                 Effect::ReceiveChunk(chunk) => Event::Answer(self.receive_chunk(&state, chunk).await?),
                 Effect::Skip(chunk, reply) => {
-                    self.errors += 1;
+                    self.patience.answered(&reply, Answer::Ours, settings.patience);
                     self.skip(chunk).await?;
                     self.say(&reply);
                     return Ok(state);

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
+use super::fault::Fault;
 use super::settings::BareNewline;
 use crate::evaluation::subject::Subject;
 use crate::message::body_hash::{BodyHasher, BodyHashes};
 use crate::message::header::HeaderSection;
 use crate::message::spool::{self, Spool};
 use crate::smtp::data::{Decoder, Framing, Irregularities, Progress, Sink};
-use crate::smtp::reply::Reply;
 
 /// What bounds a message.
 #[derive(Debug, Clone, Copy)]
@@ -17,6 +17,10 @@ pub struct Bounds {
     pub message_size: u64,
     /// Octets of the header section.
     pub header_size: usize,
+    /// Fields of the header section.
+    pub header_fields: usize,
+    /// Received fields: beyond them the message is taken to loop.
+    pub received_fields: usize,
     /// DKIM signatures that are evaluated; none at all if the message is not evaluated.
     pub signatures: Option<usize>,
 }
@@ -58,27 +62,20 @@ pub enum Stage {
     End(usize),
 }
 
-/// A bound that was passed. The client's fault; the data is read to its end all the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Excess {
-    /// More octets than allowed.
-    Message,
-    /// A header section longer than allowed.
-    HeaderSection,
-}
-
 struct Parts {
     bounds: Bounds,
     /// The header section as far as it came, while it is coming.
     head: Vec<u8>,
     /// Where the line begins that is coming.
     line_start: usize,
+    /// How many lines of it were no continuations: fields, or what is taken for them.
+    fields: usize,
     subject: Option<Arc<Subject>>,
     hasher: BodyHasher,
     body: Spool,
     size: u64,
     dots: u64,
-    excess: Option<Excess>,
+    fault: Option<Fault>,
 }
 
 impl Intake {
@@ -88,12 +85,13 @@ impl Intake {
             bounds,
             head: Vec::new(),
             line_start: 0,
+            fields: 0,
             subject: None,
             hasher: BodyHasher::new(Vec::new()),
             body,
             size: 0,
             dots: 0,
-            excess: None,
+            fault: None,
         };
         Self { decoder: Decoder::new(framing), parts }
     }
@@ -117,13 +115,13 @@ impl Intake {
     }
 
     /// Drops what was kept: the message will not be taken, and the rest of it is read for its end alone.
-    pub fn give_up(&mut self, excess: Excess) {
-        self.parts.give_up(excess);
+    pub fn give_up(&mut self, fault: Fault) {
+        self.parts.give_up(fault);
     }
 
     /// The bound that was passed, if one was.
-    pub fn excess(&self) -> Option<Excess> {
-        self.parts.excess
+    pub fn fault(&self) -> Option<Fault> {
+        self.parts.fault
     }
 
     /// Octets that may still come before nobody is to wait for the end any more.
@@ -140,19 +138,19 @@ impl Intake {
     ///
     /// # Errors
     ///
-    /// The bound that it passed.
-    pub fn finish(mut self) -> Result<Received, Excess> {
+    /// The bound that it passed; the data was read to its end all the same.
+    pub fn finish(mut self) -> Result<Received, Fault> {
         let framing = self.decoder.framing();
         if framing == Framing::Count {
             self.decoder.finish(&mut self.parts);
         }
-        if let Some(excess) = self.parts.excess {
-            return Err(excess);
-        }
         // A message without an empty line is all header section.
-        let subject = match self.parts.subject.take() {
-            Some(subject) => subject,
-            None => self.parts.head_complete(),
+        if self.parts.fault.is_none() && self.parts.subject.is_none() {
+            self.parts.head_complete();
+        }
+        let subject = match (self.parts.fault, self.parts.subject) {
+            (None, Some(subject)) => subject,
+            (fault, _) => return Err(fault.unwrap_or(Fault::HeaderSize)),
         };
         Ok(Received {
             subject,
@@ -168,30 +166,18 @@ impl Intake {
 }
 
 impl Received {
-    /// The reply to a message that is not taken for its form, whatever it says.
-    pub fn objection(&self, bare_newline: BareNewline) -> Option<Reply> {
+    /// Why a message is not taken for its form, whatever it says.
+    pub fn objection(&self, bare_newline: BareNewline) -> Option<Fault> {
         let Irregularities { bare_lf, bare_cr, nul_dot_line } = self.irregularities;
-        let refused = |code, text| Some(Reply::new(code, "5.6.0", text));
         if nul_dot_line {
-            refused(550, "Message has a line of NULs and a dot")
+            Some(Fault::NulDotLine)
         } else if bare_newline == BareNewline::Reject && (bare_lf || bare_cr) {
-            refused(550, "Message has a bare CR or LF, which RFC 5321 forbids")
+            Some(Fault::BareNewline)
         } else if self.subject.section.begins_with_continuation() {
-            refused(554, "Message begins with white space instead of a header field")
+            Some(Fault::WhiteSpaceFirst)
         } else {
             None
         }
-    }
-}
-
-impl Excess {
-    /// The reply to a message that passed the bound.
-    pub fn reply(self) -> Reply {
-        let text = match self {
-            Self::Message => "Message too big",
-            Self::HeaderSection => "Header section too big",
-        };
-        Reply::new(552, "5.3.4", text)
     }
 }
 
@@ -199,9 +185,9 @@ impl Sink for Parts {
     fn piece(&mut self, content: &[u8], wire: &[u8]) {
         self.size = self.size.saturating_add(content.len() as u64);
         if self.size > self.bounds.message_size {
-            self.give_up(Excess::Message);
+            self.give_up(Fault::MessageSize);
         }
-        if self.excess.is_some() {
+        if self.fault.is_some() {
             return;
         }
         if self.subject.is_some() {
@@ -225,7 +211,7 @@ impl Parts {
     /// Takes header lines up to the empty one and gives how much was taken.
     fn take_head(&mut self, content: &[u8]) -> usize {
         let mut taken = 0;
-        while let Some(rest) = content.get(taken..).filter(|r| !r.is_empty() && self.excess.is_none()) {
+        while let Some(rest) = content.get(taken..).filter(|r| !r.is_empty() && self.fault.is_none()) {
             let Some(found) = memchr::memchr(b'\n', rest) else {
                 self.push_head(rest);
                 return content.len();
@@ -237,6 +223,7 @@ impl Parts {
                 self.head_complete();
                 return taken;
             }
+            self.count_field();
             self.line_start = self.head.len();
         }
         taken
@@ -244,23 +231,36 @@ impl Parts {
 
     fn push_head(&mut self, line: &[u8]) {
         if self.head.len() + line.len() > self.bounds.header_size {
-            self.give_up(Excess::HeaderSection);
+            self.give_up(Fault::HeaderSize);
         } else {
             self.head.extend_from_slice(line);
             self.body.keep_apart(self.head.len());
         }
     }
 
-    fn head_complete(&mut self) -> Arc<Subject> {
-        let section = HeaderSection::parse(std::mem::take(&mut self.head));
-        let subject = Arc::new(Subject::read(section, self.bounds.signatures));
-        self.hasher = BodyHasher::new(subject.body_hash_specs());
-        self.subject = Some(Arc::clone(&subject));
-        subject
+    /// Counts the line that has come. What is read later takes time for each field, however short.
+    fn count_field(&mut self) {
+        let is_continuation = matches!(self.head.get(self.line_start), Some(b' ' | b'\t' | b'\r'));
+        self.fields += usize::from(!is_continuation);
+        if self.fields > self.bounds.header_fields {
+            self.give_up(Fault::HeaderFields);
+        }
     }
 
-    fn give_up(&mut self, excess: Excess) {
-        self.excess.get_or_insert(excess);
+    fn head_complete(&mut self) {
+        let section = HeaderSection::parse(std::mem::take(&mut self.head));
+        // RFC 5321 §6.3: counting Received fields is how a loop is found, with a threshold of 100 or more.
+        if section.received_count() > self.bounds.received_fields {
+            self.give_up(Fault::ReceivedFields);
+            return;
+        }
+        let subject = Arc::new(Subject::read(section, self.bounds.signatures));
+        self.hasher = BodyHasher::new(subject.body_hash_specs());
+        self.subject = Some(subject);
+    }
+
+    fn give_up(&mut self, fault: Fault) {
+        self.fault.get_or_insert(fault);
         self.head = Vec::new();
         self.body.clear();
     }

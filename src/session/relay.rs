@@ -11,6 +11,7 @@ use super::state::{Event, State};
 use super::transaction::Transaction;
 use super::{MAX_COMMAND_LINE, Session};
 use crate::envelope::{Envelope, Hello};
+use crate::evaluation::caught::caught;
 use crate::evaluation::gather::{Lookups, Sender, gather};
 use crate::smtp::address::{ForwardPath, ReversePath};
 use crate::smtp::command::{Command, MailParameters, RcptParameters};
@@ -62,7 +63,7 @@ impl Session {
     /// The recipients that the client has sent behind its MAIL and that will be relayed next, whatever is answered to
     /// those before: none behind the first line that is anything else.
     fn waiting_recipients(&self, envelope: &Envelope) -> Vec<(ForwardPath, RcptParameters)> {
-        let bound = self.settings().recipients.min(upstream::MAX_GROUP);
+        let bound = self.settings().patience.recipients.min(upstream::MAX_GROUP);
         let lines = self.stream.waiting_lines().take(bound).filter(|line| line.len() <= MAX_COMMAND_LINE);
         let commands = lines.map_while(|line| Command::parse(line, self.offer.as_ref()).ok());
         let recipients = commands.map_while(|command| match command {
@@ -97,7 +98,7 @@ impl Session {
             (transaction.subject, transaction.lookup) = (Some(subject), Some(Arc::clone(&lookup)));
             self.evaluation = Some(Background::new(async move {
                 let lookups = Lookups { identifiers: &*lookup, policy: &lookup.unmetered() };
-                gather(lookups, &sender, async { subject_comes.await.ok() }).await
+                caught(gather(lookups, &sender, async { subject_comes.await.ok() })).await
             }));
         }
         self.transaction = Some(transaction);

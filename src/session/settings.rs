@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::receive;
+use super::{patience, receive};
 use crate::domain::Domain;
 use crate::smtp::address::{DomainPart, ForwardPath};
 use crate::smtp::extension::Extension;
@@ -20,10 +20,12 @@ pub struct Settings {
     pub hostname: Box<str>,
     /// What the greeting says behind the name; "ESMTP" by default.
     pub banner: Option<Box<str>>,
-    /// Recipients of a transaction.
-    pub recipients: usize,
-    /// Permanent errors, of ours or the upstream's, that a session may cause.
-    pub errors: usize,
+    /// Recipients of a transaction, and what a session may do without sending mail.
+    pub patience: patience::Bounds,
+    /// Octets a second that a client has to send of a message, as a mean over `timeouts.data_block`; 0: any.
+    pub data_rate: u64,
+    /// How long the greeting waits for clients that speak before it.
+    pub pregreet_delay: Duration,
     /// What bounds a message.
     pub message: receive::Bounds,
     /// What becomes of bare CR and LF.
@@ -82,6 +84,8 @@ pub enum RelayGuard {
 pub struct Timeouts {
     /// Silence between commands, and before the first (RFC 5321 §4.5.3.2.7).
     pub command: Duration,
+    /// From the greeting to the first EHLO or HELO.
+    pub first_command: Duration,
     /// Silence inside DATA.
     pub data_block: Duration,
     /// The whole of DATA.

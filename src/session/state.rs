@@ -49,8 +49,8 @@ pub enum Event {
 pub enum Effect {
     /// Send the reply and read on.
     Say(Reply),
-    /// Send the reply and close.
-    Close(Reply),
+    /// Send the reply and close, for this reason.
+    Close(Parting, Reply),
     /// Tell the client what is offered; the connection to the upstream, if there is one, is dropped.
     Introduce(Hello),
     /// Say 220, throw away what the client has sent, and shake hands.
@@ -69,6 +69,21 @@ pub enum Effect {
     Skip(Chunk, Reply),
     /// End the transaction with the upstream, then send the reply.
     Reset(Reply),
+}
+
+/// Why the state machine closes a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parting {
+    /// The client said QUIT.
+    Quit,
+    /// The upstream closes, or the client is to come again.
+    Unavailable,
+    /// A PROXY header where none is expected.
+    ProxyHeader,
+    /// What the client sends can't be told apart any more.
+    Lost,
+    /// Mail of a client that has no address.
+    HealthCheck,
 }
 
 /// What bounds a session and its transactions.
@@ -126,7 +141,9 @@ pub fn step(state: State, event: Event, bounds: Bounds) -> (State, Effect) {
     match event {
         Event::Line(Ok(command)) => on_command(state, command, bounds),
         // What follows can't be told apart from what the client wants said.
-        Event::Line(Err(error @ CommandError::ChunkSize)) => (State::Closed, Effect::Close(error.reply())),
+        Event::Line(Err(error @ CommandError::ChunkSize)) => {
+            (State::Closed, Effect::Close(Parting::Lost, error.reply()))
+        }
         Event::Line(Err(error)) => (state, Effect::Say(error.reply())),
         Event::Answer(reply) => on_answer(state, reply),
         Event::Guarded => on_guarded(state),
@@ -135,10 +152,10 @@ pub fn step(state: State, event: Event, bounds: Bounds) -> (State, Effect) {
 
 fn on_command(state: State, command: Command, bounds: Bounds) -> (State, Effect) {
     match command {
-        Command::Quit => (State::Closed, Effect::Close(Reply::new(221, "2.0.0", "Bye"))),
+        Command::Quit => (State::Closed, Effect::Close(Parting::Quit, Reply::new(221, "2.0.0", "Bye"))),
         Command::ProxyHeader => {
             let text = "A PROXY header is not expected from this address";
-            (State::Closed, Effect::Close(Reply::new(554, "5.7.0", text)))
+            (State::Closed, Effect::Close(Parting::ProxyHeader, Reply::new(554, "5.7.0", text)))
         }
         Command::Noop => (state, Effect::Say(Reply::new(250, "2.0.0", "OK"))),
         // The octets come whatever the answer, so they are read before it.
@@ -161,7 +178,8 @@ fn on_mail_command(state: State, command: Command, bounds: Bounds) -> (State, Ef
     use Command as C;
     match (command, state) {
         (C::Mail { .. } | C::Auth { .. }, State::Ready(_)) if bounds.client == ClientKind::HealthCheck => {
-            (State::Closed, Effect::Close(Reply::new(421, "4.7.0", "No client address, no mail")))
+            let reply = Reply::new(421, "4.7.0", "No client address, no mail");
+            (State::Closed, Effect::Close(Parting::HealthCheck, reply))
         }
         (C::Auth { mechanism, initial }, State::Ready(hello)) => on_auth(hello, (mechanism, initial), bounds.login),
         (C::Auth { .. }, state) => (state, bad_sequence("AUTH is not possible here")),
@@ -232,7 +250,7 @@ fn on_chunk(state: State, chunk: Chunk, bounds: Bounds) -> (State, Effect) {
 fn on_answer(state: State, reply: Reply) -> (State, Effect) {
     // RFC 5321 §3.8: the server closes; so does the gate, having said so once.
     if reply.code() == 421 {
-        return (State::Closed, Effect::Close(reply));
+        return (State::Closed, Effect::Close(Parting::Unavailable, reply));
     }
     let accepted = reply.is_positive();
     let state = match state {
@@ -357,7 +375,7 @@ mod tests {
     fn outcome(effect: &Effect) -> String {
         match effect {
             Effect::Say(reply) => reply.code().to_string(),
-            Effect::Close(reply) => format!("{} close", reply.code()),
+            Effect::Close(parting, reply) => format!("{} close, {parting:?}", reply.code()),
             Effect::Introduce(_) => "introduce".into(),
             Effect::RelayMail(..) => "relay mail".into(),
             Effect::Secure => "secure".into(),
@@ -378,13 +396,13 @@ mod tests {
         let same = |outcome| ([outcome; 6], outcome);
         let free = |outcome| ([outcome; 6], "503 =");
         let table: [(&str, Event, Row); 18] = [
-            ("quit", line("QUIT"), same("221 close > closed")),
-            ("proxy", line("PROXY TCP4"), same("554 close > closed")),
+            ("quit", line("QUIT"), same("221 close, Quit > closed")),
+            ("proxy", line("PROXY TCP4"), same("554 close, ProxyHeader > closed")),
             ("noop", line("NOOP"), same("250 =")),
             ("help", line("HELP"), free("214 =")),
             ("vrfy", line("VRFY x"), free("252 =")),
             ("nonsense", Event::Line(Err(CommandError::Unknown)), same("500 =")),
-            ("odd chunk", Event::Line(Err(CommandError::ChunkSize)), same("501 close > closed")),
+            ("odd chunk", Event::Line(Err(CommandError::ChunkSize)), same("501 close, Lost > closed")),
             ("ehlo", line("EHLO a.example"), free("introduce > ready")),
             ("starttls", line("STARTTLS"), free("secure > greeted")),
             (
@@ -453,7 +471,7 @@ mod tests {
                 ),
             ),
             ("refused", Event::Answer(Reply::new(550, "", "no")), (["550 ="; 6], "550 > ready")),
-            ("upstream closes", Event::Answer(Reply::new(421, "", "bye")), same("421 close > closed")),
+            ("upstream closes", Event::Answer(Reply::new(421, "", "bye")), same("421 close, Unavailable > closed")),
         ];
         let open = ["greeted", "ready", "no recipient", "one recipient", "full", "chunked"];
         for (event_name, event, (free, waiting)) in table {
@@ -508,7 +526,7 @@ mod tests {
     fn a_health_check_sends_no_mail() {
         let bounds = Bounds { client: ClientKind::HealthCheck, ..BOUNDS };
         let (state, effect) = step(State::Ready(hello()), line("MAIL FROM:<>"), bounds);
-        assert_eq!((state, outcome(&effect).as_str()), (State::Closed, "421 close"));
+        assert_eq!((state, outcome(&effect).as_str()), (State::Closed, "421 close, HealthCheck"));
     }
 
     #[test]
@@ -519,7 +537,7 @@ mod tests {
             ("HELO a.example", "introduce"),
             ("STARTTLS", "secure"),
             ("NOOP", "250"),
-            ("QUIT", "221 close"),
+            ("QUIT", "221 close, Quit"),
             ("MAIL FROM:<>", "530"),
             ("AUTH PLAIN", "530"),
             ("RSET", "530"),
@@ -544,7 +562,7 @@ mod tests {
             ("AUTH PLAIN", BOUNDS, helo, "502"),
             ("AUTH PLAIN", Bounds { login: Login::NeedsTls, ..BOUNDS }, hello(), "538"),
             ("AUTH PLAIN", Bounds { login: Login::Done, ..BOUNDS }, hello(), "503"),
-            ("AUTH PLAIN", Bounds { client: ClientKind::HealthCheck, ..BOUNDS }, hello(), "421 close"),
+            ("AUTH PLAIN", Bounds { client: ClientKind::HealthCheck, ..BOUNDS }, hello(), "421 close, HealthCheck"),
             ("BDAT 5 LAST", Bounds { chunking: false, ..BOUNDS }, hello(), "skip 502"),
         ];
         for (text, bounds, hello, expected) in cases {

@@ -15,6 +15,7 @@ use crate::action::Action;
 use crate::dns::message_lookup::MessageLookup;
 use crate::dns::reverse::ConfirmedName;
 use crate::envelope::{Envelope, Hello};
+use crate::evaluation::caught::caught_in;
 use crate::evaluation::gather::within;
 use crate::evaluation::subject::Subject;
 use crate::message::body_hash::BodyHashes;
@@ -128,6 +129,9 @@ impl Session {
         // Told, once, to everyone who wants to know.
         let verdict = verdict.as_ref();
         let outcome = report::outcome(verdict, &reply, answered_by);
+        if reply.is_positive() {
+            self.patience.delivered();
+        }
         let (subject, size) = (Some(&*subject), Some(size));
         let ending = Ending { verdict, outcome, reply: &reply, answered_by, subject, size, end_of_data: dot };
         self.report(&transaction, hello, envelope, &ending);
@@ -167,11 +171,14 @@ impl Session {
         let lookup = transaction.lookup.as_ref()?;
         let gathering = self.evaluation.take()?.finish();
         let settings = &transaction.settings;
-        let gathered = within(settings.timeouts.evaluation, lookup, gathering).await?;
+        let gathered = within(settings.timeouts.evaluation, lookup, gathering).await?.ok()?;
         let elapsed = end_of_data.elapsed();
         self.gate.metrics.evaluation.observe(elapsed.as_secs_f64());
-        let evaluation = gathered.evaluate(&hashes, epoch_seconds(), lookup.evidence(), elapsed)?;
-        Some(verdict::conclude(evaluation, envelope, &settings.verdict, &transaction.id))
+        let verdict = caught_in(|| {
+            let evaluation = gathered.evaluate(&hashes, epoch_seconds(), lookup.evidence(), elapsed)?;
+            Some(verdict::conclude(evaluation, envelope, &settings.verdict, &transaction.id))
+        });
+        verdict.ok()?
     }
 
     /// The top of the message as it goes on: our fields, then the header section without what others forged; and how many

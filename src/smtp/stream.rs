@@ -202,7 +202,8 @@ impl Stream {
         .await
     }
 
-    /// Like [`Stream::fill`] with room for a large piece: for the content of messages.
+    /// Like [`Stream::fill`] with room for a large piece: for the content of messages. Here too, whoever waits with
+    /// nothing buffered holds no buffer.
     ///
     /// # Errors
     ///
@@ -212,8 +213,25 @@ impl Stream {
             self.input.clear();
             self.at = 0;
         }
-        self.input.reserve(LARGE_BUFFER);
-        self.transport.read_buf(&mut self.input).await
+        let Self { transport, input, .. } = self;
+        poll_fn(|context| {
+            let mut scratch = [MaybeUninit::uninit(); LARGE_BUFFER];
+            let mut scratch = ReadBuf::uninit(&mut scratch);
+            match transport.poll_read(context, &mut scratch) {
+                Poll::Ready(read) => {
+                    input.extend_from_slice(scratch.filled());
+                    Poll::Ready(read.map(|()| scratch.filled().len()))
+                }
+                Poll::Pending => {
+                    // A client that is fast keeps its buffer, one that is waited for gives it back.
+                    if input.is_empty() {
+                        *input = Vec::new();
+                    }
+                    Poll::Pending
+                }
+            }
+        })
+        .await
     }
 
     /// Gives the input buffer back if nothing is in it: called before a wait that may be long.
@@ -393,6 +411,25 @@ mod tests {
         assert!(matches!(stream.read_line(100).await, Err(ReadError::TooLong)));
         assert_eq!(stream.read_line(100).await.unwrap(), b"next");
         drop(writer.await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn who_is_waited_for_holds_no_buffer() {
+        let (mut stream, mut peer) = pair().await;
+        peer.write_all(&[b'x'; 30_000]).await.unwrap();
+        let mut taken = 0;
+        while taken < 30_000 {
+            taken += stream.fill_large().await.unwrap();
+        }
+        assert_eq!(stream.buffered().len(), 30_000);
+        assert!(timeout(Duration::from_millis(1), stream.fill_large()).await.is_err());
+        assert_eq!(stream.buffered().len(), 30_000, "what is not taken yet stays");
+        stream.consume(30_000);
+        assert!(timeout(Duration::from_millis(1), stream.fill_large()).await.is_err());
+        assert_eq!(stream.input.capacity(), 0);
+        peer.write_all(b"y").await.unwrap();
+        assert_eq!(stream.fill_large().await.unwrap(), 1);
+        assert_eq!(stream.buffered(), b"y");
     }
 
     #[tokio::test]

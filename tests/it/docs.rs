@@ -1,7 +1,9 @@
-//! What is written about metrics: README's table, the dashboard and the alert rules agree with each other and with a
-//! scrape.
+//! What is written about metrics and limits: README's tables, the dashboard and the alert rules agree with each other,
+//! with a scrape and with the defaults.
 
 use std::collections::BTreeSet;
+
+use dmarcgate::config::{Config, Line};
 
 use crate::citations::section;
 use crate::source;
@@ -20,8 +22,28 @@ fn dashboard_and_alerts_know_only_metrics_of_the_readme() {
     assert!(dashboard["panels"].as_array().is_some_and(|panels| !panels.is_empty()));
 }
 
-/// Holds the table of README to a scrape: the same names, no more and no less. For the test that has a gate.
+#[test]
+fn the_table_of_limits_has_every_bound_with_its_default() {
+    let loaded = Config::parse("hostname = \"a.example\"\nupstream.servers = [\"127.0.0.1:10025\"]\n").unwrap();
+    let default = |key: &str| loaded.lines.iter().find(|line| line.path() == key)?.value.clone();
+    let documented = limits();
+    for (key, shown) in &documented {
+        let Some(default) = default(key) else { panic!("README has a limit {key} that is no key") };
+        assert_eq!(*shown, format!("`{}`", default.trim_matches('"')), "README's default of {key}");
+    }
+    let keys = loaded.lines.iter().filter(|line| ["limits", "timeouts"].contains(&line.table)).map(Line::path);
+    let missing: Vec<_> = keys.filter(|key| !documented.iter().any(|(found, _)| found == key)).collect();
+    assert!(missing.is_empty(), "not in README's table of limits: {missing:?}");
+    let unknown: Vec<_> = limit_series().iter().map(|s| name(s)).filter(|n| !readme_metrics().contains(n)).collect();
+    assert!(unknown.is_empty(), "limits have metrics that README lacks: {unknown:?}");
+}
+
+/// Holds the tables of README to a scrape: the same names, no more and no less, and the series that limits count.
+/// For the test that has a gate.
 pub fn assert_readme_agrees(scrape: &Scrape) {
+    for series in limit_series().iter().filter(|series| series.contains('{')) {
+        scrape.value(series);
+    }
     let scraped: BTreeSet<_> = scrape.names().into_iter().map(str::to_owned).collect();
     let documented = readme_metrics();
     let missing: Vec<_> = scraped.difference(&documented).collect();
@@ -36,6 +58,26 @@ fn readme_metrics() -> BTreeSet<String> {
     let names: BTreeSet<_> = rows.map(str::to_owned).collect();
     assert!(!names.is_empty(), "README has no metrics");
     names
+}
+
+/// Keys and defaults of README's table of limits; rows without a key are left out.
+fn limits() -> Vec<(String, String)> {
+    let section = section(&source::read("README.md"), "## Limits");
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | "));
+    let found = rows.map(|(key, rest)| (key.to_owned(), rest.split(" | ").nth(1).unwrap_or_default().to_owned()));
+    found.collect()
+}
+
+/// The series in README's table of limits.
+fn limit_series() -> Vec<String> {
+    let section = section(&source::read("README.md"), "## Limits");
+    let words = section.split('`').filter(|word| word.starts_with("dmarcgate_"));
+    words.map(str::to_owned).collect()
+}
+
+/// The name of a series, without its labels.
+fn name(series: &str) -> String {
+    series.split('{').next().unwrap_or_default().to_owned()
 }
 
 fn metric_words(text: &str) -> Vec<String> {

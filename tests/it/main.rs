@@ -13,6 +13,7 @@ mod doubt;
 mod fields;
 mod from;
 mod harness;
+mod hostile;
 mod identity;
 mod interop;
 mod layers;

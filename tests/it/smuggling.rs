@@ -32,8 +32,9 @@ fn hidden(spelling: &[u8]) -> Vec<u8> {
 }
 
 async fn world(mode: &str) -> World {
-    let change =
-        |config: crate::support::config::ConfigText| config.set("smtp.bare_newline", mode).set("limits.errors", 10_000);
+    let change = |config: crate::support::config::ConfigText| {
+        config.set("smtp.bare_newline", mode).set("limits.errors", 10_000).set("limits.commands_without_mail", 100_000)
+    };
     World::with(Script::new().lenient(), Zone::new(), change).await
 }
 

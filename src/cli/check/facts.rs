@@ -196,7 +196,7 @@ impl Facts {
                 (None, true) => Fate::PassedOn,
                 (None, false) => in_force,
             },
-            objection: objection.map(|reply| one_line(&reply)),
+            objection: objection.map(|fault| one_line(&fault.reply())),
             trusted_network,
             evaluation: Some(findings.results()),
             decisions,
@@ -205,7 +205,7 @@ impl Facts {
         }
     }
 
-    /// Of a message that is not taken for its size.
+    /// Of a message that is not taken for its size or its header section.
     pub fn too_big(check: &Check, input: &Input, name: &str, reply: &Reply) -> Self {
         Self { objection: Some(one_line(reply)), fate: Fate::Refused, ..Self::envelope(check, input, name) }
     }

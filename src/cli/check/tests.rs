@@ -48,7 +48,9 @@ fn a_message_that_is_too_big_is_refused_unseen() {
     let path = directory.path().join("mail.eml");
     let cases = [
         ("Subject: x\n\n".to_owned() + &"text\n".repeat(20_000), "552 5.3.4 Message too big"),
-        ("Subject: x\n".repeat(3000) + "\n", "552 5.3.4 Header section too big"),
+        ("Subject: x\n".to_owned() + &" folded\n".repeat(3000) + "\n", "552 5.3.4 Header section too big"),
+        ("Subject: x\n".repeat(1001) + "\n", "552 5.3.4 Header section has too many fields"),
+        ("Received: x\n".repeat(101) + "\n", "554 5.4.6 Too many hops"),
     ];
     for (text, expected) in cases {
         std::fs::write(&path, text).unwrap();

@@ -65,6 +65,14 @@ impl Client {
         Self::over(stream)
     }
 
+    /// Connects with as small a receive buffer as there can be: what is not read soon finds no room.
+    pub async fn connect_narrowly(gate: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(1).expect("the kernel takes its least");
+        let stream = socket.connect(gate).await.unwrap_or_else(|e| panic!("no connection to {gate}: {e}"));
+        Self::over(stream)
+    }
+
     /// Connects and sends a PROXY header.
     pub async fn connect_through(gate: SocketAddr, header: ProxyHeader) -> Self {
         let mut client = Self::connect(gate).await;
