@@ -22,15 +22,17 @@ impl OpenFiles {
         Self { limit: limit.unwrap_or(u64::MAX) }
     }
 
-    /// How many of `wanted` sessions fit; warns if it is not all.
-    pub fn sessions(self, wanted: u32) -> u32 {
-        let fit = u32::try_from(self.room() / PER_SESSION).unwrap_or(u32::MAX).max(1);
+    /// How many of `wanted` sessions fit beside `connections` to the upstream; warns if it is not all.
+    pub fn sessions(self, wanted: u32, connections: u32) -> u32 {
+        let upstream = u64::from(connections).min(self.room() / 4);
+        let fit = (self.room() - upstream) / PER_FOUR_SESSIONS * 4;
+        let fit = u32::try_from(fit).unwrap_or(u32::MAX).max(1);
         if fit < wanted {
             warn!(
                 limits_sessions = wanted,
                 sessions = fit,
                 open_files = self.limit,
-                needed = FIXED + QUESTIONS + FAREWELLS + PER_SESSION * u64::from(wanted),
+                needed = FIXED + QUESTIONS + FAREWELLS + u64::from(connections) + needed(wanted),
                 "limits.sessions is lowered to what the limit of open files has room for: set LimitNOFILE= in the \
                  systemd unit (ulimit -n elsewhere) to what is needed, or limits.sessions to less"
             );
@@ -54,8 +56,14 @@ impl OpenFiles {
     }
 }
 
-/// The client, the upstream, and the spool file of a large message.
-const PER_SESSION: u64 = 3;
+/// Descriptors for so many sessions.
+fn needed(sessions: u32) -> u64 {
+    u64::from(sessions).div_ceil(4) * PER_FOUR_SESSIONS
+}
+
+/// Four clients, and one spool file: most sessions wait or have small messages. Where more large ones come at a time than
+/// there are descriptors, those are put off with 452.
+const PER_FOUR_SESSIONS: u64 = 5;
 /// Listeners, the log, the store, the admin listener with its 32 connections, probes, the runtime's own.
 const FIXED: u64 = 64;
 /// Sockets for DNS: one for each question under way, for either purpose (`dns::Settings::outstanding`).
@@ -72,17 +80,17 @@ mod tests {
         let cases = [
             (0, 10_000, 1, 1),
             (64, 10_000, 1, 1),
-            (100, 10_000, 9, 2),
-            (1024, 10_000, 240, 60),
+            (100, 10_000, 16, 2),
+            (1024, 10_000, 496, 60),
             (1024, 100, 100, 60),
-            (31_600, 10_000, 10_000, 512),
-            (31_599, 10_000, 9_999, 512),
-            (65_536, 1_000_000, 21_312, 512),
+            (14_200, 10_000, 10_000, 512),
+            (14_199, 10_000, 9_996, 512),
+            (65_536, 1_000_000, 51_068, 512),
             (u64::MAX, 1_000_000, 1_000_000, 512),
         ];
         for (limit, wanted, sessions, questions) in cases {
             let files = OpenFiles { limit };
-            assert_eq!((files.sessions(wanted), files.questions()), (sessions, questions), "{limit} {wanted}");
+            assert_eq!((files.sessions(wanted, 100), files.questions()), (sessions, questions), "{limit} {wanted}");
         }
     }
 }

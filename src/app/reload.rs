@@ -97,7 +97,7 @@ impl Running {
         }
         let changes = self.in_force.replace(lines);
         self.resolver.set_lookups_per_message(usize::try_from(config.limits.lookups).unwrap_or(usize::MAX));
-        self.slots.resize(self.open_files.sessions(config.limits.sessions));
+        self.slots.resize(self.open_files.sessions(config.limits.sessions, config.upstream.connections));
         self.shutdown = config.timeouts.shutdown;
         self.reload_listeners(&config);
         self.reload_sessions(&config, security);
