@@ -162,7 +162,10 @@ pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Resu
     }
     let task = tasks.spawn(probe::run(servers, relay_test, survey.clone()));
     tasks.spawn(watch_survey(surveyed, settings.subscribe(), readiness.clone()));
-    let slots = Arc::new(Slots::new(sockets.open_files.sessions(config.limits.sessions, config.upstream.connections), &registry));
+    let slots = Arc::new(Slots::new(
+        sockets.open_files.sessions(config.limits.sessions, config.upstream.connections),
+        &registry,
+    ));
     let active = gate.metrics.active.clone();
     let room = Room { slots: Arc::clone(&slots), networks: Networks::new() };
     let served = serve_listeners(&config, sockets.listeners, &gate, &room, &registry)?;

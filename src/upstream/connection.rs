@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -114,6 +114,28 @@ pub enum DeliveryError {
     AfterEnd(ExchangeError),
 }
 
+/// How long a delivery may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits<'a> {
+    /// Each step.
+    pub timeouts: &'a Timeouts,
+    /// When it began: all of it, the final reply included, has [`Timeouts::final_reply`]. Who waits on when the client
+    /// has given up makes a duplicate of every message that is taken then.
+    pub began: Instant,
+}
+
+impl Limits<'_> {
+    /// What is left.
+    ///
+    /// # Errors
+    ///
+    /// Nothing: the end must not be sent any more.
+    fn left(&self) -> Result<Duration, DeliveryError> {
+        let left = self.timeouts.final_reply.checked_sub(self.began.elapsed()).filter(|left| !left.is_zero());
+        left.ok_or(DeliveryError::BeforeEnd(ExchangeError::Timeout))
+    }
+}
+
 impl Connection {
     /// Connects, hands the client over and says EHLO, in the order of the hand-over (PROXY before TLS and greeting,
     /// XCLIENT behind our own EHLO and STARTTLS). `name` is what a verified certificate has to be for.
@@ -207,7 +229,8 @@ impl Connection {
     /// # Errors
     ///
     /// [`DeliveryError`] tells whether the upstream may have the message.
-    pub async fn send(&mut self, message: MessageParts, timeouts: &Timeouts) -> Result<Reply, DeliveryError> {
+    pub async fn send(&mut self, message: MessageParts, limits: Limits<'_>) -> Result<Reply, DeliveryError> {
+        let timeouts = limits.timeouts;
         let end = end_of_data(message.ends_with_line);
         let MessageParts { mut head, mut body, .. } = message;
         while let Some(piece) = body.next().await.map_err(DeliveryError::Spool)? {
@@ -221,10 +244,11 @@ impl Connection {
             }
         }
         self.require_quiet().await?;
+        limits.left()?;
         head.extend_from_slice(end);
         self.write(&head, timeouts).await?;
         // From here on the upstream may have the message, whatever becomes of the connection.
-        self.exchange(timeouts.final_reply).await.map_err(DeliveryError::AfterEnd)
+        self.exchange(limits.left().unwrap_or_default()).await.map_err(DeliveryError::AfterEnd)
     }
 
     /// Sends the message as one chunk (RFC 3030 §2) and reads the final reply.
@@ -232,7 +256,8 @@ impl Connection {
     /// # Errors
     ///
     /// [`DeliveryError`] tells whether the upstream may have the message.
-    pub async fn send_chunk(&mut self, message: MessageParts, timeouts: &Timeouts) -> Result<Reply, DeliveryError> {
+    pub async fn send_chunk(&mut self, message: MessageParts, limits: Limits<'_>) -> Result<Reply, DeliveryError> {
+        let timeouts = limits.timeouts;
         let size = message.content_size();
         let MessageParts { head, mut body, .. } = message;
         let mut left = size;
@@ -248,6 +273,7 @@ impl Connection {
                 left = left.checked_sub(octets).filter(|left| *left == 0 || !is_last).ok_or_else(miscounted)?;
                 if is_last {
                     self.require_quiet().await?;
+                    limits.left()?;
                 }
                 self.write(&out, timeouts).await?;
                 out.clear();
@@ -257,7 +283,7 @@ impl Connection {
                 None => break,
             }
         }
-        self.exchange(timeouts.final_reply).await.map_err(DeliveryError::AfterEnd)
+        self.exchange(limits.left().unwrap_or_default()).await.map_err(DeliveryError::AfterEnd)
     }
 
     /// What an upstream says before the end of data, or has said behind its 354, is no answer to it: taken for one, it

@@ -21,7 +21,7 @@ use tokio::net::lookup_host;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, error, warn};
 
-use self::connection::{Connection, DeliveryError, ExchangeError, OpenError, Sight};
+use self::connection::{Connection, DeliveryError, ExchangeError, Limits, OpenError, Sight};
 use self::handover::{Identity, Introduction};
 pub use self::metrics::Metrics;
 use self::metrics::{ConnectResult, LostAt};
@@ -380,6 +380,7 @@ impl Link {
     ///
     /// The transaction is over. The upstream has the message only if it is [`DeliveryError::AfterEnd`], and then it may.
     pub async fn deliver(&mut self, introduction: &Introduction, message: MessageParts) -> Result<Reply, Error> {
+        let began = Instant::now();
         if !self.ahead.is_empty() {
             // It knows recipients that the client was not told of.
             self.drop_connection().await;
@@ -396,9 +397,10 @@ impl Link {
             }
         }
         let Some(mut connection) = self.connection.take() else { return Err(Error::Lost) };
+        let limits = Limits { timeouts: &self.settings.timeouts, began };
         let result = match as_chunk {
-            true => connection.send_chunk(message, &self.settings.timeouts).await,
-            false => connection.send(message, &self.settings.timeouts).await,
+            true => connection.send_chunk(message, limits).await,
+            false => connection.send(message, limits).await,
         };
         self.told = Told::default();
         self.last_use = Instant::now();

@@ -324,3 +324,22 @@ async fn an_upstream_that_times_out_inside_a_transaction_is_told_again() {
     client.expect(250).await;
     assert_eq!(world.upstream.messages().len(), 1);
 }
+
+/// Who waits on for the upstream when the client has given up makes a duplicate of what is taken then.
+#[tokio::test]
+async fn a_delivery_that_begins_too_late_is_not_ended() {
+    let hold = Hold::new();
+    let script = Script::new().rule(on("DATA").hold(&hold, "354 go"));
+    let world = World::with(script, Zone::new(), |config| config.set("timeouts.upstream_final", "300ms")).await;
+    let mut client = world.client().await;
+    client.pipeline(&["MAIL FROM:<a@a.example>", "RCPT TO:<x@b.example>", "DATA"]).await[2].assert(354);
+    client.send(&encode(MESSAGE)).await;
+    world.upstream.wait_for_command("DATA").await;
+    // The upstream takes its time; there is nothing to be seen of it.
+    tokio::time::sleep(std::time::Duration::from_millis(350)).await;
+    hold.release();
+    client.expect(451).await;
+    world.wait_for_end(1).await;
+    assert_eq!(world.upstream.messages(), []);
+    world.wait_for_count("dmarcgate_upstream_lost_total{at=\"in_data\"}", 1.0).await;
+}
