@@ -176,7 +176,7 @@ impl Host {
     /// Serves a connection to its end: PROXY header, the bounds on its client's network, the handshake, the session.
     async fn receive(self, socket: TcpStream, peer: SocketAddr, slot: OwnedSemaphorePermit) {
         let Self { settings, gate, networks, metrics, farewells } = self;
-        let Some((stream, client, kind)) = admit(socket, peer, &settings, &gate).await else { return };
+        let Some((stream, client, kind)) = Box::pin(admit(socket, peer, &settings, &gate)).await else { return };
         let place = match place(&networks, &settings, &gate, (client.ip(), kind)) {
             Ok(place) => place,
             Err(refusal) => {
@@ -187,12 +187,12 @@ impl Host {
                 if settings.tls != ListenerTls::Implicit
                     && let Ok(_place) = farewells.try_acquire()
                 {
-                    turn_away(stream, CROWDED, FAREWELL).await;
+                    Box::pin(turn_away(stream, CROWDED, FAREWELL)).await;
                 }
                 return;
             }
         };
-        if let Some((stream, tls)) = secure(stream, &client, &settings, &gate).await {
+        if let Some((stream, tls)) = Box::pin(secure(stream, &client, &settings, &gate)).await {
             let security = settings.security(client.ip(), &gate);
             session::run(gate, stream, Arrival { client: Client { tls, ..client }, kind, security }).await;
         }

@@ -118,10 +118,11 @@ pub struct Arrival {
 pub async fn run(gate: Arc<Gate>, stream: Stream, arrival: Arrival) {
     let mut session = Session::new(Arc::clone(&gate), stream, arrival);
     let (id, ip) = (session.id.clone(), session.client.ip());
-    let whole = async move {
+    // Boxed, as is what only some moments of a session need: ten thousand of them wait at a time for the next command.
+    let whole = Box::pin(async move {
         let end = session.converse().await;
-        session.finish(end).await;
-    };
+        Box::pin(session.finish(end)).await;
+    });
     if caught(whole).await.is_err() {
         gate.metrics.ended.inc(Ended::Panic);
         error!(session = &*id, client_ip = %ip, "session ended by a fault of ours: its task panicked");
@@ -161,7 +162,7 @@ impl Session {
 
     async fn converse(&mut self) -> End {
         let settings = self.settings();
-        if let Err(end) = self.await_silence(&settings).await {
+        if let Err(end) = Box::pin(self.await_silence(&settings)).await {
             return end;
         }
         self.introduce_by = Some(Instant::now() + settings.timeouts.first_command);
@@ -176,7 +177,7 @@ impl Session {
                 Ok(line) => line,
                 Err(end) => return end,
             };
-            state = match self.perform(state, Event::Line(line)).await {
+            state = match Box::pin(self.perform(state, Event::Line(line))).await {
                 Ok(state) => state,
                 Err(end) => return end,
             };
