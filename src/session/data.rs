@@ -65,6 +65,10 @@ impl Session {
             Some(incoming) => *incoming,
             None => self.expect_message(Framing::Count)?,
         };
+        // Octets that come with their command are not waited for; small chunks must not stretch the time for all of them.
+        if Instant::now() >= incoming.deadline {
+            return Err(too_late());
+        }
         if chunk.size > incoming.intake.patience() {
             return Err(End::saying(Ended::Excess, Fault::MessageSize.reply()));
         }
@@ -82,6 +86,8 @@ impl Session {
         }
         let is_lost = incoming.unkept.is_some() || incoming.intake.fault().is_some();
         if *place == Place::Last || is_lost {
+            // RFC 2920 §3.2: what the client has earned already does not wait for the upstream's last word.
+            self.flush(incoming.settings.timeouts.data_block).await?;
             return Ok(self.end_of_message(hello, envelope, incoming).await);
         }
         self.incoming = Some(Box::new(incoming));
@@ -200,8 +206,7 @@ impl Session {
                 // A client that goes inside the data leaves no message upstream: nothing was sent there yet.
                 Ok(Some(Ok(0) | Err(_))) => return Err(End::silently(Ended::ClientGone)),
                 Err(_) if Instant::now() >= deadline => {
-                    let reply = Reply::new(421, "4.4.2", "Timeout while waiting for data, closing");
-                    return Err(End::saying(Ended::Timeout, reply));
+                    return Err(too_late());
                 }
                 _ if !keeps_up => {
                     let reply = Reply::new(421, "4.4.2", "Data comes too slowly, closing");
@@ -219,6 +224,10 @@ impl Session {
         tracing::error!(session = &*self.id, error = %error, "message not taken: the spool can't keep it");
         Unfit::Deferred(Reply::new(452, "4.3.1", "Insufficient system storage, please try again later"))
     }
+}
+
+fn too_late() -> End {
+    End::saying(Ended::Timeout, Reply::new(421, "4.4.2", "Timeout while waiting for data, closing"))
 }
 
 /// Whether the message may be taken by its form.

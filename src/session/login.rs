@@ -61,6 +61,7 @@ impl Session {
                         // It can't be passed on, so the exchange is given up in the client's name.
                         // Whatever the upstream says to that, this is the client's answer.
                         let _ = self.link.respond("*").await;
+                        self.gate.metrics.logins.inc(LoginResult::Cancelled);
                         return Ok(Reply::new(501, "5.5.2", "Not a base64 string"));
                     };
                     result = self.link.respond(response.expose()).await;

@@ -9,7 +9,7 @@ use super::background::{Background, alongside};
 use super::metrics::BypassReason;
 use super::state::{Event, State};
 use super::transaction::Transaction;
-use super::{MAX_COMMAND_LINE, Session};
+use super::{LINE_END, MAX_COMMAND_LINE, Session};
 use crate::envelope::{Envelope, Hello};
 use crate::evaluation::caught::caught;
 use crate::evaluation::gather::{Lookups, Sender, gather};
@@ -64,7 +64,7 @@ impl Session {
     /// those before: none behind the first line that is anything else.
     fn waiting_recipients(&self, envelope: &Envelope) -> Vec<(ForwardPath, RcptParameters)> {
         let bound = self.settings().patience.recipients.min(upstream::MAX_GROUP);
-        let lines = self.stream.waiting_lines().take(bound).filter(|line| line.len() <= MAX_COMMAND_LINE);
+        let lines = self.stream.waiting_lines().take(bound).filter(|line| line.len() + LINE_END <= MAX_COMMAND_LINE);
         let commands = lines.map_while(|line| Command::parse(line, self.offer.as_ref()).ok());
         let recipients = commands.map_while(|command| match command {
             Command::Rcpt { forward_path, parameters } => Some((forward_path, parameters)),

@@ -346,7 +346,6 @@ impl Connection {
         const STEP: &str = "XCLIENT";
         let (identity, timeouts) = (settings.identity, &settings.timeouts);
         let announced = self.capabilities.xclient.take().unwrap_or_default();
-        self.takes_login = announced.iter().any(|attribute| &**attribute == "LOGIN");
         let commands = xclient_commands(introduction, &announced);
         // Without ADDR the upstream would go on to take the gate for the client.
         if commands.is_empty() || !announced.iter().any(|a| &**a == "ADDR") {
@@ -369,6 +368,7 @@ impl Connection {
             }
             self.require_positive(STEP, reply)?;
         }
+        self.takes_login = announced.iter().any(|attribute| &**attribute == "LOGIN");
         self.hello("EHLO behind XCLIENT", introduction.hello.name.as_str(), timeouts).await
     }
 

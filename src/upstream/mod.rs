@@ -402,8 +402,11 @@ impl Link {
             true => connection.send_chunk(message, limits).await,
             false => connection.send(message, limits).await,
         };
-        self.told = Told::default();
         self.last_use = Instant::now();
+        // A chunk that is refused may leave its transaction open, until RSET (RFC 3030 §2).
+        if !as_chunk || !matches!(&result, Ok(reply) if !reply.is_positive()) {
+            self.told = Told::default();
+        }
         match result {
             Ok(reply) if reply.is_positive() || reply.is_transient() || reply.is_permanent() => {
                 if reply.code() != 421 {

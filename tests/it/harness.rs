@@ -10,7 +10,7 @@ use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::RData;
 
 use crate::support::certificates::{Certificate, Handshake};
-use crate::support::client::{Client, encode};
+use crate::support::client::{Chunk, Client, encode, plain};
 use crate::support::dns::{DnsServer, RecordType, Transport, Zone};
 use crate::support::proxy::{ProxyHeader, ProxyVersion};
 use crate::support::rules::{DOT, GREETING, HANDSHAKE, Hold, Script, on};
@@ -276,4 +276,29 @@ fn data(data: &RData) -> String {
         }
         other => format!("{} {other}", other.record_type().to_string().to_lowercase()),
     }
+}
+
+#[tokio::test]
+async fn the_upstream_takes_chunks_and_logins() {
+    let upstream = Upstream::start(Script::new().extension("CHUNKING").user("joe", "secret")).await;
+    let mut client = Client::connect(upstream.address()).await;
+    client.expect(220).await;
+    assert!(client.command("EHLO client.example").await.says("AUTH PLAIN LOGIN"));
+    client.auth_plain("joe", "wrong").await.assert(535);
+    client.command("AUTH LOGIN").await.assert(334);
+    client.command("*").await.assert(501);
+    client.auth_login("joe", "secret").await.assert(235);
+    client.command("MAIL FROM:<a@a.example>").await.assert(250);
+    client.chunk(b"x", Chunk::Last).await.assert(503);
+    client.command("RCPT TO:<b@b.example> NOTIFY=NEVER").await.assert(250);
+    client.chunk(b"From: a\r\n\r\n..\r\n", Chunk::Inner).await.assert(250);
+    client.chunk(b".\r\nBDAT", Chunk::Last).await.assert(250);
+    client.command("QUIT").await.assert(221);
+    let connection = upstream.wait_for_close().await.remove(0);
+    assert_eq!(connection.faults, [""; 0]);
+    assert_eq!(connection.responses, [&plain("joe", "wrong"), "*", "am9l", "c2VjcmV0"]);
+    let message = &connection.messages[0];
+    assert_eq!((message.chunks.as_slice(), message.login.as_deref()), (&[15, 7][..], Some("joe")));
+    assert_eq!(message.recipient_parameters, [["NOTIFY=NEVER"]]);
+    assert_eq!(message.content, b"From: a\r\n\r\n..\r\n.\r\nBDAT");
 }

@@ -1,8 +1,10 @@
 //! The integration tests, one binary: real sockets on loopback, the built gate between a scripted client and a scripted
 //! upstream, DNS from a zone written in the test.
 
+mod auth;
 mod check;
 mod check_upstream;
+mod chunking;
 mod citations;
 mod cli;
 mod content;
@@ -10,6 +12,7 @@ mod dashboards;
 mod dmarc;
 mod docs;
 mod doubt;
+mod extensions;
 mod fields;
 mod from;
 mod harness;
@@ -25,9 +28,11 @@ mod rows;
 mod session;
 mod smuggling;
 mod source;
+mod starttls;
 mod stop;
 mod support;
 mod tls;
 mod upstream;
 mod upstream_servers;
 mod upstream_trouble;
+mod wire;

@@ -11,6 +11,7 @@ use tokio_rustls::TlsConnector;
 
 use super::certificates::{Handshake, Negotiated};
 use super::proxy::{ProxyHeader, ProxyVersion};
+use super::signer::base64;
 
 /// A connection to the gate. A wait in vain or a closed connection panics with the transcript, except where a method
 /// says otherwise.
@@ -70,6 +71,13 @@ impl Client {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.set_recv_buffer_size(1).expect("the kernel takes its least");
         let stream = socket.connect(gate).await.unwrap_or_else(|e| panic!("no connection to {gate}: {e}"));
+        Self::over(stream)
+    }
+
+    /// Connects so that the connection is reset when it is dropped.
+    pub async fn connect_abruptly(gate: SocketAddr) -> Self {
+        let stream = TcpStream::connect(gate).await.unwrap_or_else(|e| panic!("no connection to {gate}: {e}"));
+        stream.set_zero_linger().expect("a socket option");
         Self::over(stream)
     }
 
@@ -174,6 +182,29 @@ impl Client {
         self.read_reply().await
     }
 
+    /// Sends one BDAT chunk with its command in one go and reads the reply.
+    pub async fn chunk(&mut self, octets: &[u8], place: Chunk) -> Reply {
+        self.send(&bdat(octets, place)).await;
+        self.read_reply().await
+    }
+
+    /// AUTH PLAIN with an initial response, and its reply.
+    pub async fn auth_plain(&mut self, name: &str, password: &str) -> Reply {
+        self.command(&format!("AUTH PLAIN {}", plain(name, password))).await
+    }
+
+    /// AUTH LOGIN to its end, or to the first reply that is no challenge.
+    pub async fn auth_login(&mut self, name: &str, password: &str) -> Reply {
+        let mut reply = self.command("AUTH LOGIN").await;
+        for response in [name, password] {
+            if reply.code != 334 {
+                break;
+            }
+            reply = self.command(&base64(response.as_bytes())).await;
+        }
+        reply
+    }
+
     /// One transaction, command by command. DATA is sent if any recipient was accepted; the content after a 354.
     pub async fn deliver(&mut self, from: &str, recipients: &[&str], content: &[u8]) -> Delivery {
         let mail = self.command(&format!("MAIL FROM:<{from}>")).await;
@@ -259,6 +290,12 @@ impl Client {
         self.stream.shutdown().await.unwrap_or_else(|e| self.fail(&format!("the gate has gone: {e}")));
     }
 
+    /// As [`Client::finish`], for one that the gate may have left already.
+    pub async fn end(&mut self) {
+        // Nothing is left to be ended then.
+        _ = self.stream.shutdown().await;
+    }
+
     /// Waits until the gate closes; anything that it still says is a failure.
     pub async fn expect_close(&mut self) {
         if let Some(line) = self.read_line().await {
@@ -337,6 +374,24 @@ impl Delivery {
         let refused = || self.recipients.last().unwrap_or(&self.mail);
         self.end.as_ref().or(self.data.as_ref()).unwrap_or_else(refused)
     }
+}
+
+/// Whether a chunk ends its message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Chunk {
+    Inner,
+    Last,
+}
+
+/// BDAT and its octets (RFC 3030).
+pub fn bdat(octets: &[u8], place: Chunk) -> Vec<u8> {
+    let last = if place == Chunk::Last { " LAST" } else { "" };
+    [format!("BDAT {}{last}\r\n", octets.len()).as_bytes(), octets].concat()
+}
+
+/// The response of AUTH PLAIN.
+pub fn plain(name: &str, password: &str) -> String {
+    base64(format!("\0{name}\0{password}").as_bytes())
 }
 
 /// Content as it goes over the wire: dots stuffed, a last CRLF if it lacks one, end-of-data.

@@ -18,6 +18,8 @@ pub struct Script {
     pub end_of_data: EndOfData,
     /// Whether it speaks TLS, and what it shows.
     pub tls: Tls,
+    /// Who may log in: names and passwords.
+    pub users: Vec<(String, String)>,
     /// Tried from the last to the first, so that a later rule overrides an earlier one.
     pub rules: Vec<Rule>,
 }
@@ -83,7 +85,9 @@ pub struct Hold(Arc<Semaphore>);
 pub const GREETING: &str = "greeting";
 /// Before the server's side of a TLS handshake; what is "replied" here goes out in the clear, by default nothing.
 pub const HANDSHAKE: &str = "handshake";
-/// After the final dot.
+/// Behind a client's response inside AUTH; the line is the response.
+pub const CHALLENGE: &str = "challenge";
+/// After the final dot, or the octets of the last chunk.
 pub const DOT: &str = "dot";
 
 /// Begins a rule for a verb, [`GREETING`] or [`DOT`].
@@ -155,6 +159,7 @@ impl Script {
             proxy: Proxy::Unknown,
             end_of_data: EndOfData::Strict,
             tls: Tls::Off,
+            users: Vec::new(),
             rules: Vec::new(),
         }
     }
@@ -197,6 +202,16 @@ impl Script {
     /// Takes any dot between line ends of any kind for the end of the data.
     pub fn lenient(mut self) -> Self {
         self.end_of_data = EndOfData::Lenient;
+        self
+    }
+
+    /// Offers AUTH PLAIN and LOGIN to one more user.
+    pub fn user(mut self, name: &str, password: &str) -> Self {
+        let offer = "AUTH PLAIN LOGIN";
+        if !self.extensions.iter().any(|line| line.starts_with("AUTH ")) {
+            self.extensions.push(offer.to_owned());
+        }
+        self.users.push((name.to_owned(), password.to_owned()));
         self
     }
 

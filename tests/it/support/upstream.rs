@@ -18,7 +18,8 @@ use tokio_rustls::rustls::ServerConfig;
 use super::certificates::Negotiated;
 use super::client::Transport;
 use super::proxy::ProxyHeader;
-use super::rules::{Act, DOT, EndOfData, GREETING, HANDSHAKE, Proxy, Rule, Script, Tls};
+use super::rules::{Act, CHALLENGE, DOT, EndOfData, GREETING, HANDSHAKE, Proxy, Rule, Script, Tls};
+use super::signer::base64;
 
 /// A running scripted MTA; it ends with this value.
 pub struct Upstream {
@@ -38,6 +39,12 @@ pub struct Connection {
     pub commands: Vec<String>,
     /// The attributes of every XCLIENT command, decoded (xtext), names in upper case.
     pub xclient: BTreeMap<String, String>,
+    /// How many whole lines had come behind each MAIL when it was read: the rest of its group.
+    pub waiting: Vec<usize>,
+    /// Every response inside AUTH, initial ones too, in order.
+    pub responses: Vec<String>,
+    /// Who has logged in.
+    pub login: Option<String>,
     /// Every message that came to its end.
     pub messages: Vec<Message>,
     /// What the gate did against the protocol.
@@ -57,7 +64,11 @@ pub struct Message {
     pub parameters: Vec<String>,
     /// The accepted forward-paths between their angle brackets.
     pub recipients: Vec<String>,
-    /// Every octet after the 354, end-of-data included.
+    /// The parameters of the RCPT of each of them.
+    pub recipient_parameters: Vec<Vec<String>>,
+    /// The size of each BDAT chunk; none if it came by DATA.
+    pub chunks: Vec<usize>,
+    /// Every octet after the 354, end-of-data included; those of all chunks.
     pub raw: Vec<u8>,
     /// The content: dots unstuffed, end-of-data off.
     pub content: Vec<u8>,
@@ -65,6 +76,8 @@ pub struct Message {
     pub reply: String,
     /// The attributes of the client as handed over by XCLIENT so far.
     pub xclient: BTreeMap<String, String>,
+    /// Who had logged in on its connection.
+    pub login: Option<String>,
 }
 
 struct State {
@@ -201,6 +214,10 @@ struct Transaction {
     from: String,
     parameters: Vec<String>,
     recipients: Vec<String>,
+    recipient_parameters: Vec<Vec<String>>,
+    /// The sizes of the chunks so far, and their octets.
+    chunks: Vec<usize>,
+    octets: Vec<u8>,
 }
 
 impl Session {
@@ -225,6 +242,8 @@ impl Session {
                 "MAIL" => self.mail(&line, argument).await?,
                 "RCPT" => self.rcpt(&line, argument).await?,
                 "DATA" => self.data(&line).await?,
+                "BDAT" => self.bdat(&line, argument).await?,
+                "AUTH" => self.auth(&line, argument).await?,
                 "RSET" => {
                     self.transaction = None;
                     self.answer("RSET", &line, "250 2.0.0 Ok").await?;
@@ -372,9 +391,11 @@ impl Session {
             self.fault(format!("MAIL {argument:?}"));
             return self.answer("MAIL", line, "501 5.5.4 Syntax").await.map(drop);
         };
+        let behind = memchr::memchr_iter(b'\n', &self.buffer).count();
+        self.note(|c| c.waiting.push(behind));
         let reply = self.answer("MAIL", line, "250 2.1.0 Ok").await?;
         if reply.starts_with('2') {
-            self.transaction = Some(Transaction { from, parameters, recipients: Vec::new() });
+            self.transaction = Some(Transaction { from, parameters, ..Transaction::default() });
         }
         Some(())
     }
@@ -384,13 +405,14 @@ impl Session {
             // With PIPELINING a RCPT may follow a MAIL that is refused later: no fault.
             return self.answer("RCPT", line, "503 5.5.1 Need MAIL command").await.map(drop);
         }
-        let Some((to, _)) = path(argument, "TO:") else {
+        let Some((to, parameters)) = path(argument, "TO:") else {
             self.fault(format!("RCPT {argument:?}"));
             return self.answer("RCPT", line, "501 5.5.4 Syntax").await.map(drop);
         };
         let reply = self.answer("RCPT", line, "250 2.1.5 Ok").await?;
         if let Some(transaction) = self.transaction.as_mut().filter(|_| reply.starts_with('2')) {
             transaction.recipients.push(to);
+            transaction.recipient_parameters.push(parameters);
         }
         Some(())
     }
@@ -406,17 +428,59 @@ impl Session {
             return Some(());
         }
         let raw = self.read_data().await?;
-        let transaction = self.transaction.take().unwrap_or_default();
-        let count = self.state.connections.borrow()[self.number].messages.len() + 1;
-        let xclient = self.state.connections.borrow()[self.number].xclient.clone();
         let content = decode(&raw);
         self.note(|c| c.transcript.push(format!("C: [{} octets of data]", raw.len())));
+        self.end_message(raw, content).await
+    }
+
+    /// RFC 3030 §2: the octets are read whatever the answer.
+    async fn bdat(&mut self, line: &str, argument: &str) -> Option<()> {
+        let mut words = argument.split(' ');
+        let size = words.next().and_then(|size| size.parse().ok());
+        let (Some(size), last @ (None | Some("LAST")), None) = (size, words.next(), words.next()) else {
+            self.fault(format!("BDAT {argument:?}"));
+            return None;
+        };
+        while self.buffer.len() < size {
+            self.fill().await?;
+        }
+        let octets: Vec<u8> = self.buffer.drain(..size).collect();
+        self.note(|c| c.transcript.push(format!("C: [a chunk of {size} octets]")));
+        if !self.state.script.lock().expect("no test panics inside").extensions.iter().any(|e| e == "CHUNKING") {
+            self.fault("CHUNKING was not offered".into());
+        }
+        let Some(transaction) = self.transaction.as_mut().filter(|t| !t.recipients.is_empty()) else {
+            return self.answer("BDAT", line, "503 5.5.1 No valid recipients").await.map(drop);
+        };
+        transaction.chunks.push(size);
+        transaction.octets.extend(octets);
+        if last.is_none() {
+            let reply = self.answer("BDAT", line, &format!("250 2.0.0 {size} octets")).await?;
+            if !reply.starts_with('2') {
+                self.transaction = None;
+            }
+            return Some(());
+        }
+        let raw = std::mem::take(&mut transaction.octets);
+        let content = raw.clone();
+        self.end_message(raw, content).await
+    }
+
+    /// Answers a message that has come whole.
+    async fn end_message(&mut self, raw: Vec<u8>, content: Vec<u8>) -> Option<()> {
+        let transaction = self.transaction.take().unwrap_or_default();
+        let (count, xclient, login) = {
+            let seen = &self.state.connections.borrow()[self.number];
+            (seen.messages.len() + 1, seen.xclient.clone(), seen.login.clone())
+        };
         if self.state.script.lock().expect("no test panics inside").end_of_data == EndOfData::Strict && bare(&raw) {
             self.fault("a bare CR or LF in the data".into());
         }
         let queued = format!("250 2.0.0 Ok: queued as {:02}{count:02}", self.number);
-        let Transaction { from, parameters, recipients } = transaction;
-        let mut message = Message { from, parameters, recipients, raw, content, reply: String::new(), xclient };
+        let Transaction { from, parameters, recipients, recipient_parameters, chunks, .. } = transaction;
+        let reply = String::new();
+        let mut message =
+            Message { from, parameters, recipients, recipient_parameters, chunks, raw, content, reply, xclient, login };
         // Rules for the dot look at the envelope, so that a test may refuse one message of many.
         let envelope = format!("{} {}", message.from, message.recipients.join(" "));
         let reply = self.answer_before(DOT, &envelope, &queued, |connection, reply| {
@@ -424,6 +488,39 @@ impl Session {
             connection.messages.push(message);
         });
         reply.await.map(drop)
+    }
+
+    /// AUTH to the end of its exchange; rules decide first, the list of users otherwise.
+    async fn auth(&mut self, line: &str, argument: &str) -> Option<()> {
+        let script = self.state.script.lock().expect("no test panics inside").clone();
+        let (mechanism, initial) = argument.split_once(' ').map_or((argument, None), |(m, rest)| (m, Some(rest)));
+        let offered = script.extensions.iter().filter_map(|e| e.strip_prefix("AUTH "));
+        if !offered.flat_map(|list| list.split(' ')).any(|offered| offered == mechanism) {
+            self.fault(format!("AUTH {mechanism} was not offered"));
+        }
+        if self.transaction.is_some() {
+            self.fault("AUTH inside a transaction".into());
+        }
+        if self.state.connections.borrow()[self.number].login.is_some() {
+            self.fault("AUTH twice".into());
+        }
+        let mut said: Vec<String> = initial.map(str::to_owned).into_iter().collect();
+        self.note(|c| c.responses.extend(said.clone()));
+        let (mut at, mut line) = ("AUTH", line.to_owned());
+        loop {
+            let (default, user) = script.judge(mechanism, &said);
+            let reply = self.answer(at, &line, &default).await?;
+            if reply.starts_with("235") {
+                self.note(|c| c.login = Some(user.unwrap_or_else(|| "?".into())));
+            }
+            if !reply.starts_with("334") {
+                return Some(());
+            }
+            line = self.read_line().await?;
+            self.note(|c| c.responses.push(line.clone()));
+            said.push(line.clone());
+            at = CHALLENGE;
+        }
     }
 
     /// Reads up to and including the end of the data.
@@ -519,6 +616,30 @@ impl Session {
 
     fn note(&self, change: impl FnOnce(&mut Connection)) {
         self.state.connections.send_modify(|all| change(&mut all[self.number]));
+    }
+}
+
+impl Script {
+    /// The reply to what a client has said under this mechanism so far, and as whom it is known then.
+    fn judge(&self, mechanism: &str, said: &[String]) -> (String, Option<String>) {
+        let known = |fits: &dyn Fn(&str, &str) -> bool| {
+            let user = self.users.iter().find(|(name, password)| fits(name, password)).map(|(name, _)| name.clone());
+            let reply = if user.is_some() { "235 2.7.0 Welcome" } else { "535 5.7.8 Error: authentication failed" };
+            (reply.to_owned(), user)
+        };
+        let plain = |name: &str, password: &str| base64(format!("\0{name}\0{password}").as_bytes());
+        let more = |challenge: &str| (format!("334 {challenge}"), None);
+        match (mechanism, said) {
+            (_, [.., last]) if last == "*" => ("501 5.7.0 Authentication aborted".to_owned(), None),
+            ("PLAIN", []) => more(""),
+            ("PLAIN", [response]) => known(&|name, password| plain(name, password) == *response),
+            ("LOGIN", []) => more(&base64(b"Username:")),
+            ("LOGIN", [_]) => more(&base64(b"Password:")),
+            ("LOGIN", [first, second]) => {
+                known(&|name, password| base64(name.as_bytes()) == *first && base64(password.as_bytes()) == *second)
+            }
+            _ => ("504 5.5.4 Mechanism not known".to_owned(), None),
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The whole world of most tests: DNS, the MTA behind the gate, and the gate, and the messages that go through them.
 
+use super::certificates::Certificate;
 use super::client::{Client, Delivery, Reply};
 use super::config::ConfigText;
 use super::dns::{DnsServer, Zone};
@@ -60,6 +61,29 @@ impl World {
         let upstream = Upstream::start(script).await;
         let gate = Gate::start(upstream.address(), dns.address(), change).await;
         Self { dns, upstream, gate }
+    }
+
+    /// As [`World::with`], with a first listener that offers STARTTLS; the directory is that of its certificate.
+    pub async fn with_starttls(
+        script: Script,
+        zone: Zone,
+        change: impl FnOnce(ConfigText) -> ConfigText,
+    ) -> (Self, tempfile::TempDir) {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let (certificate, key) = Certificate::new(&["mx.gate.example"]).write(directory.path(), "gate");
+        let world = Self::with(script, zone, |config| {
+            let config = config.set("tls.certificate", certificate.display().to_string());
+            change(config.set("tls.key", key.display().to_string()).listener("tls", "starttls"))
+        });
+        (world.await, directory)
+    }
+
+    /// A stranger who has said EHLO, STARTTLS, and EHLO again.
+    pub async fn secured_client(&self) -> Client {
+        let mut client = self.client().await;
+        client.start_tls().await;
+        client.command("EHLO client.example").await.assert(250);
+        client
     }
 
     /// A stranger who has said EHLO.
