@@ -12,6 +12,7 @@ mod docs;
 mod doubt;
 mod fields;
 mod from;
+mod fuzz;
 mod harness;
 mod hostile;
 mod identity;
