@@ -246,7 +246,7 @@ fn rcpt(arguments: &[u8], offer: Option<&Offer>) -> Result<Command, CommandError
     let (forward_path, rest) = ForwardPath::parse(path)?;
     let parameters = RcptParameters::parse(rest, offer)?;
     // ORCPT has an address, too. Whether SMTPUTF8 is in use in this transaction, the state knows.
-    if !(forward_path.is_ascii() && parameters.is_ascii()) && !offer.is_some_and(|offer| offer.smtp_utf8) {
+    if !(offer.is_some_and(|offer| offer.smtp_utf8) || forward_path.is_ascii() && parameters.is_ascii()) {
         return Err(PathError::NonAscii.into());
     }
     Ok(Command::Rcpt { forward_path, parameters })
