@@ -34,11 +34,13 @@ pub enum Origin {
 /// Reads the header at the start of `input`.
 pub fn parse(input: &[u8]) -> Parsed {
     let text = V1_START.starts_with(input.get(..V1_START.len()).unwrap_or(input));
-    let line_end = memchr::memchr(b'\n', input);
-    if text && line_end.is_none() {
-        // ppp calls some beginnings of a good line bad: it is shown whole lines only.
-        return if input.len() < V1_MAX { Parsed::Incomplete } else { Parsed::Invalid };
-    }
+    // ppp calls some beginnings of a good line bad, and looks for CRLF behind the line's end: it is shown one whole line.
+    let input = match memchr::memchr(b'\n', input) {
+        None if text => return if input.len() < V1_MAX { Parsed::Incomplete } else { Parsed::Invalid },
+        Some(end) if text && end >= V1_MAX => return Parsed::Invalid,
+        Some(end) if text => input.get(..=end).unwrap_or(input),
+        _ => input,
+    };
     if let Some([high, low]) = input.strip_prefix(V2_START).and_then(|rest| rest.get(2..4))
         && V2_FIXED + usize::from(u16::from_be_bytes([*high, *low])) > MAX_HEADER
     {
@@ -153,5 +155,14 @@ mod tests {
             assert_eq!(parse(input), Parsed::Invalid, "{input:?}");
         }
         assert_eq!(parse(&[b'P', b'R', b'O', b'X', b'Y', b' '].repeat(1000)), Parsed::Invalid);
+    }
+
+    #[test]
+    fn a_header_ends_with_its_first_line() {
+        for line in ["PROXY UNKNOWN x\n", "PROXY UNKNOWN x\ny\r\n", "PROXY UNKNOWN x\n\0\r\n"] {
+            assert_eq!(parse(line.as_bytes()), Parsed::Invalid, "{line:?}");
+        }
+        let overlong = format!("PROXY UNKNOWN {}\r\n", "x".repeat(V1_MAX));
+        assert_eq!(parse(overlong.as_bytes()), Parsed::Invalid);
     }
 }

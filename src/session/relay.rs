@@ -70,9 +70,10 @@ impl Session {
             Command::Rcpt { forward_path, parameters } => Some((forward_path, parameters)),
             _ => None,
         });
-        let is_relayed =
-            |path: &ForwardPath| (path.is_ascii() || envelope.parameters.smtp_utf8) && self.may_send_to(path);
-        recipients.take_while(|(path, _)| is_relayed(path)).collect()
+        let is_relayed = |path: &ForwardPath, parameters: &RcptParameters| {
+            (envelope.parameters.smtp_utf8 || path.is_ascii() && parameters.is_ascii()) && self.may_send_to(path)
+        };
+        recipients.take_while(|(path, parameters)| is_relayed(path, parameters)).collect()
     }
 
     /// Begins a transaction, and with it the evaluation: SPF needs no more than this.

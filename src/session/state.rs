@@ -193,8 +193,8 @@ fn on_mail_command(state: State, command: Command, bounds: Bounds) -> (State, Ef
         (C::Rcpt { .. }, State::MailGiven(hello, envelope)) if envelope.recipients.len() >= bounds.recipients => {
             (State::MailGiven(hello, envelope), Effect::Say(Reply::new(452, "4.5.3", "Too many recipients")))
         }
-        (C::Rcpt { forward_path, .. }, State::MailGiven(hello, envelope))
-            if !forward_path.is_ascii() && !envelope.parameters.smtp_utf8 =>
+        (C::Rcpt { forward_path, parameters }, State::MailGiven(hello, envelope))
+            if !(envelope.parameters.smtp_utf8 || forward_path.is_ascii() && parameters.is_ascii()) =>
         {
             let reply = CommandError::Address(PathError::NonAscii).reply();
             (State::MailGiven(hello, envelope), Effect::Say(reply))
@@ -318,6 +318,7 @@ fn bad_sequence(text: &str) -> Effect {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::smtp::extension::Offer;
 
     const BOUNDS: Bounds = Bounds {
         recipients: 2,
@@ -572,13 +573,13 @@ mod tests {
 
     #[test]
     fn a_recipient_beyond_ascii_needs_smtputf8_in_mail() {
-        let rcpt = || {
-            let (forward_path, _) = ForwardPath::parse("<ü@d.example>".as_bytes()).unwrap();
-            Event::Line(Ok(Command::Rcpt { forward_path, parameters: RcptParameters::default() }))
-        };
-        let mut envelope = envelope(0);
-        assert_eq!(outcome(&step(State::MailGiven(hello(), envelope.clone()), rcpt(), BOUNDS).1), "553");
-        envelope.parameters.smtp_utf8 = true;
-        assert_eq!(outcome(&step(State::MailGiven(hello(), envelope), rcpt(), BOUNDS).1), "relay rcpt");
+        let offer = Offer { smtp_utf8: true, dsn: true, ..Offer::default() };
+        for text in ["RCPT TO:<ü@d.example>", "RCPT TO:<c@d.example> ORCPT=utf-8;ü@d.example"] {
+            let rcpt = || Event::Line(Command::parse(text.as_bytes(), Some(&offer)));
+            let mut envelope = envelope(0);
+            assert_eq!(outcome(&step(State::MailGiven(hello(), envelope.clone()), rcpt(), BOUNDS).1), "553", "{text}");
+            envelope.parameters.smtp_utf8 = true;
+            assert_eq!(outcome(&step(State::MailGiven(hello(), envelope), rcpt(), BOUNDS).1), "relay rcpt", "{text}");
+        }
     }
 }

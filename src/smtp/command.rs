@@ -235,7 +235,7 @@ fn mail(arguments: &[u8], offer: Option<&Offer>) -> Result<Command, CommandError
     let (reverse_path, rest) = ReversePath::parse(path)?;
     let parameters = MailParameters::parse(rest, offer)?;
     // RFC 6531 §3.3: only with the parameter.
-    if !reverse_path.is_ascii() && !parameters.smtp_utf8 {
+    if !(parameters.smtp_utf8 || reverse_path.is_ascii() && parameters.is_ascii()) {
         return Err(PathError::NonAscii.into());
     }
     Ok(Command::Mail { reverse_path, parameters })
@@ -244,11 +244,11 @@ fn mail(arguments: &[u8], offer: Option<&Offer>) -> Result<Command, CommandError
 fn rcpt(arguments: &[u8], offer: Option<&Offer>) -> Result<Command, CommandError> {
     let path = strip_keyword(arguments, b"TO:").ok_or(CommandError::Arguments)?;
     let (forward_path, rest) = ForwardPath::parse(path)?;
-    // Whether it is in use in this transaction, the state knows.
-    if !forward_path.is_ascii() && !offer.is_some_and(|offer| offer.smtp_utf8) {
+    let parameters = RcptParameters::parse(rest, offer)?;
+    // ORCPT has an address, too. Whether SMTPUTF8 is in use in this transaction, the state knows.
+    if !(offer.is_some_and(|offer| offer.smtp_utf8) || forward_path.is_ascii() && parameters.is_ascii()) {
         return Err(PathError::NonAscii.into());
     }
-    let parameters = RcptParameters::parse(rest, offer)?;
     Ok(Command::Rcpt { forward_path, parameters })
 }
 
@@ -392,6 +392,17 @@ mod tests {
         let plain = Offer { smtp_utf8: false, ..offer() };
         let rcpt = Command::parse("RCPT TO:<ü@d.example>".as_bytes(), Some(&plain));
         assert_eq!(rcpt, Err(CommandError::Address(PathError::NonAscii)));
+    }
+
+    #[test]
+    fn a_parameter_beyond_ascii_goes_on_with_smtputf8_alone() {
+        let non_ascii = Err(CommandError::Address(PathError::NonAscii));
+        assert_eq!(parse("MAIL FROM:<a@b.example> ENVID=ü"), non_ascii);
+        assert!(parse("MAIL FROM:<a@b.example> ENVID=ü SMTPUTF8").is_ok());
+        let rcpt = "RCPT TO:<c@d.example> ORCPT=utf-8;ü@d.example";
+        assert!(parse(rcpt).is_ok());
+        let plain = Offer { smtp_utf8: false, ..offer() };
+        assert_eq!(Command::parse(rcpt.as_bytes(), Some(&plain)), non_ascii);
     }
 
     #[test]

@@ -43,6 +43,11 @@ impl MailParameters {
         Some([&size, &body, smtp_utf8, &self.dsn, &self.auth].concat())
     }
 
+    /// Whether they need no SMTPUTF8.
+    pub fn is_ascii(&self) -> bool {
+        self.dsn.is_ascii() && self.auth.is_ascii()
+    }
+
     /// Reads what follows the path. A client that said HELO was offered nothing.
     ///
     /// # Errors
@@ -85,6 +90,11 @@ impl RcptParameters {
     /// The parameters as an upstream is given them; none if it lacks an extension that is in use.
     pub fn for_upstream(&self, upstream: &Capabilities) -> Option<&str> {
         (self.dsn.is_empty() || upstream.dsn).then_some(&*self.dsn)
+    }
+
+    /// Whether they need no SMTPUTF8.
+    pub fn is_ascii(&self) -> bool {
+        self.dsn.is_ascii()
     }
 
     /// Reads what follows the path. A client that said HELO was offered nothing.

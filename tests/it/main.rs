@@ -15,6 +15,7 @@ mod doubt;
 mod extensions;
 mod fields;
 mod from;
+mod fuzz;
 mod harness;
 mod hostile;
 mod identity;

@@ -1,0 +1,75 @@
+//! The corpora of the fuzz targets, run as plain tests on stable: what fuzzing has found once stays found.
+
+use std::path::Path;
+
+#[path = "../fuzz/src/lib.rs"]
+mod targets;
+
+type Target = fn(&[u8]);
+
+const TARGETS: [(&str, Target); 8] = [
+    ("bdat", targets::bdat),
+    ("command", targets::command),
+    ("config", targets::config),
+    ("data", targets::data),
+    ("header", targets::header),
+    ("proxy", targets::proxy),
+    ("reply", targets::reply),
+    ("session", targets::session),
+];
+
+#[test]
+fn corpora_of_the_fuzz_targets_hold() {
+    let mut broken = Vec::new();
+    for (name, target) in TARGETS {
+        let corpus = corpus(name);
+        assert!((1..=MAX_FILES).contains(&corpus.len()), "{name}: {} files", corpus.len());
+        let octets: usize = corpus.iter().map(|(_, input)| input.len()).sum();
+        assert!(octets <= MAX_OCTETS, "{name}: {octets} octets");
+        for (path, input) in corpus {
+            if std::panic::catch_unwind(|| target(&input)).is_err() {
+                broken.push(path);
+            }
+        }
+    }
+    assert!(broken.is_empty(), "targets do not hold of {broken:#?}");
+}
+
+#[test]
+fn each_fuzz_target_is_built_and_has_a_corpus() {
+    let names: Vec<&str> = TARGETS.iter().map(|(name, _)| *name).collect();
+    assert_eq!(entries("fuzz_targets"), names.iter().map(|name| format!("{name}.rs")).collect::<Vec<_>>());
+    assert_eq!(entries("corpus"), names);
+    let manifest = crate::source::read("tests/fuzz/Cargo.toml");
+    for name in names {
+        assert!(manifest.contains(&format!("path = \"fuzz_targets/{name}.rs\"")), "{name}");
+    }
+}
+
+/// The files of a corpus, by name.
+fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
+    let read = |name: String| {
+        let path = format!("{}/corpus/{target}/{name}", directory());
+        let input = std::fs::read(&path).expect("a readable file");
+        (path, input)
+    };
+    entries(&format!("corpus/{target}")).into_iter().map(read).collect()
+}
+
+/// What is in a directory of the fuzz package, sorted.
+fn entries(of: &str) -> Vec<String> {
+    let found = std::fs::read_dir(Path::new(directory()).join(of)).expect("a readable directory");
+    let mut names: Vec<String> =
+        found.map(|entry| entry.expect("a readable entry").file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+fn directory() -> &'static str {
+    concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fuzz")
+}
+
+/// Files of a corpus: enough to reach each branch, few enough to be read.
+const MAX_FILES: usize = 40;
+/// Octets of a corpus.
+const MAX_OCTETS: usize = 64 * 1024;
