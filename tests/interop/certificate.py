@@ -1,4 +1,4 @@
-"""A certificate of its own authority, for the gate and for the servers behind it."""
+"""The certificate of the gate; it is its own authority."""
 
 import datetime
 
@@ -10,19 +10,18 @@ NAME = "mx.example.net"
 
 
 class Certificate:
-    """A self-signed certificate for NAME and 127.0.0.1 in files: `certificate` and `key`."""
+    """A self-signed certificate for NAME in files: `certificate` and `key`."""
 
     def __init__(self, base):
         self.certificate, self.key = base / "cert.pem", base / "key.pem"
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, NAME)])
         now = datetime.datetime.now(datetime.timezone.utc)
-        names = [x509.DNSName(NAME), x509.DNSName("mta.example.net")]
         certificate = (
             x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
             .serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(days=1))
             .not_valid_after(now + datetime.timedelta(days=30))
-            .add_extension(x509.SubjectAlternativeName(names), critical=False)
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName(NAME)]), critical=False)
             .sign(key, hashes.SHA256())
         )
         self.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))

@@ -87,14 +87,14 @@ def exim():
 
 
 @pytest.fixture(scope="session")
-def opensmtpd(certificate):
-    running = OpenSmtpd(certificate)
+def opensmtpd():
+    running = OpenSmtpd()
     yield running
     running.stop()
 
 
 @pytest.fixture(scope="session")
-def behind(request, start_gate, gates, certificate):
+def behind(request, start_gate, gates):
     """For the name of a way to a server: the server and a gate before it, both started when first asked for."""
     started = {}
 
@@ -104,10 +104,7 @@ def behind(request, start_gate, gates, certificate):
         if name == "postfix":
             return server, gates(identity)
         if way not in started:
-            # OpenSMTPD knows AUTH under TLS alone.
-            tls = f'tls = "required"\ntls_name = "mta.example.net"\ntls_ca = "{certificate.certificate}"'
-            more = tls if name == "opensmtpd" else ""
-            started[way] = start_gate(server.proxy, identity, more=more)
+            started[way] = start_gate(server.proxy, identity)
         return server, started[way]
 
     return find

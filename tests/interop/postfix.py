@@ -82,6 +82,7 @@ discard unix - - n - - discard
 error unix - - n - - error
 retry unix - - n - - error
 virtual unix - n n - - virtual
+tlsmgr unix - - n 1000? 1 tlsmgr
 anvil unix - - n - 1 anvil
 postlog unix-dgram n - n - 1 postlogd
 """
