@@ -111,4 +111,7 @@ def behind(request, start_gate, gates):
 
 
 # Words of Postfix about its own trouble, or about a client that breaks the protocol; a wrong password is neither.
-COMPLAINT = re.compile(r" (fatal|panic|error|warning): (?!unknown\[[0-9.]+\]: SASL \S+ authentication failed)|improper command pipelining|non-SMTP command")
+COMPLAINT = re.compile(
+    r" (fatal|panic|error|warning): (?!unknown\[[0-9.]+\]: SASL \S+ authentication failed)"
+    r"|improper command pipelining|non-SMTP command"
+)

@@ -22,7 +22,7 @@ deliver_drop_privilege = true
 """
 
 SERVER = COMMON + """
-hosts_proxy = 127.0.0.1
+hosts_proxy = ${{if eq{{$received_port}}{{{port}}}{{127.0.0.1}}{{}}}}
 chunking_advertise_hosts = *
 dsn_advertise_hosts = *
 smtputf8_advertise_hosts = *
@@ -100,7 +100,7 @@ class Exim(Mta):
     def __init__(self):
         super().__init__("exim", LOG)
         self.proxy = ("127.0.0.1", free_ports(1)[0])
-        values = {"domain": DOMAIN, "user": LOGIN[0], "password": LOGIN[1]}
+        values = {"domain": DOMAIN, "user": LOGIN[0], "password": LOGIN[1], "port": self.proxy[1]}
         command = prepare(self, SERVER, values) + ["-bdf", "-oX", f"127.0.0.1.{self.proxy[1]}"]
         with (self.base / "start.log").open("ab") as output:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)

@@ -15,7 +15,8 @@ TOOLS = pathlib.Path(os.environ.get("DMARCGATE_TOOLS") or pathlib.Path(__file__)
 
 
 class Mta:
-    """The directory, the log (`NAME.log`, or as `log_name` says) and the mailbox (`mail/box/new`) of a server; `stop` removes them."""
+    """The directory, log (`NAME.log`, or as `log_name` says) and mailbox (`mail/box/new`) of a server; `stop` removes
+    them."""
 
     def __init__(self, name, log_name=None):
         if os.geteuid() != 0:
@@ -82,7 +83,8 @@ def isolated(command, binds):
 def accounts(base, names):
     """Binds that add system users, each with a group, to those of the machine unless they are there."""
     binds = []
-    for place, line in (("/etc/passwd", "{0}:x:{1}:{1}::/nonexistent:/usr/sbin/nologin\n"), ("/etc/group", "{0}:x:{1}:\n")):
+    user, group = "{0}:x:{1}:{1}::/nonexistent:/usr/sbin/nologin\n", "{0}:x:{1}:\n"
+    for place, line in (("/etc/passwd", user), ("/etc/group", group)):
         known = pathlib.Path(place).read_text()
         if known and not known.endswith("\n"):
             known += "\n"

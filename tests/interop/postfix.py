@@ -97,8 +97,8 @@ class Postfix(Mta):
         # `relay` is an open relay whoever the client is; `impatient` waits two seconds for anything; what comes to
         # `outgoing` goes out by Postfix's own client to `gate_port`, and what comes to `outgoing_tls` by TLS to
         # `gate_tls_port`, where tests start gates.
-        self.xclient, self.proxy, self.plain, self.relay, self.impatient, self.outgoing, self.outgoing_tls = addresses[:7]
-        (_, self.gate_port), (_, self.gate_tls_port) = addresses[7:]
+        self.xclient, self.proxy, self.plain, self.relay, self.impatient = addresses[:5]
+        self.outgoing, self.outgoing_tls, (_, self.gate_port), (_, self.gate_tls_port) = addresses[5:]
         self._write_configuration()
         self._sasl = SaslServer(self.base / "sasl")
         try:

@@ -22,11 +22,14 @@ ADDRESSES = iter(f"127.77.{number // 250}.{number % 250 + 1}" for number in rang
 def odd():
     """A message of two megabytes with what goes wrong on the way, and its Message-ID."""
     rng = random.Random(5321)
-    octets = bytes(octet for octet in range(1, 256) if octet not in b"\r\n") * 4
-    lines = [b".", b"..", b".dot", b"", b" spaces  ", b"\t", b"From x", "Grüße, 世界".encode(), b"\xff\xfe\x80", b"x" * 900]
-    while sum(map(len, lines)) < 2_000_000:
-        start = rng.randrange(len(octets) - 900)
-        lines.append(rng.choice([b"", b".", b".."]) + octets[start:start + rng.randrange(900)])
+    octets = bytes(octet for octet in range(1, 256) if octet not in b"\r\n") * 20
+    lines = [b".", b"..", b".dot", b"", b" spaces  ", b"\t", b"From x", "Grüße, 世界".encode(), b"\xff\xfe\x80"]
+    size = 0
+    while size < 2_000_000:
+        # Lines of every length up to some thousand octets.
+        start = rng.randrange(len(octets) // 2)
+        lines.append(rng.choice([b"", b".", b".."]) + octets[start:start + rng.randrange(5000)])
+        size += len(lines[-1])
     head, message_id = message("a@none.example", body="")
     return head + b"\r\n".join(lines) + b"\r\n", message_id
 
@@ -55,6 +58,12 @@ def connect(gate, tls, certificate, client):
         smtp._host = "mx.example.net"
         assert smtp.starttls(context=context)[0] == 220
     return smtp
+
+
+def test_the_gate_says_that_all_is_well(server):
+    _, gate = server
+    code, said = gate.run("check-upstream")
+    assert code == 0, said
 
 
 @pytest.mark.parametrize("tls", TLS)
