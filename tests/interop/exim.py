@@ -2,7 +2,7 @@
 
 import subprocess
 
-from mta import DOMAIN, LOGIN, TOOLS, Mta, accounts, free_ports, isolated, wait_for_port
+from mta import DOMAIN, LOGIN, TOOLS, Mta, accounts, end, free_ports, isolated, wait_for_port
 
 USER = "Debian-exim"
 LOG = "log/mainlog"
@@ -103,7 +103,9 @@ class Exim(Mta):
         values = {"domain": DOMAIN, "user": LOGIN[0], "password": LOGIN[1], "port": self.proxy[1]}
         command = prepare(self, SERVER, values) + ["-bdf", "-oX", f"127.0.0.1.{self.proxy[1]}"]
         with (self.base / "start.log").open("ab") as output:
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
+            )
         try:
             wait_for_port(self.proxy, self._process, lambda: (self.base / "start.log").read_text() + self.log())
         except BaseException:
@@ -112,9 +114,7 @@ class Exim(Mta):
 
     def stop(self):
         """Ends it. Safe to call twice."""
-        if self._process.poll() is None:
-            self._process.terminate()
-            self._process.wait(timeout=30)
+        end(self._process)
         super().stop()
 
 

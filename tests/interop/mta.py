@@ -3,6 +3,7 @@
 import os
 import pathlib
 import shutil
+import signal
 import socket
 import tempfile
 import time
@@ -94,6 +95,17 @@ def accounts(base, names):
         copy.write_text(known + "".join(added))
         binds.append((copy, place))
     return binds
+
+
+def end(process):
+    """Ends a server, and what it has started and left; it leads a session of its own. Safe to call twice."""
+    if process.poll() is None:
+        process.terminate()
+        process.wait(timeout=30)
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
 
 
 def free_ports(count):

@@ -7,7 +7,7 @@ process.
 
 import subprocess
 
-from mta import DOMAIN, TOOLS, Mta, accounts, free_ports, isolated, wait_for_port
+from mta import DOMAIN, TOOLS, Mta, accounts, end, free_ports, isolated, wait_for_port
 
 CONFIGURATION = """
 table users {{ "rcpt@{domain}" = "nobody", "postmaster@{domain}" = "nobody" }}
@@ -48,7 +48,7 @@ class OpenSmtpd(Mta):
         with (self.base / "opensmtpd.log").open("wb") as output:
             self._process = subprocess.Popen(
                 isolated([binary, "-d", "-v", "-f", configuration], binds),
-                stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
             )
         try:
             wait_for_port(self.proxy, self._process, self.log)
@@ -58,7 +58,5 @@ class OpenSmtpd(Mta):
 
     def stop(self):
         """Ends it. Safe to call twice."""
-        if self._process.poll() is None:
-            self._process.terminate()
-            self._process.wait(timeout=30)
+        end(self._process)
         super().stop()
