@@ -1,6 +1,7 @@
-"""Clients before the gate: Python's smtplib with a PROXY header before it, and swaks."""
+"""Clients before the gate: Python's smtplib with a PROXY header before it, swaks and curl."""
 
 import ipaddress
+import re
 import smtplib
 import struct
 import subprocess
@@ -30,6 +31,18 @@ class Smtp(smtplib.SMTP):
         code, text = self.data(content)
         return code, text.decode()
 
+    def deliver_chunks(self, sender, recipient, chunks):
+        """One transaction by BDAT, all in one write (RFC 3030 with PIPELINING); the final reply as (code, text)."""
+        out = f"MAIL FROM:<{sender}> BODY=8BITMIME\r\nRCPT TO:<{recipient}>\r\n".encode()
+        for number, chunk in enumerate(chunks, 1):
+            last = " LAST" if number == len(chunks) else ""
+            out += f"BDAT {len(chunk)}{last}\r\n".encode() + chunk
+        self.ehlo_or_helo_if_needed()
+        self.send(out)
+        replies = [self.getreply() for _ in range(2 + len(chunks))]
+        assert all(code == 250 for code, _ in replies[:-1]), replies
+        return replies[-1][0], replies[-1][1].decode()
+
 
 def proxy_v2(client):
     """A PROXY v2 header that names `client`."""
@@ -57,3 +70,23 @@ def swaks(address, *arguments, client=None, content=None):
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60, check=False,
     )
     return done.stdout.decode(errors="replace")
+
+
+def curl(address, certificate, *arguments, content, source, tls="off"):
+    """Sends a message by curl from the address `source`; `tls` as the gate's configuration says it. What curl said."""
+    host, port = "mx.example.net", address[1]
+    scheme = "smtps" if tls == "implicit" else "smtp"
+    command = [
+        "curl", "--silent", "--show-error", "--verbose", "--max-time", "60", "--interface", source,
+        "--resolve", f"{host}:{port}:{address[0]}", "--cacert", str(certificate.certificate),
+        "--mail-from", "x@none.example", "--mail-rcpt", "rcpt@example.net", "--upload-file", "-",
+    ]
+    if tls == "starttls":
+        command.append("--ssl-reqd")
+    done = subprocess.run(
+        command + list(arguments) + [f"{scheme}://{host}:{port}/mail.good.example"], input=content,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=90, check=False,
+    )
+    said = done.stdout.decode(errors="replace")
+    # What was sent is of no interest, and large.
+    return done.returncode, "\n".join(line for line in said.splitlines() if re.match(r"[*<>] |curl: ", line))

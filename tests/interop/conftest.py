@@ -5,9 +5,12 @@ import signal
 
 import pytest
 
-from nameserver import DnsServer
+from certificate import Certificate
+from exim import Exim
 from gate import Gate
 from mail import Keys
+from nameserver import DnsServer
+from opensmtpd import OpenSmtpd
 from postfix import Postfix
 
 
@@ -44,12 +47,17 @@ def dns(keys):
 
 
 @pytest.fixture(scope="session")
-def start_gate(dns, tmp_path_factory):
+def certificate(tmp_path_factory):
+    return Certificate(tmp_path_factory.mktemp("certificate"))
+
+
+@pytest.fixture(scope="session")
+def start_gate(dns, certificate, tmp_path_factory):
     """Starts gates and stops them at the end; each must end cleanly."""
     running = []
 
-    def start(upstream, identity, port=0):
-        running.append(Gate(tmp_path_factory.mktemp("gate"), upstream, dns.address, identity, port))
+    def start(upstream, identity, **more):
+        running.append(Gate(tmp_path_factory.mktemp("gate"), (dns.address, certificate), upstream, identity, **more))
         return running[-1]
 
     yield start
@@ -71,5 +79,39 @@ def gates(start_gate, postfix):
     return gate
 
 
-# Words of Postfix about its own trouble, or about a client that breaks the protocol.
-COMPLAINT = re.compile(r" (fatal|panic|error|warning): |improper command pipelining|non-SMTP command")
+@pytest.fixture(scope="session")
+def exim():
+    running = Exim()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def opensmtpd():
+    running = OpenSmtpd()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def behind(request, start_gate, gates):
+    """For the name of a way to a server: the server and a gate before it, both started when first asked for."""
+    started = {}
+
+    def find(way):
+        name, _, identity = way.partition("-")
+        server = request.getfixturevalue(name)
+        if name == "postfix":
+            return server, gates(identity)
+        if way not in started:
+            started[way] = start_gate(server.proxy, identity)
+        return server, started[way]
+
+    return find
+
+
+# Words of Postfix about its own trouble, or about a client that breaks the protocol; a wrong password is neither.
+COMPLAINT = re.compile(
+    r" (fatal|panic|error|warning): (?!unknown\[[0-9.]+\]: SASL \S+ authentication failed)"
+    r"|improper command pipelining|non-SMTP command"
+)

@@ -5,7 +5,7 @@ import pathlib
 import subprocess
 import urllib.request
 
-from postfix import DOMAIN, free_ports, wait_for
+from mta import DOMAIN, free_ports, wait_for
 
 CONFIG = """
 hostname = "mx.example.net"
@@ -18,9 +18,28 @@ proxy_protocol_from = ["127.0.0.0/8"]
 [[listener]]
 address = "127.0.0.1:{port}"
 
+# The same under TLS, and TLS from the first octet.
+[[listener]]
+address = "127.0.0.1:0"
+tls = "starttls"
+proxy_protocol_from = ["127.0.0.0/8"]
+
+[[listener]]
+address = "127.0.0.1:{port_tls}"
+tls = "starttls"
+
+[[listener]]
+address = "127.0.0.1:0"
+tls = "implicit"
+
+[tls]
+certificate = "{certificate.certificate}"
+key = "{certificate.key}"
+
 [upstream]
 servers = ["{upstream[0]}:{upstream[1]}"]
 identity = "{identity}"
+{more}
 
 [dns]
 servers = ["{dns[0]}:{dns[1]}"]
@@ -48,17 +67,21 @@ address = "127.0.0.1:{admin}"
 
 
 class Gate:
-    """A running gate; `address` takes PROXY headers, `plain` does not. `port` is that of `plain`, 0 for any.
+    """A running gate; `address` takes PROXY headers, `plain` does not; `starttls` and `plain_starttls` are the same
+    with STARTTLS, and `smtps` is implicit TLS without PROXY. `ports` are those of `plain` and `plain_starttls`, 0 for
+    any; `more` stands in the section of the upstream.
 
     Only where Postfix can't see the client (`received`) does the gate guard the recipients: everywhere else the tests
     want to see that Postfix does.
     """
 
-    def __init__(self, base, upstream, dns, identity, port=0):
+    def __init__(self, base, world, upstream, identity, *, ports=(0, 0), more=""):
+        dns, certificate = world
         base = pathlib.Path(base)
         self.config, addresses = base / "dmarcgate.toml", base / "addresses"
         self.config.write_text(CONFIG.format(
-            base=base, upstream=upstream, dns=dns, identity=identity, port=port, admin=free_ports(1)[0],
+            base=base, upstream=upstream, dns=dns, identity=identity, port=ports[0], port_tls=ports[1],
+            certificate=certificate, more=more, admin=free_ports(1)[0],
             recipient_domains=f'["{DOMAIN}"]' if identity == "received" else "[]",
         ))
         self._log = base / "gate.log"
@@ -74,7 +97,7 @@ class Gate:
             self.stop()
             raise
         listeners = [parse(line) for line in lines if line.startswith("listener ")]
-        self.address, self.plain = listeners
+        self.address, self.plain, self.starttls, self.plain_starttls, self.smtps = listeners
         self.admin = next(parse(line) for line in lines if line.startswith("admin "))
 
     def stop(self):

@@ -3,7 +3,7 @@
 import dnslib
 import dnslib.server
 
-from postfix import free_ports
+from mta import free_ports
 
 
 class DnsServer:

@@ -6,15 +6,12 @@ clients would make it an open relay: the tests would see that.
 
 import grp
 import os
-import pathlib
 import pwd
 import shutil
-import socket
 import subprocess
-import tempfile
-import time
 
-DOMAIN = "example.net"
+from mta import DOMAIN, Mta, free_ports
+from sasl import SaslServer
 
 MAIN_CF = """
 compatibility_level = 3.6
@@ -42,7 +39,10 @@ virtual_uid_maps = static:{uid}
 virtual_gid_maps = static:{gid}
 virtual_mailbox_limit = 0
 message_size_limit = 33554432
-smtpd_relay_restrictions = permit_mynetworks, reject_unauth_destination
+smtpd_relay_restrictions = permit_mynetworks, permit_sasl_authenticated, reject_unauth_destination
+smtpd_sasl_auth_enable = yes
+smtpd_sasl_type = dovecot
+smtpd_sasl_path = {base}/sasl
 smtpd_authorized_xclient_hosts = 127.0.0.1
 smtpd_peername_lookup = no
 smtpd_sender_restrictions = check_sender_access inline:{{
@@ -62,9 +62,16 @@ MASTER_CF = """
     -o smtpd_authorized_xclient_hosts=
 127.0.0.1:{relay_port} inet n - n - - smtpd
     -o smtpd_upstream_proxy_protocol=haproxy -o mynetworks=0.0.0.0/0
+127.0.0.1:{impatient_port} inet n - n - - smtpd
+    -o smtpd_timeout=2s
 127.0.0.1:{outgoing_port} inet n - n - - smtpd
     -o smtpd_authorized_xclient_hosts= -o content_filter=smtp:[127.0.0.1]:{gate_port}
+127.0.0.1:{outgoing_tls_port} inet n - n - - smtpd
+    -o smtpd_authorized_xclient_hosts= -o content_filter=smtp-tls:[127.0.0.1]:{gate_tls_port}
 smtp unix - - n - - smtp
+smtp-tls unix - - n - - smtp
+    -o smtp_tls_security_level=encrypt -o smtp_tls_loglevel=1 -o smtp_line_length_limit=0
+    -o smtp_bind_address=127.0.0.53
 cleanup unix n - n - 0 cleanup
 qmgr unix n - n 300 1 qmgr
 rewrite unix - - n - - trivial-rewrite
@@ -75,25 +82,25 @@ discard unix - - n - - discard
 error unix - - n - - error
 retry unix - - n - - error
 virtual unix - n n - - virtual
+tlsmgr unix - - n 1000? 1 tlsmgr
 anvil unix - - n - 1 anvil
 postlog unix-dgram n - n - 1 postlogd
 """
 
 
-class Postfix:
+class Postfix(Mta):
     """A running Postfix; `stop` ends it and removes its directory."""
 
     def __init__(self):
-        if os.geteuid() != 0:
-            raise RuntimeError("Postfix starts as root only")
-        # Its own users must reach the directory, which pytest's private ones forbid.
-        self.base = pathlib.Path(tempfile.mkdtemp(prefix="dmarcgate-postfix-", dir="/var/tmp"))
-        self.base.chmod(0o755)
-        addresses = [("127.0.0.1", port) for port in free_ports(6)]
-        # `relay` is an open relay whoever the client is; what comes to `outgoing` goes out by Postfix's own client to
-        # `gate_port`, where a test starts a gate.
-        self.xclient, self.proxy, self.plain, self.relay, self.outgoing, (_, self.gate_port) = addresses
+        super().__init__("postfix")
+        addresses = [("127.0.0.1", port) for port in free_ports(9)]
+        # `relay` is an open relay whoever the client is; `impatient` waits two seconds for anything; what comes to
+        # `outgoing` goes out by Postfix's own client to `gate_port`, and what comes to `outgoing_tls` by TLS to
+        # `gate_tls_port`, where tests start gates.
+        self.xclient, self.proxy, self.plain, self.relay, self.impatient = addresses[:5]
+        self.outgoing, self.outgoing_tls, (_, self.gate_port), (_, self.gate_tls_port) = addresses[5:]
         self._write_configuration()
+        self._sasl = SaslServer(self.base / "sasl")
         try:
             # Ends when its sockets listen.
             self._run("start")
@@ -105,45 +112,13 @@ class Postfix:
         """Ends it. Safe to call twice."""
         if self.base.exists():
             self._run("stop", check=False)
-            shutil.rmtree(self.base)
+            self._sasl.stop()
+        super().stop()
 
     def restart(self):
         """Ends it, with every connection it has, and starts it again."""
         self._run("stop")
         self._run("start")
-
-    def log(self):
-        """Its whole log."""
-        path = self.base / "postfix.log"
-        return path.read_text(errors="replace") if path.exists() else "(no log)"
-
-    def wait_for_log(self, text, patience=20):
-        """The first line of the log that holds `text`."""
-        return wait_for(
-            lambda: next((line for line in self.log().splitlines() if text in line), None),
-            f"{text!r} in Postfix's log",
-            self.log,
-            patience,
-        )
-
-    def wait_for_message(self, message_id, patience=20):
-        """The delivered message with this Message-ID, as the octets in the mailbox (line ends are LF there)."""
-        return wait_for(lambda: self.find(message_id), f"message {message_id}", self.log, patience)
-
-    def find(self, message_id):
-        """As `wait_for_message`, without waiting; None if it is not there."""
-        field = f"\nMessage-ID: {message_id}\n".encode()
-        for path in self.mailbox():
-            # The header section is enough to tell: some messages are large, and this is asked often.
-            with path.open("rb") as stored:
-                if field in stored.read(65536).partition(b"\n\n")[0] + b"\n":
-                    return path.read_bytes()
-        return None
-
-    def mailbox(self):
-        """The files of all delivered messages."""
-        new = self.base / "mail" / "box" / "new"
-        return list(new.iterdir()) if new.exists() else []
 
     def _write_configuration(self):
         nobody = pwd.getpwnam("nobody")
@@ -157,7 +132,8 @@ class Postfix:
         values = {
             "base": self.base, "daemons": daemons, "domain": DOMAIN, "uid": nobody.pw_uid, "gid": nobody.pw_gid,
             "xclient_port": self.xclient[1], "proxy_port": self.proxy[1], "plain_port": self.plain[1],
-            "relay_port": self.relay[1], "outgoing_port": self.outgoing[1], "gate_port": self.gate_port,
+            "relay_port": self.relay[1], "impatient_port": self.impatient[1], "outgoing_port": self.outgoing[1],
+            "gate_port": self.gate_port, "outgoing_tls_port": self.outgoing_tls[1], "gate_tls_port": self.gate_tls_port,
         }
         (self.base / "etc" / "header_checks").write_text("/^Subject: refuse me/ REJECT This subject is refused\n")
         (self.base / "etc" / "main.cf").write_text(MAIN_CF.format(**values))
@@ -171,26 +147,3 @@ class Postfix:
         if check and done.returncode != 0:
             said = (self.base / "start.log").read_text(errors="replace")
             raise RuntimeError(f"postfix {command} ended with {done.returncode}\n{said}\n{self.log()}")
-
-
-def free_ports(count):
-    """Ports of 127.0.0.1 that are free now."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
-
-
-def wait_for(look, what, explain, patience):
-    """The first value of `look` that is not None."""
-    deadline = time.monotonic() + patience
-    while time.monotonic() < deadline:
-        found = look()
-        if found is not None:
-            return found
-        time.sleep(0.02)
-    raise TimeoutError(f"waited {patience} s in vain for {what}\n{explain()}")

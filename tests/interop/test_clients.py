@@ -11,7 +11,7 @@ from mail import CLIENT, STRANGER, as_stored, message, on_top
 @pytest.fixture(scope="session")
 def outgoing(start_gate, postfix):
     """A gate where Postfix's own client delivers what comes to `postfix.outgoing`."""
-    return start_gate(postfix.xclient, "auto", port=postfix.gate_port)
+    return start_gate(postfix.xclient, "auto", ports=(postfix.gate_port, 0))
 
 
 def test_swaks_gets_through_and_is_refused(gates, postfix):

@@ -7,7 +7,7 @@ import pytest
 
 from client import Smtp
 from mail import CLIENT, STRANGER, as_stored, message, on_top
-from postfix import wait_for
+from mta import wait_for
 
 HAND_OVERS = ["auto", "xclient", "proxy-v1", "proxy-v2"]
 

@@ -7,7 +7,7 @@ import pytest
 
 from client import Smtp
 from mail import STRANGER, message, on_top
-from postfix import wait_for
+from mta import wait_for
 
 FOREIGN = "victim@foreign.example"
 

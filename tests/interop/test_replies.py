@@ -16,7 +16,9 @@ def test_the_gate_offers_what_it_can_carry_through(gates, identity):
     with Smtp(gates(identity).address, STRANGER) as smtp:
         smtp.ehlo()
         offered = set(smtp.esmtp_features)
-        assert offered == {"pipelining", "size", "8bitmime", "enhancedstatuscodes"}
+        assert offered == {
+            "pipelining", "size", "8bitmime", "enhancedstatuscodes", "chunking", "dsn", "smtputf8",
+        }
         assert smtp.esmtp_features["size"] == str(SIZES[identity])
 
 
