@@ -5,7 +5,7 @@
 //! descriptors, `reload` changes what can be changed while the gate runs, `service` tells the manager of all that.
 
 mod open_files;
-pub mod reload;
+mod reload;
 pub mod service;
 mod sockets;
 
@@ -228,10 +228,11 @@ impl Running {
     /// Stops: no new sessions, the running ones end their transactions, within the deadline or until `hurry` is done;
     /// then rows are written and the admin listener goes.
     pub async fn stop(mut self, hurry: impl Future<Output = ()>) {
-        info!("stopping: running transactions may end");
         self.tell_stopping();
         self.readiness.lacks(Condition::NotDraining, "stopping");
         self.stop.send_replace(true);
+        // From here on nobody is accepted.
+        info!("stopping: running transactions may end");
         let ended = async {
             while self.accepting.join_next().await.is_some() {}
             self.slots.all_free().await;

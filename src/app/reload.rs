@@ -81,7 +81,8 @@ impl Metrics {
 impl Running {
     /// Puts into force what can be changed while the gate runs, and says what can't. Transactions keep what they began
     /// with.
-    pub async fn reload(&mut self, loaded: Loaded) -> Outcome {
+    /// `adopt` does what is left to do outside, before it is said that the new configuration holds.
+    pub async fn reload(&mut self, loaded: Loaded, adopt: impl FnOnce(&config::Config)) {
         let Loaded { config, lines } = loaded;
         // First what can fail.
         let security = match config.security(self.upstream_tls_metrics.clone()) {
@@ -102,13 +103,13 @@ impl Running {
         self.reload_listeners(&config);
         self.reload_sessions(&config, security);
 
+        adopt(&config);
         self.metrics.reloads.inc(Outcome::Applied);
         self.metrics.tell(&config);
         info!(changed = changes.applied.join(" "), "the configuration was read again");
         if !changes.restart.is_empty() {
             warn!(keys = changes.restart.join(" "), "what was changed in the configuration needs a restart");
         }
-        Outcome::Applied
     }
 
     /// Says what is wrong with a configuration that was to be put into force; the one before stays.
@@ -132,10 +133,9 @@ impl Running {
         self.refused();
     }
 
-    fn refused(&self) -> Outcome {
+    fn refused(&self) {
         self.metrics.reloads.inc(Outcome::Refused);
         error!("the configuration was refused: all stays as it was");
-        Outcome::Refused
     }
 
     /// Listeners are known by their addresses; of several with one address, the first in the file is the first here.

@@ -9,7 +9,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, warn};
 
 use super::{ConfigFile, Failure};
-use crate::app::reload::Outcome;
 use crate::app::service::Reloading;
 use crate::app::{self, Passed, Running};
 use crate::config::Config;
@@ -70,11 +69,11 @@ impl Serve {
         let _reloading = Reloading::begin();
         match Config::load(&self.file.config) {
             Ok(loaded) => {
-                let config = loaded.config.clone();
-                if running.reload(loaded).await == Outcome::Applied {
+                let adopt = |config: &Config| {
                     log.follow(&config.log);
-                    warn_of(&config);
-                }
+                    warn_of(config);
+                };
+                running.reload(loaded, adopt).await;
             }
             Err(error) => running.refuse(&error),
         }

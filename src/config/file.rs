@@ -93,7 +93,7 @@ fn upstream(section: &mut Section<'_>) -> Upstream {
         section.problem("servers", "needs at least one server");
     }
     let selection = section.get("selection", Selection::Ordered);
-    let connections = section.within("connections", 100, 1..=100_000);
+    let connections = section.within("connections", 1000, 1..=100_000);
     let identity = section.get("identity", Identity::Auto);
     let tls = section.get("tls", UpstreamTls::Off);
     let (tls_name, tls_ca) = (section.optional("tls_name"), section.optional("tls_ca"));
@@ -156,7 +156,7 @@ fn limits(section: &mut Section<'_>) -> Limits {
         recipients: section.within("recipients", 1000, 1..=100_000),
         signatures: section.within("signatures", 20, 1..=100),
         sessions: section.within("sessions", 10_000, 1..=1_000_000),
-        sessions_per_network: section.within("sessions_per_network", 100, 0..=1_000_000),
+        sessions_per_network: section.within("sessions_per_network", 5000, 0..=1_000_000),
         session_rate: section.within("session_rate", 0, 0..=1_000_000),
         network_prefix_v4: section.within("network_prefix_v4", 32, 8..=32),
         network_prefix_v6: section.within("network_prefix_v6", 64, 16..=128),

@@ -125,8 +125,9 @@ pub async fn run(listening: Listening, gate: Arc<Gate>, room: Room, metrics: Met
     let farewells = Arc::new(Semaphore::new(FAREWELLS));
     loop {
         let accepted = tokio::select! {
-            accepted = listening.socket.accept() => accepted,
+            biased;
             _ = stop.wait_for(|stop| *stop) => break,
+            accepted = listening.socket.accept() => accepted,
         };
         let (socket, peer) = match accepted {
             Ok(accepted) => accepted,
@@ -217,14 +218,15 @@ async fn dismiss(socket: TcpListener) {
     while clients.join_next().await.is_some() {}
 }
 
-/// A place for a session in its client's network; none is needed by those who are trusted, and by health checks.
+/// A place for a session in its client's network; none is needed by those who are trusted, by health checks, and by
+/// clients on this machine, who could do worse.
 fn place(
     networks: &Arc<Networks>,
     settings: &Settings,
     gate: &Gate,
     (ip, kind): (IpAddr, ClientKind),
 ) -> Result<Option<Place>, Refusal> {
-    if kind == ClientKind::HealthCheck || gate.settings.borrow().trusts(ip) {
+    if kind == ClientKind::HealthCheck || ip.is_loopback() || gate.settings.borrow().trusts(ip) {
         return Ok(None);
     }
     networks.enter(ip, &settings.networks).map(Some)
