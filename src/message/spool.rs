@@ -237,6 +237,8 @@ impl Reader {
         let read = spawn_blocking(move || -> io::Result<(File, Vec<u8>)> {
             use std::io::Read;
             piece.clear();
+            // Room for all of it, or it is read in steps that begin at 32 octets.
+            piece.reserve(FILE_PIECE);
             (&mut file).take(FILE_PIECE as u64).read_to_end(&mut piece)?;
             Ok((file, piece))
         });

@@ -30,6 +30,13 @@ pub struct Incoming {
     settings: Arc<Settings>,
 }
 
+impl Incoming {
+    /// When the whole of it must be there.
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+}
+
 /// Why a message that came to its end is not taken, whatever it says.
 enum Unfit {
     /// The client's fault, for good.

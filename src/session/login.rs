@@ -1,19 +1,21 @@
 //! Relays AUTH (RFC 4954) to the upstream, which knows who may log in. Nothing of what is said goes to log or trace but
 //! the name, and that only once the upstream has accepted it: people type passwords where names belong.
 
-use tokio::time::timeout;
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
 use tracing::info;
 
-use super::background::alongside;
 use super::metrics::{Ended, LoginResult};
 use super::settings::AuthOffer;
 use super::state::{Login, State};
-use super::{End, Session};
+use super::{End, Session, pause};
 use crate::message::base64;
 use crate::smtp::command::Secret;
 use crate::smtp::extension::Offer;
 use crate::smtp::reply::Reply;
 use crate::smtp::stream::ReadError;
+use crate::upstream::UNKNOWN_LOGIN;
 
 impl Session {
     /// What there is of AUTH now.
@@ -40,10 +42,12 @@ impl Session {
     ) -> Result<Reply, End> {
         let State::AuthSent(hello) = state else { return Err(End::silently(Ended::ClientGone)) };
         if !self.offer.as_ref().is_some_and(|offer| offer.auth.iter().any(|offered| **offered == *mechanism)) {
+            self.patience.refused();
             return Ok(Reply::new(504, "5.5.4", "Mechanism not available"));
         }
         self.link.follow(&self.settings().servers).await;
         let introduction = self.introduction(hello).await;
+        let begins = if initial.is_some() { Begins::Client } else { Begins::Server };
         let mut said = Vec::new();
         let first = self.link.log_in(&introduction, mechanism, initial.as_ref().map(Secret::expose)).await;
         said.extend(initial);
@@ -52,15 +56,25 @@ impl Session {
             match result {
                 Ok(challenge) if challenge.code() == 334 => {
                     if said.len() >= MAX_RESPONSES {
-                        self.link.close().await;
+                        self.link.abandon();
                         return Ok(temporary_failure());
                     }
                     self.say(&challenge);
-                    let response = self.response().await?;
+                    let response = match self.response().await {
+                        Ok(response) => response,
+                        Err(end) => {
+                            // A goodbye would be one more response.
+                            self.link.abandon();
+                            return Err(end);
+                        }
+                    };
                     let Some(response) = response else {
                         // It can't be passed on, so the exchange is given up in the client's name.
-                        // Whatever the upstream says to that, this is the client's answer.
-                        let _ = self.link.respond("*").await;
+                        if !self.link.respond("*").await.is_ok_and(|reply| reply.is_transient() || reply.is_permanent())
+                        {
+                            self.link.abandon();
+                        }
+                        self.patience.refused();
                         self.gate.metrics.logins.inc(LoginResult::Cancelled);
                         return Ok(Reply::new(501, "5.5.2", "Not a base64 string"));
                     };
@@ -68,7 +82,7 @@ impl Session {
                     said.push(response);
                 }
                 Ok(reply) => {
-                    self.note_login(mechanism, &said, &reply);
+                    self.note_login((mechanism, begins), &said, &reply);
                     return Ok(reply);
                 }
                 Err(error) => {
@@ -92,14 +106,34 @@ impl Session {
                 Err(_) => Err(End::silently(Ended::ClientGone)),
             }
         };
-        match timeout(limit, alongside(&mut self.evaluation, line)).await {
+        // As long as a slow client's data may hold the connection up, and no longer than others can spare it.
+        let (hold, wanted) = (self.link.hold_left(), self.link.wanted());
+        let spared = async {
+            tokio::select! {
+                () = pause(hold) => {}
+                () = async { sleep(SPARED).await; wanted.await } => {}
+            }
+        };
+        let link = &mut self.link;
+        let line = async {
+            tokio::pin!(line);
+            tokio::select! {
+                biased;
+                line = &mut line => line,
+                () = spared => {
+                    link.abandon();
+                    line.await
+                }
+            }
+        };
+        match timeout(limit, line).await {
             Ok(line) => line,
             Err(_) => Err(End::saying(Ended::Timeout, Reply::new(421, "4.4.2", "Timeout, closing"))),
         }
     }
 
     /// Remembers, counts and logs how an exchange ended.
-    fn note_login(&mut self, mechanism: &str, said: &[Secret], reply: &Reply) {
+    fn note_login(&mut self, (mechanism, begins): (&str, Begins), said: &[Secret], reply: &Reply) {
         let cancelled = said.last().is_some_and(Secret::is_cancellation);
         let result = match reply.code() {
             235 => LoginResult::Accepted,
@@ -109,7 +143,7 @@ impl Session {
         };
         self.gate.metrics.logins.inc(result);
         let name = Some(result).filter(|result| *result == LoginResult::Accepted);
-        let name = name.map(|_| login_name(mechanism, said).unwrap_or_else(|| "?".into()));
+        let name = name.map(|_| login_name(mechanism, said).unwrap_or_else(|| UNKNOWN_LOGIN.into()));
         info!(
             session = &*self.id,
             client_ip = %self.client.ip(),
@@ -123,8 +157,10 @@ impl Session {
             self.patience.refused();
         }
         if result == LoginResult::Accepted {
-            self.client.login = name;
-            self.link.logged_in();
+            // Another connection is told no name but one that the upstream can't have read otherwise.
+            let name = name.filter(|_| is_certain(mechanism, begins, said)).unwrap_or_else(|| UNKNOWN_LOGIN.into());
+            self.link.logged_in(&name);
+            self.client.login = Some(name);
         }
     }
 }
@@ -132,7 +168,8 @@ impl Session {
 /// The name under which a client logs in, as far as the mechanism shows it; never more of what it said.
 fn login_name(mechanism: &str, said: &[Secret]) -> Option<Box<str>> {
     let decode = |secret: &Secret| base64::decode(secret.expose().as_bytes());
-    let first = decode(said.first()?)?;
+    // A challenge comes first with CRAM-MD5, so that only the last response can be the answer to it.
+    let first = decode(if mechanism == "CRAM-MD5" { said.last()? } else { said.first()? })?;
     let name = match mechanism {
         // RFC 4616 §2: authzid NUL authcid NUL passwd.
         "PLAIN" => first.split(|b| *b == 0).nth(1)?.to_vec(),
@@ -153,6 +190,30 @@ fn login_name(mechanism: &str, said: &[Secret]) -> Option<Box<str>> {
     fits.then(|| name.into())
 }
 
+/// Who speaks first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Begins {
+    /// The client, in the AUTH command itself.
+    Client,
+    /// The server, with a challenge.
+    Server,
+}
+
+/// Whether the name that [`login_name`] reads is the one that the upstream has judged, whatever liberties it takes with the
+/// mechanism.
+fn is_certain(mechanism: &str, begins: Begins, said: &[Secret]) -> bool {
+    match mechanism {
+        // RFC 4616 §2: a name to act as may stand before the one that logs in.
+        "PLAIN" => said.last().and_then(|last| base64::decode(last.expose().as_bytes())).is_some_and(|last| {
+            let mut names = last.split(|b| *b == 0);
+            let (acts_as, name) = (names.next().unwrap_or_default(), names.next());
+            said.len() == 1 && (acts_as.is_empty() || Some(acts_as) == name)
+        }),
+        "LOGIN" => begins == Begins::Server && said.len() == 2,
+        _ => false,
+    }
+}
+
 /// RFC 4954 §4.7.1.
 fn temporary_failure() -> Reply {
     Reply::new(454, "4.7.0", "Temporary authentication failure")
@@ -160,6 +221,8 @@ fn temporary_failure() -> Reply {
 
 /// Octets of a line inside AUTH (RFC 4954 §4).
 pub const MAX_AUTH_LINE: usize = 12_288;
+/// How long a connection waits for a response while another session wants it.
+const SPARED: Duration = Duration::from_secs(5);
 /// Responses of one exchange: no mechanism takes half as many.
 const MAX_RESPONSES: usize = 10;
 /// Octets of a login name.
@@ -187,6 +250,25 @@ mod tests {
         for (mechanism, said, expected) in cases {
             let said: Vec<_> = said.iter().map(|text| Secret::parse(text.as_bytes()).unwrap()).collect();
             assert_eq!(login_name(mechanism, &said).as_deref(), expected, "{mechanism}");
+        }
+    }
+
+    #[test]
+    fn another_connection_is_told_no_name_that_is_in_doubt() {
+        let cases: [(&str, Begins, &[&str], bool); 7] = [
+            ("PLAIN", Begins::Client, &["AGpvZQBzZWNyZXQ="], true),
+            ("PLAIN", Begins::Server, &["AGpvZQBzZWNyZXQ="], true),
+            // As admin.
+            ("PLAIN", Begins::Client, &["YWRtaW4Aam9lAHNlY3JldA=="], false),
+            ("LOGIN", Begins::Server, &["am9l", "c2VjcmV0"], true),
+            // A server may ignore what comes unasked, and ask.
+            ("LOGIN", Begins::Client, &["am9l", "c2VjcmV0"], false),
+            ("CRAM-MD5", Begins::Server, &["am9lIGI5MTNhNjAyYzdlZGE3YTQ5NWI0ZTZlNzMzNGQzODkw"], false),
+            ("XOAUTH2", Begins::Client, &["dXNlcj1qb2UBYXV0aD1CZWFyZXIgdG9rZW4BAQ=="], false),
+        ];
+        for (mechanism, begins, said, certain) in cases {
+            let said: Vec<_> = said.iter().map(|text| Secret::parse(text.as_bytes()).unwrap()).collect();
+            assert_eq!(is_certain(mechanism, begins, &said), certain, "{mechanism} {begins:?}");
         }
     }
 }

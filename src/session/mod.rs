@@ -87,6 +87,8 @@ pub struct Session {
     link: Link,
     reverse: ReverseLookup,
     transaction: Option<Transaction>,
+    /// Whether the last chunk failed, and nothing but chunks came since.
+    chunk_failed: bool,
     /// The message of which chunks have come.
     incoming: Option<Box<Incoming>>,
     evaluation: Option<Background<Result<Gathered, Panicked>>>,
@@ -151,6 +153,7 @@ impl Session {
             link,
             reverse,
             transaction: None,
+            chunk_failed: false,
             incoming: None,
             evaluation: None,
             stop,
@@ -205,6 +208,8 @@ impl Session {
     }
 
     async fn finish(&mut self, end: End) {
+        // First, so that a client that reads nothing holds nothing upstream.
+        self.link.close().await;
         if let Some(reply) = end.last_word {
             self.say(&reply);
         }
@@ -215,7 +220,6 @@ impl Session {
         // The client may have gone already; a peer that takes nothing must not hold the session's slot.
         let _ = timeout(LAST_WORD, self.stream.flush()).await;
         self.stream.shutdown().await;
-        self.link.close().await;
         tokio::select! {
             () = self.stream.linger(LINGER) => {}
             () = async { stopped(&mut self.stop).await; sleep(HASTE).await } => {}
@@ -242,6 +246,8 @@ impl Session {
         }
         let deadline = Instant::now() + settings.timeouts.command;
         let deadline = self.introduce_by.map_or(deadline, |by| by.min(deadline));
+        // The pauses between chunks belong to the time for the whole message.
+        let deadline = self.incoming.as_ref().map_or(deadline, |incoming| incoming.deadline().min(deadline));
         loop {
             let hold = if between { self.link.idle_left() } else { self.link.hold_left() };
             let (wanted, offer) = (self.link.wanted(), self.offer.as_ref());
@@ -280,6 +286,7 @@ impl Session {
         let settings = self.settings();
         if let Event::Line(line) = &event {
             self.patience.command(line);
+            self.chunk_failed &= matches!(line, Ok(Command::Bdat(_)));
         }
         loop {
             let bounds = Bounds {
@@ -325,9 +332,17 @@ impl Session {
                 Effect::LogIn(mechanism, initial) => Event::Answer(self.log_in(&state, &mechanism, initial).await?),
                 Effect::RelayRcpt(path, parameters) => self.relay_recipient(&state, &path, &parameters).await,
                 Effect::Receive => Event::Answer(self.receive(&state).await?),
-                Effect::ReceiveChunk(chunk) => Event::Answer(self.receive_chunk(&state, chunk).await?),
+                Effect::ReceiveChunk(chunk) => {
+                    let reply = self.receive_chunk(&state, chunk).await?;
+                    self.chunk_failed = !reply.is_positive();
+                    Event::Answer(reply)
+                }
                 Effect::Skip(chunk, reply) => {
-                    self.patience.answered(&reply, Answer::Ours, settings.patience);
+                    // RFC 3030 §2: behind a chunk that failed, the others of its group come all the same.
+                    match self.chunk_failed {
+                        true => self.patience.wasted(),
+                        false => self.patience.answered(&reply, Answer::Ours, settings.patience),
+                    }
                     self.skip(chunk).await?;
                     self.say(&reply);
                     return Ok(state);

@@ -22,6 +22,8 @@ pub struct Patience {
     commands: usize,
     put_off: usize,
     is_recipient: bool,
+    /// Whether the transaction has an accepted recipient.
+    has_recipient: bool,
 }
 
 /// Who answered a command.
@@ -40,16 +42,24 @@ impl Patience {
         let is_chunk = matches!(line, Ok(Command::Bdat(chunk)) if chunk.size >= SMALL_CHUNK);
         self.commands = self.commands.saturating_add(usize::from(!is_chunk));
         self.is_recipient = matches!(line, Ok(Command::Rcpt { .. }));
+        if matches!(line, Ok(Command::Mail { .. })) {
+            self.has_recipient = false;
+        }
     }
 
-    /// Counts the reply to the last command. Recipients that are accepted lead to mail, and so do those that are put off
-    /// because a transaction is full: a client that sends all of its list at once has done nothing wrong.
+    /// Counts the reply to the last command. Recipients that are accepted lead to mail. Those that are put off don't count
+    /// (a client that sends all of its list at once, or meets greylisting, has done nothing wrong), nor those that are
+    /// refused beside accepted ones (who keeps a list has dead ones on it); both up to the bound of a transaction.
     pub fn answered(&mut self, reply: &Reply, answer: Answer, bounds: Bounds) {
         // What the upstream refuses is for the upstream to count.
         self.errors += usize::from(answer == Answer::Ours && reply.is_permanent());
-        let is_put_off = reply.code() == 452 && self.put_off < bounds.recipients;
-        if self.is_recipient && (reply.is_positive() || is_put_off) {
-            self.put_off += usize::from(is_put_off);
+        if !self.is_recipient {
+            return;
+        }
+        self.has_recipient |= reply.is_positive();
+        let is_put_off = (reply.is_transient() || self.has_recipient) && self.put_off < bounds.recipients;
+        if reply.is_positive() || is_put_off {
+            self.put_off += usize::from(!reply.is_positive());
             self.commands = self.commands.saturating_sub(1);
         }
     }
@@ -57,6 +67,11 @@ impl Patience {
     /// Counts an error that somebody else has found, as a password that is wrong.
     pub fn refused(&mut self) {
         self.errors = self.errors.saturating_add(1);
+    }
+
+    /// Counts what had to be read for nothing.
+    pub fn wasted(&mut self) {
+        self.commands = self.commands.saturating_add(1);
     }
 
     /// A message was accepted.
@@ -108,7 +123,7 @@ mod tests {
             ("NONSENSE", 500, ours, Some((4, Ended::Errors))),
             ("RCPT TO:<x@b.example>", 250, theirs, None),
             ("RCPT TO:<x@b.example>", 550, theirs, Some((6, Ended::Commands))),
-            ("RCPT TO:<x@b.example>", 450, theirs, Some((6, Ended::Commands))),
+            ("RCPT TO:<x@b.example>", 450, theirs, Some((16, Ended::Commands))),
             ("RCPT TO:<x@b.example>", 452, theirs, Some((16, Ended::Commands))),
             ("RCPT TO:<x@b.example>", 452, ours, Some((16, Ended::Commands))),
             ("DATA", 452, ours, Some((6, Ended::Commands))),
@@ -128,5 +143,20 @@ mod tests {
             }
             patience.delivered();
         }
+    }
+
+    #[test]
+    fn dead_recipients_beside_a_living_one_do_not_count() {
+        let bounds = Bounds { errors: 3, commands: 5, recipients: 10 };
+        let mut patience = Patience::default();
+        let mut say = |line: &str, code: u16| {
+            patience.command(&Command::parse(line.as_bytes(), None));
+            patience.answered(&Reply::new(code, "", "x"), Answer::Upstreams, bounds);
+            patience.is_over(bounds).is_some()
+        };
+        assert!(!say("MAIL FROM:<>", 250) && !say("RCPT TO:<x@b.example>", 250));
+        assert!((0..10).all(|_| !say("RCPT TO:<y@b.example>", 550)));
+        // But not without end.
+        assert!((0..10).any(|_| say("RCPT TO:<y@b.example>", 550)));
     }
 }

@@ -1,5 +1,6 @@
 //! The end of a transaction: message, evaluation, policy, action, answer, record.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -10,7 +11,7 @@ use tracing::error;
 use super::metrics::{BypassReason, Outcome};
 use super::receive::Received;
 use super::relay::trouble;
-use super::{Session, Settings, report};
+use super::{Session, Settings, pause, report};
 use crate::action::Action;
 use crate::dns::message_lookup::MessageLookup;
 use crate::dns::reverse::ConfirmedName;
@@ -171,7 +172,17 @@ impl Session {
         let lookup = transaction.lookup.as_ref()?;
         let gathering = self.evaluation.take()?.finish();
         let settings = &transaction.settings;
-        let gathered = within(settings.timeouts.evaluation, lookup, gathering).await?.ok()?;
+        let mut gathering = pin!(within(settings.timeouts.evaluation, lookup, gathering));
+        let gathered = loop {
+            // A sender whose name servers are slow holds the upstream up no longer than one who is slow himself.
+            let (hold, wanted) = (self.link.hold_left(), self.link.wanted());
+            tokio::select! {
+                biased;
+                gathered = &mut gathering => break gathered?.ok()?,
+                () = pause(hold) => self.link.let_go().await,
+                () = wanted => self.link.let_go().await,
+            }
+        };
         let elapsed = end_of_data.elapsed();
         self.gate.metrics.evaluation.observe(elapsed.as_secs_f64());
         let verdict = caught_in(|| {

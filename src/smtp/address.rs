@@ -178,7 +178,7 @@ impl fmt::Display for ForwardPath {
 
 /// A path is followed by nothing or by parameters.
 fn ends_path(rest: &[u8]) -> bool {
-    rest.is_empty() || rest.starts_with(b" ")
+    matches!(rest.first(), None | Some(b' ' | b'\t'))
 }
 
 /// Where `end` is met first outside a quoted string.

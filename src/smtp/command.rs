@@ -100,9 +100,12 @@ pub enum CommandError {
     /// A known verb with arguments that don't fit.
     #[error("bad arguments")]
     Arguments,
-    /// MAIL or RCPT with an address that can't be read.
+    /// MAIL with an address that can't be read.
     #[error("bad address: {0}")]
     Address(#[from] PathError),
+    /// RCPT with one.
+    #[error("bad recipient address: {0}")]
+    Recipient(PathError),
     /// A parameter that was not offered.
     #[error("parameter not offered")]
     ParameterUnknown,
@@ -220,7 +223,11 @@ impl CommandError {
             Self::ChunkSize => (501, "5.5.4", "BDAT needs the number of octets that follow, closing"),
             Self::Arguments => (501, "5.5.4", "Syntax error in arguments"),
             Self::Address(PathError::Syntax) => (501, "5.1.7", "Bad address syntax"),
-            Self::Address(PathError::NonAscii) => (553, "5.6.7", "Address needs SMTPUTF8, which is not in use"),
+            Self::Recipient(PathError::Syntax) => (501, "5.1.3", "Bad address syntax"),
+            Self::Recipient(PathError::TooLong) => (501, "5.1.3", "Address too long"),
+            Self::Address(PathError::NonAscii) | Self::Recipient(PathError::NonAscii) => {
+                (553, "5.6.7", "Address needs SMTPUTF8, which is not in use")
+            }
             Self::Address(PathError::TooLong) => (501, "5.1.7", "Address too long"),
             Self::ParameterUnknown => (555, "5.5.4", "Parameter not recognized"),
             Self::ParameterValue => (501, "5.5.4", "Bad parameter value"),
@@ -243,7 +250,7 @@ fn mail(arguments: &[u8], offer: Option<&Offer>) -> Result<Command, CommandError
 
 fn rcpt(arguments: &[u8], offer: Option<&Offer>) -> Result<Command, CommandError> {
     let path = strip_keyword(arguments, b"TO:").ok_or(CommandError::Arguments)?;
-    let (forward_path, rest) = ForwardPath::parse(path)?;
+    let (forward_path, rest) = ForwardPath::parse(path).map_err(CommandError::Recipient)?;
     let parameters = RcptParameters::parse(rest, offer)?;
     // ORCPT has an address, too. Whether SMTPUTF8 is in use in this transaction, the state knows.
     if !(offer.is_some_and(|offer| offer.smtp_utf8) || forward_path.is_ascii() && parameters.is_ascii()) {
@@ -384,7 +391,7 @@ mod tests {
             ("MAIL <a@b.example>", CommandError::Arguments),
             ("MAIL FROM:", CommandError::Address(PathError::Syntax)),
             ("MAIL FROM:<ü@b.example>", CommandError::Address(PathError::NonAscii)),
-            ("RCPT TO:<>", CommandError::Address(PathError::Syntax)),
+            ("RCPT TO:<>", CommandError::Recipient(PathError::Syntax)),
         ];
         for (line, expected) in cases {
             assert_eq!(parse(line), Err(expected), "{line}");

@@ -152,7 +152,7 @@ impl Offer {
     /// What the gate offers in front of servers with these capabilities.
     pub fn new(upstream: &Capabilities, terms: Terms<'_>) -> Self {
         let size = match upstream.size {
-            Some(limit) if limit > 0 => terms.size.min(limit.saturating_sub(ADDED_FIELDS)),
+            Some(limit) if limit > 0 => terms.size.min(limit.saturating_sub(ADDED_FIELDS).max(1)),
             _ => terms.size,
         };
         let shows = |extension| !terms.hidden.contains(&extension);
@@ -232,9 +232,11 @@ mod tests {
 
     #[test]
     fn the_offer_is_what_both_sides_do() {
-        let cases: [(&[&str], u64); 4] = [
+        let cases: [(&[&str], u64); 5] = [
             (&["mx", "SIZE 1000000"], 1_000_000 - ADDED_FIELDS),
             (&["mx", "SIZE 99000000"], 50_000_000),
+            // 0 would mean that there is no limit.
+            (&["mx", "SIZE 1000"], 1),
             (&["mx", "SIZE 0"], 50_000_000),
             (&["mx"], 50_000_000),
         ];

@@ -83,6 +83,21 @@ pub enum OpenError {
     ClientRefused(Reply, Capabilities),
 }
 
+impl OpenError {
+    /// What a refusal means. A server that has never taken a PROXY header may well refuse the header, which it can't read,
+    /// in the place of the client whom it names: that is ours to mend, and never a bounce.
+    pub fn settled(self, identity: Identity, sees_clients: bool) -> Self {
+        match self {
+            Self::ClientRefused(reply, _)
+                if matches!(identity, Identity::ProxyV1 | Identity::ProxyV2) && !sees_clients =>
+            {
+                Self::GateRefused { step: PROXY, reply }
+            }
+            error => error,
+        }
+    }
+}
+
 /// Why a command got no reply.
 #[derive(Debug, thiserror::Error)]
 pub enum ExchangeError {
@@ -320,10 +335,11 @@ impl Connection {
     async fn hello(&mut self, step: &'static str, name: &str, timeouts: &Timeouts) -> Result<(), OpenError> {
         let setup = |cause| OpenError::Setup { step, cause };
         let mut reply = self.command(&format!("EHLO {name}"), timeouts.command).await.map_err(setup)?;
+        // 501 and 503 are no answers to EHLO, but to a header that was not understood.
+        if matches!(reply.code(), 500..=504) && step == "EHLO" && self.sight == Sight::Client {
+            return Err(self.not_proxied(reply));
+        }
         if matches!(reply.code(), 500 | 502 | 504) {
-            if step == "EHLO" && self.sight == Sight::Client {
-                return Err(self.not_proxied(reply));
-            }
             reply = self.command(&format!("HELO {name}"), timeouts.command).await.map_err(setup)?;
             self.require_positive(step, reply)?;
             self.capabilities = Capabilities::default();
@@ -362,8 +378,9 @@ impl Connection {
             let reply = self.exchange(timeouts.command).await;
             let reply = reply.map_err(|cause| OpenError::Setup { step: STEP, cause })?;
             match reply.code() {
-                // 550 is Postfix's 'insufficient authorization'; the others say that it can't read the command.
-                500..=504 | 550 => return Err(OpenError::GateRefused { step: STEP, reply }),
+                // 550 is Postfix's 'insufficient authorization', 530 and 538 want TLS of us; the others say that it can't
+                // read the command.
+                500..=504 | 530 | 538 | 550 => return Err(OpenError::GateRefused { step: STEP, reply }),
                 _ => self.sight = Sight::Client,
             }
             self.require_positive(STEP, reply)?;

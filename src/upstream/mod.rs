@@ -369,9 +369,11 @@ impl Link {
         self.command(response, Expected::Challenge).await.map_err(|_| Error::Lost)
     }
 
-    /// Says that the client has authenticated on the connection at hand, which is kept from now on if no other can be told.
-    pub fn logged_in(&mut self) {
-        self.pinned = self.connection.as_ref().is_some_and(|connection| !connection.takes_login());
+    /// Says that the client has authenticated as `login` on the connection at hand, which is kept from now on if no other
+    /// can be told.
+    pub fn logged_in(&mut self, login: &str) {
+        let can_be_told = |connection: &Connection| connection.takes_login() && login != UNKNOWN_LOGIN;
+        self.pinned = !self.connection.as_ref().is_some_and(can_be_told);
     }
 
     /// Sends DATA and the message and gives the upstream's answer: to the end of data, or to DATA if it is refused.
@@ -446,6 +448,12 @@ impl Link {
         self.drop_connection().await;
     }
 
+    /// Drops the connection without a word, where one could be misunderstood.
+    pub fn abandon(&mut self) {
+        self.told = Told::default();
+        self.forget_connection();
+    }
+
     /// Says QUIT and forgets everything.
     pub async fn close(&mut self) {
         self.told = Told::default();
@@ -486,7 +494,10 @@ impl Link {
     async fn attach(&mut self, introduction: &Introduction, avoid: Option<usize>) -> Result<Option<Reply>, Error> {
         self.drop_connection().await;
         let refusal = self.connect(introduction, avoid).await?;
-        if introduction.login.is_some() && self.connection.as_ref().is_some_and(|c| !c.takes_login()) {
+        let is_told = |login: &str, c: &Connection| c.takes_login() && login != UNKNOWN_LOGIN;
+        if let (Some(login), Some(connection)) = (&introduction.login, &self.connection)
+            && !is_told(login, connection)
+        {
             self.drop_connection().await;
             return Err(Error::LoginLost);
         }
@@ -512,6 +523,9 @@ impl Link {
                 Ok(mut connection) => {
                     self.metrics.connections.inc(ConnectResult::Open);
                     self.servers.answered(index);
+                    if connection.sight() == Sight::Client {
+                        self.servers.saw_a_client(index);
+                    }
                     if connection.sight() == Sight::Gate && self.settings.blind == Blind::Refused {
                         error!(
                             session = &*self.session,
@@ -531,6 +545,7 @@ impl Link {
                     return Ok(None);
                 }
                 Err(cause) => {
+                    let cause = cause.settled(self.settings.identity, self.servers.sees_clients(index));
                     let result = connect_result(&cause);
                     self.metrics.connections.inc(result);
                     self.report(server, result, &cause);
@@ -567,6 +582,18 @@ impl Link {
         match &reply {
             Ok(reply) if reply.is_positive() => self.told.mail = Some(mail),
             _ => self.skip_ahead().await,
+        }
+        // What it wants of our link is not the client's to do.
+        if let Ok(reply) = &reply
+            && wants_tls(reply)
+            && self.settings.security == Security::Off
+        {
+            error!(
+                session = &*self.session,
+                reply = reply.summary(),
+                "the upstream wants TLS of this gate: set upstream.tls"
+            );
+            return Err(Error::Refused);
         }
         Ok(reply)
     }
@@ -773,6 +800,11 @@ fn host(server: &str) -> &str {
     host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
 }
 
+/// Whether a server refuses to go on in the clear (RFC 3207 §4).
+fn wants_tls(reply: &Reply) -> bool {
+    reply.code() == 530 && reply.summary().to_ascii_uppercase().contains("STARTTLS")
+}
+
 fn connect_result(error: &OpenError) -> ConnectResult {
     match error {
         OpenError::Unreachable(_) => ConnectResult::Unreachable,
@@ -790,3 +822,5 @@ const RESET_WAIT: Duration = Duration::from_secs(5);
 /// Commands that leave in one write: their replies must fit into what the network buffers, or both sides wait for the
 /// other to read (RFC 2920 §3.1).
 pub const MAX_GROUP: usize = 100;
+/// A login whose name is not known, or not for certain: no other connection can be told it.
+pub const UNKNOWN_LOGIN: &str = "?";

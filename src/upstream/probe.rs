@@ -78,13 +78,12 @@ struct Known {
 
 /// Probes one server for ever.
 async fn watch(round: Arc<Round>, index: usize) {
-    let Some(server) = round.servers.settings().servers.get(index) else { return };
     let mut memory = Known::default();
     let mut pause = FIRST_PAUSE;
     loop {
         round.servers.looking_at(index);
         let began = Instant::now();
-        memory.probe(round.servers.settings(), server, round.relay_test).await;
+        memory.probe(&round.servers, index, round.relay_test).await;
         // Before sessions are sent there: what it offers counts from now on.
         round.publish(index, &memory);
         match memory.seen {
@@ -156,12 +155,18 @@ fn draw(known: &[Known], before: &Survey, identity: Identity) -> Survey {
 
 impl Known {
     /// Probes once.
-    async fn probe(&mut self, settings: &Settings, server: &str, relay_test: RelayTest) {
+    async fn probe(&mut self, servers: &Servers, index: usize, relay_test: RelayTest) {
+        let settings = servers.settings();
+        let Some(server) = settings.servers.get(index) else { return };
         let limit = LONGEST_PROBE.min(settings.timeouts.open);
-        match open_within(limit, settings, server, &stranger(settings)).await {
+        let opened = open_within(limit, settings, server, &stranger(settings)).await;
+        match opened.map_err(|cause| cause.settled(settings.identity, servers.sees_clients(index))) {
             Ok(mut connection) => {
                 let blind = connection.sight() == Sight::Gate;
                 self.seen = Some((connection.capabilities().clone(), blind));
+                if !blind {
+                    servers.saw_a_client(index);
+                }
                 // Once it was found to guard itself it is not asked again, as long as it is there.
                 if self.relays != Some(false) && relay_test == RelayTest::Run && !blind {
                     self.relays = relays(&mut connection, settings).await;
@@ -221,6 +226,8 @@ pub async fn relays(connection: &mut Connection, settings: &Settings) -> Option<
     let limit = settings.timeouts.command;
     let verdict = |reply: &Reply| match reply {
         reply if reply.is_positive() => Some(true),
+        // It wants TLS of the gate before it says anything.
+        reply if matches!(reply.code(), 530 | 538) => None,
         reply if reply.is_permanent() => Some(false),
         _ => None,
     };

@@ -38,11 +38,13 @@ pub struct Slot {
     _permit: OwnedSemaphorePermit,
 }
 
-/// Whether a server should be probed soon.
+/// What is known of a server beside its health: whether it should be probed soon, above all.
 #[derive(Default)]
 struct Look {
     due: AtomicBool,
     notify: Notify,
+    /// Whether it has once let itself be told who the client is.
+    sees_clients: AtomicBool,
 }
 
 impl Servers {
@@ -95,6 +97,18 @@ impl Servers {
         self.publish(&pool);
         drop(pool);
         self.look_at(server);
+    }
+
+    /// Says that a connection with `server` was opened on which it sees the client.
+    pub fn saw_a_client(&self, server: usize) {
+        if let Some(look) = self.looks.get(server) {
+            look.sees_clients.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether that was ever so.
+    pub fn sees_clients(&self, server: usize) -> bool {
+        self.looks.get(server).is_some_and(|look| look.sees_clients.load(Ordering::Relaxed))
     }
 
     /// Waits for room for one more connection, at most as long as the settings say.

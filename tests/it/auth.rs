@@ -380,3 +380,19 @@ async fn a_line_of_auth_may_be_long_and_no_longer() {
     let said: Vec<_> = world.sessions().into_iter().flat_map(|c| c.responses).map(|text| text.len()).collect();
     assert_eq!(said, [12_288 - 13, 12_286, 1, 1, plain("joe", PASSWORD).len()]);
 }
+
+/// A login that comes to no end gives its connection up to who has need of one.
+#[tokio::test]
+async fn who_is_silent_inside_auth_holds_no_connection() {
+    let script = Script::with_xclient().user("joe", "secret");
+    let change = |config: crate::support::config::ConfigText| {
+        config.set("smtp.auth", "always").set("upstream.hold", "50ms").set("upstream.connections", 1)
+    };
+    let world = World::with(script, Zone::new(), change).await;
+    let mut silent = world.client().await;
+    silent.command("AUTH LOGIN").await.assert(334);
+    let mut other = world.client().await;
+    other.deliver("a@a.example", &["x@b.example"], MESSAGE).await.outcome().assert(250);
+    silent.command("am9l").await.assert(454);
+    silent.command("NOOP").await.assert(250);
+}

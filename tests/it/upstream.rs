@@ -343,3 +343,29 @@ async fn a_delivery_that_begins_too_late_is_not_ended() {
     assert_eq!(world.upstream.messages(), []);
     world.wait_for_count("dmarcgate_upstream_lost_total{at=\"in_data\"}", 1.0).await;
 }
+
+/// What an upstream wants of the gate's own link is never a bounce: TLS, at XCLIENT or at MAIL.
+#[tokio::test]
+async fn an_upstream_that_wants_tls_of_the_gate_bounces_nothing() {
+    const REPLY: &str = "530 5.7.0 Must issue a STARTTLS command first";
+    for (script, at) in [(Script::new(), "MAIL"), (Script::with_xclient(), "XCLIENT")] {
+        let world = World::with(script, Zone::new(), |config| config).await;
+        world.upstream.add(on(at).reply(REPLY));
+        let mut client = world.client().await;
+        let reply = client.command("MAIL FROM:<a@a.example>").await;
+        assert!(reply.code == 451 && reply.says("4.3.0"), "{at}: {reply}");
+        assert!(!reply.says("STARTTLS"), "{at}: {reply}");
+    }
+}
+
+/// A server that can't read a PROXY header refuses that in the client's place, in whatever words.
+#[tokio::test]
+async fn a_refused_proxy_header_bounces_nothing_and_is_not_ready() {
+    for (at, reply) in [(GREETING, "554 SMTP synchronization error"), ("EHLO", "503 Proxy negotiation failed")] {
+        let script = Script::new().proxy().rule(on(at).reply(reply));
+        let change = |config: ConfigText| config.set("upstream.identity", "proxy-v2");
+        let world = World::with(script, Zone::new(), change).await;
+        world.wait_for_readiness(503).await;
+        assert_eq!(world.gate.metrics().await.value("dmarcgate_upstream_servers_down"), 1.0, "{at}");
+    }
+}
