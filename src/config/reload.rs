@@ -1,6 +1,6 @@
 //! Says what a new configuration changes, and which of that a running gate can take over.
 //!
-//! [`KEYS`] is the one place that says it for each key; the reference repeats it, and a test holds both together.
+//! `KEYS` is the one place that says it for each key; the reference repeats it, and a test holds both together.
 
 use std::collections::BTreeMap;
 
