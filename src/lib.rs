@@ -26,6 +26,7 @@ pub mod record;
 pub mod store;
 pub mod upstream;
 pub mod verdict;
+pub mod explain;
 pub mod session;
 pub mod listener;
 pub mod admin;

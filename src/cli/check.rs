@@ -3,7 +3,6 @@
 //! `input` reads the message, `facts` gathers what was found and decided into one value, which `story` tells to people
 //! and `--json` to programs.
 
-pub mod escape;
 mod facts;
 mod input;
 mod story;
@@ -25,6 +24,7 @@ use crate::dns::{self, MessageLookup, Resolver};
 use crate::envelope::Envelope;
 use crate::evaluation::Evaluation;
 use crate::evaluation::gather::{Lookups, Sender, gather, within};
+use crate::explain::facts::decision::Fate;
 use crate::message::spool::{self, Spooler};
 use crate::metrics::Registry;
 use crate::session::fault::Fault;
@@ -73,20 +73,6 @@ pub struct Check {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
-}
-
-crate::label_enum! {
-    /// What the gate would do with the message in the mode that is in force.
-    pub enum Fate {
-        /// It is passed on.
-        PassedOn = "passed_on",
-        /// It is passed on with a mark.
-        Tagged = "tagged",
-        /// It is refused for good.
-        Refused = "refused",
-        /// The client is asked to come again.
-        Deferred = "deferred",
-    }
 }
 
 impl Check {

@@ -16,9 +16,9 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use self::check::Fate;
 use crate::causes::Causes;
 use crate::config::{Config, Loaded};
+use crate::explain::facts::decision::Fate;
 
 /// Settles who a message really comes from, while the sender is still on the line.
 ///

@@ -3,7 +3,7 @@
 use crate::source;
 
 /// The modules in the order in which data flows: each may use those above it, never those below.
-const ORDER: [&str; 28] = [
+const ORDER: [&str; 29] = [
     "domain",
     "label",
     "causes",
@@ -25,6 +25,7 @@ const ORDER: [&str; 28] = [
     "report",
     "suffix_list",
     "verdict",
+    "explain",
     "session",
     "listener",
     "admin",

@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use super::advice::{BLINDNESS, remedies, withheld};
 use super::look::Look;
-use crate::cli::check::escape::escaped;
 use crate::config::{AuthOffer, Config, Identity, ListenerTls};
+use crate::explain::escape::escaped;
 use crate::label::Label;
 use crate::smtp::extension::{Capabilities, Offer, Terms};
 use crate::smtp::reply::Reply;

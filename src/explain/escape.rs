@@ -19,6 +19,14 @@ pub fn escaped(octets: &[u8]) -> String {
     text
 }
 
+/// The first `most` octets, escaped, and how many there are in all if there are more.
+pub fn escaped_start(octets: &[u8], most: usize) -> String {
+    match octets.get(..most) {
+        Some(start) if octets.len() > most => format!("{}... ({} octets)", escaped(start), octets.len()),
+        _ => escaped(octets),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -37,5 +45,12 @@ mod tests {
         for (octets, expected) in cases {
             assert_eq!(escaped(octets), *expected);
         }
+    }
+
+    #[test]
+    fn what_is_cut_says_so() {
+        assert_eq!(escaped_start(b"abc", 3), "abc");
+        assert_eq!(escaped_start(b"abc", 2), "ab... (3 octets)");
+        assert_eq!(escaped_start("ö".as_bytes(), 1), "\\xc3... (2 octets)");
     }
 }

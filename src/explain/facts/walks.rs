@@ -1,42 +1,47 @@
 //! Walks the tree once more, over the answers that the evaluation got: the same pure steps on the same answers.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::{escaped, of_miss};
+use super::{Word, named, of_miss};
 use crate::dmarc::record::{Place, PolicyRecord, RecordAt, select};
 use crate::dmarc::tree_walk::{Found, Walk};
 use crate::dns::{Asked, Miss, RecordType};
 use crate::domain::Domain;
 use crate::evaluation::PublishedPolicy;
-use crate::label::Label;
+use crate::explain::escape::escaped_start;
 
 /// One name of a walk.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Step {
     pub name: String,
     /// `record`, `several_records`, `other_records`, `nodata`, `nxdomain`, or the kind of failure.
-    pub said: &'static str,
+    pub said: Word,
     pub record: Option<String>,
     /// What is wrong with the record.
     pub problems: Vec<String>,
 }
 
 /// The policy that applies to an author domain.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Policy {
     pub domain: String,
     pub record: String,
-    pub requested: &'static str,
+    pub requested: Word,
     /// The tag that asks for it.
-    pub by: &'static str,
+    pub by: Word,
     pub testing: bool,
-    pub psd: &'static str,
-    pub adkim: &'static str,
-    pub aspf: &'static str,
+    pub psd: Word,
+    pub adkim: Word,
+    pub aspf: Word,
 }
 
 /// The questions of one message with their answers.
-pub struct Walks<'a>(pub &'a [Asked]);
+pub struct Walks<'a> {
+    /// The questions.
+    pub asked: &'a [Asked],
+    /// Octets of a record's text that are told.
+    pub most: usize,
+}
 
 impl Walks<'_> {
     /// The walk from `start`, and the organizational domain that it finds.
@@ -55,7 +60,7 @@ impl Walks<'_> {
     /// The walk from an identifier; nothing where it is the author domain or was not walked, since it could make no
     /// difference.
     pub fn of_identifier(&self, domain: &Domain, author: &Domain) -> (Vec<Step>, Option<String>) {
-        if domain == author || self.asked(&policy_name(domain), RecordType::Txt).is_none() {
+        if domain == author || self.answer_to(&policy_name(domain), RecordType::Txt).is_none() {
             return (Vec::new(), None);
         }
         self.from(domain)
@@ -73,49 +78,49 @@ impl Walks<'_> {
         };
         Policy {
             domain: domain.to_string(),
-            record: escaped(record.text.as_bytes()),
-            requested: requested.as_str(),
-            by: deciding_tag(record, place),
+            record: escaped_start(record.text.as_bytes(), self.most),
+            requested: named(*requested),
+            by: deciding_tag(record, place).into(),
             testing: record.testing,
-            psd: record.psd.as_str(),
-            adkim: record.adkim.as_str(),
-            aspf: record.aspf.as_str(),
+            psd: named(record.psd),
+            adkim: named(record.adkim),
+            aspf: named(record.aspf),
         }
     }
 
     fn step(&self, name: String) -> (Step, Found) {
-        let without = |said| (said, None, Vec::new());
-        let (found, (said, record, problems)) = match self.asked(&name, RecordType::Txt).map(|a| &a.answer.outcome) {
+        let without = |said: Word| (said, None, Vec::new());
+        let (found, (said, record, problems)) = match self.answer_to(&name, RecordType::Txt).map(|a| &a.answer.outcome)
+        {
             Some(Ok(records)) => {
-                let at = records
-                    .as_txt()
-                    .map_or(RecordAt::Absent, |txt| select(&txt.texts().map(Box::from).collect::<Vec<_>>()));
+                let at = records.as_txt().map(|txt| txt.parsed(select));
+                let at = at.map_or(RecordAt::Absent, |at| RecordAt::clone(&at));
                 let said = match &at {
-                    RecordAt::Absent => without("other_records"),
-                    RecordAt::Several => without("several_records"),
+                    RecordAt::Absent => without("other_records".into()),
+                    RecordAt::Several => without("several_records".into()),
                     RecordAt::One(record) => {
                         let problems = record.problems.iter().map(ToString::to_string).collect();
-                        ("record", Some(escaped(record.text.as_bytes())), problems)
+                        ("record".into(), Some(escaped_start(record.text.as_bytes(), self.most)), problems)
                     }
                 };
                 (Found::Answered(at), said)
             }
-            Some(Err(Miss::Failed(failure))) => (Found::Failed, without(failure.as_str())),
+            Some(Err(Miss::Failed(failure))) => (Found::Failed, without(named(*failure))),
             Some(Err(miss)) => (Found::Answered(RecordAt::Absent), without(of_miss(*miss))),
             // Too long for DNS to carry: what can't exist is not asked for.
-            None if name.len() > MAX_NAME => (Found::Answered(RecordAt::Absent), without("nxdomain")),
-            None => (Found::Failed, without("budget")),
+            None if name.len() > MAX_NAME => (Found::Answered(RecordAt::Absent), without("nxdomain".into())),
+            None => (Found::Failed, without("budget".into())),
         };
         (Step { name, said, record, problems }, found)
     }
 
     fn is_missing(&self, domain: &Domain) -> bool {
-        let asked = self.asked(domain.as_str(), RecordType::A);
+        let asked = self.answer_to(domain.as_str(), RecordType::A);
         asked.is_some_and(|asked| matches!(asked.answer.outcome, Err(Miss::NxDomain)))
     }
 
-    fn asked(&self, name: &str, record_type: RecordType) -> Option<&Asked> {
-        self.0.iter().find(|asked| &*asked.name == name && asked.record_type == record_type)
+    fn answer_to(&self, name: &str, record_type: RecordType) -> Option<&Asked> {
+        self.asked.iter().find(|asked| &*asked.name == name && asked.record_type == record_type)
     }
 }
 
