@@ -27,6 +27,7 @@ use crate::admin;
 use crate::config::reload::InForce;
 use crate::config::{Config, Loaded};
 use crate::dns::resolver::{self, Resolver};
+use crate::explain::Recorder;
 use crate::label::Label;
 use crate::listener::networks::Networks;
 use crate::listener::slots::Slots;
@@ -49,6 +50,8 @@ pub struct Running {
     tls: Option<tls::Server>,
     upstream_tls_metrics: tls::ClientMetrics,
     store: Store,
+    /// Draws up explanations; none if none are kept.
+    recorder: Option<JoinHandle<()>>,
     resolver: Resolver,
     slots: Arc<Slots>,
     open_files: OpenFiles,
@@ -129,6 +132,7 @@ pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Resu
     let resolver = open_resolver(&config, sockets.open_files, &registry)?;
     let store = Store::open(config.store(), &registry).await?;
     readiness.holds(Condition::Store);
+    let (explanations, recorder) = recorder(&config, &store, &registry);
 
     let (stop, stopped) = watch::channel(false);
     let (stop_admin, admin_stopped) = watch::channel(false);
@@ -150,6 +154,7 @@ pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Resu
         spooler,
         survey: surveyed.clone(),
         rows: store.appender(),
+        explanations,
         tls: tls.clone(),
         metrics: session::metrics::Metrics::new(&registry),
         stop: stopped,
@@ -187,6 +192,7 @@ pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Resu
         tls,
         upstream_tls_metrics,
         store,
+        recorder,
         resolver,
         slots,
         open_files: sockets.open_files,
@@ -246,12 +252,25 @@ impl Running {
             () = hurry => warn!("sessions are cut off, as told"),
         }
         self.tasks.shutdown().await;
+        if let Some(recorder) = self.recorder {
+            // It ends with the last session.
+            let _ = timeout(RECORDER_CLOSE, recorder).await;
+        }
         self.store.close(STORE_CLOSE).await;
         self.stop_admin.send_replace(true);
         // Requests that hang end with the process.
         let _ = timeout(ADMIN_CLOSE, self.admin_task).await;
         info!("stopped");
     }
+}
+
+/// What draws up explanations, if any are kept.
+fn recorder(config: &Config, store: &Store, registry: &Registry) -> (Recorder, Option<JoinHandle<()>>) {
+    if !config.explain.enabled {
+        return (Recorder::idle(registry), None);
+    }
+    let (recorder, task) = Recorder::start(store.appender(), registry);
+    (recorder, Some(task))
 }
 
 /// What became of the listeners.
@@ -339,6 +358,8 @@ fn adopt(socket: std::net::TcpListener, address: SocketAddr) -> Result<TcpListen
     TcpListener::from_std(socket).map_err(|source| Error::Bind { address, source })
 }
 
+/// How long explanations of the last messages may take to be drawn up.
+const RECORDER_CLOSE: Duration = Duration::from_secs(1);
 /// How long rows may take to be written at the end.
 const STORE_CLOSE: Duration = Duration::from_secs(5);
 /// How long open requests to the admin listener may take at the end.

@@ -5,6 +5,7 @@
 mod check;
 mod check_upstream;
 mod config;
+mod explain;
 mod healthcheck;
 mod reports;
 mod serve;
@@ -39,6 +40,7 @@ enum Command {
     /// Check or show the configuration
     #[command(subcommand)]
     Config(config::Command),
+    Explain(explain::Explain),
     /// Ask a running gate whether it is well
     Healthcheck(healthcheck::Healthcheck),
     /// Show what reports to domain owners are made of
@@ -108,6 +110,7 @@ impl Cli {
                 return command.run(output).map(|well| if well { Ended::Done } else { Ended::Unwell });
             }
             Command::Config(command) => command.run(output),
+            Command::Explain(command) => command.run(output),
             Command::Healthcheck(command) => command.run(output),
             Command::Reports(command) => command.run(output),
             Command::Serve(command) => command.run(),

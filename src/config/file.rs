@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use crate::config::document::{Document, Section};
 use crate::config::{
-    Admin, AuthOffer, BareNewline, Bypass, ByteSize, Config, Dns, Identity, Limits, Listener, ListenerTls, Log,
-    LogFormat, LogLevel, Mailbox, Mode, OnTempError, OnUnusableFrom, OneOrMore, Policy, Reject, Reports, Selection,
-    Smtp, Spool, Store, Timeouts, Tls, Upstream, UpstreamTls,
+    Admin, AuthOffer, BareNewline, Bypass, ByteSize, Config, Dns, Explain, Identity, Limits, Listener, ListenerTls,
+    Log, LogFormat, LogLevel, Mailbox, Mode, OnTempError, OnUnusableFrom, OneOrMore, Policy, Reject, Reports,
+    Selection, Smtp, Spool, Store, Timeouts, Tls, Upstream, UpstreamTls,
 };
 use crate::domain::Domain;
-use crate::store::Location;
+use crate::store::{Location, Retention};
 
 /// Reads all tables. What is wrong stands in the document afterwards; the values are then of no use.
 pub fn read<'a>(document: &'a Document<'a>) -> Config {
@@ -32,6 +32,7 @@ pub fn read<'a>(document: &'a Document<'a>) -> Config {
         smtp: document.table("smtp", smtp),
         spool: document.table("spool", spool),
         store: document.table("store", store),
+        explain: document.table("explain", explain),
         reports: document.table("reports", reports),
         admin: document.table("admin", admin),
         log: document.table("log", log),
@@ -211,6 +212,15 @@ fn store(section: &mut Section<'_>) -> Store {
     Store { url: section.get("url", Location::Sqlite(PathBuf::from("/var/lib/dmarcgate/dmarcgate.db"))) }
 }
 
+fn explain(section: &mut Section<'_>) -> Explain {
+    let Retention { keep, octets } = Retention::default();
+    Explain {
+        enabled: section.get("enabled", true),
+        keep: section.within("keep", keep, minutes(60)..=minutes(365 * 24 * 60)),
+        size: section.within("size", ByteSize(octets), ByteSize(MEBI)..=ByteSize(1024 * GIBI)).0,
+    }
+}
+
 fn reports(section: &mut Section<'_>) -> Reports {
     let enabled = section.get("enabled", false);
     if enabled {
@@ -249,8 +259,8 @@ const fn minutes(n: u64) -> Duration {
 pub const LISTENER: &str = "listener";
 /// All tables; a name that is missing here would be refused as an unknown key, which the test of the reference shows.
 const TABLES: &[&str] = &[
-    LISTENER, "tls", "upstream", "dns", "policy", "bypass", "limits", "timeouts", "smtp", "spool", "store", "reports",
-    "admin", "log",
+    LISTENER, "tls", "upstream", "dns", "policy", "bypass", "limits", "timeouts", "smtp", "spool", "store", "explain",
+    "reports", "admin", "log",
 ];
 /// The shortest time that can be set: enough for tests, too short for anything else.
 const SHORTEST: Duration = Duration::from_millis(10);

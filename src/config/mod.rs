@@ -57,6 +57,7 @@ pub struct Config {
     pub smtp: Smtp,
     pub spool: Spool,
     pub store: Store,
+    pub explain: Explain,
     pub reports: Reports,
     pub admin: Admin,
     pub log: Log,
@@ -196,6 +197,16 @@ pub struct Spool {
 #[expect(missing_docs, reason = "each key is documented in config/dmarcgate.toml")]
 pub struct Store {
     pub url: Location,
+}
+
+/// `[explain]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each key is documented in config/dmarcgate.toml")]
+pub struct Explain {
+    pub enabled: bool,
+    pub keep: Duration,
+    /// Octets.
+    pub size: u64,
 }
 
 /// `[reports]`.

@@ -169,7 +169,8 @@ impl Config {
 
     /// For the store.
     pub fn store(&self) -> store::Settings {
-        store::Settings::new(self.store.url.clone())
+        let retention = store::Retention { keep: self.explain.keep, octets: self.explain.size };
+        store::Settings { retention, ..store::Settings::new(self.store.url.clone()) }
     }
 
     /// For one listener.

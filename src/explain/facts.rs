@@ -166,19 +166,22 @@ impl Addresses {
     }
 }
 
+impl From {
+    /// The first From fields of a header section, of each at most `most` octets.
+    pub fn fields(section: &HeaderSection, most: usize) -> Vec<String> {
+        section.named("From").take(MAX_FROM).map(|field| escaped_start(field.value.trim_ascii(), most)).collect()
+    }
+}
+
 impl Results {
-    /// What an evaluation found; of each text of a peer at most `most` octets.
-    pub fn new(evaluation: &Evaluation, section: &HeaderSection, most: usize) -> Self {
+    /// What an evaluation found, with the From fields; of each text of a peer at most `most` octets.
+    pub fn new(evaluation: &Evaluation, fields: Vec<String>, most: usize) -> Self {
         let Evaluation { author, spf, dkim, arc, dmarc, .. } = evaluation;
         let walks = Walks { asked: &evaluation.evidence, most };
         let text = |text: &str| escaped_start(text.as_bytes(), most);
         Self {
             from: From {
-                fields: section
-                    .named("From")
-                    .take(MAX_FROM)
-                    .map(|field| escaped_start(field.value.trim_ascii(), most))
-                    .collect(),
+                fields,
                 domains: author.domains().iter().map(ToString::to_string).collect(),
                 unusable: match author {
                     Author::Usable { .. } => None,

@@ -1,5 +1,293 @@
-//! Tells what happened to a message and why.
+//! Keeps for some days what was found out about each message that is no plain pass, and tells it as a story.
+//!
+//! A session hands in a [`Case`] once its client has the reply; a task draws an [`Explanation`] from it, which goes to the
+//! store under the id that the client and the log were told. `dmarcgate explain` reads it back. Mail never waits for
+//! it: where cases come faster than they can be drawn up, they are counted as lost. `dmarcgate check` tells what it
+//! finds by the same facts and in the same words.
 
 pub(crate) mod escape;
 pub(crate) mod facts;
 pub(crate) mod story;
+
+use std::io::{Read, Write};
+use std::net::IpAddr;
+
+use flate2::Compression;
+use flate2::read::DeflateDecoder;
+use flate2::write::DeflateEncoder;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, yield_now};
+use tracing::error;
+
+use self::escape::escaped_start;
+use self::facts::decision::Decision;
+use self::facts::{Addresses, Client, From, Question, Results, Word, one_line};
+use self::story::Story;
+use crate::dns::Asked;
+use crate::envelope::Envelope;
+use crate::evaluation::caught::caught_in;
+use crate::message::header::HeaderSection;
+use crate::message::trace::date;
+use crate::metrics::{IntCounter, Registry};
+use crate::policy::Reject;
+use crate::smtp::reply::Reply;
+use crate::store::{self, Appender};
+use crate::verdict::Verdict;
+
+/// One message, as the session leaves it.
+pub struct Case {
+    /// The id of the transaction, which log and reply carry.
+    pub id: Box<str>,
+    /// The id of the session.
+    pub session: Box<str>,
+    /// The gate's name.
+    pub gate: Box<str>,
+    /// When end-of-data was answered, in seconds since the epoch.
+    pub arrived: u64,
+    /// The client's address.
+    pub ip: IpAddr,
+    /// What it called itself.
+    pub hello: Box<str>,
+    /// The envelope; recipients beyond the first hundred are counted alone.
+    pub envelope: Envelope,
+    /// What stands in the header section.
+    pub header: Header,
+    /// Octets of content, if they were counted.
+    pub octets: Option<u64>,
+    /// What was found and decided; none if it was not evaluated.
+    pub verdict: Option<Verdict>,
+    /// `policy.reject` as it was.
+    pub reject: Reject,
+    /// Incoming fields that were removed, if the message went on.
+    pub removed: usize,
+    /// What became of it, as the metrics name it.
+    pub outcome: &'static str,
+    /// Who gave the reply: the gate or the upstream.
+    pub answered_by: &'static str,
+    /// The reply to end-of-data.
+    pub reply: Reply,
+}
+
+/// What a header section tells beside the author domains.
+#[derive(Debug, Default)]
+pub struct Header {
+    from: Vec<String>,
+    message_id: Option<String>,
+}
+
+/// What there is to tell about one message.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Explanation {
+    id: String,
+    gate: String,
+    session: String,
+    arrived: u64,
+    client: Client,
+    envelope: Addresses,
+    recipient_count: usize,
+    message_id: Option<String>,
+    octets: Option<u64>,
+    evaluation: Option<Results>,
+    decision: Option<Decision>,
+    outcome: Word,
+    answered_by: Word,
+    reply: String,
+    dns: Vec<Question>,
+    /// Questions that are not told.
+    dns_left_out: usize,
+}
+
+/// Why what was stored can't be told: of a later version, or damaged.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It can't be inflated.
+    #[error("what is stored can't be inflated")]
+    Inflate(#[from] std::io::Error),
+    /// It is no explanation.
+    #[error("what is stored is no explanation of this version")]
+    Read(#[from] serde_json::Error),
+}
+
+/// Where sessions hand their cases in; cheap to clone.
+#[derive(Clone)]
+pub struct Recorder {
+    /// None if nothing is kept.
+    cases: Option<mpsc::Sender<Box<Case>>>,
+    lost: IntCounter,
+}
+
+impl Recorder {
+    /// Starts the task that draws up explanations and hands them to the store, on the current runtime. It ends when all
+    /// recorders are gone.
+    pub fn start(store: Appender, registry: &Registry) -> (Self, JoinHandle<()>) {
+        let (sender, cases) = mpsc::channel(MAX_WAITING);
+        let recorder = Self { cases: Some(sender), ..Self::idle(registry) };
+        (recorder, tokio::spawn(run(cases, store)))
+    }
+
+    /// One that keeps nothing.
+    pub fn idle(registry: &Registry) -> Self {
+        let help = "Messages that `dmarcgate explain` will not find, since more came than could be drawn up.";
+        Self { cases: None, lost: registry.counter("dmarcgate_explanations_lost_total", help) }
+    }
+
+    /// Whether anything is kept: else there is no case to make.
+    pub fn is_active(&self) -> bool {
+        self.cases.is_some()
+    }
+
+    /// Hands in a case; never waits.
+    pub fn keep(&self, case: Box<Case>) {
+        if let Some(cases) = &self.cases
+            && cases.try_send(case).is_err()
+        {
+            self.lost.inc();
+        }
+    }
+}
+
+/// One case in each turn of the task: sessions have theirs in between, however many cases wait.
+async fn run(mut cases: mpsc::Receiver<Box<Case>>, store: Appender) {
+    while let Some(case) = cases.recv().await {
+        let (id, arrived) = (case.id.clone(), i64::try_from(case.arrived).unwrap_or(i64::MAX));
+        match caught_in(|| Explanation::new(&case).encode()) {
+            Ok(body) => store.explain(store::Explanation { id, arrived, body }),
+            Err(_) => error!(transaction = &*id, "a fault of ours: what is known of this message could not be kept"),
+        }
+        drop(case);
+        yield_now().await;
+    }
+}
+
+impl Header {
+    /// Takes the fields out of a header section.
+    pub fn read(section: &HeaderSection) -> Self {
+        Self {
+            from: From::fields(section, MAX_TEXT),
+            message_id: section.message_id().map(|id| escaped_start(id, MAX_TEXT)),
+        }
+    }
+}
+
+impl Explanation {
+    fn new(case: &Case) -> Self {
+        let evaluation = case.verdict.as_ref().map(|verdict| &verdict.evaluation);
+        let evidence = evaluation.map_or(&[][..], |evaluation| &evaluation.evidence);
+        let (dns, dns_left_out) = questions(evidence);
+        Self {
+            id: case.id.to_string(),
+            gate: case.gate.to_string(),
+            session: case.session.to_string(),
+            arrived: case.arrived,
+            client: Client::new(case.ip, &case.hello),
+            envelope: Addresses::new(&case.envelope),
+            recipient_count: case.envelope.recipients.len(),
+            message_id: case.header.message_id.clone(),
+            octets: case.octets,
+            evaluation: evaluation.map(|e| Results::new(e, case.header.from.clone(), MAX_TEXT)),
+            decision: case.verdict.as_ref().map(|verdict| Decision::new(verdict, case.reject, case.removed)),
+            outcome: case.outcome.into(),
+            answered_by: case.answered_by.into(),
+            reply: one_line(&case.reply),
+            dns,
+            dns_left_out,
+        }
+    }
+
+    fn encode(&self) -> Box<[u8]> {
+        // Fails only for maps with keys that are no strings; there are none.
+        let json = serde_json::to_vec(self).unwrap_or_default();
+        let mut encoder = DeflateEncoder::new(Vec::with_capacity(json.len() / 2), Compression::fast());
+        // Writing into memory can't fail.
+        encoder.write_all(&json).and_then(|()| encoder.finish()).unwrap_or_default().into()
+    }
+
+    /// Reads what was stored.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`].
+    pub fn decode(body: &[u8]) -> Result<Self, Error> {
+        let mut json = Vec::new();
+        DeflateDecoder::new(body).take(MAX_JSON).read_to_end(&mut json)?;
+        Ok(serde_json::from_slice(&json)?)
+    }
+
+    /// One JSON object on several lines.
+    pub fn to_json(&self) -> String {
+        // Fails only for maps with keys that are no strings; there are none.
+        serde_json::to_string_pretty(self).unwrap_or_default() + "\n"
+    }
+
+    /// The story, ended by a line end.
+    pub fn tell(&self) -> String {
+        let mut story = Story::default();
+        self.message(&mut story);
+        if let Some(results) = &self.evaluation {
+            story.results(results);
+        }
+        if let Some(decision) = &self.decision {
+            story.heading("Decision");
+            story.decision(decision, "");
+        }
+        story.heading("Reply to the client");
+        story.fact(if self.answered_by == "gate" { "by the gate" } else { "by the server" }, &self.reply);
+        story.fact("outcome", &self.outcome.replace('_', " "));
+        if self.evaluation.is_some() {
+            story.dns(&self.dns);
+        }
+        if self.dns_left_out > 0 {
+            story.line(&format!("  {} more are not kept", self.dns_left_out));
+        }
+        story.end()
+    }
+
+    fn message(&self, story: &mut Story) {
+        story.heading(&format!("Message {}", self.id));
+        story.fact("answered", &format!("{} by {} (session {})", date(self.arrived), self.gate, self.session));
+        story.fact("client", &format!("{}, EHLO {}", self.client.ip, self.client.helo));
+        story.fact("reverse-path", &format!("<{}>", self.envelope.mail_from));
+        for recipient in &self.envelope.recipients {
+            story.fact("recipient", &format!("<{recipient}>"));
+        }
+        let left_out = self.recipient_count.saturating_sub(self.envelope.recipients.len());
+        if left_out > 0 {
+            story.fact("", &format!("and {left_out} more"));
+        }
+        if let Some(id) = &self.message_id {
+            story.fact("Message-ID", &story::cut(id));
+        }
+        if let Some(octets) = self.octets {
+            story.fact("size", &format!("{octets} octets"));
+        }
+    }
+}
+
+/// As many questions as the bounds allow, and how many are left out.
+fn questions(evidence: &[Asked]) -> (Vec<Question>, usize) {
+    let mut told = Vec::new();
+    let mut octets = 0;
+    for asked in evidence {
+        let question = Question::new(asked, MAX_TEXT);
+        octets += question.name.len() + question.records.iter().map(String::len).sum::<usize>();
+        if octets > MAX_EVIDENCE {
+            break;
+        }
+        told.push(question);
+    }
+    let left_out = evidence.len() - told.len();
+    (told, left_out)
+}
+
+/// Cases that may wait: some hundred kilobytes at most each, some kilobytes as a rule.
+const MAX_WAITING: usize = 256;
+/// Octets that are kept of a text of a peer: a key of rsa-4096 or a long SPF record is whole.
+const MAX_TEXT: usize = 2048;
+/// Octets of all questions and answers of one message.
+const MAX_EVIDENCE: usize = 128 * 1024;
+/// Octets of a whole explanation, inflated, that are read: what was stored is less.
+const MAX_JSON: u64 = 16 * 1024 * 1024;
+
+#[cfg(test)]
+mod tests;

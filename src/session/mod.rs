@@ -40,6 +40,7 @@ use crate::dns::resolver::Resolver;
 use crate::envelope::{Client, Hello, Protocol};
 use crate::evaluation::caught::{Panicked, caught};
 use crate::evaluation::gather::Gathered;
+use crate::explain::Recorder;
 use crate::message::spool::Spooler;
 use crate::smtp::command::{Command, CommandError};
 use crate::smtp::extension::{Offer, Terms};
@@ -62,6 +63,8 @@ pub struct Gate {
     pub survey: watch::Receiver<Survey>,
     /// Where rows go.
     pub rows: Appender,
+    /// Where it goes what happened to a message that was no plain pass.
+    pub explanations: Recorder,
     /// TLS towards clients; none without a certificate.
     pub tls: Option<tls::Server>,
     /// What is counted.

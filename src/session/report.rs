@@ -9,8 +9,10 @@ use crate::action::Action;
 use crate::domain::Domain;
 use crate::envelope::{Envelope, Hello};
 use crate::evaluation::Evaluation;
+use crate::explain::{Case, Header};
 use crate::label::Label;
 use crate::message::author::Author;
+use crate::policy::Rule;
 use crate::record::FinalReply;
 use crate::smtp::reply::Reply;
 use crate::verdict::{self, Verdict};
@@ -30,10 +32,15 @@ pub fn outcome(verdict: Option<&Verdict>, reply: &Reply, answered_by: AnsweredBy
 }
 
 impl Session {
-    /// Counts, logs and records how a message ended.
-    pub(super) fn report(&self, transaction: &Transaction, hello: &Hello, envelope: &Envelope, ending: &Ending<'_>) {
-        self.count(transaction.bypass, ending);
-        self.log(transaction, hello, envelope, ending);
+    /// Counts, logs and records how a message ended, and keeps why.
+    pub(super) fn report(&self, transaction: &Transaction, hello: &Hello, envelope: &Envelope, ending: Ending<'_>) {
+        self.count(transaction.bypass, &ending);
+        self.log(transaction, hello, envelope, &ending);
+        self.record(envelope, &ending);
+        self.explain(transaction, hello, envelope, ending);
+    }
+
+    fn record(&self, envelope: &Envelope, ending: &Ending<'_>) {
         // A 4xx is tried again and would count twice.
         let reply = match (ending.answered_by, ending.reply.code() / 100) {
             (AnsweredBy::Upstream, 2) => FinalReply::Accepted,
@@ -41,12 +48,41 @@ impl Session {
             (AnsweredBy::Gate, 5) => FinalReply::RefusedByGate,
             _ => return,
         };
-        if let Some(verdict) = ending.verdict {
+        if let Some(verdict) = &ending.verdict {
             let arrived = i64::try_from(epoch_seconds()).unwrap_or(i64::MAX);
             for record in verdict::records(verdict, self.client.ip(), envelope, reply, arrived) {
                 self.gate.rows.append(record);
             }
         }
+    }
+
+    /// Keeps what there is to tell about a message that nobody has let by, unless it is a plain pass.
+    fn explain(&self, transaction: &Transaction, hello: &Hello, envelope: &Envelope, ending: Ending<'_>) {
+        let is_pass = ending.verdict.as_ref().is_some_and(|verdict| verdict.decision.rule == Rule::Pass);
+        let is_plain = is_pass && ending.outcome == Outcome::Accepted;
+        if transaction.bypass.is_some() || is_plain || !self.gate.explanations.is_active() {
+            return;
+        }
+        let settings = &transaction.settings.verdict;
+        let section = ending.subject.map(|subject| &subject.section);
+        let ip = self.client.ip();
+        self.gate.explanations.keep(Box::new(Case {
+            id: transaction.id.clone(),
+            session: self.id.clone(),
+            gate: transaction.settings.hostname.clone(),
+            arrived: epoch_seconds(),
+            ip,
+            hello: hello.name.as_str().into(),
+            envelope: envelope.clone(),
+            header: section.map(Header::read).unwrap_or_default(),
+            octets: ending.size,
+            verdict: ending.verdict,
+            reject: settings.policy.reject,
+            removed: section.map_or(0, |section| settings.removals(section, ip).count()),
+            outcome: ending.outcome.as_str(),
+            answered_by: ending.answered_by.as_str(),
+            reply: ending.reply.clone(),
+        }));
     }
 
     fn count(&self, bypass: Option<BypassReason>, ending: &Ending<'_>) {
@@ -55,7 +91,7 @@ impl Session {
         if let Some(reason) = bypass {
             metrics.bypassed.inc(reason);
         }
-        let Some(Verdict { evaluation, decision, .. }) = ending.verdict else { return };
+        let Some(Verdict { evaluation, decision, .. }) = &ending.verdict else { return };
         metrics.rules.inc(decision.rule);
         metrics.spf.inc(evaluation.spf.result);
         metrics.arc.inc(evaluation.arc.result);
@@ -64,7 +100,7 @@ impl Session {
     }
 
     fn log(&self, transaction: &Transaction, hello: &Hello, envelope: &Envelope, ending: &Ending<'_>) {
-        let findings = match ending.verdict {
+        let findings = match &ending.verdict {
             Some(verdict) => Findings::of(verdict),
             None => Findings { rule: "not_evaluated", ..Findings::default() },
         };
@@ -97,10 +133,7 @@ impl Session {
             disposition = findings.disposition,
             r#override = findings.overrides,
             outcome = ending.outcome.as_str(),
-            answered_by = match ending.answered_by {
-                AnsweredBy::Gate => "gate",
-                AnsweredBy::Upstream => "upstream",
-            },
+            answered_by = ending.answered_by.as_str(),
             reply = ending.reply.summary(),
             evaluation_ms = findings.evaluation_ms,
             elapsed_ms = u64::try_from(ending.end_of_data.elapsed().as_millis()).unwrap_or(u64::MAX),

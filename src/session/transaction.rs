@@ -19,6 +19,7 @@ use crate::envelope::{Envelope, Hello};
 use crate::evaluation::caught::caught_in;
 use crate::evaluation::gather::within;
 use crate::evaluation::subject::Subject;
+use crate::label_enum;
 use crate::message::body_hash::BodyHashes;
 use crate::message::trace::Hop;
 use crate::smtp::data::Encoder;
@@ -45,7 +46,7 @@ pub struct Transaction {
 /// How a message ended.
 pub struct Ending<'a> {
     /// The verdict; none if it was not evaluated.
-    pub verdict: Option<&'a Verdict>,
+    pub verdict: Option<Verdict>,
     /// What became of it.
     pub outcome: Outcome,
     /// The reply to the end of data.
@@ -60,13 +61,14 @@ pub struct Ending<'a> {
     pub end_of_data: Instant,
 }
 
-/// Who gave the reply to the end of data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AnsweredBy {
-    /// The gate.
-    Gate,
-    /// The upstream.
-    Upstream,
+label_enum! {
+    /// Who gave the reply to the end of data.
+    pub enum AnsweredBy {
+        /// The gate.
+        Gate = "gate",
+        /// The upstream.
+        Upstream = "upstream",
+    }
 }
 
 impl Transaction {
@@ -128,14 +130,13 @@ impl Session {
         self.link.reset().await;
 
         // Told, once, to everyone who wants to know.
-        let verdict = verdict.as_ref();
-        let outcome = report::outcome(verdict, &reply, answered_by);
+        let outcome = report::outcome(verdict.as_ref(), &reply, answered_by);
         if reply.is_positive() {
             self.patience.delivered();
         }
         let (subject, size) = (Some(&*subject), Some(size));
         let ending = Ending { verdict, outcome, reply: &reply, answered_by, subject, size, end_of_data: dot };
-        self.report(&transaction, hello, envelope, &ending);
+        self.report(&transaction, hello, envelope, ending);
         reply
     }
 
@@ -150,7 +151,7 @@ impl Session {
         let Some(transaction) = self.transaction.take() else { return };
         let answered_by = AnsweredBy::Gate;
         let ending = Ending { verdict: None, outcome, reply, answered_by, subject: None, size: None, end_of_data };
-        self.report(&transaction, hello, envelope, &ending);
+        self.report(&transaction, hello, envelope, ending);
     }
 
     /// Hands the header section to the evaluation, as soon as it is complete.

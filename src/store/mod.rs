@@ -1,9 +1,11 @@
-//! Keeps the rows that reports are made of, without ever holding up mail.
+//! Keeps the rows that reports are made of, and explanations of single messages, without ever holding up mail.
 //!
 //! [`Store::open`] starts one writer task, which owns the write connection behind a bounded queue. [`Appender::append`]
 //! never waits and never fails: a record that can't be kept is counted as lost and logged. Rows that a report would not
 //! tell apart add up, in memory and in the table. What was appended more than a second ago survives the death of the
-//! process, as long as the database takes it; while it does not, rows wait in a bounded memory.
+//! process, as long as the database takes it; while it does not, rows wait in a bounded memory. Explanations go the same
+//! way, with a small share of the memory; they are deleted after some days, and the oldest earlier where they take more
+//! room than they may.
 
 mod row;
 mod statements;
@@ -33,8 +35,30 @@ pub struct Settings {
     pub batch_rows: usize,
     /// Records that may wait for the writer task.
     pub queue: usize,
-    /// Octets of rows that may wait for the database.
+    /// Octets of rows that may wait for the database; a quarter as many of explanations.
     pub memory: usize,
+    /// What is kept of explanations.
+    pub retention: Retention,
+}
+
+/// How long and how much.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// How long an explanation is kept.
+    pub keep: Duration,
+    /// Octets of explanations in the database; the oldest go first.
+    pub octets: u64,
+}
+
+/// What is kept about one message, opaque to the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explanation {
+    /// Under which it is found; of a message, hence unique.
+    pub id: Box<str>,
+    /// Seconds since the epoch.
+    pub arrived: i64,
+    /// What there is to tell.
+    pub body: Box<[u8]>,
 }
 
 /// Which database.
@@ -122,9 +146,15 @@ pub struct Store {
 /// Where records are handed in. Cheap to clone.
 #[derive(Clone)]
 pub struct Appender {
-    queue: mpsc::Sender<Record>,
+    queue: mpsc::Sender<Item>,
     metrics: Metrics,
     log: LogLimit,
+}
+
+/// What is handed in.
+enum Item {
+    Record(Box<Record>),
+    Explanation(Explanation),
 }
 
 /// Reads the rows, beside a running gate or without one.
@@ -139,6 +169,9 @@ struct Metrics {
     written: IntCounter,
     lost: Family<Loss>,
     pending: IntGauge,
+    explanations_written: IntCounter,
+    explanations_lost: Family<Loss>,
+    explanations_size: IntGauge,
     failed_batches: IntCounter,
     batch_seconds: Histogram,
     up: IntGauge,
@@ -187,7 +220,7 @@ impl Appender {
     pub fn append(&self, record: Record) {
         self.metrics.appended.inc();
         self.metrics.pending.inc();
-        let reason = match self.queue.try_send(record) {
+        let reason = match self.queue.try_send(Item::Record(Box::new(record))) {
             Ok(()) => return,
             Err(mpsc::error::TrySendError::Full(_)) => Loss::QueueFull,
             Err(mpsc::error::TrySendError::Closed(_)) => Loss::Stopped,
@@ -197,6 +230,17 @@ impl Appender {
         if self.log.permits() {
             error!(%reason, "rows for reports are lost: the store can't keep up; dmarcgate_store_rows_lost_total counts");
         }
+    }
+
+    /// Hands in what there is to tell about a message; never waits. What can't be kept is counted: it is of less
+    /// worth than a row, and there is one for each message in a flood of forgeries.
+    pub fn explain(&self, explanation: Explanation) {
+        let reason = match self.queue.try_send(Item::Explanation(explanation)) {
+            Ok(()) => return,
+            Err(mpsc::error::TrySendError::Full(_)) => Loss::QueueFull,
+            Err(mpsc::error::TrySendError::Closed(_)) => Loss::Stopped,
+        };
+        self.metrics.explanations_lost.inc(reason);
     }
 }
 
@@ -220,6 +264,18 @@ impl Reader {
         let _ = sqlx::Connection::close(connection).await;
         Ok(lines)
     }
+
+    /// What is kept under `id`, if anything is.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`]; there is no database before the gate's first start.
+    pub async fn explanation(&self, id: &str) -> Result<Option<Vec<u8>>, Error> {
+        let mut connection = statements::open_read_only(&self.location).await?;
+        let body = statements::explanation(&mut connection, id).await?;
+        let _ = sqlx::Connection::close(connection).await;
+        Ok(body)
+    }
 }
 
 impl Settings {
@@ -231,7 +287,14 @@ impl Settings {
             batch_rows: 1000,
             queue: 8192,
             memory: 64 * 1024 * 1024,
+            retention: Retention::default(),
         }
+    }
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { keep: Duration::from_secs(7 * 86_400), octets: 256 * 1024 * 1024 }
     }
 }
 
@@ -271,6 +334,16 @@ impl Metrics {
             written: counter("rows_written", "Rows that the database has taken."),
             lost: registry.family(lost, "Rows that will be in no report.", "reason"),
             pending: registry.gauge("dmarcgate_store_rows_pending", "Rows that wait for the database."),
+            explanations_written: counter(
+                "explanations_written",
+                "Explanations of messages that the database has taken.",
+            ),
+            explanations_lost: registry.family(
+                "dmarcgate_store_explanations_lost_total",
+                "Explanations that `dmarcgate explain` will not find.",
+                "reason",
+            ),
+            explanations_size: registry.gauge("dmarcgate_store_explanations_bytes", "Explanations in the database."),
             failed_batches: counter("failed_batches", "Batches that the database did not take; their rows wait."),
             batch_seconds: registry.histogram(
                 "dmarcgate_store_batch_seconds",

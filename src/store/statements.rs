@@ -16,7 +16,7 @@ use sqlx::{AnyConnection, ConnectOptions, Connection, Row as _, SqlSafeStr};
 use crate::label::Label;
 use crate::record::Disposition;
 use crate::store::row::{Key, Row};
-use crate::store::{Error, Location, SummaryLine};
+use crate::store::{Error, Explanation, Location, SummaryLine};
 
 /// Opens the database for writing: makes directory and file if they are not there, and brings the schema up to date.
 ///
@@ -61,12 +61,16 @@ pub async fn open_read_only(location: &Location) -> Result<AnyConnection, Error>
     connect.await.map_err(|source| Error::Open { path: path.clone(), source })
 }
 
-/// Writes rows in one transaction, in the order of their keys: all or none.
+/// Writes rows, in the order of their keys, and explanations in one transaction: all or none.
 ///
 /// # Errors
 ///
 /// The database's; the connection should then be thrown away.
-pub async fn upsert(connection: &mut AnyConnection, rows: &BTreeMap<Key, Row>) -> Result<(), sqlx::Error> {
+pub async fn write(
+    connection: &mut AnyConnection,
+    rows: &BTreeMap<Key, Row>,
+    explanations: &[Explanation],
+) -> Result<(), sqlx::Error> {
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
     for (key, row) in rows {
         let mut query = sqlx::query(UPSERT)
@@ -80,7 +84,52 @@ pub async fn upsert(connection: &mut AnyConnection, rows: &BTreeMap<Key, Row>) -
         }
         query.execute(&mut *transaction).await?;
     }
+    for Explanation { id, arrived, body } in explanations {
+        let octets = i64::try_from(body.len()).unwrap_or(i64::MAX);
+        let query = sqlx::query(INSERT_EXPLANATION).bind(&**id).bind(*arrived).bind(octets).bind(&**body);
+        query.execute(&mut *transaction).await?;
+    }
     transaction.commit().await
+}
+
+/// Deletes explanations that arrived before `before`, in seconds since the epoch, then the oldest of what is left until
+/// it holds at most `octets`, and says how many octets are left. It deletes a bounded number at a time, so that rows need
+/// not wait long: there may be more left than wanted, for the next time.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn prune(connection: &mut AnyConnection, before: i64, octets: u64) -> Result<u64, sqlx::Error> {
+    sqlx::query(DELETE_OLD_EXPLANATIONS).bind(before).bind(DELETED_AT_ONCE).execute(&mut *connection).await?;
+    let mut left = explained_octets(connection).await?;
+    // A little more than has to go, or every batch would have to delete.
+    let wanted = octets - octets / 10;
+    if left <= octets {
+        return Ok(left);
+    }
+    for _ in 0..DELETIONS {
+        if left <= wanted {
+            break;
+        }
+        sqlx::query(DELETE_OLDEST_EXPLANATIONS).bind(DELETED_AT_ONCE / DELETIONS).execute(&mut *connection).await?;
+        left = explained_octets(connection).await?;
+    }
+    Ok(left)
+}
+
+async fn explained_octets(connection: &mut AnyConnection) -> Result<u64, sqlx::Error> {
+    let sum: i64 = sqlx::query(SUM_EXPLANATIONS).fetch_one(&mut *connection).await?.try_get(0)?;
+    Ok(sum.unsigned_abs())
+}
+
+/// The body of an explanation.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn explanation(connection: &mut AnyConnection, id: &str) -> Result<Option<Vec<u8>>, sqlx::Error> {
+    let row = sqlx::query(SELECT_EXPLANATION).bind(id).fetch_optional(connection).await?;
+    row.map(|row| row.try_get(0)).transpose()
 }
 
 /// The messages of the days from `first` to `last`, by day, policy domain and disposition.
@@ -123,7 +172,10 @@ fn migrations() -> Vec<Migration> {
     let simple = |version, name: &'static str, sql: &'static str| {
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
     };
-    vec![simple(1, "report rows", include_str!("../../migrations/sqlite/0001_report_rows.sql"))]
+    vec![
+        simple(1, "report rows", include_str!("../../migrations/sqlite/0001_report_rows.sql")),
+        simple(2, "explanations", include_str!("../../migrations/sqlite/0002_explanations.sql")),
+    ]
 }
 
 /// With a write-ahead log readers don't wait for the writer, and what was committed survives the death of the process;
@@ -147,3 +199,21 @@ const UPSERT: &str = "INSERT INTO report_rows AS t (
 const SUMMARY: &str = "SELECT day, policy_domain, disposition, CAST(SUM(n) AS BIGINT)
     FROM report_rows WHERE day >= $1 AND day <= $2
     GROUP BY day, policy_domain, disposition ORDER BY day, policy_domain, disposition";
+
+const INSERT_EXPLANATION: &str =
+    "INSERT INTO explanations (id, arrived, octets, body) VALUES ($1, $2, $3, $4) ON CONFLICT (id) DO NOTHING";
+
+const SELECT_EXPLANATION: &str = "SELECT body FROM explanations WHERE id = $1";
+
+const SUM_EXPLANATIONS: &str = "SELECT CAST(COALESCE(SUM(octets), 0) AS BIGINT) FROM explanations";
+
+const DELETE_OLD_EXPLANATIONS: &str = "DELETE FROM explanations WHERE id IN
+    (SELECT id FROM explanations WHERE arrived < $1 ORDER BY arrived LIMIT $2)";
+
+const DELETE_OLDEST_EXPLANATIONS: &str = "DELETE FROM explanations WHERE id IN
+    (SELECT id FROM explanations ORDER BY arrived LIMIT $1)";
+
+/// Explanations that one pruning deletes at most for their age, and as many for their size: some hundred milliseconds.
+const DELETED_AT_ONCE: i64 = 20_000;
+/// In how many steps those that go for the size do.
+const DELETIONS: i64 = 20;

@@ -204,7 +204,7 @@ async fn a_store_that_cannot_be_opened_is_refused_with_path_and_cause() {
 #[tokio::test]
 async fn a_schema_of_a_later_version_is_not_touched() {
     let directory = Gate::new().await.close().await;
-    execute(directory.path(), "UPDATE _sqlx_migrations SET version = 99").await;
+    execute(directory.path(), "UPDATE _sqlx_migrations SET version = 99 WHERE version = 2").await;
     let result = Store::open(settings(directory.path()), &Registry::new()).await;
     assert!(matches!(result, Err(Error::Schema { .. })));
 }
@@ -228,6 +228,65 @@ async fn nothing_can_be_read_before_the_first_start() {
     let directory = TempDir::new().unwrap();
     let result = Reader::new(location(directory.path())).summary(0, 1).await;
     assert!(matches!(result, Err(Error::Open { .. })));
+}
+
+#[tokio::test]
+async fn explanations_are_found_by_their_id_until_they_are_too_old() {
+    let directory = TempDir::new().unwrap();
+    let gate = Gate::with_settings(directory, |s| s.retention.keep = Duration::from_secs(86_400)).await;
+    let now = now();
+    gate.explain("OLD", now - 86_500, b"old");
+    gate.explain("NEW", now - 86_300, b"new");
+    gate.explain("NEW", now, b"a second under one id");
+    let directory = gate.close().await;
+    let reader = Reader::new(location(directory.path()));
+    assert_eq!(reader.explanation("NEW").await.unwrap().as_deref(), Some(&b"new"[..]));
+    assert_eq!(reader.explanation("MISSING").await.unwrap(), None);
+
+    // A gate that starts deletes what has become too old, though no mail comes.
+    let gate = Gate::with_settings(directory, |s| s.retention.keep = Duration::from_secs(86_400)).await;
+    gate.wait_for("dmarcgate_store_explanations_bytes 3\n").await;
+    let directory = gate.close().await;
+    assert_eq!(Reader::new(location(directory.path())).explanation("OLD").await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn beyond_their_room_the_oldest_explanations_go() {
+    let directory = TempDir::new().unwrap();
+    let gate = Gate::with_settings(directory, |settings| {
+        settings.retention.octets = 100_000;
+        settings.batch_delay = Duration::from_millis(1);
+    });
+    let gate = gate.await;
+    let now = now();
+    for n in 0..500 {
+        gate.explain(&format!("{n}"), now - 500 + n, &[0; 1000]);
+        gate.wait_for(&format!("dmarcgate_store_explanations_written_total {}\n", n + 1)).await;
+    }
+    let octets = gate.metric("dmarcgate_store_explanations_bytes");
+    let directory = gate.close().await;
+    assert!((50_000..=101_000).contains(&octets), "{octets}");
+    let reader = Reader::new(location(directory.path()));
+    assert!(reader.explanation("499").await.unwrap().is_some());
+    assert!(reader.explanation("420").await.unwrap().is_some());
+    assert!(reader.explanation("399").await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn explanations_wait_in_a_share_of_the_memory_and_rows_are_not_lost_for_them() {
+    let directory = TempDir::new().unwrap();
+    let gate = Gate::with_settings(directory, |settings| {
+        settings.memory = 40_000;
+        settings.batch_delay = Duration::from_secs(3600);
+    });
+    let gate = gate.await;
+    for n in 0..20 {
+        gate.explain(&format!("{n}"), now(), &[0; 1000]);
+    }
+    gate.wait_for("dmarcgate_store_explanations_lost_total{reason=\"memory_full\"} 10\n").await;
+    gate.append(sample::record());
+    let directory = gate.close().await;
+    assert_eq!(count_rows(directory.path()).await, 1);
 }
 
 #[test]
@@ -284,6 +343,10 @@ impl Gate {
         self.store.appender().append(record);
     }
 
+    fn explain(&self, id: &str, arrived: i64, body: &[u8]) {
+        self.store.appender().explain(Explanation { id: id.into(), arrived, body: body.into() });
+    }
+
     fn scrape(&self) -> String {
         self.registry.render()
     }
@@ -312,6 +375,10 @@ impl Gate {
         self.store.close(Duration::from_secs(10)).await;
         self.directory
     }
+}
+
+fn now() -> i64 {
+    i64::try_from(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()).unwrap()
 }
 
 fn location(directory: &Path) -> Location {

@@ -1,4 +1,4 @@
-//! The writer task: gathers records, adds them up by key, writes them in batches, and keeps them while it can't.
+//! The writer task: gathers items, adds them up by key, writes them in batches, and keeps them while it can't.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -6,29 +6,33 @@ use std::future;
 use std::mem;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sqlx::{AnyConnection, Connection};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{self, Instant};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::causes::Causes;
 use crate::record::Record;
 use crate::store::row::{Key, Row};
-use crate::store::{Error, Location, Loss, Metrics, Settings, statements};
+use crate::store::{Error, Explanation, Item, Location, Loss, Metrics, Retention, Settings, statements};
 
 /// Owns the write connection and all rows that wait for it. It goes on taking records while the database writes.
 pub struct Writer {
     settings: Settings,
     database: Option<Database>,
-    records: mpsc::Receiver<Record>,
+    items: mpsc::Receiver<Item>,
     metrics: Metrics,
     waiting: Waiting,
     /// Octets of the batch that is being written.
     in_flight: usize,
     /// When what waits is written; none while nothing waits.
     due: Option<Instant>,
+    /// When old explanations are deleted, though no room is needed.
+    prune_at: Instant,
+    /// Octets of explanations in the database, as far as it is known; with a shared one, others add to it.
+    explained: u64,
     /// How long to wait after the next failure; none while the database works.
     retry: Option<Duration>,
     log: LogLimit,
@@ -49,6 +53,8 @@ struct Written {
     database: Option<Database>,
     batch: Waiting,
     result: Result<(), Error>,
+    /// The octets of explanations that are left, where some were to be deleted.
+    pruned: Option<Result<u64, sqlx::Error>>,
     took: Duration,
 }
 
@@ -58,6 +64,9 @@ struct Waiting {
     rows: BTreeMap<Key, Row>,
     messages: u64,
     memory: usize,
+    explanations: Vec<Explanation>,
+    /// Their octets.
+    explained: usize,
 }
 
 /// Lets one line through in ten seconds, so that a flood of one fault does not drown all else.
@@ -66,15 +75,17 @@ pub struct LogLimit(Arc<Mutex<Option<Instant>>>);
 
 impl Writer {
     /// A writer with an open connection.
-    pub fn new(settings: Settings, database: Database, records: mpsc::Receiver<Record>, metrics: Metrics) -> Self {
+    pub fn new(settings: Settings, database: Database, items: mpsc::Receiver<Item>, metrics: Metrics) -> Self {
         Self {
             settings,
             database: Some(database),
-            records,
+            items,
             metrics,
             waiting: Waiting::default(),
             in_flight: 0,
             due: None,
+            prune_at: Instant::now(),
+            explained: 0,
             retry: None,
             log: LogLimit::default(),
         }
@@ -87,7 +98,8 @@ impl Writer {
         let mut stopping = false;
         let mut writing: Option<Writing> = None;
         loop {
-            let due = self.due.filter(|_| writing.is_none());
+            let due = self.due.unwrap_or(self.prune_at);
+            let due = writing.is_none().then(|| if self.retry.is_none() { due.min(self.prune_at) } else { due });
             tokio::select! {
                 written = finished(&mut writing), if writing.is_some() => {
                     writing = None;
@@ -99,16 +111,21 @@ impl Writer {
                 // An error means that the store was dropped without being closed: the same.
                 _ = &mut stopped, if !stopping => {
                     stopping = true;
-                    self.records.close();
+                    self.items.close();
                 }
-                count = self.records.recv_many(&mut taken, TAKEN_AT_ONCE) => {
+                count = self.items.recv_many(&mut taken, TAKEN_AT_ONCE) => {
                     if count == 0 {
                         break;
                     }
-                    taken.drain(..).for_each(|record| self.take(record));
+                    for item in taken.drain(..) {
+                        match item {
+                            Item::Record(record) => self.take(*record),
+                            Item::Explanation(explanation) => self.take_explanation(explanation),
+                        }
+                    }
                 }
             }
-            if writing.is_none() && self.retry.is_none() && self.waiting.rows.len() >= self.settings.batch_rows {
+            if writing.is_none() && self.retry.is_none() && self.waiting.len() >= self.settings.batch_rows {
                 writing = Some(self.write());
             }
         }
@@ -121,7 +138,7 @@ impl Writer {
             if let Some(writing) = writing.take() {
                 self.settle(writing.await);
             }
-            if self.waiting.rows.is_empty() {
+            if self.waiting.len() == 0 {
                 break;
             }
             if self.retry.is_some() {
@@ -150,34 +167,56 @@ impl Writer {
         }
     }
 
-    /// Sends all that waits on its way.
+    /// Adds an explanation to what waits, or counts it as lost.
+    fn take_explanation(&mut self, explanation: Explanation) {
+        if self.waiting.explain(explanation, self.settings.memory / 4) {
+            self.due.get_or_insert_with(|| Instant::now() + self.settings.batch_delay);
+        } else {
+            self.metrics.explanations_lost.inc(Loss::MemoryFull);
+        }
+    }
+
+    /// Sends all that waits on its way; deletes explanations where it is time to.
     fn write(&mut self) -> Writing {
         let batch = mem::take(&mut self.waiting);
         let mut database = self.database.take();
         let location = self.settings.location.clone();
+        let retention = self.settings.retention;
+        let is_full = self.explained.saturating_add(batch.explained as u64) > retention.octets;
+        let prunes = is_full || self.prune_at <= Instant::now();
         self.in_flight = batch.memory;
         self.due = None;
         Box::pin(async move {
             let begun = Instant::now();
             let result = try_write(&mut database, &location, &batch).await;
-            Written { database, batch, result, took: begun.elapsed() }
+            let took = begun.elapsed();
+            let pruned = match &mut database {
+                Some(database) if prunes && result.is_ok() => Some(prune(database, retention).await),
+                _ => None,
+            };
+            Written { database, batch, result, pruned, took }
         })
     }
 
     /// Counts what was written, or plans the next attempt.
     fn settle(&mut self, written: Written) {
-        let Written { database, batch, result, took } = written;
+        let Written { database, batch, result, pruned, took } = written;
         self.in_flight = 0;
         match result {
             Ok(()) => {
                 self.database = database;
                 self.metrics.written.inc_by(batch.messages);
+                self.metrics.explanations_written.inc_by(batch.explanations.len() as u64);
+                self.explained = self.explained.saturating_add(batch.explained as u64);
                 self.metrics.pending.sub(i64::try_from(batch.messages).unwrap_or(i64::MAX));
-                self.metrics.batch_seconds.observe(took.as_secs_f64());
+                if batch.len() > 0 {
+                    self.metrics.batch_seconds.observe(took.as_secs_f64());
+                }
                 self.metrics.up.set(1);
                 if self.retry.take().is_some() {
                     info!(rows = batch.messages, "the database takes rows again");
                 }
+                self.settle_pruning(pruned);
             }
             Err(fault) => {
                 // The connection is dropped: after a failed statement it is in no known state.
@@ -191,6 +230,24 @@ impl Writer {
                 error!(%error, waiting, "the database does not take rows; mail is not affected, the rows wait");
             }
         }
+    }
+}
+
+impl Writer {
+    fn settle_pruning(&mut self, pruned: Option<Result<u64, sqlx::Error>>) {
+        match &pruned {
+            Some(Ok(left)) => self.explained = *left,
+            Some(Err(fault)) => {
+                self.database = None;
+                let error = Causes(fault);
+                warn!(%error, "old explanations can't be deleted from the database; they will be, with a later batch");
+            }
+            None => {}
+        }
+        if pruned.is_some() {
+            self.prune_at = Instant::now() + PRUNING_INTERVAL;
+        }
+        self.metrics.explanations_size.set(i64::try_from(self.explained).unwrap_or(i64::MAX));
     }
 }
 
@@ -211,7 +268,14 @@ async fn try_write(database: &mut Option<Database>, location: &Location, batch: 
         Some(database) if database.file == statements::file_identity(location) => database,
         other => other.insert(Database::open(location).await?),
     };
-    Ok(statements::upsert(&mut database.connection, &batch.rows).await?)
+    Ok(statements::write(&mut database.connection, &batch.rows, &batch.explanations).await?)
+}
+
+/// Deletes what is too old or too much.
+async fn prune(database: &mut Database, retention: Retention) -> Result<u64, sqlx::Error> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let before = i64::try_from(now.saturating_sub(retention.keep).as_secs()).unwrap_or(i64::MAX);
+    statements::prune(&mut database.connection, before, retention.octets).await
 }
 
 /// Waits for the batch that is being written; for ever if there is none.
@@ -238,9 +302,27 @@ impl Waiting {
         true
     }
 
+    /// Adds an explanation, if those that wait leave room for it.
+    fn explain(&mut self, explanation: Explanation, limit: usize) -> bool {
+        let octets = explanation.body.len();
+        if self.explained + octets > limit {
+            return false;
+        }
+        self.explained += octets;
+        self.explanations.push(explanation);
+        true
+    }
+
+    /// Rows and explanations.
+    fn len(&self) -> usize {
+        self.rows.len() + self.explanations.len()
+    }
+
     /// Takes back a batch that could not be written; its memory was reserved.
     fn put_back(&mut self, batch: Self) {
         self.messages += batch.messages;
+        self.explained += batch.explained;
+        self.explanations.extend(batch.explanations);
         for (key, row) in batch.rows {
             match self.rows.entry(key) {
                 Entry::Occupied(mut like) => like.get_mut().add(&row),
@@ -272,6 +354,8 @@ const TAKEN_AT_ONCE: usize = 256;
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// The longest pause.
 const LAST_RETRY: Duration = Duration::from_secs(30);
+/// How often explanations are deleted for their age, and their size is summed up anew.
+const PRUNING_INTERVAL: Duration = Duration::from_secs(600);
 /// The pause between attempts when the gate stops and there is no time for more.
 const RETRY_WHILE_STOPPING: Duration = Duration::from_millis(200);
 /// The interval of lines about one fault.

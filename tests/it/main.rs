@@ -12,6 +12,7 @@ mod dashboards;
 mod dmarc;
 mod docs;
 mod doubt;
+mod explain;
 mod extensions;
 mod fields;
 mod from;

@@ -11,7 +11,7 @@ use crate::envelope::Envelope;
 use crate::evaluation::Evaluation;
 use crate::explain::escape::escaped;
 use crate::explain::facts::decision::{Decision, Fate};
-use crate::explain::facts::{Addresses, Client, Question, Results, one_line};
+use crate::explain::facts::{Addresses, Client, From, Question, Results, one_line};
 use crate::label::Label;
 use crate::session::receive::Received;
 use crate::smtp::reply::Reply;
@@ -78,7 +78,7 @@ impl Facts {
             },
             objection: objection.map(|fault| one_line(&fault.reply())),
             trusted_network,
-            evaluation: Some(Results::new(evaluation, &received.subject.section, usize::MAX)),
+            evaluation: Some(Results::new(evaluation, From::fields(&received.subject.section, usize::MAX), usize::MAX)),
             decisions,
             dns: evaluation.evidence.iter().map(|asked| Question::new(asked, usize::MAX)).collect(),
             ..Self::envelope(check, input, name)

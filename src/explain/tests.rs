@@ -1,0 +1,130 @@
+//! What is kept can be read back, and is bounded whatever DNS said.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::*;
+use crate::dns::{Answer, RecordType, Records, TxtRecords};
+use crate::evaluation::{ArcOutput, ArcResult, Evaluation};
+use crate::message::author::{Author, UnusableFrom};
+use crate::smtp::address::{ForwardPath, ReversePath};
+use crate::smtp::command::MailParameters;
+use crate::spf::{Identity, SpfOutput, SpfResult};
+use crate::store::{Location, Settings, Store};
+
+fn case(verdict: Option<Verdict>) -> Case {
+    let (reverse_path, _) = ReversePath::parse(b"<a@b.example>").unwrap();
+    let mut envelope = Envelope::new(reverse_path, MailParameters::default());
+    let recipient = |n: usize| ForwardPath::parse(format!("<r{n}@c.example>").as_bytes()).unwrap().0;
+    envelope.recipients = (0..150).map(recipient).collect();
+    Case {
+        id: "7ZK0Q4M1XW9TA".into(),
+        session: "S".into(),
+        gate: "mx.example".into(),
+        arrived: 1_795_361_999,
+        ip: "192.0.2.1".parse().unwrap(),
+        hello: "mail.example".into(),
+        envelope,
+        header: Header::read(&HeaderSection::parse(b"From: x\r\nMessage-ID: <m@\x1b>\r\n\r\n".to_vec())),
+        octets: Some(1000),
+        verdict,
+        reject: Reject::Corroborated,
+        removed: 0,
+        outcome: "refused",
+        answered_by: "gate",
+        reply: Reply::new(550, "5.7.1", "no"),
+    }
+}
+
+fn verdict(evidence: Vec<Asked>) -> Verdict {
+    let evaluation = Evaluation {
+        author: Author::Unusable(UnusableFrom::Missing),
+        spf: SpfOutput {
+            result: SpfResult::None,
+            identity: Identity::MailFrom,
+            domain: None,
+            term: None,
+            reason: "no SPF record".into(),
+            unsettled: false,
+            records: vec![("b.example".into(), "v=spf1 ".repeat(10_000).into())],
+        },
+        dkim: Vec::new(),
+        dkim_skipped: 0,
+        arc: ArcOutput { result: ArcResult::None, sealers: Vec::new(), reason: "no chain" },
+        dmarc: Vec::new(),
+        list_fields: false,
+        evidence,
+        elapsed: Duration::from_millis(3),
+    };
+    let settings = crate::config::Config::built_in().verdict();
+    let (reverse_path, _) = ReversePath::parse(b"<a@b.example>").unwrap();
+    crate::verdict::conclude(evaluation, &Envelope::new(reverse_path, MailParameters::default()), &settings, "ID")
+}
+
+fn asked(n: usize, text: &[u8]) -> Asked {
+    let records = Records::Txt(TxtRecords::new(vec![text.into()]));
+    let answer = Answer { outcome: Ok(Arc::new(records)), ttl: Duration::from_secs(300) };
+    Asked {
+        name: format!("n{n}.example").into(),
+        record_type: RecordType::Txt,
+        answer,
+        waited: Duration::from_millis(2),
+        cached: false,
+    }
+}
+
+#[test]
+fn what_is_kept_is_what_is_told_later() {
+    for case in [case(None), case(Some(verdict(vec![asked(1, b"v=DMARC1"), asked(2, b"\xff")])))] {
+        let explanation = Explanation::new(&case);
+        let kept = Explanation::decode(&explanation.encode()).unwrap();
+        assert_eq!(kept, explanation);
+        let story = kept.tell();
+        for line in [
+            "answered        Sun, 22 Nov 2026 15:39:59 +0000 by mx.example (session S)\n",
+            "and 50 more\n",
+            "<m@\\u{1b}>\n",
+        ] {
+            assert!(story.contains(line), "{line:?} is missing in {story}");
+        }
+        assert_eq!(story.contains("DNS: 2 question(s)"), case.verdict.is_some());
+    }
+}
+
+#[test]
+fn nothing_that_dns_says_decides_how_much_is_kept() {
+    let long = "x".repeat(60_000);
+    let evidence: Vec<_> = (0..300).map(|n| asked(n, long.as_bytes())).collect();
+    let explanation = Explanation::new(&case(Some(verdict(evidence))));
+    assert!(explanation.dns.iter().all(|q| q.records[0].ends_with("... (60000 octets)")));
+    assert_eq!(explanation.dns.len() + explanation.dns_left_out, 300);
+    let json = serde_json::to_vec(&explanation).unwrap();
+    assert!(json.len() < MAX_EVIDENCE + 64 * 1024, "{}", json.len());
+    assert!(explanation.tell().contains("more are not kept"));
+}
+
+#[test]
+fn what_is_damaged_is_an_error() {
+    assert!(matches!(Explanation::decode(b"\xff\xff"), Err(Error::Inflate(_))));
+    let mut encoder = DeflateEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(b"{}").unwrap();
+    assert!(matches!(Explanation::decode(&encoder.finish().unwrap()), Err(Error::Read(_))));
+}
+
+#[tokio::test]
+async fn cases_beyond_what_may_wait_are_counted() {
+    let directory = tempfile::tempdir().unwrap();
+    let registry = Registry::new();
+    let location = Location::Sqlite(directory.path().join("store.db"));
+    let store = Store::open(Settings::new(location), &registry).await.unwrap();
+    let (recorder, task) = Recorder::start(store.appender(), &registry);
+    // The task has no turn before this one waits.
+    for _ in 0..MAX_WAITING + 3 {
+        recorder.keep(Box::new(case(None)));
+    }
+    assert!(registry.render().contains("dmarcgate_explanations_lost_total 3\n"), "{}", registry.render());
+    drop(recorder);
+    task.await.unwrap();
+    store.close(Duration::from_secs(10)).await;
+    assert!(registry.render().contains("dmarcgate_store_explanations_written_total 256\n"), "{}", registry.render());
+}
