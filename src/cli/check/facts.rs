@@ -22,6 +22,7 @@ use crate::message::author::Author;
 use crate::policy::corroboration::signs;
 use crate::session::receive::Received;
 use crate::smtp::reply::Reply;
+use crate::spf::SpfOutput;
 
 pub mod decision;
 pub mod walks;
@@ -71,6 +72,8 @@ pub struct Addresses {
 pub struct Results {
     pub from: From,
     pub spf: Spf,
+    /// Of the EHLO name beside the reverse-path, for information alone; none where there was nothing to check.
+    pub spf_helo: Option<Spf>,
     pub dkim: Vec<Dkim>,
     /// Signatures beyond `limits.signatures`.
     pub dkim_skipped: usize,
@@ -248,7 +251,7 @@ impl Message {
 
 impl Findings<'_> {
     fn results(&self) -> Results {
-        let Evaluation { author, spf, dkim, arc, dmarc, .. } = self.evaluation;
+        let Evaluation { author, spf, spf_helo, dkim, arc, dmarc, .. } = self.evaluation;
         let section = &self.received.subject.section;
         let walks = Walks(&self.evaluation.evidence);
         Results {
@@ -261,14 +264,8 @@ impl Findings<'_> {
                 },
                 address_in_display_name: matches!(author, Author::Usable { address_in_display_name: true, .. }),
             },
-            spf: Spf {
-                result: spf.result.as_str(),
-                identity: spf.identity.as_str(),
-                domain: spf.domain.as_ref().map(ToString::to_string),
-                records: spf.records.iter().map(|(name, text)| Text::new(name, text)).collect(),
-                term: spf.term.as_deref().map(|term| escaped(term.as_bytes())),
-                reason: escaped(spf.reason.as_bytes()),
-            },
+            spf: Spf::new(spf),
+            spf_helo: spf_helo.as_ref().map(Spf::new),
             dkim: dkim.iter().map(Dkim::new).collect(),
             dkim_skipped: self.evaluation.dkim_skipped,
             arc: Arc {
@@ -279,6 +276,19 @@ impl Findings<'_> {
             list_fields: self.evaluation.list_fields,
             dmarc: dmarc.iter().map(|output| Dmarc::new(self.evaluation, output, &walks)).collect(),
             milliseconds: milliseconds(self.evaluation.elapsed),
+        }
+    }
+}
+
+impl Spf {
+    fn new(output: &SpfOutput) -> Self {
+        Self {
+            result: output.result.as_str(),
+            identity: output.identity.as_str(),
+            domain: output.domain.as_ref().map(ToString::to_string),
+            records: output.records.iter().map(|(name, text)| Text::new(name, text)).collect(),
+            term: output.term.as_deref().map(|term| escaped(term.as_bytes())),
+            reason: escaped(output.reason.as_bytes()),
         }
     }
 }
