@@ -30,6 +30,8 @@ pub struct Settings {
     pub policy: LocalPolicy,
     /// The name under which results are written.
     pub authserv_id: Box<str>,
+    /// The host name under which Received-SPF is written; none: it isn't.
+    pub receiver: Option<Box<str>>,
     /// The names whose incoming results are removed: ours and those that the operator adds.
     pub own_ids: AuthservIds,
     /// Hosts whose incoming results stay.
@@ -108,7 +110,7 @@ pub fn conclude(evaluation: Evaluation, envelope: &Envelope, settings: &Settings
 /// Judges an evaluated message under circumstances that were settled before, so that several policies can be compared.
 pub fn conclude_under(evaluation: Evaluation, circumstances: &Circumstances, settings: &Settings, id: &str) -> Verdict {
     let decision = decide(&evaluation, circumstances, &settings.policy);
-    let names = Names { authserv_id: &settings.authserv_id, explain_id: id };
+    let names = Names { authserv_id: &settings.authserv_id, explain_id: id, receiver: settings.receiver.as_deref() };
     let action = Action::of(&evaluation, &decision, &names);
     Verdict { evaluation, decision, action }
 }

@@ -15,19 +15,25 @@ use crate::message::author::Author;
 use crate::policy::{Assessment, Decision, Disposition};
 use crate::spf::{Identity, SpfOutput, SpfResult};
 
-/// The names that a field carries.
+/// The names that the fields carry.
 #[derive(Debug, Clone, Copy)]
 pub struct Names<'a> {
     /// Who speaks: the gate's, or the fleet's (RFC 8601 §2.5).
     pub authserv_id: &'a str,
     /// Under which id `dmarcgate explain` finds the message.
     pub explain_id: &'a str,
+    /// The gate's host name, if Received-SPF is to be written.
+    pub receiver: Option<&'a str>,
 }
 
 /// The field of an evaluated message, ended by CRLF.
 pub fn evaluated(evaluation: &Evaluation, decision: &Decision, names: &Names<'_>) -> String {
     let mut field = Field::new(names.authserv_id);
+    // RFC 8601 §2.7.2: a result for each identity. A reader that takes the first spf= must see the one that counts.
     spf(&mut field, &evaluation.spf);
+    if let Some(helo) = &evaluation.spf_helo {
+        spf(&mut field, helo);
+    }
     all_dkim(&mut field, evaluation);
     if evaluation.arc.result != ArcResult::None {
         field.method("arc", evaluation.arc.result);

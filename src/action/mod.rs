@@ -4,6 +4,7 @@
 //! quoted string of printable ASCII.
 
 pub mod authentication_results;
+pub mod received_spf;
 pub mod reply_text;
 
 use crate::evaluation::Evaluation;
@@ -33,12 +34,10 @@ impl Action {
         match decision.disposition {
             Disposition::Refuse => Self::Reject(reply_text::refusal(evaluation, decision, names.explain_id)),
             Disposition::Defer => Self::Defer(reply_text::deferral(evaluation, decision, names.explain_id)),
-            Disposition::Accept => {
-                Self::Relay { header: authentication_results::evaluated(evaluation, decision, names) }
-            }
+            Disposition::Accept => Self::Relay { header: fields(evaluation, decision, names, "") },
             Disposition::Tag(mark) => {
-                let results = authentication_results::evaluated(evaluation, decision, names);
-                Self::Relay { header: format!("{results}{FAIL_POLICY}: {}\r\n", mark.as_str()) }
+                let mark = format!("{FAIL_POLICY}: {}\r\n", mark.as_str());
+                Self::Relay { header: fields(evaluation, decision, names, &mark) }
             }
         }
     }
@@ -52,6 +51,14 @@ impl Action {
     pub fn authenticated(authserv_id: &str) -> Self {
         Self::Relay { header: authentication_results::authenticated(authserv_id) }
     }
+}
+
+/// The fields of an evaluated message: results, the mark if there is one, Received-SPF if it is wanted. That one stands
+/// above our Received and, as the newest, above those of others (RFC 7208 §9.1).
+fn fields(evaluation: &Evaluation, decision: &Decision, names: &Names<'_>, mark: &str) -> String {
+    let results = authentication_results::evaluated(evaluation, decision, names);
+    let received = names.receiver.map(|receiver| received_spf::field(evaluation, receiver)).unwrap_or_default();
+    results + mark + &received
 }
 
 /// The name of the field that marks failing mail for the upstream.

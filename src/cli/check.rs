@@ -23,7 +23,7 @@ use crate::config::{Config, DnsServer};
 use crate::dns::{self, MessageLookup, Resolver};
 use crate::envelope::Envelope;
 use crate::evaluation::Evaluation;
-use crate::evaluation::gather::{Lookups, Sender, gather, within};
+use crate::evaluation::gather::{HELO_LOOKUPS, Lookups, Sender, gather, within};
 use crate::explain::facts::decision::Fate;
 use crate::message::spool::{self, Spooler};
 use crate::metrics::Registry;
@@ -33,6 +33,7 @@ use crate::session::transaction::epoch_seconds;
 use crate::smtp::address::{ForwardPath, ReversePath};
 use crate::smtp::command::{ClientName, Command, MailParameters};
 use crate::smtp::data::Framing;
+use crate::spf::{Request, check_host};
 
 /// Evaluate a stored message and tell every step.
 ///
@@ -123,9 +124,16 @@ impl Check {
             mail_from: self.mail_from.mailbox().map_or("", |mailbox| mailbox.as_str()).into(),
         };
         let start = Instant::now();
-        let subject = std::future::ready(Some(received.subject.clone()));
-        let lookups = Lookups { identifiers: lookup, policy: &lookup.unmetered() };
-        let gathered = within(config.timeouts.evaluation, lookup, gather(lookups, &sender, subject)).await?;
+        let helo = lookup.apart(HELO_LOOKUPS);
+        let subject = async {
+            // The time that a sender takes for its message is, as a rule, enough for the EHLO name; here nobody sends.
+            if let Some(request) = Request::helo(self.ip(), self.helo.as_str()) {
+                check_host(&helo, &request).await;
+            }
+            Some(received.subject.clone())
+        };
+        let lookups = Lookups { identifiers: lookup, helo: &helo, policy: &lookup.unmetered() };
+        let gathered = within(config.timeouts.evaluation, lookup, gather(lookups, sender, subject)).await?;
         gathered.evaluate(&received.hashes, epoch_seconds(), lookup.evidence(), start.elapsed())
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::config::document::{Document, Section};
 use crate::config::{
     Admin, AuthOffer, BareNewline, Bypass, ByteSize, Config, Dns, Explain, Identity, Limits, Listener, ListenerTls,
-    Log, LogFormat, LogLevel, Mailbox, Mode, OnTempError, OnUnusableFrom, OneOrMore, Policy, Reject, Reports,
+    Log, LogFormat, LogLevel, Mailbox, Mode, OnTempError, OnUnusableFrom, OneOrMore, Policy, Reject, Reports, Results,
     Selection, Smtp, Spool, Store, Timeouts, Tls, Upstream, UpstreamTls,
 };
 use crate::domain::Domain;
@@ -29,6 +29,7 @@ pub fn read<'a>(document: &'a Document<'a>) -> Config {
         bypass: document.table("bypass", bypass),
         limits: document.table("limits", limits),
         timeouts: document.table("timeouts", timeouts),
+        results: document.table("results", results),
         smtp: document.table("smtp", smtp),
         spool: document.table("spool", spool),
         store: document.table("store", store),
@@ -186,6 +187,10 @@ fn timeouts(section: &mut Section<'_>) -> Timeouts {
     }
 }
 
+fn results(section: &mut Section<'_>) -> Results {
+    Results { received_spf: section.get("received_spf", false) }
+}
+
 fn smtp(section: &mut Section<'_>) -> Smtp {
     let banner: Option<String> = section.optional("banner");
     if banner.as_ref().is_some_and(|banner| !banner.is_ascii()) {
@@ -259,8 +264,8 @@ const fn minutes(n: u64) -> Duration {
 pub const LISTENER: &str = "listener";
 /// All tables; a name that is missing here would be refused as an unknown key, which the test of the reference shows.
 const TABLES: &[&str] = &[
-    LISTENER, "tls", "upstream", "dns", "policy", "bypass", "limits", "timeouts", "smtp", "spool", "store", "explain",
-    "reports", "admin", "log",
+    LISTENER, "tls", "upstream", "dns", "policy", "bypass", "limits", "timeouts", "results", "smtp", "spool", "store",
+    "explain", "reports", "admin", "log",
 ];
 /// The shortest time that can be set: enough for tests, too short for anything else.
 const SHORTEST: Duration = Duration::from_millis(10);

@@ -54,6 +54,7 @@ pub struct Config {
     pub bypass: Bypass,
     pub limits: Limits,
     pub timeouts: Timeouts,
+    pub results: Results,
     pub smtp: Smtp,
     pub spool: Spool,
     pub store: Store,
@@ -169,6 +170,13 @@ pub struct Timeouts {
     pub upstream_command: Duration,
     pub upstream_final: Duration,
     pub shutdown: Duration,
+}
+
+/// `[results]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each key is documented in config/dmarcgate.toml")]
+pub struct Results {
+    pub received_spf: bool,
 }
 
 /// `[smtp]`.

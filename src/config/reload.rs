@@ -159,6 +159,7 @@ const KEYS: &[(&str, Takes)] = &[
     ("timeouts.upstream_command", Takes::Reload),
     ("timeouts.upstream_final", Takes::Reload),
     ("timeouts.shutdown", Takes::Reload),
+    ("results.received_spf", Takes::Reload),
     ("smtp.bare_newline", Takes::Reload),
     ("smtp.recipient_domains", Takes::Reload),
     ("smtp.banner", Takes::Reload),

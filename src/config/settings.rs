@@ -73,6 +73,7 @@ impl Config {
         verdict::Settings {
             policy: self.local_policy(),
             authserv_id: self.authserv_id.as_str().into(),
+            receiver: self.results.received_spf.then(|| self.hostname.as_str().into()),
             own_ids: AuthservIds::new(ids),
             keep_results_from: self.bypass.keep_results_from.clone(),
             exempt_recipients: exempt.collect(),

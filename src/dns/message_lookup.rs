@@ -27,6 +27,13 @@ pub struct MessageLookup {
 /// which must be asked even if a sender's records have used the budget up.
 pub struct Unmetered<'a>(&'a MessageLookup);
 
+/// The same handle, with evidence and end, but with a budget of its own: for questions that must not use up that of
+/// the message. A question that the message has asked already costs it nothing.
+pub struct Apart<'a> {
+    lookup: &'a MessageLookup,
+    left: AtomicUsize,
+}
+
 impl MessageLookup {
     pub(super) fn new(resolver: Resolver, budget: usize) -> Self {
         Self {
@@ -48,6 +55,11 @@ impl MessageLookup {
         Unmetered(self)
     }
 
+    /// The handle with a budget of its own: at most `questions`.
+    pub fn apart(&self, questions: usize) -> Apart<'_> {
+        Apart { lookup: self, left: AtomicUsize::new(questions) }
+    }
+
     /// The questions so far with their answers, in the order of the answers.
     pub fn evidence(&self) -> Vec<Asked> {
         self.asked().clone()
@@ -62,23 +74,30 @@ impl MessageLookup {
         asked.iter().find(|a| a.record_type == record_type && &*a.name == name).map(|a| a.answer.clone())
     }
 
-    fn spend(&self) -> bool {
-        self.spent.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < self.budget).then_some(n + 1)).is_ok()
+    fn spend(&self, budget: Budget<'_>) -> bool {
+        let update = |count: &AtomicUsize, spend: &dyn Fn(usize) -> Option<usize>| {
+            count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend).is_ok()
+        };
+        match budget {
+            Budget::Metered => update(&self.spent, &|spent| (spent < self.budget).then_some(spent + 1)),
+            Budget::Apart(left) => update(left, &|left| left.checked_sub(1)),
+            Budget::Unmetered => true,
+        }
     }
 
-    async fn find(&self, name: &str, record_type: RecordType, budget: Budget) -> Answer {
+    async fn find(&self, name: &str, record_type: RecordType, budget: Budget<'_>) -> Answer {
         let Some(name) = normalize(name) else { return failed(Miss::NxDomain) };
         if let Some(answer) = self.known(&name, record_type) {
             return answer;
         }
-        if budget == Budget::Metered && !self.spend() {
+        if !self.spend(budget) {
             return failed(Miss::Failed(Failure::Budget));
         }
         let start = Instant::now();
         let key = (name, record_type);
         let mut expired = self.expired.subscribe();
         let purpose = match budget {
-            Budget::Metered => Purpose::Identifier,
+            Budget::Metered | Budget::Apart(_) => Purpose::Identifier,
             Budget::Unmetered => Purpose::Policy,
         };
         let expired = async {
@@ -119,9 +138,16 @@ impl Lookup for Unmetered<'_> {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Budget {
+impl Lookup for Apart<'_> {
+    async fn ask(&self, name: &str, record_type: RecordType) -> Answer {
+        self.lookup.find(name, record_type, Budget::Apart(&self.left)).await
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Budget<'a> {
     Metered,
+    Apart(&'a AtomicUsize),
     Unmetered,
 }
 

@@ -69,7 +69,12 @@ pub(crate) async fn has_address(lookup: &impl Lookup, name: &str, ip: IpAddr) ->
 
 /// The addresses of `name` in the family of `ip`.
 pub(crate) async fn ask_addresses(lookup: &impl Lookup, name: &str, ip: IpAddr) -> Answer {
-    lookup.ask(name, if ip.is_ipv4() { RecordType::A } else { RecordType::Aaaa }).await
+    lookup.ask(name, address_type(ip)).await
+}
+
+/// The type of the records that hold addresses in the family of `ip`.
+pub(crate) fn address_type(ip: IpAddr) -> RecordType {
+    if ip.is_ipv4() { RecordType::A } else { RecordType::Aaaa }
 }
 
 /// Names of a client that are tried: who has more is a web host, and the first ones are as good.

@@ -230,11 +230,24 @@ fn to_wire(name: &str) -> Option<Name> {
     Name::from_labels(name.split('.').map(str::as_bytes)).ok()
 }
 
-/// A name from the wire: lower case, no trailing dot, odd octets escaped as in a zone file; the root is empty.
+/// A name from the wire: lower case, no trailing dot; the root is empty. Printable characters stand for themselves, so that
+/// the name can be asked for by [`to_wire`]; other octets, dots within a label and backslashes are escaped as in a zone
+/// file, and no such name is asked for again.
 fn to_text(name: &Name) -> Box<str> {
-    let mut text = name.to_ascii();
-    text.make_ascii_lowercase();
-    text.strip_suffix('.').unwrap_or(&text).into()
+    let mut text = String::with_capacity(name.len());
+    for label in name.iter() {
+        if !text.is_empty() {
+            text.push('.');
+        }
+        for octet in label {
+            match octet {
+                b'.' | b'\\' => text.push_str(&format!("\\{octet:03}")),
+                _ if octet.is_ascii_graphic() => text.push(char::from(octet.to_ascii_lowercase())),
+                _ => text.push_str(&format!("\\{octet:03}")),
+            }
+        }
+    }
+    text.into()
 }
 
 fn wire_type(record_type: RecordType) -> WireType {
@@ -375,3 +388,21 @@ const MAX_TCP_REQUESTS: usize = 4096;
 const MAX_CHAIN: usize = 16;
 /// Questions for one name, where the server leaves it to us to follow a CNAME.
 const MAX_QUESTIONS: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_of_printable_characters_can_be_asked_for_again() {
+        for name in ["mail.example", "foo:bar/baz.example", "a%b(c;\"d@_x.example"] {
+            let wire = to_wire(name).unwrap();
+            assert_eq!(&*to_text(&wire), name);
+            assert_eq!(to_wire(&to_text(&wire)), Some(wire));
+        }
+        assert_eq!(&*to_text(&to_wire("MAIL.Example").unwrap()), "mail.example");
+        let odd = Name::from_labels([&b"a.b\\ \x00\xff"[..], b"example"]).unwrap();
+        assert_eq!(&*to_text(&odd), "a\\046b\\092\\032\\000\\255.example");
+        assert_eq!(&*to_text(&Name::root()), "");
+    }
+}

@@ -1,20 +1,24 @@
 //! Runs what needs DNS beside the transfer of the message, and draws the [`Evaluation`] from it at the end.
 
+use std::future::{Future, poll_fn};
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
 use super::Evaluation;
+use super::caught::caught;
 use super::discovery::{Discoveries, discover};
 use super::dkim::Keys;
 use super::subject::{Claims, Subject};
 use crate::dns::{Asked, Lookup, MessageLookup};
 use crate::domain::Domain;
 use crate::message::body_hash::BodyHashes;
-use crate::spf::SpfOutput;
 use crate::spf::evaluate::{Request, check_host};
+use crate::spf::{SpfOutput, SpfResult};
 
 /// The facts of the session and the envelope that SPF needs.
 #[derive(Debug, Clone)]
@@ -29,7 +33,9 @@ pub struct Sender {
 
 /// What DNS said for one message.
 pub struct Gathered {
+    sender: Sender,
     spf: SpfOutput,
+    spf_helo: Option<SpfOutput>,
     rest: Option<Rest>,
 }
 
@@ -41,22 +47,26 @@ struct Rest {
     discoveries: Discoveries,
 }
 
-/// Where the questions of one message go: those of its identifiers, and those of the policy, which are asked through a
-/// handle that nothing else can use up. A sender decides how many look-ups its own SPF record, signatures and ARC sets
-/// cost; it must not be able to leave none for the policy of the domain that it forges.
-pub struct Lookups<'a, I, P> {
-    /// For SPF, DKIM and ARC.
+/// Where the questions of one message go: those of its identifiers, those of the EHLO name, and those of the policy,
+/// each through a handle that the others can't use up. A sender decides how many look-ups its own SPF records,
+/// signatures and ARC sets cost; it must not be able to leave none for the policy of the domain that it forges, nor the
+/// name that it gives itself for what counts.
+pub struct Lookups<'a, I, H, P> {
+    /// For SPF of the reverse-path, DKIM and ARC.
     pub identifiers: &'a I,
+    /// For SPF of the EHLO name: [`HELO_LOOKUPS`] questions are enough.
+    pub helo: &'a H,
     /// For DMARC.
     pub policy: &'a P,
 }
 
 /// Asks DNS all that the evaluation of one message needs: SPF at once, DKIM keys, ARC keys and policies as soon as
-/// `subject` yields the header section. It ends when both are done; if the handle's deadline passes, the questions that
-/// are still open end as temporary failures, so that it always ends.
-pub async fn gather<I: Lookup, P: Lookup>(
-    lookups: Lookups<'_, I, P>,
-    sender: &Sender,
+/// `subject` yields the header section. It ends when these are done; if the handle's deadline passes, the questions that
+/// are still open end as temporary failures, so that it always ends. SPF of the EHLO name runs beside all that; it is waited for
+/// a moment longer, as a rule while the body is still coming.
+pub async fn gather<I: Lookup, H: Lookup, P: Lookup>(
+    lookups: Lookups<'_, I, H, P>,
+    sender: Sender,
     subject: impl Future<Output = Option<Arc<Subject>>>,
 ) -> Gathered {
     let request = Request::mail_from(sender.ip, &sender.helo, &sender.mail_from);
@@ -71,14 +81,61 @@ pub async fn gather<I: Lookup, P: Lookup>(
         );
         Some(Rest { subject, keys, chain_keys, discoveries })
     };
-    let (spf, rest) = tokio::join!(check_host(lookups.identifiers, &request), rest);
-    Gathered { spf, rest }
+    let needed = async { tokio::join!(check_host(lookups.identifiers, &request), rest) };
+    let helo = match sender.mail_from.is_empty() {
+        true => None,
+        false => Request::helo(sender.ip, &sender.helo),
+    };
+    let ((spf, rest), spf_helo) = match helo {
+        // What is for information alone must not cost the message its evaluation, not even by a fault of ours.
+        Some(request) => {
+            let (needed, output) = beside(needed, caught(check_host(lookups.helo, &request))).await;
+            (needed, Some(output.and_then(Result::ok).unwrap_or_else(|| unfinished(&request))))
+        }
+        None => (needed.await, None),
+    };
+    Gathered { sender, spf, spf_helo, rest }
+}
+
+/// Waits for `needed`, and then a little longer for `extra`, which goes on beside it; it is dropped if it isn't done by
+/// then.
+async fn beside<T, U>(needed: impl Future<Output = T>, extra: impl Future<Output = U>) -> (T, Option<U>) {
+    let (mut needed, mut extra) = (pin!(needed), pin!(extra));
+    let mut found = None;
+    let needed = poll_fn(|context| {
+        let needed = needed.as_mut().poll(context);
+        if found.is_none()
+            && let Poll::Ready(output) = extra.as_mut().poll(context)
+        {
+            found = Some(output);
+        }
+        needed
+    })
+    .await;
+    match found {
+        Some(found) => (needed, Some(found)),
+        None => (needed, timeout(HELO_GRACE, extra).await.ok()),
+    }
+}
+
+/// What is said of an EHLO name whose check was dropped. A temporary error, and not nothing: who reads the results learns
+/// that there was something to check, and that the answer is not "none".
+fn unfinished(request: &Request<'_>) -> SpfOutput {
+    SpfOutput {
+        result: SpfResult::TempError,
+        identity: request.identity,
+        domain: Domain::parse(request.domain).ok(),
+        term: None,
+        reason: "not finished when all else was".into(),
+        unsettled: false,
+        records: Vec::new(),
+    }
 }
 
 /// Waits for `gathering`, which asks `lookup`, at most for `limit`; then the questions that are still open end as
 /// temporary failures, so that what is known still counts. None if it does not end even so: a fault of ours.
 pub async fn within<T>(limit: Duration, lookup: &MessageLookup, gathering: impl Future<Output = T>) -> Option<T> {
-    let mut gathering = std::pin::pin!(gathering);
+    let mut gathering = pin!(gathering);
     tokio::select! {
         biased;
         gathered = &mut gathering => Some(gathered),
@@ -107,7 +164,9 @@ impl Gathered {
         let dmarc = discoveries.evaluate(&self.spf, &dkim);
         Some(Evaluation {
             author: claims.author.clone(),
+            sender: self.sender,
             spf: self.spf,
+            spf_helo: self.spf_helo,
             dkim,
             dkim_skipped: claims.signatures.skipped(),
             arc,
@@ -130,5 +189,110 @@ fn identifiers(claims: &Claims, spf_domain: &str) -> Vec<Domain> {
     found
 }
 
+/// Questions for SPF of the EHLO name. The name of a host has a record of few terms, as a rule `a` alone; one that needs
+/// more is a temporary error.
+pub const HELO_LOOKUPS: usize = 30;
+/// How long the check of the EHLO name may last beyond all that counts: long enough that a quick DNS gives one message
+/// the same results each time, too short to be noticed.
+const HELO_GRACE: Duration = Duration::from_millis(100);
 /// How long an evaluation may take to end once its look-ups have been cut off: it waits for nothing else.
 const GRACE: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dmarc::alignment::DmarcResult;
+    use crate::dns::zone::Zone;
+    use crate::dns::{Answer, RecordType};
+    use crate::message::body_hash::BodyHasher;
+    use crate::message::header::HeaderSection;
+    use crate::spf::Identity;
+
+    /// A lookup that answers questions for some names never.
+    struct Silent<'a>(&'a Zone, &'static str);
+
+    impl Lookup for Silent<'_> {
+        async fn ask(&self, name: &str, record_type: RecordType) -> Answer {
+            if name == self.1 {
+                std::future::pending::<()>().await;
+            }
+            self.0.ask(name, record_type).await
+        }
+    }
+
+    fn zone() -> Zone {
+        Zone::new()
+            .txt("bank.example", &["v=spf1 ip4:192.0.2.1 -all"])
+            .txt("_dmarc.bank.example", &["v=DMARC1; p=reject"])
+            .txt("other.example", &["v=spf1 -all"])
+    }
+
+    fn sender(helo: &str, mail_from: &str) -> Sender {
+        Sender { ip: "192.0.2.1".parse().unwrap(), helo: helo.into(), mail_from: mail_from.into() }
+    }
+
+    async fn evaluate(helo: &impl Lookup, zone: &Zone, sender: Sender) -> Evaluation {
+        let section = HeaderSection::parse(b"From: a@bank.example\r\n\r\n".to_vec());
+        let subject = Arc::new(Subject::read(section, Some(10)));
+        let hashes = BodyHasher::new(subject.body_hash_specs()).finish();
+        let lookups = Lookups { identifiers: zone, helo, policy: zone };
+        let gathered = gather(lookups, sender, std::future::ready(Some(subject))).await;
+        gathered.evaluate(&hashes, 0, Vec::new(), Duration::ZERO).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_pass_of_the_ehlo_name_never_counts() {
+        let zone = zone();
+        let found = evaluate(&zone, &zone, sender("bank.example", "x@other.example")).await;
+        let helo = found.spf_helo.as_ref().unwrap();
+        assert_eq!((helo.result, helo.identity), (SpfResult::Pass, Identity::Helo));
+        assert_eq!((found.spf.result, found.spf.identity), (SpfResult::Fail, Identity::MailFrom));
+        assert_eq!((found.dmarc[0].result, found.dmarc[0].spf_aligned), (DmarcResult::Fail, false));
+        // Only where it is the SPF domain itself, for want of another.
+        let bounce = evaluate(&zone, &zone, sender("bank.example", "")).await;
+        assert_eq!((bounce.spf.result, bounce.dmarc[0].result), (SpfResult::Pass, DmarcResult::Pass));
+        assert!(bounce.spf_helo.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_name_that_is_no_domain_is_not_checked() {
+        let zone = zone();
+        for name in ["[192.0.2.1]", "localhost", "a..example"] {
+            let found = evaluate(&zone, &zone, sender(name, "x@bank.example")).await;
+            assert!(found.spf_helo.is_none(), "{name}");
+            assert_eq!(found.dmarc[0].result, DmarcResult::Pass);
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_waits_long_for_the_ehlo_name() {
+        let zone = zone();
+        let silent = Silent(&zone, "slow.example");
+        let found = evaluate(&silent, &zone, sender("slow.example", "x@bank.example")).await;
+        let helo = found.spf_helo.unwrap();
+        assert_eq!((helo.result, &*helo.reason), (SpfResult::TempError, "not finished when all else was"));
+        assert_eq!(helo.domain.unwrap().as_str(), "slow.example");
+        assert_eq!((found.dmarc[0].result, found.dmarc[0].doubt), (DmarcResult::Pass, None));
+    }
+
+    #[tokio::test]
+    async fn its_doubt_is_nobody_elses() {
+        let zone = zone().fail("slow.example", RecordType::Txt, crate::dns::Failure::Timeout);
+        let found = evaluate(&zone, &zone, sender("slow.example", "x@other.example")).await;
+        assert_eq!(found.spf_helo.unwrap().result, SpfResult::TempError);
+        assert_eq!((found.dmarc[0].result, found.dmarc[0].doubt), (DmarcResult::Fail, None));
+    }
+
+    #[tokio::test]
+    async fn a_fault_in_it_is_not_the_messages() {
+        struct Faulty;
+        impl Lookup for Faulty {
+            async fn ask(&self, _: &str, _: RecordType) -> Answer {
+                panic!("a fault of ours")
+            }
+        }
+        let found = evaluate(&Faulty, &zone(), sender("mail.example", "x@bank.example")).await;
+        assert_eq!(found.spf_helo.unwrap().result, SpfResult::TempError);
+        assert_eq!(found.dmarc[0].result, DmarcResult::Pass);
+    }
+}

@@ -13,6 +13,7 @@ pub mod subject;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use self::gather::Sender;
 pub use crate::dmarc::alignment::{Alignment, DmarcResult, Doubt};
 use crate::dmarc::record::{Policy, PolicyRecord};
 use crate::dns::Asked;
@@ -128,8 +129,13 @@ pub struct DmarcOutput {
 pub struct Evaluation {
     /// Who the header section says wrote it.
     pub author: Author,
+    /// Who sent it, as the session and the envelope have it.
+    pub sender: Sender,
     /// SPF of the identity that DMARC uses.
     pub spf: SpfOutput,
+    /// SPF of the EHLO name beside that of the reverse-path, for information alone: nothing may be decided by it
+    /// (RFC 9989 §4.4.2). None if `spf` is of that name already, or if the name is no domain that could be checked.
+    pub spf_helo: Option<SpfOutput>,
     /// One for each DKIM-Signature field that was evaluated, in the order of the fields; empty if there is none.
     pub dkim: Vec<DkimOutput>,
     /// DKIM-Signature fields beyond the bound, not evaluated.

@@ -21,6 +21,7 @@ use crate::message::author::Author;
 use crate::message::header::HeaderSection;
 use crate::policy::corroboration::signs;
 use crate::smtp::reply::Reply;
+use crate::spf::SpfOutput;
 
 pub mod decision;
 pub mod walks;
@@ -48,6 +49,8 @@ pub struct Addresses {
 pub struct Results {
     pub from: From,
     pub spf: Spf,
+    /// Of the EHLO name beside the reverse-path, for information alone; none where there was nothing to check.
+    pub spf_helo: Option<Spf>,
     pub dkim: Vec<Dkim>,
     /// Signatures beyond `limits.signatures`.
     pub dkim_skipped: usize,
@@ -176,9 +179,8 @@ impl From {
 impl Results {
     /// What an evaluation found, with the From fields; of each text of a peer at most `most` octets.
     pub fn new(evaluation: &Evaluation, fields: Vec<String>, most: usize) -> Self {
-        let Evaluation { author, spf, dkim, arc, dmarc, .. } = evaluation;
+        let Evaluation { author, spf, spf_helo, dkim, arc, dmarc, .. } = evaluation;
         let walks = Walks { asked: &evaluation.evidence, most };
-        let text = |text: &str| escaped_start(text.as_bytes(), most);
         Self {
             from: From {
                 fields,
@@ -189,14 +191,8 @@ impl Results {
                 },
                 address_in_display_name: matches!(author, Author::Usable { address_in_display_name: true, .. }),
             },
-            spf: Spf {
-                result: named(spf.result),
-                identity: named(spf.identity),
-                domain: spf.domain.as_ref().map(ToString::to_string),
-                records: spf.records.iter().map(|(name, t)| Text { name: text(name), text: text(t) }).collect(),
-                term: spf.term.as_deref().map(text),
-                reason: text(&spf.reason),
-            },
+            spf: Spf::new(spf, most),
+            spf_helo: spf_helo.as_ref().map(|helo| Spf::new(helo, most)),
             dkim: dkim.iter().map(Dkim::new).collect(),
             dkim_skipped: evaluation.dkim_skipped,
             arc: Arc {
@@ -207,6 +203,20 @@ impl Results {
             list_fields: evaluation.list_fields,
             dmarc: dmarc.iter().map(|output| Dmarc::new(evaluation, output, &walks)).collect(),
             milliseconds: milliseconds(evaluation.elapsed),
+        }
+    }
+}
+
+impl Spf {
+    fn new(output: &SpfOutput, most: usize) -> Self {
+        let text = |text: &str| escaped_start(text.as_bytes(), most);
+        Self {
+            result: named(output.result),
+            identity: named(output.identity),
+            domain: output.domain.as_ref().map(ToString::to_string),
+            records: output.records.iter().map(|(name, t)| Text { name: text(name), text: text(t) }).collect(),
+            term: output.term.as_deref().map(text),
+            reason: text(&output.reason),
         }
     }
 }

@@ -48,6 +48,10 @@ impl Story {
             self.fact("decided by", &cut(term));
         }
         self.fact("reason", &spf.reason);
+        if let Some(helo) = &results.spf_helo {
+            let domain = helo.domain.as_deref().unwrap_or("none");
+            self.fact("EHLO name", &format!("{domain}: {}, {} (for information alone)", helo.result, helo.reason));
+        }
     }
 
     fn dkim(&mut self, results: &Results) {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::dns::{Answer, RecordType, Records, TxtRecords};
+use crate::evaluation::gather::Sender;
 use crate::evaluation::{ArcOutput, ArcResult, Evaluation};
 use crate::message::author::{Author, UnusableFrom};
 use crate::smtp::address::{ForwardPath, ReversePath};
@@ -38,6 +39,12 @@ fn case(verdict: Option<Verdict>) -> Case {
 
 fn verdict(evidence: Vec<Asked>) -> Verdict {
     let evaluation = Evaluation {
+        sender: Sender {
+            ip: "192.0.2.1".parse().unwrap(),
+            helo: "mail.example".into(),
+            mail_from: "a@b.example".into(),
+        },
+        spf_helo: None,
         author: Author::Unusable(UnusableFrom::Missing),
         spf: SpfOutput {
             result: SpfResult::None,

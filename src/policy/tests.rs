@@ -7,7 +7,7 @@ use super::*;
 use crate::dmarc::alignment::Alignment;
 use crate::dmarc::record::{Parsed, PolicyRecord, parse};
 use crate::domain::Domain;
-use crate::evaluation::{ArcOutput, ArcResult, DkimOutput, DkimResult, PublishedPolicy};
+use crate::evaluation::{ArcOutput, ArcResult, DkimOutput, DkimResult, PublishedPolicy, Sender};
 use crate::label::Label;
 use crate::message::author::UnusableFrom;
 use crate::spf::{Identity, SpfOutput, SpfResult};
@@ -57,6 +57,17 @@ fn evaluation(dmarc: Vec<DmarcOutput>) -> Evaluation {
             domains: dmarc.iter().map(|d| d.author_domain.clone()).collect(),
             address_in_display_name: false,
         },
+        sender: Sender { ip: "192.0.2.1".parse().unwrap(), helo: "a.example".into(), mail_from: "".into() },
+        // A pass of the EHLO name, whosever it is, changes nothing anywhere in these tables (RFC 9989 §4.4.2).
+        spf_helo: Some(SpfOutput {
+            result: SpfResult::Pass,
+            identity: Identity::Helo,
+            domain: dmarc.first().map(|d| d.author_domain.clone()),
+            term: None,
+            reason: "".into(),
+            unsettled: true,
+            records: Vec::new(),
+        }),
         spf: SpfOutput {
             result: SpfResult::Fail,
             identity: Identity::MailFrom,

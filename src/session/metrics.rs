@@ -126,6 +126,8 @@ pub struct Metrics {
     pub dmarc: Family<DmarcResult>,
     /// Evaluated messages by SPF result.
     pub spf: Family<SpfResult>,
+    /// EHLO names that were checked beside the reverse-path, by SPF result.
+    pub spf_helo: Family<SpfResult>,
     /// Signatures by DKIM result.
     pub dkim: Family<DkimResult>,
     /// Evaluated messages by ARC result.
@@ -172,6 +174,11 @@ impl Metrics {
             rules: registry.family("dmarcgate_decisions_total", "Evaluated messages.", "rule"),
             dmarc: registry.family("dmarcgate_dmarc_results_total", "Author domains evaluated.", "result"),
             spf: registry.family("dmarcgate_spf_results_total", "SPF evaluations.", "result"),
+            spf_helo: registry.family(
+                "dmarcgate_spf_helo_results_total",
+                "SPF evaluations of EHLO names beside the reverse-path, for information alone.",
+                "result",
+            ),
             dkim: registry.family("dmarcgate_dkim_results_total", "DKIM signatures evaluated.", "result"),
             arc: registry.family("dmarcgate_arc_results_total", "ARC chains evaluated.", "result"),
             evaluation: registry.histogram(

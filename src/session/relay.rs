@@ -12,7 +12,7 @@ use super::transaction::Transaction;
 use super::{LINE_END, MAX_COMMAND_LINE, Session};
 use crate::envelope::{Envelope, Hello};
 use crate::evaluation::caught::caught;
-use crate::evaluation::gather::{Lookups, Sender, gather};
+use crate::evaluation::gather::{HELO_LOOKUPS, Lookups, Sender, gather};
 use crate::smtp::address::{ForwardPath, ReversePath};
 use crate::smtp::command::{Command, MailParameters, RcptParameters};
 use crate::smtp::extension::Capabilities;
@@ -98,8 +98,9 @@ impl Session {
             };
             (transaction.subject, transaction.lookup) = (Some(subject), Some(Arc::clone(&lookup)));
             self.evaluation = Some(Background::new(async move {
-                let lookups = Lookups { identifiers: &*lookup, policy: &lookup.unmetered() };
-                caught(gather(lookups, &sender, async { subject_comes.await.ok() })).await
+                let lookups =
+                    Lookups { identifiers: &*lookup, helo: &lookup.apart(HELO_LOOKUPS), policy: &lookup.unmetered() };
+                caught(gather(lookups, sender, async { subject_comes.await.ok() })).await
             }));
         }
         self.transaction = Some(transaction);

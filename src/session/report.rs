@@ -8,13 +8,13 @@ use super::transaction::{AnsweredBy, Ending, Transaction, epoch_seconds};
 use crate::action::Action;
 use crate::domain::Domain;
 use crate::envelope::{Envelope, Hello};
-use crate::evaluation::Evaluation;
 use crate::explain::{Case, Header};
 use crate::label::Label;
 use crate::message::author::Author;
 use crate::policy::Rule;
 use crate::record::FinalReply;
 use crate::smtp::reply::Reply;
+use crate::spf::SpfOutput;
 use crate::verdict::{self, Verdict};
 
 /// What became of a message, by its verdict and the reply to its end of data.
@@ -94,6 +94,7 @@ impl Session {
         let Some(Verdict { evaluation, decision, .. }) = &ending.verdict else { return };
         metrics.rules.inc(decision.rule);
         metrics.spf.inc(evaluation.spf.result);
+        evaluation.spf_helo.iter().for_each(|helo| metrics.spf_helo.inc(helo.result));
         metrics.arc.inc(evaluation.arc.result);
         evaluation.dkim.iter().for_each(|signature| metrics.dkim.inc(signature.result));
         evaluation.dmarc.iter().for_each(|dmarc| metrics.dmarc.inc(dmarc.result));
@@ -123,6 +124,7 @@ impl Session {
             from_note = findings.from_note,
             policy_domain = findings.policy_domain,
             spf = findings.spf,
+            spf_helo = findings.spf_helo,
             dkim = findings.dkim,
             arc = findings.arc,
             dmarc = findings.dmarc,
@@ -151,6 +153,8 @@ struct Findings {
     from_note: &'static str,
     policy_domain: String,
     spf: String,
+    /// Of the EHLO name beside the reverse-path.
+    spf_helo: String,
     dkim: String,
     arc: &'static str,
     dmarc: String,
@@ -179,7 +183,8 @@ impl Findings {
                 .and_then(|dmarc| dmarc.policy.as_ref())
                 .map(|policy| policy.domain.to_string())
                 .unwrap_or_default(),
-            spf: spf(evaluation),
+            spf: spf(&evaluation.spf),
+            spf_helo: evaluation.spf_helo.as_ref().map(spf).unwrap_or_default(),
             dkim: join(evaluation.dkim.iter().map(|signature| {
                 let domain = signature.domain.as_ref().map_or("?", |d| d.as_str());
                 format!("{}:{domain} ({})", signature.result, signature.reason)
@@ -200,8 +205,7 @@ impl Findings {
     }
 }
 
-fn spf(evaluation: &Evaluation) -> String {
-    let spf = &evaluation.spf;
+fn spf(spf: &SpfOutput) -> String {
     let domain = spf.domain.as_ref().map_or("?", |d| d.as_str());
     format!("{}:{domain} ({}: {})", spf.result, spf.identity, spf.reason)
 }

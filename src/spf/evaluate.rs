@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use crate::dns::reverse::{ask_addresses, has_address};
+use crate::dns::reverse::{address_type, ask_addresses, has_address};
 use crate::dns::{Failure, Lookup, Miss, RecordType, Records, reverse_name};
 use crate::domain::Domain;
 
@@ -43,6 +43,13 @@ impl<'a> Request<'a> {
         // The last at sign: a quoted local part may have others. Without one there is no domain.
         let (local_part, domain) = reverse_path.rsplit_once('@').unwrap_or((reverse_path, ""));
         Self { ip, helo, local_part, domain, identity: Identity::MailFrom }
+    }
+
+    /// The HELO identity (RFC 7208 §2.3); none where the name is no domain of several labels, an address literal say:
+    /// then there is nothing to check.
+    pub fn helo(ip: IpAddr, helo: &'a str) -> Option<Self> {
+        let is_checkable = Domain::parse(helo).is_ok_and(|domain| domain.label_count() > 1);
+        is_checkable.then_some(Self { ip, helo, local_part: "", domain: helo, identity: Identity::Helo })
     }
 }
 
@@ -96,7 +103,7 @@ struct Check<'a, L> {
     names: Option<Result<Arc<Records>, Miss>>,
     /// A look-up for those names failed and was passed over.
     unsettled: bool,
-    records: Vec<(Box<str>, Box<str>)>,
+    records: Vec<(Box<str>, Arc<str>)>,
 }
 
 /// The result of a record.
@@ -135,7 +142,9 @@ impl<L: Lookup> Check<'_, L> {
                 None | Some(Published::Absent) => Finding::new(SpfResult::None, "no SPF record"),
                 Some(Published::Several) => Finding::new(SpfResult::PermError, "several SPF records"),
                 Some(Published::One { text, record }) => {
-                    self.records.push((domain.as_str().into(), text.clone()));
+                    if !self.records.iter().any(|(name, _)| **name == domain) {
+                        self.records.push((domain.as_str().into(), Arc::clone(text)));
+                    }
                     match record {
                         Ok(record) => self.record(record, &domain).await,
                         Err(error) => Finding::new(SpfResult::PermError, &format!("syntax error: {error}")),
@@ -172,8 +181,7 @@ impl<L: Lookup> Check<'_, L> {
             Mechanism::A(spec, prefix) => {
                 self.spend_term()?;
                 let target = self.target(spec.as_ref(), domain).await?;
-                let answer = ask_addresses(self.lookup, &target, self.ip).await.outcome;
-                let found = self.found(answer)?;
+                let found = self.records(&target, address_type(self.ip)).await?;
                 Ok(found.is_some_and(|records| self.any_covers(*prefix, &records)))
             }
             Mechanism::Mx(spec, prefix) => self.mx(spec.as_ref(), *prefix, domain).await,
@@ -182,8 +190,7 @@ impl<L: Lookup> Check<'_, L> {
                 self.spend_term()?;
                 let target = self.target(Some(spec), domain).await?;
                 // An A record, whatever the client's family (RFC 7208 §5.7).
-                let answer = self.lookup.ask(&target, RecordType::A).await.outcome;
-                Ok(self.found(answer)?.is_some())
+                Ok(self.records(&target, RecordType::A).await?.is_some())
             }
         }
     }
@@ -225,8 +232,7 @@ impl<L: Lookup> Check<'_, L> {
     async fn mx(&mut self, spec: Option<&DomainSpec>, prefix: Prefix, domain: &str) -> Match {
         self.spend_term()?;
         let target = self.target(spec, domain).await?;
-        let answer = self.lookup.ask(&target, RecordType::Mx).await.outcome;
-        let Some(records) = self.found(answer)? else { return Ok(false) };
+        let Some(records) = self.records(&target, RecordType::Mx).await? else { return Ok(false) };
         if records.as_mx().len() > MAX_EXCHANGERS {
             return Err(Stop::PermError("more than ten exchangers"));
         }
@@ -335,9 +341,13 @@ impl<L: Lookup> Check<'_, L> {
         }
     }
 
-    /// The records, or none if the look-up was in vain.
-    fn found(&mut self, answer: Result<Arc<Records>, Miss>) -> Result<Option<Arc<Records>>, Stop> {
-        match answer {
+    /// The records of a name, or none if there are none. One that DNS can't carry, made by a macro say, has none (RFC
+    /// 7208 §4.8), and is no look-up in vain, since nothing is asked.
+    async fn records(&mut self, name: &str, record_type: RecordType) -> Result<Option<Arc<Records>>, Stop> {
+        if !fits_dns(name) {
+            return Ok(None);
+        }
+        match self.lookup.ask(name, record_type).await.outcome {
             Ok(records) => Ok(Some(records)),
             Err(Miss::Failed(failure)) => Err(Stop::TempError(failure)),
             Err(Miss::NoData | Miss::NxDomain) => self.spend_void().map(|()| None),
@@ -389,11 +399,15 @@ impl Qualifier {
     }
 }
 
-/// Whether check_host() has something to look for (RFC 7208 §4.3): several labels, none empty, none too long. Octets
-/// of any kind, since macros make such names.
+/// Whether check_host() has something to look for (RFC 7208 §4.3): a name that DNS can carry, of several labels.
 fn is_usable(domain: &str) -> bool {
-    let labels = || domain.split('.');
-    domain.len() <= 253 && labels().count() > 1 && labels().all(|label| (1..=63).contains(&label.len()))
+    domain.contains('.') && fits_dns(domain)
+}
+
+/// Whether DNS can carry a name, without its trailing dot (RFC 1035 §2.3.4): no label empty, none too long. Octets of any
+/// kind, since macros make such names.
+fn fits_dns(name: &str) -> bool {
+    name.len() <= 253 && name.split('.').all(|label| (1..=63).contains(&label.len()))
 }
 
 /// Whether `name` is `domain` or below it, in any case.
@@ -412,5 +426,7 @@ const MAX_EXCHANGERS: usize = 10;
 /// RFC 7208 §4.6.4.
 const MAX_NAMES: usize = 10;
 
+#[cfg(test)]
+mod rules;
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,8 @@
 //! `record` and `macros` are pure; `evaluate` is check_host() over [`Lookup`](crate::dns::Lookup). An evaluation always
 //! ends in a value: what went wrong is its `reason`.
 
+use std::sync::Arc;
+
 use crate::domain::Domain;
 use crate::label_enum;
 
@@ -37,7 +39,7 @@ label_enum! {
     pub enum Identity {
         /// The domain of the reverse-path (RFC 7208 §2.4).
         MailFrom = "mailfrom",
-        /// The EHLO name: for DMARC only when the reverse-path is null (RFC 9989 §3.2.4).
+        /// The EHLO name (RFC 7208 §2.3): for DMARC only when the reverse-path is null (RFC 9989 §3.2.4).
         Helo = "helo",
     }
 }
@@ -58,6 +60,7 @@ pub struct SpfOutput {
     /// Whether a look-up failed for now that RFC 7208 §5.5 passes over (`ptr`, `%{p}`), so that a result other than pass
     /// might have been one.
     pub unsettled: bool,
-    /// The records that were used, in the order of their use: name and text (RFC 9991 §4, SPF-DNS).
-    pub records: Vec<(Box<str>, Box<str>)>,
+    /// The records that were used, in the order of their first use: name and text (RFC 9991 §4, SPF-DNS). At most
+    /// eleven: ten terms lead to others.
+    pub records: Vec<(Box<str>, Arc<str>)>,
 }

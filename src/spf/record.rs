@@ -4,6 +4,7 @@
 //! before it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use super::macros::{DomainSpec, MacroError, check_macro_string};
 
@@ -16,8 +17,9 @@ pub enum Published {
     Several,
     /// One is.
     One {
-        /// As published, cut to a bound, with octets that can't be printed as `\xNN`.
-        text: Box<str>,
+        /// As published, cut to a bound, with octets that can't be printed as `\xNN`; shared, since each message that
+        /// uses the record keeps it.
+        text: Arc<str>,
         /// Its terms.
         record: Result<Record, SyntaxError>,
     },
@@ -283,7 +285,7 @@ fn length(digits: &str, max: u8) -> Result<u8, SyntaxError> {
 }
 
 /// The record's text for people: cut, and with octets that can't be printed as `\xNN`.
-fn printable(text: &[u8]) -> Box<str> {
+fn printable(text: &[u8]) -> Arc<str> {
     let mut out = String::new();
     for octet in text.iter().take(MAX_TEXT) {
         if *octet == b' ' || octet.is_ascii_graphic() {

@@ -7,7 +7,8 @@ mod targets;
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 8] = [
+const TARGETS: [(&str, Target); 9] = [
+    ("authentication_results", targets::authentication_results),
     ("bdat", targets::bdat),
     ("command", targets::command),
     ("config", targets::config),

@@ -30,6 +30,7 @@ mod rows;
 mod session;
 mod smuggling;
 mod source;
+mod spf;
 mod starttls;
 mod stop;
 mod support;

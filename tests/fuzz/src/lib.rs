@@ -2,12 +2,14 @@
 //!
 //! `fuzz_targets/` hands them what libFuzzer makes up; `tests/it/fuzz.rs` runs them over the corpora, on stable.
 
+mod action;
 mod config;
 mod message;
 mod proxy;
 mod session;
 mod smtp;
 
+pub use action::authentication_results;
 pub use config::config;
 pub use message::{bdat, data, header};
 pub use proxy::proxy;

@@ -1,5 +1,5 @@
-//! Reads an Authentication-Results field as a reader of RFC 8601 §2.2 would: comments are white space, quoted strings
-//! are one word, methods are parted by semicolons.
+//! Reads an Authentication-Results field as a reader of RFC 8601 §2.2 would, and a Received-SPF field as one of RFC 7208
+//! §9.1: comments are white space, quoted strings are one word, methods and pairs are parted by semicolons.
 
 /// A field that was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,10 +50,13 @@ impl Results {
             .collect()
     }
 
-    /// The one result of a method.
+    /// The one result of a method; of SPF the one that counts, which stands before that of the EHLO name.
     #[track_caller]
     pub fn one(&self, method: &str) -> String {
-        let all = self.of(method);
+        let mut all = self.of(method);
+        if method == "spf" && all.len() == 2 && all[1].contains(" smtp.helo=") && !all[0].contains(" smtp.helo=") {
+            all.truncate(1);
+        }
         assert_eq!(all.len(), 1, "one {method} result: {self:#?}");
         all[0].clone()
     }
@@ -63,6 +66,41 @@ impl Results {
         let of_method = self.results.iter().find(|result| result.method == method);
         let reason = of_method.and_then(|r| r.properties.iter().find(|(name, _)| name == "reason"));
         reason.map(|(_, value)| value.clone()).unwrap_or_default()
+    }
+}
+
+/// A Received-SPF field that was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReceivedSpf {
+    /// The result word.
+    pub result: String,
+    /// What its comment says.
+    pub comment: String,
+    /// Keys and values in their order.
+    pub pairs: Vec<(String, String)>,
+}
+
+impl ReceivedSpf {
+    /// Reads the value of a field, folded as it came. Panics where RFC 7208 allows no such field.
+    #[track_caller]
+    pub fn read(value: &str) -> Self {
+        let (words, comments) = words(value);
+        let (result, rest) = words.split_first().expect("a result");
+        assert_eq!(comments.len(), 1, "one comment: {value:?}");
+        // A comment and white space stand between the result and the pairs.
+        let lead = value.split_once('(').expect("a comment").0;
+        assert!(lead.trim() == result && lead.ends_with([' ', '\t']), "{value:?}");
+        let pairs = rest.split(|word| word == ";").map(|pair| {
+            assert_eq!(pair.len(), 1, "a pair between semicolons: {value:?}");
+            let (key, value) = pair[0].split_once('=').unwrap_or_else(|| panic!("{value:?}"));
+            (key.to_owned(), value.to_owned())
+        });
+        Self { result: result.clone(), comment: comments.concat(), pairs: pairs.collect() }
+    }
+
+    /// The value of a key.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.pairs.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
     }
 }
 
