@@ -77,7 +77,7 @@ fn evaluation(spf: SpfOutput, dkim: Vec<DkimOutput>, dmarc: Vec<DmarcOutput>) ->
         spf,
         dkim,
         dkim_skipped: 0,
-        arc: ArcOutput { result: ArcResult::None, sealers: Vec::new(), reason: "no chain" },
+        arc: ArcOutput { result: ArcResult::None, sets: Vec::new(), reason: "no chain" },
         dmarc,
         list_fields: false,
         evidence: Vec::new(),
@@ -94,6 +94,7 @@ fn action(evaluation: &Evaluation, mode: Mode, reject: Reject) -> Action {
         on_temperror: OnTempError::DeferIfItMatters,
         unusable_from: OnUnusableFrom::Reject,
         pct: Pct::Ignored,
+        trusted_sealers: Vec::new(),
     };
     Action::of(evaluation, &decide(evaluation, &circumstances, &local), &NAMES)
 }
@@ -114,7 +115,7 @@ fn the_fields_of_a_pass() {
         vec![signature(DkimResult::Pass, "example.org"), signature(DkimResult::Fail, "example.com")],
         vec![dmarc("example.org", DmarcResult::Pass, "p=reject; t=y")],
     );
-    facts.arc = ArcOutput { result: ArcResult::Fail, sealers: Vec::new(), reason: "the chain is broken" };
+    facts.arc = ArcOutput { result: ArcResult::Fail, sets: Vec::new(), reason: "the chain is broken" };
     let expected = "Authentication-Results: mx.example.net;\r\n \
         spf=pass smtp.mailfrom=bounce.example.org;\r\n \
         dkim=pass header.d=example.org header.i=@example.org header.s=s1\r\n \
@@ -377,6 +378,7 @@ proptest! {
             on_temperror: OnTempError::Pass,
             unusable_from: OnUnusableFrom::Reject,
             pct: Pct::Ignored,
+            trusted_sealers: Vec::new(),
         };
         let names = Names { authserv_id: "mx.example.net", explain_id: &texts[5] };
         let decision = decide(&facts, &circumstances, &local);

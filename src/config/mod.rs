@@ -119,6 +119,7 @@ pub struct Policy {
     pub unusable_from: OnUnusableFrom,
     pub honor_pct: bool,
     pub exempt_recipients: Vec<Mailbox>,
+    pub trusted_sealers: Vec<Domain>,
 }
 
 /// `[bypass]`.

@@ -3,13 +3,20 @@
 //! The steps and the primitives are those of [`dkim`](super::dkim). Whatever is wrong with a chain makes it `fail`,
 //! never an error and never a refusal; a failed look-up is `temperror`, where RFC 8617 §5.2.1 says fail: unlike a
 //! sealer we don't pass the result on, and a retry may find the key.
+//!
+//! Older ARC-Message-Signatures are not verified: step 5 of RFC 8617 §5.2 is optional, costs a body hash and a key for
+//! each, and tells nothing that decides here. So Authentication-Results has no `header.oldest-pass` (RFC 8617 §10.2).
 
 use crate::dns::Lookup;
 use crate::evaluation::dkim::{Fault, Identity};
 use crate::evaluation::dkim::{FieldIndex, Keys, Message, Signature, Signer, TagList, write_field, write_own};
-use crate::evaluation::{ArcOutput, ArcResult, DkimResult};
+use crate::evaluation::{ArcOutput, ArcResult, ArcSet, DkimResult};
 use crate::message::body_hash::{BodyHashSpec, BodyHashes, Canonicalization};
 use crate::message::header::HeaderSection;
+
+pub mod results;
+
+use results::dmarc_finding;
 
 /// The ARC sets of one message.
 #[derive(Debug)]
@@ -59,8 +66,14 @@ impl Chain {
         match doubt {
             Some(reason) => output(ArcResult::TempError, reason),
             None => {
-                let sealers = sets.iter().map(|set| set.seal.domain.clone()).collect();
-                ArcOutput { sealers, ..output(ArcResult::Pass, "chain validates") }
+                let value = |set: &Set| message.fields.at(set.places[0]).map(|field| field.value).unwrap_or_default();
+                let set = |(index, set): (usize, &Set)| ArcSet {
+                    instance: index + 1,
+                    sealer: set.seal.domain.clone(),
+                    dmarc: dmarc_finding(value(set)),
+                };
+                let sets = sets.iter().enumerate().map(set).collect();
+                ArcOutput { sets, ..output(ArcResult::Pass, "chain validates") }
             }
         }
     }
@@ -92,7 +105,7 @@ const MAX_SETS: usize = 50;
 const MAX_KEY_NAMES: usize = 10;
 
 fn output(result: ArcResult, reason: &'static str) -> ArcOutput {
-    ArcOutput { result, sealers: Vec::new(), reason }
+    ArcOutput { result, sets: Vec::new(), reason }
 }
 
 fn read_sets(section: &HeaderSection) -> Result<Vec<Set>, Broken> {
@@ -251,10 +264,11 @@ mod tests {
         let zone = zone();
         let found = evaluate(&chain(), &zone);
         assert_eq!((found.result, found.reason), (Pass, "chain validates"));
-        assert_eq!(found.sealers.iter().map(|d| d.as_str()).collect::<Vec<_>>(), ["one.example", "two.example"]);
+        let sets: Vec<_> = found.sets.iter().map(|set| (set.instance, set.sealer.as_str())).collect();
+        assert_eq!(sets, [(1, "one.example"), (2, "two.example")]);
         assert_eq!(zone.asked().len(), 2);
         let single = evaluate(&sealed(MESSAGE, &one().set("c", "simple/simple"), 1, "none"), &zone);
-        assert_eq!((single.result, single.sealers.len()), (Pass, 1));
+        assert_eq!((single.result, single.sets.len()), (Pass, 1));
         let mut long = sealed(MESSAGE, &one(), 1, "none");
         for instance in 2..=50 {
             let signer = if instance % 2 == 0 { two() } else { one() };
@@ -318,7 +332,7 @@ mod tests {
         for (name, message, result, reason) in cases {
             let found = evaluate(&message, &zone());
             assert_eq!((found.result, found.reason), (result, reason), "{name}");
-            assert!(found.sealers.is_empty(), "{name}");
+            assert!(found.sets.is_empty(), "{name}");
         }
     }
 

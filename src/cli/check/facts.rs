@@ -16,7 +16,7 @@ use super::{Check, Fate};
 use crate::config::Config;
 use crate::dns::{Asked, Miss, Records};
 use crate::envelope::Envelope;
-use crate::evaluation::{DkimOutput, DmarcOutput, Evaluation};
+use crate::evaluation::{self, DkimOutput, DmarcOutput, Evaluation};
 use crate::label::Label;
 use crate::message::author::Author;
 use crate::policy::corroboration::signs;
@@ -121,8 +121,18 @@ pub struct Dkim {
 #[derive(Debug, Serialize)]
 pub struct Arc {
     pub result: &'static str,
-    pub sealers: Vec<String>,
+    /// From the first instance up, if the chain validates.
+    pub sets: Vec<ArcSet>,
     pub reason: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+pub struct ArcSet {
+    pub instance: usize,
+    pub sealer: String,
+    /// What the sealer says that DMARC came to, and for whom; none if it says nothing of it that can be believed.
+    pub dmarc: Option<&'static str>,
+    pub author_domain: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -273,7 +283,7 @@ impl Findings<'_> {
             dkim_skipped: self.evaluation.dkim_skipped,
             arc: Arc {
                 result: arc.result.as_str(),
-                sealers: arc.sealers.iter().map(ToString::to_string).collect(),
+                sets: arc.sets.iter().map(ArcSet::new).collect(),
                 reason: arc.reason,
             },
             list_fields: self.evaluation.list_fields,
@@ -300,6 +310,17 @@ impl Dkim {
             signature_start: escaped(output.signature_start.as_bytes()),
             key_found: output.key_found,
             reason: output.reason,
+        }
+    }
+}
+
+impl ArcSet {
+    fn new(set: &evaluation::ArcSet) -> Self {
+        Self {
+            instance: set.instance,
+            sealer: set.sealer.to_string(),
+            dmarc: set.dmarc.as_ref().map(|found| found.result.as_str()),
+            author_domain: set.dmarc.as_ref().map(|found| found.author_domain.to_string()),
         }
     }
 }

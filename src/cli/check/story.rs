@@ -2,7 +2,7 @@
 
 use super::facts::decision::Decision;
 use super::facts::walks::{Policy, Step};
-use super::facts::{Dkim, Dmarc, Facts, From, Identifier, Question, Results};
+use super::facts::{ArcSet, Dkim, Dmarc, Facts, From, Identifier, Question, Results};
 use crate::cli::check::Fate;
 
 /// The whole story, ended by a line end.
@@ -52,8 +52,10 @@ impl Story {
         self.dkim(results);
         self.heading(&format!("ARC: {}", results.arc.result));
         self.fact("reason", results.arc.reason);
-        if !results.arc.sealers.is_empty() {
-            self.fact("sealers", &results.arc.sealers.join(", "));
+        for ArcSet { instance, sealer, dmarc, author_domain } in &results.arc.sets {
+            let found = dmarc.zip(author_domain.as_ref()).map(|(dmarc, author)| format!("DMARC {dmarc} for {author}"));
+            let found = found.as_deref().unwrap_or("nothing of DMARC");
+            self.fact("sealer", &format!("{instance}: {sealer}, who found {found}"));
         }
         results.dmarc.iter().for_each(|dmarc| self.dmarc(dmarc));
     }
@@ -167,6 +169,9 @@ impl Story {
             self.line(&format!("  {}: {}{in_force}", mode_of(decision), fate(decision)));
             self.fact("  rule", decision.rule);
             decision.overrides.iter().for_each(|o| self.fact("  override", &format!("{}: {}", o.kind, o.comment)));
+            if let Some(sealer) = &decision.voucher {
+                self.fact("  vouched for", &format!("by {sealer} in the ARC chain"));
+            }
             match &decision.reply {
                 Some(reply) => self.fact("  reply", reply),
                 None => self.fact("  reply", "the mail server's own"),

@@ -26,6 +26,8 @@ pub struct Decision {
     pub mark: Option<&'static str>,
     /// Why a failing message is treated otherwise than published.
     pub overrides: Vec<Override>,
+    /// With rule `trusted_sealer`: whose word counted.
+    pub voucher: Option<String>,
     /// What the client would read; none where the upstream decides.
     pub reply: Option<String>,
     /// The lines of the fields that would be added on top.
@@ -77,6 +79,7 @@ impl Findings<'_> {
                 Disposition::Accept | Disposition::Defer | Disposition::Refuse => None,
             },
             overrides: overrides.map(|o| Override { kind: o.kind.as_str(), comment: o.comment }).collect(),
+            voucher: decision.deciding_assessment().and_then(|a| a.voucher.as_ref()).map(|set| set.sealer.to_string()),
             reply,
             header_lines,
             removed_fields,
