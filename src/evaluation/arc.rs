@@ -216,6 +216,7 @@ mod tests {
     use crate::dns::zone::Zone;
     use crate::dns::{Failure, RecordType};
     use crate::evaluation::dkim::signer::{Signer as TestSigner, SigningKey};
+    use crate::label::Label;
     use crate::message::body_hash::BodyHasher;
     use ArcResult::{Fail, None as NoChain, Pass, TempError};
 
@@ -277,6 +278,22 @@ mod tests {
         assert_eq!(evaluate(&long, &zone).reason, "chain validates");
         let too_long = long.replacen("i=50;", "i=51;", 9);
         assert_eq!(evaluate(&too_long, &zone).reason, "i= is not from 1 to 50");
+    }
+
+    #[test]
+    fn the_sets_tell_what_their_sealers_found() {
+        let said = |message: &str, signer: &TestSigner<'_>, instance, cv, results: &str| {
+            signer.arc_set_saying(message.as_bytes(), instance, cv, results) + message
+        };
+        let first = said(MESSAGE, &one(), 1, "none", "dmarc=pass header.from=A.example; spf=pass");
+        let changed = first.replace("Subject: s", "Subject: [list] s");
+        let message =
+            said(&changed, &two(), 2, "pass", "dmarc=fail header.from=a.example; dmarc=pass header.from=a.example");
+        let found = evaluate(&message, &zone());
+        let findings: Vec<_> = found.sets.iter().map(|set| set.dmarc.as_ref().map(|d| d.result.as_str())).collect();
+        assert_eq!(findings, [Some("pass"), None]);
+        let doubt = evaluate(&message, &zone().fail("k._domainkey.one.example", RecordType::Txt, Failure::Timeout));
+        assert_eq!((doubt.result, doubt.sets.len()), (TempError, 0), "no set of a chain in doubt is evidence");
     }
 
     #[test]

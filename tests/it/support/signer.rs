@@ -150,7 +150,12 @@ impl<'k> Signer<'k> {
     /// The three fields of an ARC set for a message that has the sets below `instance` on it; `d=` and `s=` are the
     /// signer's, `cv` as given.
     pub fn arc_set(&self, message: &[u8], instance: usize, cv: &str) -> String {
-        let results = format!("ARC-Authentication-Results: i={instance}; relay.example; spf=pass\r\n");
+        self.arc_set_saying(message, instance, cv, "spf=pass")
+    }
+
+    /// The same with results of the sealer's.
+    pub fn arc_set_saying(&self, message: &[u8], instance: usize, cv: &str, results: &str) -> String {
+        let results = format!("ARC-Authentication-Results: i={instance}; relay.example; {results}\r\n");
         let mut signer = self.clone().without("v").field_name("ARC-Message-Signature");
         signer.tags.insert(0, ("i".into(), instance.to_string()));
         let signature = signer.field(message);
