@@ -354,6 +354,35 @@ mod tests {
     }
 
     #[test]
+    fn odd_fields_cost_nothing_but_the_chain() {
+        let field = |name: &str, value: &str| format!("{name}: {value}\r\n");
+        let hundreds: String = (1..=300).flat_map(|i| NAMES.map(|name| field(name, &format!("i={i}; a=b")))).collect();
+        let again: String = (0..300).map(|_| field("ARC-Seal", "i=1; cv=none")).collect();
+        let cases = [
+            ("hundreds of sets", hundreds),
+            ("hundreds of fields of one set", again),
+            ("a huge field", field("ARC-Seal", &format!("i=1; {}", "x".repeat(900_000)))),
+            ("a huge list", field("ARC-Message-Signature", &"i=1;".repeat(200_000))),
+            ("many foldings", field("ARC-Authentication-Results", &"\r\n i=1;".repeat(50_000))),
+            ("many comments", field("ARC-Authentication-Results", &format!("i=1; {}", "(".repeat(500_000)))),
+            ("empty", NAMES.map(|name| field(name, "")).concat()),
+            ("NUL", field("ARC-Seal", "i=1\0; cv=none")),
+            ("NUL alone", field("ARC-Seal", "\0")),
+            ("bare CR", field("ARC-Seal", "i=1;\rcv=none")),
+            ("beyond ASCII", field("ARC-Seal", "i=\u{661}; cv=none")),
+            ("signed instance", field("ARC-Seal", "i=+1; cv=none")),
+            ("zeros", field("ARC-Seal", "i=0001; cv=none")),
+            ("space before the colon", field("ARC-Seal ", "i=1; cv=none")),
+            ("another case", field("arc-SEAL", "i=1; cv=none")),
+            ("no value", "ARC-Seal:\r\nARC-Message-Signature:\r\n".into()),
+        ];
+        for (name, fields) in cases {
+            let found = evaluate(&(fields + &chain()), &zone());
+            assert_eq!((found.result, found.sets.len()), (Fail, 0), "{name}");
+        }
+    }
+
+    #[test]
     fn h_in_a_seal_fails() {
         let message = chain().replacen("ARC-Seal: i=2;", "ARC-Seal: i=2; h=from;", 1);
         assert_eq!(evaluate(&message, &zone()).reason, "ARC-Seal has h=");

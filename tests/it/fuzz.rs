@@ -7,11 +7,14 @@ mod targets;
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 8] = [
+const TARGETS: [(&str, Target); 11] = [
+    ("arc", targets::arc),
+    ("arc_results", targets::arc_results),
     ("bdat", targets::bdat),
     ("command", targets::command),
     ("config", targets::config),
     ("data", targets::data),
+    ("dkim_signature", targets::dkim_signature),
     ("header", targets::header),
     ("proxy", targets::proxy),
     ("reply", targets::reply),

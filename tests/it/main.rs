@@ -27,6 +27,7 @@ mod process;
 mod reload;
 mod rows;
 mod session;
+mod signed;
 mod smuggling;
 mod source;
 mod starttls;

@@ -6,10 +6,12 @@ mod config;
 mod message;
 mod proxy;
 mod session;
+mod signatures;
 mod smtp;
 
 pub use config::config;
 pub use message::{bdat, data, header};
 pub use proxy::proxy;
 pub use session::session;
+pub use signatures::{arc, arc_results, dkim_signature};
 pub use smtp::{command, reply};

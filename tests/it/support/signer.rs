@@ -30,7 +30,12 @@ impl SigningKey {
     /// An RSA key of 2048 bits, the same one all through a test run.
     pub fn rsa() -> &'static Self {
         static KEY: OnceLock<SigningKey> = OnceLock::new();
-        KEY.get_or_init(|| Self::Rsa(RsaKeyPair::generate(KeySize::Rsa2048).unwrap()))
+        KEY.get_or_init(|| Self::rsa_of(KeySize::Rsa2048))
+    }
+
+    /// An RSA key of a length, a new one each time.
+    pub fn rsa_of(size: KeySize) -> Self {
+        Self::Rsa(RsaKeyPair::generate(size).unwrap())
     }
 
     /// An Ed25519 key, the same one all through a test run.
