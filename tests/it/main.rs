@@ -9,6 +9,7 @@ mod citations;
 mod cli;
 mod content;
 mod dashboards;
+mod dkim;
 mod dmarc;
 mod docs;
 mod doubt;
