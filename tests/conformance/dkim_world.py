@@ -52,13 +52,22 @@ class World:
 
     def __init__(self, records):
         self.records = {name.lower(): text for name, text in records.items()}
-        quiet = dnslib.server.DNSLogger(log="-request,-reply,-truncated,-error", prefix=False)
-        self._servers = [dnslib.server.DNSServer(self, address="127.0.0.1", port=0, logger=quiet)]
-        port = self._servers[0].server.server_address[1]
-        self._servers.append(dnslib.server.DNSServer(self, address="127.0.0.1", port=port, tcp=True, logger=quiet))
-        self._server = f"127.0.0.1:{port}"
+        self._servers = self._listen()
+        self._server = "%s:%d" % self._servers[0].server.server_address
         for server in self._servers:
             server.start_thread()
+
+    def _listen(self):
+        """UDP and TCP on one port, which is free in one of them and may be taken in the other."""
+        quiet = dnslib.server.DNSLogger(log="-request,-reply,-truncated,-error", prefix=False)
+        for _ in range(50):
+            udp = dnslib.server.DNSServer(self, address="127.0.0.1", port=0, logger=quiet)
+            port = udp.server.server_address[1]
+            try:
+                return udp, dnslib.server.DNSServer(self, address="127.0.0.1", port=port, tcp=True, logger=quiet)
+            except OSError:
+                udp.server.server_close()
+        raise RuntimeError("no port is free in both")
 
     def stop(self):
         """Ends the name server."""
