@@ -89,7 +89,7 @@ fn evaluation(spf: SpfOutput, dkim: Vec<DkimOutput>, dmarc: Vec<DmarcOutput>) ->
         spf_helo: None,
         dkim,
         dkim_skipped: 0,
-        arc: ArcOutput { result: ArcResult::None, sealers: Vec::new(), reason: "no chain" },
+        arc: ArcOutput { result: ArcResult::None, sets: Vec::new(), reason: "no chain" },
         dmarc,
         list_fields: false,
         evidence: Vec::new(),
@@ -106,6 +106,7 @@ fn action(evaluation: &Evaluation, mode: Mode, reject: Reject) -> Action {
         on_temperror: OnTempError::DeferIfItMatters,
         unusable_from: OnUnusableFrom::Reject,
         pct: Pct::Ignored,
+        trusted_sealers: Vec::new(),
     };
     Action::of(evaluation, &decide(evaluation, &circumstances, &local), &NAMES)
 }
@@ -126,7 +127,7 @@ fn the_fields_of_a_pass() {
         vec![signature(DkimResult::Pass, "example.org"), signature(DkimResult::Fail, "example.com")],
         vec![dmarc("example.org", DmarcResult::Pass, "p=reject; t=y")],
     );
-    facts.arc = ArcOutput { result: ArcResult::Fail, sealers: Vec::new(), reason: "the chain is broken" };
+    facts.arc = ArcOutput { result: ArcResult::Fail, sets: Vec::new(), reason: "the chain is broken" };
     let expected = "Authentication-Results: mx.example.net;\r\n \
         spf=pass smtp.mailfrom=bounce.example.org;\r\n \
         dkim=pass header.d=example.org header.i=@example.org header.s=s1\r\n \
@@ -190,6 +191,7 @@ fn header_with_received_spf(evaluation: &Evaluation) -> String {
         on_temperror: OnTempError::Pass,
         unusable_from: OnUnusableFrom::Tag,
         pct: Pct::Ignored,
+        trusted_sealers: Vec::new(),
     };
     let names = Names { receiver: Some("mx1.example.net"), ..NAMES };
     match Action::of(evaluation, &decide(evaluation, &circumstances, &local), &names) {
@@ -559,7 +561,7 @@ prop_compose! {
         });
         let mut facts = evaluation(mail_from, signatures, dmarcs.collect());
         facts.spf_helo = helo;
-        facts.arc = ArcOutput { result: arc, sealers: Vec::new(), reason: "a reason" };
+        facts.arc = ArcOutput { result: arc, sets: Vec::new(), reason: "a reason" };
         facts.sender = Sender { ip, helo: texts[0].as_str().into(), mail_from: texts[1].as_str().into() };
         facts
     }
@@ -581,6 +583,7 @@ proptest! {
             on_temperror: OnTempError::Pass,
             unusable_from: OnUnusableFrom::Reject,
             pct: Pct::Ignored,
+            trusted_sealers: Vec::new(),
         };
         let receiver = received_spf.then_some("mx1.example.net");
         let names = Names { authserv_id: "mx.example.net", explain_id: &id, receiver };

@@ -135,6 +135,7 @@ fn policy(section: &mut Section<'_>) -> Policy {
         unusable_from: section.get("unusable_from", OnUnusableFrom::Reject),
         honor_pct: section.get("honor_pct", false),
         exempt_recipients: section.get("exempt_recipients", exempt.into()),
+        trusted_sealers: section.get("trusted_sealers", Vec::new()),
     }
 }
 

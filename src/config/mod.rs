@@ -121,6 +121,7 @@ pub struct Policy {
     pub unusable_from: OnUnusableFrom,
     pub honor_pct: bool,
     pub exempt_recipients: Vec<Mailbox>,
+    pub trusted_sealers: Vec<Domain>,
 }
 
 /// `[bypass]`.

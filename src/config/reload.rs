@@ -128,6 +128,7 @@ const KEYS: &[(&str, Takes)] = &[
     ("policy.unusable_from", Takes::Reload),
     ("policy.honor_pct", Takes::Reload),
     ("policy.exempt_recipients", Takes::Reload),
+    ("policy.trusted_sealers", Takes::Reload),
     ("bypass.trusted_networks", Takes::Reload),
     ("bypass.authenticated", Takes::Reload),
     ("bypass.keep_results_from", Takes::Reload),

@@ -197,6 +197,7 @@ impl Config {
             on_temperror: self.policy.on_temperror,
             unusable_from: self.policy.unusable_from,
             pct: if self.policy.honor_pct { Pct::Honored } else { Pct::Ignored },
+            trusted_sealers: self.policy.trusted_sealers.clone(),
         }
     }
 

@@ -3,13 +3,20 @@
 //! The steps and the primitives are those of [`dkim`](super::dkim). Whatever is wrong with a chain makes it `fail`,
 //! never an error and never a refusal; a failed look-up is `temperror`, where RFC 8617 §5.2.1 says fail: unlike a
 //! sealer we don't pass the result on, and a retry may find the key.
+//!
+//! Older ARC-Message-Signatures are not verified: step 5 of RFC 8617 §5.2 is optional, costs a body hash and a key for
+//! each, and tells nothing that decides here. So Authentication-Results has no `header.oldest-pass` (RFC 8617 §10.2).
 
 use crate::dns::Lookup;
 use crate::evaluation::dkim::{Fault, Identity};
 use crate::evaluation::dkim::{FieldIndex, Keys, Message, Signature, Signer, TagList, write_field, write_own};
-use crate::evaluation::{ArcOutput, ArcResult, DkimResult};
+use crate::evaluation::{ArcOutput, ArcResult, ArcSet, DkimResult};
 use crate::message::body_hash::{BodyHashSpec, BodyHashes, Canonicalization};
 use crate::message::header::HeaderSection;
+
+pub mod results;
+
+use results::dmarc_finding;
 
 /// The ARC sets of one message.
 #[derive(Debug)]
@@ -59,8 +66,14 @@ impl Chain {
         match doubt {
             Some(reason) => output(ArcResult::TempError, reason),
             None => {
-                let sealers = sets.iter().map(|set| set.seal.domain.clone()).collect();
-                ArcOutput { sealers, ..output(ArcResult::Pass, "chain validates") }
+                let value = |set: &Set| message.fields.at(set.places[0]).map(|field| field.value).unwrap_or_default();
+                let set = |(index, set): (usize, &Set)| ArcSet {
+                    instance: index + 1,
+                    sealer: set.seal.domain.clone(),
+                    dmarc: dmarc_finding(value(set)),
+                };
+                let sets = sets.iter().enumerate().map(set).collect();
+                ArcOutput { sets, ..output(ArcResult::Pass, "chain validates") }
             }
         }
     }
@@ -92,7 +105,7 @@ const MAX_SETS: usize = 50;
 const MAX_KEY_NAMES: usize = 10;
 
 fn output(result: ArcResult, reason: &'static str) -> ArcOutput {
-    ArcOutput { result, sealers: Vec::new(), reason }
+    ArcOutput { result, sets: Vec::new(), reason }
 }
 
 fn read_sets(section: &HeaderSection) -> Result<Vec<Set>, Broken> {
@@ -203,6 +216,7 @@ mod tests {
     use crate::dns::zone::Zone;
     use crate::dns::{Failure, RecordType};
     use crate::evaluation::dkim::signer::{Signer as TestSigner, SigningKey};
+    use crate::label::Label;
     use crate::message::body_hash::BodyHasher;
     use ArcResult::{Fail, None as NoChain, Pass, TempError};
 
@@ -251,10 +265,11 @@ mod tests {
         let zone = zone();
         let found = evaluate(&chain(), &zone);
         assert_eq!((found.result, found.reason), (Pass, "chain validates"));
-        assert_eq!(found.sealers.iter().map(|d| d.as_str()).collect::<Vec<_>>(), ["one.example", "two.example"]);
+        let sets: Vec<_> = found.sets.iter().map(|set| (set.instance, set.sealer.as_str())).collect();
+        assert_eq!(sets, [(1, "one.example"), (2, "two.example")]);
         assert_eq!(zone.asked().len(), 2);
         let single = evaluate(&sealed(MESSAGE, &one().set("c", "simple/simple"), 1, "none"), &zone);
-        assert_eq!((single.result, single.sealers.len()), (Pass, 1));
+        assert_eq!((single.result, single.sets.len()), (Pass, 1));
         let mut long = sealed(MESSAGE, &one(), 1, "none");
         for instance in 2..=50 {
             let signer = if instance % 2 == 0 { two() } else { one() };
@@ -263,6 +278,22 @@ mod tests {
         assert_eq!(evaluate(&long, &zone).reason, "chain validates");
         let too_long = long.replacen("i=50;", "i=51;", 9);
         assert_eq!(evaluate(&too_long, &zone).reason, "i= is not from 1 to 50");
+    }
+
+    #[test]
+    fn the_sets_tell_what_their_sealers_found() {
+        let said = |message: &str, signer: &TestSigner<'_>, instance, cv, results: &str| {
+            signer.arc_set_saying(message.as_bytes(), instance, cv, results) + message
+        };
+        let first = said(MESSAGE, &one(), 1, "none", "dmarc=pass header.from=A.example; spf=pass");
+        let changed = first.replace("Subject: s", "Subject: [list] s");
+        let message =
+            said(&changed, &two(), 2, "pass", "dmarc=fail header.from=a.example; dmarc=pass header.from=a.example");
+        let found = evaluate(&message, &zone());
+        let findings: Vec<_> = found.sets.iter().map(|set| set.dmarc.as_ref().map(|d| d.result.as_str())).collect();
+        assert_eq!(findings, [Some("pass"), None]);
+        let doubt = evaluate(&message, &zone().fail("k._domainkey.one.example", RecordType::Txt, Failure::Timeout));
+        assert_eq!((doubt.result, doubt.sets.len()), (TempError, 0), "no set of a chain in doubt is evidence");
     }
 
     #[test]
@@ -318,7 +349,36 @@ mod tests {
         for (name, message, result, reason) in cases {
             let found = evaluate(&message, &zone());
             assert_eq!((found.result, found.reason), (result, reason), "{name}");
-            assert!(found.sealers.is_empty(), "{name}");
+            assert!(found.sets.is_empty(), "{name}");
+        }
+    }
+
+    #[test]
+    fn odd_fields_cost_nothing_but_the_chain() {
+        let field = |name: &str, value: &str| format!("{name}: {value}\r\n");
+        let hundreds: String = (1..=300).flat_map(|i| NAMES.map(|name| field(name, &format!("i={i}; a=b")))).collect();
+        let again: String = (0..300).map(|_| field("ARC-Seal", "i=1; cv=none")).collect();
+        let cases = [
+            ("hundreds of sets", hundreds),
+            ("hundreds of fields of one set", again),
+            ("a huge field", field("ARC-Seal", &format!("i=1; {}", "x".repeat(900_000)))),
+            ("a huge list", field("ARC-Message-Signature", &"i=1;".repeat(200_000))),
+            ("many foldings", field("ARC-Authentication-Results", &"\r\n i=1;".repeat(50_000))),
+            ("many comments", field("ARC-Authentication-Results", &format!("i=1; {}", "(".repeat(500_000)))),
+            ("empty", NAMES.map(|name| field(name, "")).concat()),
+            ("NUL", field("ARC-Seal", "i=1\0; cv=none")),
+            ("NUL alone", field("ARC-Seal", "\0")),
+            ("bare CR", field("ARC-Seal", "i=1;\rcv=none")),
+            ("beyond ASCII", field("ARC-Seal", "i=\u{661}; cv=none")),
+            ("signed instance", field("ARC-Seal", "i=+1; cv=none")),
+            ("zeros", field("ARC-Seal", "i=0001; cv=none")),
+            ("space before the colon", field("ARC-Seal ", "i=1; cv=none")),
+            ("another case", field("arc-SEAL", "i=1; cv=none")),
+            ("no value", "ARC-Seal:\r\nARC-Message-Signature:\r\n".into()),
+        ];
+        for (name, fields) in cases {
+            let found = evaluate(&(fields + &chain()), &zone());
+            assert_eq!((found.result, found.sets.len()), (Fail, 0), "{name}");
         }
     }
 

@@ -5,8 +5,8 @@
 //! [`Signatures::verify`] at the end of data. The last is pure and takes microseconds.
 //!
 //! Reading signatures and key records, choosing and canonicalizing the signed fields and hashing the body are ours;
-//! mail-auth is asked for nothing but whether a signature fits a key and a string of octets. So none of what its
-//! verifier takes amiss can touch us: h= without From, keys for other services or hashes, rsa-sha1, short keys,
+//! mail-auth is asked for nothing but the length of a key. So none of what its verifier takes amiss can touch us
+//! (`mail_auth_defects` has a test of each): h= without From, keys for other services or hashes, rsa-sha1, short keys,
 //! missing v=, `l=0`, white space lines at the end of a relaxed body, signatures that vanish.
 //!
 //! Results: `neutral` is what can't be read; `permerror` what can be read, but never pass; `fail` a signature that does
@@ -226,5 +226,9 @@ const SIGNED_CAPACITY: usize = 4096;
 #[allow(missing_docs)]
 pub(super) mod signer;
 
+#[cfg(test)]
+mod mail_auth_defects;
+#[cfg(test)]
+mod key_tests;
 #[cfg(test)]
 mod tests;

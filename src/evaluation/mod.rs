@@ -13,6 +13,7 @@ pub mod subject;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use self::arc::results::DmarcFinding;
 pub use self::gather::Sender;
 pub use crate::dmarc::alignment::{Alignment, DmarcResult, Doubt};
 use crate::dmarc::record::{Policy, PolicyRecord};
@@ -82,10 +83,21 @@ pub struct DkimOutput {
 pub struct ArcOutput {
     /// The result of the whole chain.
     pub result: ArcResult,
-    /// The sealers' domains from the first instance up, if the chain validates.
-    pub sealers: Vec<Domain>,
+    /// Its sets from the first instance up, if the chain validates; else none, for then nobody stands behind them.
+    pub sets: Vec<ArcSet>,
     /// Why, in a few words of ours.
     pub reason: &'static str,
+}
+
+/// One ARC set of a chain that validates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArcSet {
+    /// From 1 to 50.
+    pub instance: usize,
+    /// `d=` of the seal.
+    pub sealer: Domain,
+    /// What the sealer says that DMARC came to when the message reached it: worth as much as the sealer's word.
+    pub dmarc: Option<DmarcFinding>,
 }
 
 /// The policy that applies to one author domain.

@@ -15,7 +15,7 @@ use super::escape::{escaped, escaped_start};
 use crate::dns::{Asked, Miss, Records};
 use crate::domain::Domain;
 use crate::envelope::Envelope;
-use crate::evaluation::{Alignment, DkimOutput, DmarcOutput, Evaluation};
+use crate::evaluation::{self, Alignment, DkimOutput, DmarcOutput, Evaluation};
 use crate::label::Label;
 use crate::message::author::Author;
 use crate::message::header::HeaderSection;
@@ -106,8 +106,19 @@ pub struct Dkim {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Arc {
     pub result: Word,
-    pub sealers: Vec<String>,
+    /// From the first instance up, if the chain validates.
+    pub sets: Vec<ArcSet>,
     pub reason: Word,
+}
+
+/// One set of a chain that validates.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ArcSet {
+    pub instance: usize,
+    pub sealer: String,
+    /// What the sealer says that DMARC came to, and for whom; none if it says nothing of it that can be believed.
+    pub dmarc: Option<Word>,
+    pub author_domain: Option<String>,
 }
 
 /// DMARC for one author domain.
@@ -197,7 +208,7 @@ impl Results {
             dkim_skipped: evaluation.dkim_skipped,
             arc: Arc {
                 result: named(arc.result),
-                sealers: arc.sealers.iter().map(ToString::to_string).collect(),
+                sets: arc.sets.iter().map(ArcSet::new).collect(),
                 reason: arc.reason.into(),
             },
             list_fields: evaluation.list_fields,
@@ -232,6 +243,17 @@ impl Dkim {
             signature_start: escaped(output.signature_start.as_bytes()),
             key_found: output.key_found,
             reason: output.reason.into(),
+        }
+    }
+}
+
+impl ArcSet {
+    fn new(set: &evaluation::ArcSet) -> Self {
+        Self {
+            instance: set.instance,
+            sealer: set.sealer.to_string(),
+            dmarc: set.dmarc.as_ref().map(|found| named(found.result)),
+            author_domain: set.dmarc.as_ref().map(|found| found.author_domain.to_string()),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::facts::decision::{Decision, Fate};
 use super::facts::walks::{Policy, Step};
-use super::facts::{Dkim, Dmarc, From, Identifier, Question, Results};
+use super::facts::{ArcSet, Dkim, Dmarc, From, Identifier, Question, Results};
 
 /// A story so far: headings, and below them lines of a label and a text.
 #[derive(Debug, Default)]
@@ -21,8 +21,11 @@ impl Story {
         self.dkim(results);
         self.heading(&format!("ARC: {}", results.arc.result));
         self.fact("reason", &results.arc.reason);
-        if !results.arc.sealers.is_empty() {
-            self.fact("sealers", &results.arc.sealers.join(", "));
+        for ArcSet { instance, sealer, dmarc, author_domain } in &results.arc.sets {
+            let found = dmarc.as_ref().zip(author_domain.as_ref());
+            let found = found.map(|(dmarc, author)| format!("DMARC {dmarc} for {author}"));
+            let found = found.as_deref().unwrap_or("nothing of DMARC");
+            self.fact("sealer", &format!("{instance}: {sealer}, who found {found}"));
         }
         results.dmarc.iter().for_each(|dmarc| self.dmarc(dmarc));
     }
@@ -138,6 +141,9 @@ impl Story {
         self.line(&format!("  {mode}: {}{remark}", fate(decision)));
         self.fact("  rule", &decision.rule);
         decision.overrides.iter().for_each(|o| self.fact("  override", &format!("{}: {}", o.kind, o.comment)));
+        if let Some(sealer) = &decision.voucher {
+            self.fact("  vouched for", &format!("by {sealer} in the ARC chain"));
+        }
         match &decision.reply {
             Some(reply) => self.fact("  reply", reply),
             None => self.fact("  reply", "the mail server's own"),

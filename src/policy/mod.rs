@@ -5,13 +5,16 @@
 //! README; every row is a [`Rule`].
 
 pub mod corroboration;
+pub mod trusted_sealer;
 
 use crate::dmarc::alignment::{DmarcResult, Doubt};
 use crate::dmarc::record::Policy;
-use crate::evaluation::{DmarcOutput, Evaluation};
+use crate::domain::Domain;
+use crate::evaluation::{ArcSet, DmarcOutput, Evaluation};
 use crate::label_enum;
 use crate::message::author::Author;
 use crate::policy::corroboration::{Sign, signs};
+use crate::policy::trusted_sealer::voucher;
 
 label_enum! {
     /// How far the gate goes (`policy.mode`).
@@ -116,6 +119,8 @@ label_enum! {
         IdentifierDoubt = "identifier_doubt",
         /// It failed; the owner asks for nothing.
         FailNone = "fail_none",
+        /// It failed, but a sealer whom the operator trusts says that it passed when it reached him.
+        TrustedSealer = "trusted_sealer",
         /// It failed under quarantine.
         FailQuarantine = "fail_quarantine",
         /// It failed under reject, and is refused.
@@ -164,7 +169,7 @@ label_enum! {
 }
 
 /// What our operator sets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalPolicy {
     /// How far the gate goes.
     pub mode: Mode,
@@ -176,6 +181,8 @@ pub struct LocalPolicy {
     pub unusable_from: OnUnusableFrom,
     /// Whether `pct` counts.
     pub pct: Pct,
+    /// Whose word in an ARC chain counts: domains of seals (`d=`), each for itself.
+    pub trusted_sealers: Vec<Domain>,
 }
 
 /// What counts beside the message itself.
@@ -224,6 +231,8 @@ pub struct Assessment {
     pub reported: ReportDisposition,
     /// The reasons of its report row.
     pub overrides: Vec<Override>,
+    /// With [`Rule::TrustedSealer`]: the ARC set whose word counted.
+    pub voucher: Option<ArcSet>,
 }
 
 /// What we do with one message, and why.
@@ -252,7 +261,10 @@ pub fn decide(evaluation: &Evaluation, circumstances: &Circumstances, local: &Lo
         return unusable_from(circumstances, local);
     }
     let signs_of: Vec<Vec<Sign>> = evaluation.dmarc.iter().map(|dmarc| signs(evaluation, dmarc)).collect();
-    let judge = |(dmarc, signs): (&DmarcOutput, &Vec<Sign>)| Judge { circumstances, local, dmarc, signs }.assess();
+    let judge = |(dmarc, signs): (&DmarcOutput, &Vec<Sign>)| {
+        let voucher = voucher(&evaluation.arc, &local.trusted_sealers, &dmarc.author_domain);
+        Judge { circumstances, local, dmarc, signs, voucher }.assess()
+    };
     let mut assessments: Vec<Assessment> = evaluation.dmarc.iter().zip(&signs_of).map(judge).collect();
     let weight = |a: &Assessment| (a.disposition, significance(a.rule), a.policy);
     // The last of equals wins in max_by_key: reversed, the first does.
@@ -275,6 +287,7 @@ impl Default for LocalPolicy {
             on_temperror: OnTempError::DeferIfItMatters,
             unusable_from: OnUnusableFrom::Reject,
             pct: Pct::Ignored,
+            trusted_sealers: Vec::new(),
         }
     }
 }
@@ -307,6 +320,8 @@ struct Judge<'a> {
     local: &'a LocalPolicy,
     dmarc: &'a DmarcOutput,
     signs: &'a [Sign],
+    /// Who vouches for this author domain.
+    voucher: Option<&'a ArcSet>,
 }
 
 impl Judge<'_> {
@@ -320,7 +335,8 @@ impl Judge<'_> {
             DmarcResult::TempError => self.doubt(policy, &mut overrides),
             DmarcResult::Fail => self.failure(policy.unwrap_or(Policy::None), &mut overrides),
         };
-        Assessment { policy, disposition, rule, reported: ReportDisposition::None, overrides }
+        let voucher = self.voucher.filter(|_| rule == Rule::TrustedSealer).cloned();
+        Assessment { policy, disposition, rule, reported: ReportDisposition::None, overrides, voucher }
     }
 
     /// D. `t=y` and a sample that leaves the message out ask for the same step down, once (RFC 9989 Appendix A.6).
@@ -374,6 +390,12 @@ impl Judge<'_> {
             (Mode::Monitor, _) => {
                 because("monitor mode: nothing is acted upon");
                 (Disposition::Accept, rule)
+            }
+            // As if the owner asked for nothing: what broke on the way is known, and by whom.
+            (Mode::Tag | Mode::Enforce, _) if self.voucher.is_some() => {
+                let comment = "a trusted ARC sealer found that DMARC passes";
+                overrides.push(Override { kind: OverrideKind::TrustedForwarder, comment });
+                (Disposition::Accept, Rule::TrustedSealer)
             }
             (Mode::Tag, Mark::Reject) => {
                 because("tag mode: nothing is refused");
@@ -457,6 +479,7 @@ fn significance(rule: Rule) -> u8 {
         Rule::FailNone
         | Rule::FailQuarantine
         | Rule::FailReject
+        | Rule::TrustedSealer
         | Rule::IndirectFlow
         | Rule::NeverReject
         | Rule::ExemptRecipients

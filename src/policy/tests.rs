@@ -7,7 +7,7 @@ use super::*;
 use crate::dmarc::alignment::Alignment;
 use crate::dmarc::record::{Parsed, PolicyRecord, parse};
 use crate::domain::Domain;
-use crate::evaluation::{ArcOutput, ArcResult, DkimOutput, DkimResult, PublishedPolicy, Sender};
+use crate::evaluation::{ArcOutput, ArcResult, ArcSet, DkimOutput, DkimResult, DmarcFinding, PublishedPolicy, Sender};
 use crate::label::Label;
 use crate::message::author::UnusableFrom;
 use crate::spf::{Identity, SpfOutput, SpfResult};
@@ -79,7 +79,7 @@ fn evaluation(dmarc: Vec<DmarcOutput>) -> Evaluation {
         },
         dkim: Vec::new(),
         dkim_skipped: 0,
-        arc: ArcOutput { result: ArcResult::None, sealers: Vec::new(), reason: "" },
+        arc: ArcOutput { result: ArcResult::None, sets: Vec::new(), reason: "" },
         dmarc,
         list_fields: false,
         evidence: Vec::new(),
@@ -97,6 +97,7 @@ const DEFAULT: LocalPolicy = LocalPolicy {
     on_temperror: OnTempError::DeferIfItMatters,
     unusable_from: OnUnusableFrom::Reject,
     pct: Pct::Ignored,
+    trusted_sealers: Vec::new(),
 };
 
 const ORDINARY: Circumstances =
@@ -227,33 +228,33 @@ fn an_unusable_from_by_mode_reverse_path_recipients_and_configuration() {
 fn rules_dispositions_and_reasons_of_report_rows() {
     use OverrideKind::{LocalPolicy as Local, MailingList, Other, PolicyTestMode};
     use ReportDisposition as Report;
-    type Row<'a> = (&'a str, &'a str, &'a str, LocalPolicy, Rule, Report, &'a [OverrideKind]);
+    type Row<'a> = (&'a str, &'a str, &'a str, &'a LocalPolicy, Rule, Report, &'a [OverrideKind]);
     let monitor = LocalPolicy { mode: Mode::Monitor, ..DEFAULT };
     let tag = LocalPolicy { mode: Mode::Tag, ..DEFAULT };
     let never = LocalPolicy { reject: Reject::Never, ..DEFAULT };
     let pass = LocalPolicy { on_temperror: OnTempError::Pass, ..DEFAULT };
     let doubt = "temperror/identifier";
     let rows: [Row<'_>; 20] = [
-        ("pass", "p=reject", "", DEFAULT, Rule::Pass, Report::Pass, &[]),
-        ("pass", "p=reject; t=y", "", DEFAULT, Rule::Pass, Report::Pass, &[]),
-        ("pass", "p=none", "", DEFAULT, Rule::Pass, Report::None, &[]),
-        ("none", "", "", DEFAULT, Rule::NoRecord, Report::None, &[]),
-        ("permerror", "", "", DEFAULT, Rule::BrokenRecord, Report::None, &[]),
-        ("temperror/policy", "", "", DEFAULT, Rule::PolicyDoubt, Report::None, &[]),
-        (doubt, "p=reject", "", pass, Rule::IdentifierDoubt, Report::None, &[Other]),
-        (doubt, "p=none", "", pass, Rule::IdentifierDoubt, Report::None, &[]),
-        ("fail", "p=none", "", DEFAULT, Rule::FailNone, Report::None, &[]),
-        ("fail", "p=quarantine", "", DEFAULT, Rule::FailQuarantine, Report::Quarantine, &[]),
-        ("fail", "p=quarantine; t=y", "", DEFAULT, Rule::FailNone, Report::None, &[PolicyTestMode]),
-        ("fail", "p=reject", "", DEFAULT, Rule::FailReject, Report::Reject, &[]),
-        ("fail", "p=reject; t=y", "", DEFAULT, Rule::FailQuarantine, Report::Quarantine, &[PolicyTestMode]),
-        ("fail", "p=reject", "list", DEFAULT, Rule::IndirectFlow, Report::Quarantine, &[MailingList]),
-        ("fail", "p=reject", "arc", DEFAULT, Rule::IndirectFlow, Report::Quarantine, &[Local]),
-        ("fail", "p=reject", "arc temperror", DEFAULT, Rule::IndirectFlow, Report::Quarantine, &[Other]),
-        ("fail", "p=reject", "", never, Rule::NeverReject, Report::Quarantine, &[Local]),
-        ("fail", "p=reject", "", tag, Rule::FailReject, Report::Quarantine, &[Local]),
-        ("fail", "p=quarantine", "list", monitor, Rule::FailQuarantine, Report::None, &[Local]),
-        ("fail", "p=reject; t=y", "", monitor, Rule::FailQuarantine, Report::None, &[PolicyTestMode, Local]),
+        ("pass", "p=reject", "", &DEFAULT, Rule::Pass, Report::Pass, &[]),
+        ("pass", "p=reject; t=y", "", &DEFAULT, Rule::Pass, Report::Pass, &[]),
+        ("pass", "p=none", "", &DEFAULT, Rule::Pass, Report::None, &[]),
+        ("none", "", "", &DEFAULT, Rule::NoRecord, Report::None, &[]),
+        ("permerror", "", "", &DEFAULT, Rule::BrokenRecord, Report::None, &[]),
+        ("temperror/policy", "", "", &DEFAULT, Rule::PolicyDoubt, Report::None, &[]),
+        (doubt, "p=reject", "", &pass, Rule::IdentifierDoubt, Report::None, &[Other]),
+        (doubt, "p=none", "", &pass, Rule::IdentifierDoubt, Report::None, &[]),
+        ("fail", "p=none", "", &DEFAULT, Rule::FailNone, Report::None, &[]),
+        ("fail", "p=quarantine", "", &DEFAULT, Rule::FailQuarantine, Report::Quarantine, &[]),
+        ("fail", "p=quarantine; t=y", "", &DEFAULT, Rule::FailNone, Report::None, &[PolicyTestMode]),
+        ("fail", "p=reject", "", &DEFAULT, Rule::FailReject, Report::Reject, &[]),
+        ("fail", "p=reject; t=y", "", &DEFAULT, Rule::FailQuarantine, Report::Quarantine, &[PolicyTestMode]),
+        ("fail", "p=reject", "list", &DEFAULT, Rule::IndirectFlow, Report::Quarantine, &[MailingList]),
+        ("fail", "p=reject", "arc", &DEFAULT, Rule::IndirectFlow, Report::Quarantine, &[Local]),
+        ("fail", "p=reject", "arc temperror", &DEFAULT, Rule::IndirectFlow, Report::Quarantine, &[Other]),
+        ("fail", "p=reject", "", &never, Rule::NeverReject, Report::Quarantine, &[Local]),
+        ("fail", "p=reject", "", &tag, Rule::FailReject, Report::Quarantine, &[Local]),
+        ("fail", "p=quarantine", "list", &monitor, Rule::FailQuarantine, Report::None, &[Local]),
+        ("fail", "p=reject; t=y", "", &monitor, Rule::FailQuarantine, Report::None, &[PolicyTestMode, Local]),
     ];
     for (result, tags, sign, local, rule, reported, kinds) in rows {
         let mut facts = evaluation(vec![dmarc("example.org", result, tags)]);
@@ -263,7 +264,7 @@ fn rules_dispositions_and_reasons_of_report_rows() {
             "arc temperror" => facts.arc.result = ArcResult::TempError,
             _ => {}
         }
-        let decision = decide(&facts, &ORDINARY, &local);
+        let decision = decide(&facts, &ORDINARY, local);
         let found: Vec<_> = decision.overrides().iter().map(|o| o.kind).collect();
         let name = format!("{result} {tags} {sign} {}", local.mode);
         assert_eq!((decision.rule, decision.reported(), found.as_slice()), (rule, reported, kinds), "{name}");
@@ -275,16 +276,16 @@ fn exempt_recipients_turn_a_refusal_into_a_mark_and_nothing_else() {
     let exempt = Circumstances { recipients: Recipients::AllExempt, ..ORDINARY };
     assert_eq!(LocalPolicy::default(), DEFAULT);
     let cases = [
-        ("fail", "p=reject", DEFAULT, 'q'),
-        ("fail", "p=reject", LocalPolicy { reject: Reject::Always, ..DEFAULT }, 'q'),
-        ("fail", "p=reject", LocalPolicy { reject: Reject::Never, ..DEFAULT }, 'r'),
-        ("fail", "p=reject", LocalPolicy { mode: Mode::Tag, ..DEFAULT }, 'r'),
-        ("fail", "p=reject", LocalPolicy { mode: Mode::Monitor, ..DEFAULT }, '-'),
-        ("fail", "p=quarantine", DEFAULT, 'q'),
-        ("temperror/identifier", "p=reject", DEFAULT, '4'),
+        ("fail", "p=reject", &DEFAULT, 'q'),
+        ("fail", "p=reject", &LocalPolicy { reject: Reject::Always, ..DEFAULT }, 'q'),
+        ("fail", "p=reject", &LocalPolicy { reject: Reject::Never, ..DEFAULT }, 'r'),
+        ("fail", "p=reject", &LocalPolicy { mode: Mode::Tag, ..DEFAULT }, 'r'),
+        ("fail", "p=reject", &LocalPolicy { mode: Mode::Monitor, ..DEFAULT }, '-'),
+        ("fail", "p=quarantine", &DEFAULT, 'q'),
+        ("temperror/identifier", "p=reject", &DEFAULT, '4'),
     ];
     for (result, tags, local, expected) in cases {
-        let decision = decide(&evaluation(vec![dmarc("example.org", result, tags)]), &exempt, &local);
+        let decision = decide(&evaluation(vec![dmarc("example.org", result, tags)]), &exempt, local);
         assert_eq!(letter(decision.disposition), expected, "{result} {tags} {}", local.mode);
     }
 }
@@ -293,17 +294,17 @@ fn exempt_recipients_turn_a_refusal_into_a_mark_and_nothing_else() {
 fn pct_counts_only_where_it_is_honored_and_never_twice_with_t() {
     let honored = LocalPolicy { pct: Pct::Honored, ..DEFAULT };
     let cases = [
-        ("p=reject; pct=0", DEFAULT, 99, 'X'),
-        ("p=reject; pct=50", honored, 49, 'X'),
-        ("p=reject; pct=50", honored, 50, 'q'),
-        ("p=quarantine; pct=50", honored, 50, '-'),
-        ("p=reject; pct=100", honored, 99, 'X'),
-        ("p=reject; pct=0", honored, 0, 'q'),
-        ("p=reject; pct=0; t=y", honored, 0, 'q'),
+        ("p=reject; pct=0", &DEFAULT, 99, 'X'),
+        ("p=reject; pct=50", &honored, 49, 'X'),
+        ("p=reject; pct=50", &honored, 50, 'q'),
+        ("p=quarantine; pct=50", &honored, 50, '-'),
+        ("p=reject; pct=100", &honored, 99, 'X'),
+        ("p=reject; pct=0", &honored, 0, 'q'),
+        ("p=reject; pct=0; t=y", &honored, 0, 'q'),
     ];
     for (tags, local, sample, expected) in cases {
         let facts = evaluation(vec![dmarc("example.org", "fail", tags)]);
-        let decision = decide(&facts, &Circumstances { sample, ..ORDINARY }, &local);
+        let decision = decide(&facts, &Circumstances { sample, ..ORDINARY }, local);
         assert_eq!(letter(decision.disposition), expected, "{tags} {} {sample}", local.pct);
     }
     let facts = evaluation(vec![dmarc("example.org", "pass", "p=reject; pct=0")]);
@@ -386,4 +387,89 @@ fn signs_of_indirect_flow() {
     facts.list_fields = true;
     facts.arc.result = ArcResult::Fail;
     assert_eq!(signs(&facts, &facts.dmarc[0]), [Sign::ListFields], "an ARC chain that fails is no sign");
+}
+
+/// A chain of one set, in which `sealer` says that DMARC passes for `author`.
+fn chain(sealer: &str, author: &str) -> ArcOutput {
+    let dmarc = Some(DmarcFinding { result: DmarcResult::Pass, author_domain: domain(author) });
+    ArcOutput { result: ArcResult::Pass, sets: vec![ArcSet { instance: 1, sealer: domain(sealer), dmarc }], reason: "" }
+}
+
+#[test]
+fn what_a_trusted_sealer_changes() {
+    use OverrideKind::{LocalPolicy as Local, Other, PolicyTestMode, TrustedForwarder};
+    type Row<'a> = (&'a str, &'a str, Mode, char, Rule, &'a [OverrideKind]);
+    let doubt = "temperror/identifier";
+    let rows: [Row<'_>; 12] = [
+        ("fail", "p=reject", Mode::Enforce, '-', Rule::TrustedSealer, &[TrustedForwarder]),
+        ("fail", "p=quarantine", Mode::Enforce, '-', Rule::TrustedSealer, &[TrustedForwarder]),
+        ("fail", "p=reject; t=y", Mode::Enforce, '-', Rule::TrustedSealer, &[PolicyTestMode, TrustedForwarder]),
+        ("fail", "p=none", Mode::Enforce, '-', Rule::FailNone, &[]),
+        ("fail", "p=reject", Mode::Tag, '-', Rule::TrustedSealer, &[TrustedForwarder]),
+        ("fail", "p=quarantine", Mode::Tag, '-', Rule::TrustedSealer, &[TrustedForwarder]),
+        ("fail", "p=reject", Mode::Monitor, '-', Rule::FailReject, &[Local]),
+        ("pass", "p=reject", Mode::Enforce, '-', Rule::Pass, &[]),
+        ("none", "", Mode::Enforce, '-', Rule::NoRecord, &[]),
+        ("permerror", "", Mode::Enforce, '-', Rule::BrokenRecord, &[]),
+        (doubt, "p=reject", Mode::Enforce, '4', Rule::IdentifierDoubt, &[Other]),
+        ("temperror/policy", "", Mode::Enforce, '-', Rule::PolicyDoubt, &[]),
+    ];
+    for (result, tags, mode, done, rule, kinds) in rows {
+        for reject in Reject::ALL {
+            let arc = chain("list.example", "example.org");
+            let facts = Evaluation { arc, ..evaluation(vec![dmarc("example.org", result, tags)]) };
+            let local = LocalPolicy { mode, reject: *reject, trusted_sealers: vec![domain("list.example")], ..DEFAULT };
+            let decision = decide(&facts, &ORDINARY, &local);
+            let found: Vec<_> = decision.overrides().iter().map(|o| o.kind).collect();
+            let name = format!("{result} {tags} {mode} {reject}");
+            assert_eq!((letter(decision.disposition), decision.rule), (done, rule), "{name}");
+            assert_eq!(found, kinds, "{name}");
+            let named = decision.deciding_assessment().unwrap().voucher.as_ref().map(|set| set.sealer.as_str());
+            assert_eq!(named, (rule == Rule::TrustedSealer).then_some("list.example"), "{name}");
+            if rule == Rule::TrustedSealer {
+                assert_eq!(decision.reported(), ReportDisposition::None, "{name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_chain_without_a_trusted_sealer_is_a_sign_and_no_more() {
+    let local = LocalPolicy { trusted_sealers: vec![domain("list.example")], ..DEFAULT };
+    let cases = [
+        ("untrusted sealer", chain("evil.example", "example.org"), Rule::IndirectFlow),
+        ("another author", chain("list.example", "example.com"), Rule::IndirectFlow),
+        (
+            "chain fails",
+            ArcOutput { result: ArcResult::Fail, ..chain("list.example", "example.org") },
+            Rule::FailReject,
+        ),
+        (
+            "chain in doubt",
+            ArcOutput { result: ArcResult::TempError, ..chain("list.example", "example.org") },
+            Rule::IndirectFlow,
+        ),
+    ];
+    for (name, arc, rule) in cases {
+        let facts = Evaluation { arc, ..evaluation(vec![dmarc("example.org", "fail", "p=reject")]) };
+        assert_eq!(decide(&facts, &ORDINARY, &local).rule, rule, "{name}");
+    }
+}
+
+#[test]
+fn each_author_domain_needs_a_word_of_its_own() {
+    let local = LocalPolicy { trusted_sealers: vec![domain("l1.example"), domain("l2.example")], ..DEFAULT };
+    let both = |p| vec![dmarc("example.org", "fail", "p=reject"), dmarc("example.com", "fail", p)];
+    let one = Evaluation { arc: chain("l1.example", "example.org"), ..evaluation(both("p=quarantine")) };
+    let decision = decide(&one, &ORDINARY, &local);
+    assert_eq!((decision.rule, letter(decision.disposition)), (Rule::FailQuarantine, 'q'));
+    assert_eq!(decision.assessments[0].rule, Rule::TrustedSealer);
+
+    let mut arc = chain("l1.example", "example.org");
+    arc.sets.push(ArcSet { instance: 2, ..chain("l2.example", "example.com").sets.remove(0) });
+    let two = Evaluation { arc, ..evaluation(both("p=reject")) };
+    let decision = decide(&two, &ORDINARY, &local);
+    assert_eq!((decision.rule, letter(decision.disposition)), (Rule::TrustedSealer, '-'));
+    let vouchers: Vec<_> = decision.assessments.iter().map(|a| a.voucher.as_ref().unwrap().instance).collect();
+    assert_eq!(vouchers, [1, 2]);
 }

@@ -8,6 +8,7 @@ use super::transaction::{AnsweredBy, Ending, Transaction, epoch_seconds};
 use crate::action::Action;
 use crate::domain::Domain;
 use crate::envelope::{Envelope, Hello};
+use crate::evaluation::{ArcSet, Evaluation};
 use crate::explain::{Case, Header};
 use crate::label::Label;
 use crate::message::author::Author;
@@ -134,6 +135,7 @@ impl Session {
             signs = findings.signs,
             disposition = findings.disposition,
             r#override = findings.overrides,
+            voucher = findings.voucher,
             outcome = ending.outcome.as_str(),
             answered_by = ending.answered_by.as_str(),
             reply = ending.reply.summary(),
@@ -156,7 +158,7 @@ struct Findings {
     /// Of the EHLO name beside the reverse-path.
     spf_helo: String,
     dkim: String,
-    arc: &'static str,
+    arc: String,
     dmarc: String,
     policy: &'static str,
     mode: &'static str,
@@ -164,6 +166,8 @@ struct Findings {
     signs: String,
     disposition: &'static str,
     overrides: String,
+    /// The ARC sealer whose word counted.
+    voucher: String,
     evaluation_ms: u64,
 }
 
@@ -189,7 +193,7 @@ impl Findings {
                 let domain = signature.domain.as_ref().map_or("?", |d| d.as_str());
                 format!("{}:{domain} ({})", signature.result, signature.reason)
             })),
-            arc: evaluation.arc.result.as_str(),
+            arc: arc(evaluation),
             dmarc: match &evaluation.author {
                 Author::Unusable(why) => format!("permerror (From {why})"),
                 Author::Usable { .. } => join(evaluation.dmarc.iter().map(|d| format!("{} ({})", d.result, d.reason))),
@@ -200,6 +204,11 @@ impl Findings {
             signs: join(decision.signs.iter().map(ToString::to_string)),
             disposition: decision.reported().as_str(),
             overrides: join(decision.overrides().iter().map(|o| format!("{} ({})", o.kind, o.comment))),
+            voucher: decision
+                .deciding_assessment()
+                .and_then(|a| a.voucher.as_ref())
+                .map(|set| format!("{} (i={})", set.sealer, set.instance))
+                .unwrap_or_default(),
             evaluation_ms: u64::try_from(evaluation.elapsed.as_millis()).unwrap_or(u64::MAX),
         }
     }
@@ -208,6 +217,19 @@ impl Findings {
 fn spf(spf: &SpfOutput) -> String {
     let domain = spf.domain.as_ref().map_or("?", |d| d.as_str());
     format!("{}:{domain} ({}: {})", spf.result, spf.identity, spf.reason)
+}
+
+/// The result of the chain, and its sealers from the first up with what each says of DMARC.
+fn arc(evaluation: &Evaluation) -> String {
+    let arc = &evaluation.arc;
+    let set = |set: &ArcSet| match &set.dmarc {
+        Some(found) => format!("{} dmarc={} header.from={}", set.sealer, found.result, found.author_domain),
+        None => set.sealer.to_string(),
+    };
+    if arc.sets.is_empty() {
+        return arc.result.as_str().to_owned();
+    }
+    format!("{} ({})", arc.result, join(arc.sets.iter().map(set)))
 }
 
 /// A bounded list.

@@ -277,6 +277,57 @@ async fn signs_of_indirect_flow_lower_a_refusal_to_quarantine() {
     assert_eq!(outcome.results().one("dmarc"), "pass policy.dmarc=reject header.from=v.example");
 }
 
+#[tokio::test]
+async fn a_trusted_sealer_speaks_for_a_message_that_fails() {
+    let key = SigningKey::rsa();
+    let zone = ["list.example", "second.example", "evil.example"]
+        .into_iter()
+        .fold(domain(Zone::new(), "v.example", "v=DMARC1; p=reject"), |zone, sealer| {
+            zone.txt(&format!("s._domainkey.{sealer}"), &key.record())
+        });
+    let configure = |c: ConfigText| c.set("policy.trusted_sealers", vec!["List.example", "second.example"]);
+    let world = World::start(zone, configure).await;
+    let letter = forged("a@v.example");
+    // Each set as it stands on the message that its sealer sends on.
+    let chain = |sets: &[(&str, &str)]| {
+        sets.iter().enumerate().fold(letter.content.clone(), |message, (index, (sealer, results))| {
+            let cv = if index == 0 { "none" } else { "pass" };
+            let set = Signer::new(key, sealer, "s").arc_set_saying(&message, index + 1, cv, results);
+            [set.as_bytes(), &message].concat()
+        })
+    };
+    let pass = "dmarc=pass header.from=v.example";
+    let forgery = "dmarc=pass header.from=other.example";
+    let cases: [(&str, &[(&str, &str)], &str); 8] = [
+        ("trusted", &[("list.example", pass)], "250"),
+        ("both trusted", &[("list.example", pass), ("second.example", "dmarc=fail header.from=v.example")], "250"),
+        ("untrusted", &[("evil.example", pass)], "250 quarantine"),
+        ("untrusted on top", &[("list.example", pass), ("evil.example", pass)], "250 quarantine"),
+        (
+            "untrusted between",
+            &[("list.example", pass), ("evil.example", ""), ("second.example", "")],
+            "250 quarantine",
+        ),
+        ("another domain", &[("list.example", forgery)], "250 quarantine"),
+        ("two results", &[("list.example", &format!("{pass}; {forgery}"))], "250 quarantine"),
+        ("no author", &[("list.example", "dmarc=pass")], "250 quarantine"),
+    ];
+    for (name, sets, expected) in cases {
+        let outcome = world.send(&letter.clone().content(chain(sets))).await;
+        assert_eq!(outcome.summary(), expected, "{name}");
+        let results = outcome.results();
+        assert_eq!(results.one("arc"), "pass", "{name}");
+        assert_eq!(
+            results.one("dmarc"),
+            "fail policy.dmarc=reject header.from=v.example",
+            "{name}: A-R stays truthful"
+        );
+    }
+    // What was changed after the seal is nobody's word.
+    let changed = [chain(&[("list.example", pass)]), b"more\r\n".to_vec()].concat();
+    assert_eq!(world.send(&letter.clone().content(changed)).await.summary(), "550");
+}
+
 /// `reject = "always"` makes no exception but for a signature that fits and leaves the end of the body open.
 const QUARANTINED_BUT_NEVER: [&str; 5] = ["250 quarantine", "250 quarantine", "250 reject", "250 reject", "250"];
 

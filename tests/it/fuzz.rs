@@ -7,12 +7,15 @@ mod targets;
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 9] = [
+const TARGETS: [(&str, Target); 12] = [
+    ("arc", targets::arc),
+    ("arc_results", targets::arc_results),
     ("authentication_results", targets::authentication_results),
     ("bdat", targets::bdat),
     ("command", targets::command),
     ("config", targets::config),
     ("data", targets::data),
+    ("dkim_signature", targets::dkim_signature),
     ("header", targets::header),
     ("proxy", targets::proxy),
     ("reply", targets::reply),

@@ -1,15 +1,17 @@
 //! Looks up, reads and applies the public keys of signers (RFC 6376 §3.6, RFC 8301, RFC 8463).
 //!
-//! The rules of a key record are ours. What is left to mail-auth is the arithmetic: it gets a record that we wrote
-//! ourselves, of a key that was checked before.
+//! The rules of a key record are ours. The arithmetic is aws-lc's, with a key that is read once and kept with its record in
+//! the cache of DNS; mail-auth tells how long an RSA key is.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 
-use aws_lc_rs::signature::{RSA_PKCS1_1024_8192_SHA256_FOR_LEGACY_USE_ONLY, UnparsedPublicKey};
-use mail_auth::common::crypto::{self, VerifyingKey};
+use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::signature::{
+    ED25519, ParsedPublicKey, RSA_PKCS1_1024_8192_SHA256_FOR_LEGACY_USE_ONLY, VerificationAlgorithm,
+};
 use mail_auth::common::parse::TxtRecordParser;
 use mail_auth::common::verify::DomainKey;
 
@@ -35,7 +37,7 @@ pub(in crate::evaluation) struct KeyRecords {
 
 /// One usable key.
 pub(in crate::evaluation) struct Key {
-    public: Box<dyn VerifyingKey + Send + Sync>,
+    public: ParsedPublicKey,
     algorithm: Algorithm,
     /// `t=s`: the domain of `i=` must be that of `d=`.
     strict_identity: bool,
@@ -90,12 +92,12 @@ pub(in crate::evaluation) enum Identity {
 impl Key {
     /// Whether `signature` is this key's over `input`, which is canonicalized.
     pub(in crate::evaluation) fn verifies(&self, input: &[u8], signature: &[u8]) -> bool {
-        let algorithm = match self.algorithm {
-            Algorithm::RsaSha256 => crypto::Algorithm::RsaSha256,
-            // Signs the SHA-256 of the input (RFC 8463 §3), which mail-auth makes.
-            Algorithm::Ed25519Sha256 => crypto::Algorithm::Ed25519Sha256,
+        let verified = match self.algorithm {
+            Algorithm::RsaSha256 => self.public.verify_sig(input, signature),
+            // RFC 8463 §3: what is signed is the SHA-256 of the input.
+            Algorithm::Ed25519Sha256 => self.public.verify_sig(digest(&SHA256, input).as_ref(), signature),
         };
-        self.public.verify_bytes(input, signature, algorithm).is_ok()
+        verified.is_ok()
     }
 
     /// Whether the owner is still testing.
@@ -164,31 +166,31 @@ const RSA_BITS: std::ops::RangeInclusive<usize> = 1024..=8192;
 /// Octets of an Ed25519 key (RFC 8463 §4.2).
 const ED25519_LENGTH: usize = 32;
 
-fn public_key(algorithm: Algorithm, encoded: &[u8]) -> Result<Box<dyn VerifyingKey + Send + Sync>, &'static str> {
+fn public_key(algorithm: Algorithm, encoded: &[u8]) -> Result<ParsedPublicKey, &'static str> {
     let unreadable = "public key can't be read";
     let octets = base64::decode(encoded).ok_or(unreadable)?;
-    let kind: &[u8] = match algorithm {
-        Algorithm::RsaSha256 => b"k=rsa; p=",
-        Algorithm::Ed25519Sha256 if octets.len() == ED25519_LENGTH => b"k=ed25519; p=",
+    let scheme: &'static dyn VerificationAlgorithm = match algorithm {
+        Algorithm::RsaSha256 => &RSA_PKCS1_1024_8192_SHA256_FOR_LEGACY_USE_ONLY,
+        Algorithm::Ed25519Sha256 if octets.len() == ED25519_LENGTH => &ED25519,
         Algorithm::Ed25519Sha256 => return Err(unreadable),
     };
+    if algorithm == Algorithm::RsaSha256 {
+        match rsa_bits(encoded) {
+            None => return Err(unreadable),
+            Some(bits) if bits < *RSA_BITS.start() => return Err("key is shorter than 1024 bits"),
+            Some(bits) if bits > *RSA_BITS.end() => return Err("key is longer than 8192 bits"),
+            Some(_) => {}
+        }
+    }
+    ParsedPublicKey::new(scheme, &octets).map_err(|_| unreadable)
+}
+
+/// The length of an RSA key, if it can be read.
+fn rsa_bits(encoded: &[u8]) -> Option<usize> {
     let padding = [b'='; 3];
     let padding = padding.get(..(4 - encoded.len() % 4) % 4).unwrap_or_default();
-    let record = [kind, encoded, padding].concat();
-    let public = DomainKey::parse(&record).map_err(|_| unreadable)?.p;
-    if algorithm == Algorithm::RsaSha256 {
-        match public.public_key_bits() {
-            0 => return Err(unreadable),
-            bits if bits < *RSA_BITS.start() => return Err("key is shorter than 1024 bits"),
-            bits if bits > *RSA_BITS.end() => return Err("key is longer than 8192 bits"),
-            _ => {}
-        }
-        // mail-auth reads the key anew for each signature; what can't be read is a fault of the record, found once.
-        UnparsedPublicKey::new(&RSA_PKCS1_1024_8192_SHA256_FOR_LEGACY_USE_ONLY, &octets)
-            .parse()
-            .map_err(|_| unreadable)?;
-    }
-    Ok(public)
+    let key = DomainKey::parse(&[b"k=rsa; p=", encoded, padding].concat()).ok()?;
+    Some(key.p.public_key_bits()).filter(|bits| *bits > 0)
 }
 
 async fn ask(name: &str, lookup: &impl Lookup) -> Found {

@@ -82,8 +82,8 @@ impl Claims {
         let short = |text: &String| text.len() <= MAX_IDENTITY && !text.contains(char::is_control);
         let start = tags.squeezed("b").unwrap_or_default();
         Self {
-            domain: tags.text("d").and_then(|d| Domain::parse(&d).ok()),
-            selector: tags.text("s").filter(|s| Domain::parse(s).is_ok()).unwrap_or_default().into(),
+            domain: name(tags, "d").ok().flatten(),
+            selector: name(tags, "s").ok().flatten().and_then(|_| tags.text("s")).unwrap_or_default().into(),
             identity: tags.text("i").filter(short).map(Into::into),
             algorithm: tags.text("a").and_then(|a| ALGORITHMS.into_iter().find(|known| known.eq_ignore_ascii_case(&a))),
             signature_start: start.iter().take(8).filter(|b| b.is_ascii_graphic()).map(|b| char::from(*b)).collect(),
@@ -94,8 +94,8 @@ impl Claims {
 impl Signer {
     /// The tags of §3.5 that a seal has too: `a b d s t x`.
     pub(in crate::evaluation) fn read(tags: &TagList<'_>) -> Result<Self, Fault> {
-        let algorithm = algorithm(&required(tags, "a")?)?;
-        let signature = base64::decode(&required(tags, "b")?).ok_or(Fault::unreadable("b= is not base64"))?;
+        let algorithm = algorithm(required(tags, "a")?)?;
+        let signature = base64::decode(&squeezed(required(tags, "b")?)).ok_or(Fault::unreadable("b= is not base64"))?;
         let domain = name(tags, "d")?.ok_or(Fault::unreadable("d= is no domain name"))?;
         let selector = name(tags, "s")?.ok_or(Fault::unreadable("s= is no selector"))?;
         let timestamp = number(tags, "t").map_err(|()| Fault::unreadable("t= is no number"))?;
@@ -143,7 +143,8 @@ impl Signature {
     /// The tags that an ARC-Message-Signature shares: all but `v=` and `i=` (RFC 8617 §4.1.2).
     pub(in crate::evaluation) fn read_versionless(tags: &TagList<'_>) -> Result<Self, Fault> {
         let signer = Signer::read(tags)?;
-        let body_hash = base64::decode(&required(tags, "bh")?).ok_or(Fault::unreadable("bh= is not base64"))?;
+        let body_hash =
+            base64::decode(&squeezed(required(tags, "bh")?)).ok_or(Fault::unreadable("bh= is not base64"))?;
         let (header, body) = canonicalizations(tags).ok_or(Fault::unreadable("unknown canonicalization"))?;
         let length = number(tags, "l").map_err(|()| Fault::unreadable("l= is no number"))?;
         let methods = tags.get("q").unwrap_or(b"dns/txt");
@@ -177,7 +178,7 @@ const MAX_IDENTITY: usize = 512;
 const CLOCK_TOLERANCE: u64 = 3600;
 
 /// RFC 6376 §6.1.1: a signature that lacks a required tag is in error for good.
-fn required(tags: &TagList<'_>, name: &str) -> Result<Vec<u8>, Fault> {
+fn required<'a>(tags: &TagList<'a>, name: &str) -> Result<&'a [u8], Fault> {
     let missing = match name {
         "a" => "a= is missing",
         "b" => "b= is missing",
@@ -185,7 +186,12 @@ fn required(tags: &TagList<'_>, name: &str) -> Result<Vec<u8>, Fault> {
         "d" => "d= is missing",
         _ => "s= is missing",
     };
-    tags.squeezed(name).filter(|value| !value.is_empty()).ok_or(Fault::permanent(missing))
+    tags.get(name).filter(|value| !value.is_empty()).ok_or(Fault::permanent(missing))
+}
+
+/// White space may stand anywhere in base64 (RFC 6376 §3.5), as it may not in a name or a word.
+fn squeezed(value: &[u8]) -> Vec<u8> {
+    value.iter().copied().filter(|b| !b.is_ascii_whitespace()).collect()
 }
 
 fn algorithm(name: &[u8]) -> Result<Algorithm, Fault> {
@@ -201,10 +207,11 @@ fn algorithm(name: &[u8]) -> Result<Algorithm, Fault> {
     }
 }
 
-/// A domain or selector; U-labels become A-labels (RFC 8616 §4).
+/// A domain or selector; U-labels become A-labels (RFC 8616 §4). The grammar has no dot at the end.
 fn name(tags: &TagList<'_>, tag: &str) -> Result<Option<Domain>, Fault> {
     let value = required(tags, tag)?;
-    Ok(std::str::from_utf8(&value).ok().and_then(|text| Domain::parse(text).ok()))
+    let text = std::str::from_utf8(value).ok().filter(|text| !text.ends_with('.'));
+    Ok(text.and_then(|text| Domain::parse(text).ok()))
 }
 
 /// A number of decimal digits; one beyond 64 bits is as good as the largest.
@@ -222,16 +229,14 @@ const MAX_DIGITS: usize = 76;
 
 /// `c=`: for the header section, then for the body; simple where nothing is said.
 fn canonicalizations(tags: &TagList<'_>) -> Option<(Canonicalization, Canonicalization)> {
-    let Some(value) = tags.text("c") else {
-        return tags.get("c").is_none().then_some((Canonicalization::Simple, Canonicalization::Simple));
-    };
-    let read = |text: &str| match text {
-        _ if text.eq_ignore_ascii_case("simple") => Some(Canonicalization::Simple),
-        _ if text.eq_ignore_ascii_case("relaxed") => Some(Canonicalization::Relaxed),
+    let Some(value) = tags.get("c") else { return Some((Canonicalization::Simple, Canonicalization::Simple)) };
+    let read = |word: &[u8]| match word {
+        _ if word.eq_ignore_ascii_case(b"simple") => Some(Canonicalization::Simple),
+        _ if word.eq_ignore_ascii_case(b"relaxed") => Some(Canonicalization::Relaxed),
         _ => None,
     };
-    let (header, body) = value.split_once('/').unwrap_or((&value, "simple"));
-    Some((read(header)?, read(body)?))
+    let mut words = value.splitn(2, |b| *b == b'/');
+    Some((read(words.next()?)?, words.next().map_or(Some(Canonicalization::Simple), read)?))
 }
 
 /// The domain of `i=`, which is in dkim-quoted-printable (RFC 6376 §2.11).

@@ -23,7 +23,7 @@ impl<'a> TagList<'a> {
     /// Splits a list; `None` where its syntax is broken or a tag stands in it twice. Empty places between semicolons
     /// are overlooked: they are against the grammar, do no harm and occur in key records.
     pub(in crate::evaluation) fn parse(text: &'a [u8]) -> Option<Self> {
-        if !has_sound_folding(text) {
+        if !has_sound_folding(text) || !has_sound_characters(text) {
             return None;
         }
         let mut tags: Vec<Tag<'a>> = Vec::new();
@@ -35,7 +35,7 @@ impl<'a> TagList<'a> {
                 let name = spec.get(..equals)?.trim_ascii();
                 let value = spec.get(equals + 1..)?;
                 let is_new = tags.iter().all(|tag| tag.name != name);
-                if tags.len() == MAX_TAGS || !is_new || !is_tag_name(name) || !is_tag_value(value) {
+                if tags.len() == MAX_TAGS || !is_new || !is_tag_name(name) {
                     return None;
                 }
                 tags.push(Tag { name, value: value.trim_ascii(), range: start + equals + 1..end });
@@ -97,8 +97,8 @@ fn is_tag_name(name: &[u8]) -> bool {
 }
 
 /// Printable characters and white space, and octets beyond ASCII (RFC 8616 §3).
-fn is_tag_value(value: &[u8]) -> bool {
-    value.iter().all(|b| b.is_ascii_graphic() || matches!(b, b' ' | b'\t' | b'\r' | b'\n') || !b.is_ascii())
+fn has_sound_characters(text: &[u8]) -> bool {
+    text.iter().all(|b| b.is_ascii_graphic() || matches!(b, b' ' | b'\t' | b'\r' | b'\n') || !b.is_ascii())
 }
 
 #[cfg(test)]
@@ -123,7 +123,7 @@ mod tests {
     #[test]
     fn broken_lists_are_refused() {
         let many: String = (0..65).map(|i| format!("a{i}=;")).collect();
-        let cases: [(&str, &[u8], bool); 12] = [
+        let cases: [(&str, &[u8], bool); 13] = [
             ("empty", b"", true),
             ("empty places", b";; v=1;;", true),
             ("no equals sign", b"v=1; b", false),
@@ -134,6 +134,7 @@ mod tests {
             ("case tells names apart", b"v=1; d=a; D=b", true),
             ("control character", b"v=1\0", false),
             ("bare CR", b"v=1;\rb=2", false),
+            ("form feed", b"v=1;\x0cb=2", false),
             ("UTF-8", "d=bücher.example".as_bytes(), true),
             ("too many", many.as_bytes(), false),
         ];

@@ -37,6 +37,8 @@ pub struct Decision {
     pub mark: Option<Word>,
     /// Why a failing message is treated otherwise than published.
     pub overrides: Vec<Override>,
+    /// With rule `trusted_sealer`: whose word counted.
+    pub voucher: Option<String>,
     /// What the client reads; none where the upstream decides.
     pub reply: Option<String>,
     /// The lines of the fields that are added on top.
@@ -74,6 +76,7 @@ impl Decision {
                 Disposition::Accept | Disposition::Defer | Disposition::Refuse => None,
             },
             overrides: overrides.map(|o| Override { kind: named(o.kind), comment: o.comment.into() }).collect(),
+            voucher: decision.deciding_assessment().and_then(|a| a.voucher.as_ref()).map(|set| set.sealer.to_string()),
             reply,
             header_lines,
             removed_fields,

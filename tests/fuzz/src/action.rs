@@ -36,6 +36,7 @@ pub fn authentication_results(input: &[u8]) {
         on_temperror: OnTempError::Pass,
         unusable_from: OnUnusableFrom::Tag,
         pct: Pct::Ignored,
+        trusted_sealers: Vec::new(),
     };
     let circumstances =
         Circumstances { reverse_path: ReversePathKind::Mailbox, recipients: Recipients::Ordinary, sample: 0 };
@@ -122,7 +123,7 @@ fn evaluation<'a>(choice: impl Fn(usize) -> usize, text: impl Fn(usize) -> &'a s
         spf_helo: (choice(2) % 2 == 1).then(|| spf(2, Identity::Helo, [text(1), "", text(6)])),
         dkim: (0..choice(3) % 4).map(dkim).collect(),
         dkim_skipped: 0,
-        arc: ArcOutput { result: arcs[choice(3) / 4 % arcs.len()], sealers: Vec::new(), reason: "a chain" },
+        arc: ArcOutput { result: arcs[choice(3) / 4 % arcs.len()], sets: Vec::new(), reason: "a chain" },
         dmarc: Vec::new(),
         list_fields: false,
         evidence: Vec::new(),

@@ -7,6 +7,7 @@ mod config;
 mod message;
 mod proxy;
 mod session;
+mod signatures;
 mod smtp;
 
 pub use action::authentication_results;
@@ -14,4 +15,5 @@ pub use config::config;
 pub use message::{bdat, data, header};
 pub use proxy::proxy;
 pub use session::session;
+pub use signatures::{arc, arc_results, dkim_signature};
 pub use smtp::{command, reply};

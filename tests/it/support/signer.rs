@@ -30,7 +30,12 @@ impl SigningKey {
     /// An RSA key of 2048 bits, the same one all through a test run.
     pub fn rsa() -> &'static Self {
         static KEY: OnceLock<SigningKey> = OnceLock::new();
-        KEY.get_or_init(|| Self::Rsa(RsaKeyPair::generate(KeySize::Rsa2048).unwrap()))
+        KEY.get_or_init(|| Self::rsa_of(KeySize::Rsa2048))
+    }
+
+    /// An RSA key of a length, a new one each time.
+    pub fn rsa_of(size: KeySize) -> Self {
+        Self::Rsa(RsaKeyPair::generate(size).unwrap())
     }
 
     /// An Ed25519 key, the same one all through a test run.
@@ -150,7 +155,12 @@ impl<'k> Signer<'k> {
     /// The three fields of an ARC set for a message that has the sets below `instance` on it; `d=` and `s=` are the
     /// signer's, `cv` as given.
     pub fn arc_set(&self, message: &[u8], instance: usize, cv: &str) -> String {
-        let results = format!("ARC-Authentication-Results: i={instance}; relay.example; spf=pass\r\n");
+        self.arc_set_saying(message, instance, cv, "spf=pass")
+    }
+
+    /// The same with results of the sealer's.
+    pub fn arc_set_saying(&self, message: &[u8], instance: usize, cv: &str, results: &str) -> String {
+        let results = format!("ARC-Authentication-Results: i={instance}; relay.example; {results}\r\n");
         let mut signer = self.clone().without("v").field_name("ARC-Message-Signature");
         signer.tags.insert(0, ("i".into(), instance.to_string()));
         let signature = signer.field(message);
