@@ -218,3 +218,30 @@ async fn join(mut questions: Vec<Question<'_>>) -> Vec<Found> {
     // Invariant: none is left open.
     answers.into_iter().flatten().collect()
 }
+
+/// What a key record says, for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyFacts {
+    /// `rsa` or `ed25519`.
+    pub algorithm: &'static str,
+    /// Bits of the key.
+    pub bits: usize,
+    /// `t=y`: the owner is still testing.
+    pub testing: bool,
+    /// `t=s`: the domain of `i=` must be that of `d=`.
+    pub strict_identity: bool,
+}
+
+/// Reads one record as verification does.
+///
+/// # Errors
+///
+/// It is no usable key; the text says why.
+pub fn inspect(text: &[u8]) -> Result<KeyFacts, &'static str> {
+    let key = Key::parse(text)?;
+    let (algorithm, bits) = match key.algorithm {
+        Algorithm::RsaSha256 => ("rsa", key.public.public_key_bits()),
+        Algorithm::Ed25519Sha256 => ("ed25519", ED25519_LENGTH * 8),
+    };
+    Ok(KeyFacts { algorithm, bits, testing: key.testing, strict_identity: key.strict_identity })
+}
