@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 
 use prometheus::core::Collector;
 pub use prometheus::{Histogram, IntCounter, IntGauge};
-use prometheus::{HistogramOpts, IntCounterVec, IntGaugeVec, Opts, PullingGauge, TextEncoder};
+use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, PullingGauge, TextEncoder};
 
 use crate::label::Label;
 
@@ -19,6 +19,13 @@ pub struct Registry(prometheus::Registry);
 #[derive(Clone)]
 pub struct Family<L> {
     counters: Vec<IntCounter>,
+    label: PhantomData<L>,
+}
+
+/// Histograms of one name, one for each variant of `L`.
+#[derive(Clone)]
+pub struct Histograms<L> {
+    histograms: Vec<Histogram>,
     label: PhantomData<L>,
 }
 
@@ -62,11 +69,18 @@ impl Registry {
 
     /// A family of counters under the label `label`; the help text gets the label's values.
     pub fn family<L: Label>(&self, name: &str, help: &str, label: &str) -> Family<L> {
-        let values = L::ALL.iter().map(|l| l.as_str()).collect::<Vec<_>>().join(", ");
-        let help = format!("{help} By {label}: {values}.");
-        let vector = self.register(IntCounterVec::new(Opts::new(name, help), &[label]).expect(METRIC_NAME));
+        let opts = Opts::new(name, with_values::<L>(help, label));
+        let vector = self.register(IntCounterVec::new(opts, &[label]).expect(METRIC_NAME));
         let counters = L::ALL.iter().map(|l| vector.with_label_values(&[l.as_str()])).collect();
         Family { counters, label: PhantomData }
+    }
+
+    /// Histograms under the label `label`, all with the same upper bounds; the help text gets the label's values.
+    pub fn histograms<L: Label>(&self, name: &str, help: &str, label: &str, buckets: &[f64]) -> Histograms<L> {
+        let opts = HistogramOpts::new(name, with_values::<L>(help, label)).buckets(buckets.to_vec());
+        let vector = self.register(HistogramVec::new(opts, &[label]).expect(METRIC_NAME));
+        let histograms = L::ALL.iter().map(|l| vector.with_label_values(&[l.as_str()])).collect();
+        Histograms { histograms, label: PhantomData }
     }
 
     /// All metrics in the text format of Prometheus, version 0.0.4.
@@ -94,12 +108,25 @@ impl<L: Label> Family<L> {
     }
 }
 
+impl<L: Label> Histograms<L> {
+    /// The histogram of one variant.
+    pub fn of(&self, label: L) -> &Histogram {
+        // Invariant: `index` is the place in `ALL`, and there is a histogram for each of `ALL`.
+        &self.histograms[label.index()]
+    }
+}
+
 impl Info {
     /// The facts that hold now, in place of those before.
     pub fn set(&self, values: &[&str]) {
         self.0.reset();
         self.0.with_label_values(values).set(1);
     }
+}
+
+fn with_values<L: Label>(help: &str, label: &str) -> String {
+    let values = L::ALL.iter().map(|l| l.as_str()).collect::<Vec<_>>().join(", ");
+    format!("{help} By {label}: {values}.")
 }
 
 /// Metric names are literals of ours; a bad one fails at every start.
@@ -122,5 +149,16 @@ mod tests {
         assert!(text.contains("# HELP dmarcgate_test_total Things. By colour: red, green."), "{text}");
         assert!(text.contains("dmarcgate_test_total{colour=\"red\"} 0"), "{text}");
         assert!(text.contains("dmarcgate_test_total{colour=\"green\"} 1"), "{text}");
+    }
+
+    #[test]
+    fn histograms_of_a_label_start_at_zero_and_count_apart() {
+        let registry = Registry::new();
+        let histograms: Histograms<Colour> = registry.histograms("dmarcgate_test", "Times.", "colour", &[1.0]);
+        histograms.of(Colour::Red).observe(0.5);
+        let text = registry.render();
+        assert!(text.contains("# HELP dmarcgate_test Times. By colour: red, green."), "{text}");
+        assert!(text.contains("dmarcgate_test_bucket{colour=\"red\",le=\"1\"} 1"), "{text}");
+        assert!(text.contains("dmarcgate_test_count{colour=\"green\"} 0"), "{text}");
     }
 }

@@ -20,7 +20,7 @@ use self::facts::{Facts, Findings};
 use self::input::Input;
 use crate::cli::{ConfigFile, Failure, print};
 use crate::config::{Config, DnsServer};
-use crate::dns::{self, MessageLookup, Resolver};
+use crate::dns::{self, MessageLookup, Resolver, server};
 use crate::envelope::Envelope;
 use crate::evaluation::Evaluation;
 use crate::evaluation::gather::{HELO_LOOKUPS, Lookups, Sender, gather, within};
@@ -189,9 +189,8 @@ fn bracketed(address: &str) -> String {
     if address.starts_with('<') { address.to_owned() } else { format!("<{address}>") }
 }
 
-fn dns_server(text: &str) -> Result<DnsServer, &'static str> {
-    DnsServer::parse(text)
-        .ok_or("expected an address such as \"192.0.2.53\", \"192.0.2.53:5353\" or \"[2001:db8::53]:53\"")
+pub fn dns_server(text: &str) -> Result<DnsServer, String> {
+    DnsServer::parse(text).ok_or_else(|| format!("expected {}", server::FORMS))
 }
 
 /// Clap writes it on one line, which is longer than 80 characters.

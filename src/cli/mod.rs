@@ -1,12 +1,14 @@
 //! The command line: one file a subcommand. What it prints goes to standard output, what is wrong to standard error.
 //!
-//! Exit codes: 0 done, 1 failed while running, 2 wrong usage or configuration; `check` has more, by its verdict.
+//! Exit codes: 0 done, 1 failed while running, 2 wrong usage or configuration; `check` has more, by its verdict, and
+//! `lookup` ends with 3 if something is wrong.
 
 mod check;
 mod check_upstream;
 mod config;
 mod explain;
 mod healthcheck;
+mod lookup;
 mod reports;
 mod serve;
 
@@ -17,6 +19,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use self::lookup::facts::Health;
 use crate::causes::Causes;
 use crate::config::{Config, Loaded};
 use crate::explain::facts::decision::Fate;
@@ -43,6 +46,7 @@ enum Command {
     Explain(explain::Explain),
     /// Ask a running gate whether it is well
     Healthcheck(healthcheck::Healthcheck),
+    Lookup(Box<lookup::Lookup>),
     /// Show what reports to domain owners are made of
     #[command(subcommand)]
     Reports(reports::Command),
@@ -67,6 +71,8 @@ enum Ended {
     Verdict(Fate),
     /// It was told what is wrong.
     Unwell,
+    /// `lookup` has found out how well it is with a domain.
+    LookedUp(Health),
 }
 
 /// Why a command did not do what it was told; the message names all causes.
@@ -112,6 +118,7 @@ impl Cli {
             Command::Config(command) => command.run(output),
             Command::Explain(command) => command.run(output),
             Command::Healthcheck(command) => command.run(output),
+            Command::Lookup(command) => return command.run(output).map(Ended::LookedUp),
             Command::Reports(command) => command.run(output),
             Command::Serve(command) => command.run(),
         }
@@ -122,8 +129,9 @@ impl Cli {
 impl Ended {
     fn code(self) -> u8 {
         match self {
-            Self::Done | Self::Verdict(Fate::PassedOn) => 0,
-            Self::Unwell => FAILED,
+            Self::Done | Self::Verdict(Fate::PassedOn) | Self::LookedUp(Health::Fine) => 0,
+            Self::Unwell | Self::LookedUp(Health::Unknown) => FAILED,
+            Self::LookedUp(Health::Faulty) => 3,
             Self::Verdict(Fate::Tagged) => 3,
             Self::Verdict(Fate::Refused) => 4,
             Self::Verdict(Fate::Deferred) => 5,

@@ -121,6 +121,7 @@ fn upstream(section: &mut Section<'_>) -> Upstream {
 fn dns(section: &mut Section<'_>) -> Dns {
     Dns {
         servers: section.get("servers", Vec::new()),
+        ca: section.optional("ca"),
         timeout: section.within("timeout", seconds(5), SHORTEST..=minutes(1)),
         cache_entries: section.within("cache_entries", 200_000, 1000..=100_000_000),
     }

@@ -107,6 +107,7 @@ pub struct Upstream {
 pub struct Dns {
     /// Empty: the system's.
     pub servers: Vec<DnsServer>,
+    pub ca: Option<PathBuf>,
     pub timeout: Duration,
     pub cache_entries: u32,
 }

@@ -120,6 +120,7 @@ const KEYS: &[(&str, Takes)] = &[
     ("upstream.hold", Takes::Reload),
     ("upstream.idle", Takes::Reload),
     ("dns.servers", Takes::Restart),
+    ("dns.ca", Takes::Restart),
     ("dns.timeout", Takes::Restart),
     ("dns.cache_entries", Takes::Restart),
     ("policy.mode", Takes::Reload),

@@ -155,7 +155,8 @@ impl Config {
     /// For the resolver.
     pub fn resolver(&self) -> resolver::Settings {
         resolver::Settings {
-            servers: self.dns.servers.iter().map(|server| server.0).collect(),
+            servers: self.dns.servers.iter().map(|server| server.0.clone()).collect(),
+            ca: self.dns.ca.clone(),
             timeout: self.dns.timeout,
             cache_entries: self.dns.cache_entries.into(),
             lookups_per_message: size(self.limits.lookups),

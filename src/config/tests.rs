@@ -86,7 +86,7 @@ fn the_example_of_the_design_is_understood() {
     assert_eq!(config.listeners.len(), 1);
     assert_eq!(config.bypass.trusted_networks.len(), 2);
     assert_eq!(config.smtp.recipient_domains, [RecipientDomain::Any]);
-    assert_eq!(config.dns.servers[0].0.port(), 5353);
+    assert_eq!(config.dns.servers[0].0.address.port(), 5353);
 }
 
 #[test]

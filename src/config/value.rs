@@ -10,6 +10,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use crate::config::problem::suggestion;
+use crate::dns::{NameServer, server};
 use crate::domain::Domain;
 use crate::label::Label;
 use crate::message::base64;
@@ -64,9 +65,9 @@ pub enum Host {
     Name(Domain),
 }
 
-/// Where DNS is asked: an address with a port, 53 if none is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DnsServer(pub SocketAddr);
+/// Where DNS is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DnsServer(pub NameServer);
 
 /// A mail address, or the local part alone; lower case. That a local part's case matters somewhere (RFC 5321 §2.4) is
 /// of no use to who writes a list of them.
@@ -208,20 +209,19 @@ impl Setting for SocketAddr {
 }
 
 impl DnsServer {
-    /// Reads `192.0.2.53`, `192.0.2.53:5353` or `[2001:db8::53]:53`.
+    /// Reads what [`NameServer::parse`] does.
     pub fn parse(text: &str) -> Option<Self> {
-        let address = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, DNS_PORT));
-        address.or_else(|_| text.parse()).ok().filter(|address| address.port() != 0).map(Self)
+        NameServer::parse(text).map(Self)
     }
 }
 
 impl Setting for DnsServer {
     fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Fault>> {
-        text(value, r#"an address such as "192.0.2.53", "192.0.2.53:5353" or "[2001:db8::53]:53""#, Self::parse)
+        text(value, server::FORMS, Self::parse)
     }
 
     fn show(&self) -> String {
-        quoted(self.0)
+        quoted(&self.0)
     }
 }
 
@@ -467,7 +467,6 @@ const SIZE_UNITS: &[(&str, u64)] = &[("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20
 /// Octets of a SHA-256.
 const PIN: usize = 32;
 /// The port of DNS.
-const DNS_PORT: u16 = 53;
 /// Octets of a local part (RFC 5321 §4.5.3.1.1).
 const MAX_LOCAL_PART: usize = 64;
 
@@ -517,6 +516,7 @@ mod tests {
             (show::<ServerAddress>, r#""::1:25""#, None),
             (show::<DnsServer>, r#""192.0.2.53""#, Some(r#""192.0.2.53:53""#)),
             (show::<DnsServer>, r#""2001:db8::53""#, Some(r#""[2001:db8::53]:53""#)),
+            (show::<DnsServer>, r#""tls://192.0.2.53#a.example""#, Some(r#""tls://192.0.2.53:853#a.example""#)),
             (show::<DnsServer>, r#""dns.example""#, None),
             (show::<Mailbox>, r#""Postmaster""#, Some(r#""postmaster""#)),
             (show::<Mailbox>, r#""Abuse@Example.NET""#, Some(r#""abuse@example.net""#)),

@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 
 use moka::Expiry;
 use moka::future::Cache as Moka;
+use moka::notification::RemovalCause;
 
 use super::resolver::Settings;
 use super::transport::Reply;
 use super::{Answer, Miss, RecordType, Records};
+use crate::metrics::IntCounter;
 
 /// A question: a name in lower case without a trailing dot, and a type.
 pub(super) type Key = (Arc<str>, RecordType);
@@ -39,9 +41,18 @@ struct Bounds {
 struct Lifetime;
 
 impl Cache {
-    pub fn new(settings: &Settings) -> Self {
-        let entries =
-            Moka::builder().max_capacity(settings.cache_entries).weigher(weight).expire_after(Lifetime).build();
+    /// An empty cache; `evictions` counts what leaves it for want of room.
+    pub fn new(settings: &Settings, evictions: IntCounter) -> Self {
+        let entries = Moka::builder()
+            .max_capacity(settings.cache_entries)
+            .weigher(weight)
+            .expire_after(Lifetime)
+            .eviction_listener(move |_, _, cause| {
+                if cause == RemovalCause::Size {
+                    evictions.inc();
+                }
+            })
+            .build();
         let bounds = Bounds {
             min_ttl: settings.min_ttl,
             max_ttl: settings.max_ttl,
@@ -111,6 +122,14 @@ mod tests {
     use super::super::{Failure, TxtRecords};
     use super::*;
 
+    fn cache(settings: &Settings) -> Cache {
+        Cache::new(settings, evictions())
+    }
+
+    fn evictions() -> IntCounter {
+        crate::metrics::Registry::new().counter("dmarcgate_test_total", "Evictions.")
+    }
+
     fn reply(outcome: Result<Records, Miss>, ttl: Option<u64>) -> Reply {
         Reply { outcome, ttl: ttl.map(Duration::from_secs) }
     }
@@ -138,7 +157,7 @@ mod tests {
             ("a failure", reply(Err(Miss::Failed(Failure::ServFail)), None), 3),
         ];
         for (case, reply, seconds) in cases {
-            let cache = Cache::new(&settings);
+            let cache = cache(&settings);
             let key: Key = ("a.example".into(), RecordType::A);
             let filled = cache.fill(key.clone(), reply).await;
             assert_eq!(filled.ttl, Duration::from_secs(seconds), "{case}");
@@ -150,7 +169,7 @@ mod tests {
     #[tokio::test]
     async fn what_may_not_be_kept_is_not() {
         let settings = Settings { failure_ttl: Duration::ZERO, ..Settings::default() };
-        let cache = Cache::new(&settings);
+        let cache = cache(&settings);
         let key: Key = ("a.example".into(), RecordType::A);
         cache.fill(key.clone(), reply(Err(Miss::Failed(Failure::Timeout)), None)).await;
         assert!(cache.get(&key).await.is_none());
@@ -163,7 +182,7 @@ mod tests {
         for (case, outcome, most) in
             [("small", &address as &dyn Fn() -> Result<Records, Miss>, 100), ("large", &large, 5)]
         {
-            let cache = Cache::new(&settings);
+            let cache = cache(&settings);
             for n in 0..1000 {
                 cache.fill((format!("n{n}.example").into(), RecordType::A), reply(outcome(), Some(60))).await;
             }

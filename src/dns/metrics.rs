@@ -1,7 +1,7 @@
 //! What the resolver counts.
 
 use crate::label_enum;
-use crate::metrics::{Family, Histogram, IntGauge, Registry};
+use crate::metrics::{Family, Histograms, IntCounter, IntGauge, Registry};
 
 use super::{Failure, RecordType};
 
@@ -17,13 +17,27 @@ label_enum! {
     }
 }
 
+label_enum! {
+    /// Why a question that was put by UDP was put again by TCP.
+    pub enum TcpReason {
+        /// The answer was cut off.
+        Truncated = "truncated",
+        /// It came back in another spelling than the question's (0x20): it may be forged.
+        Spelling = "spelling",
+        /// It could not be read.
+        Unreadable = "unreadable",
+    }
+}
+
 /// The resolver's metrics; cheap to clone.
 #[derive(Clone)]
 pub struct Metrics {
     pub(super) lookups: Family<Source>,
     pub(super) queries: Family<RecordType>,
     pub(super) failures: Family<Failure>,
-    pub(super) seconds: Histogram,
+    pub(super) seconds: Histograms<RecordType>,
+    pub(super) tcp: Family<TcpReason>,
+    pub(super) evictions: IntCounter,
     pub(super) entries: IntGauge,
     pub(super) outstanding: IntGauge,
 }
@@ -47,10 +61,20 @@ impl Metrics {
                 "Questions that ended without a usable answer.",
                 "failure",
             ),
-            seconds: registry.histogram(
+            seconds: registry.histograms(
                 "dmarcgate_dns_query_seconds",
                 "Time from putting a question to the name servers to its answer or failure.",
+                "type",
                 BUCKETS,
+            ),
+            tcp: registry.family(
+                "dmarcgate_dns_tcp_total",
+                "Questions put again by TCP, by why the answer by UDP would not do.",
+                "reason",
+            ),
+            evictions: registry.counter(
+                "dmarcgate_dns_cache_evictions_total",
+                "Answers that left the cache, or did not get in, for want of room.",
             ),
             entries: registry.gauge("dmarcgate_dns_cache_entries", "Answers in the cache."),
             outstanding: registry.gauge(

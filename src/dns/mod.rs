@@ -20,6 +20,7 @@ pub mod message_lookup;
 pub mod metrics;
 pub mod resolver;
 pub mod reverse;
+pub mod server;
 mod transport;
 #[cfg(test)]
 pub mod zone;
@@ -28,6 +29,7 @@ pub use message_lookup::MessageLookup;
 pub use metrics::Metrics;
 pub use resolver::{Resolver, Settings};
 pub use reverse::{ConfirmedName, confirmed_name, reverse_name};
+pub use server::NameServer;
 
 label_enum! {
     /// The record types that the gate asks for.

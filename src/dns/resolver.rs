@@ -1,11 +1,12 @@
 //! The resolver that all messages share: cache, questions under way, bounds.
 //!
-//! A question is put by a task of its own, which fills the cache: a client that leaves cancels nobody's question, and
-//! askers of one name wait for one query. The evidence and the budget of a message are its
-//! [`MessageLookup`]'s.
+//! A question is put by a task of its own, which fills the cache: a client that leaves cancels nobody's question. All
+//! askers of one name and type, for whatever purpose, wait for one query. The evidence and the budget of a message are
+//! its [`MessageLookup`]'s.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,13 +19,16 @@ use super::cache::{Cache, Key};
 use super::message_lookup::MessageLookup;
 use super::metrics::{Metrics, Source};
 use super::transport::Transport;
-use super::{Answer, Failure, Miss};
+use super::{Answer, Failure, Miss, NameServer};
+use crate::tls::TrustError;
 
 /// How DNS is asked and what of it is remembered.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The name servers in the order of preference; empty: those of `/etc/resolv.conf`.
-    pub servers: Vec<SocketAddr>,
+    pub servers: Vec<NameServer>,
+    /// A PEM file with the authorities of encrypted servers; none: the system's.
+    pub ca: Option<PathBuf>,
     /// How long one attempt may wait for its answer; twice as long if it goes on by TCP.
     pub timeout: Duration,
     /// Attempts for one question, over all servers; at least one.
@@ -57,6 +61,9 @@ pub enum Error {
     /// The transport could not be set up.
     #[error("cannot set up the DNS transport: {0}")]
     Transport(String),
+    /// Nobody could be believed over TLS.
+    #[error("cannot verify name servers over TLS: {0}")]
+    Trust(#[from] TrustError),
 }
 
 /// The resolver; cheap to clone.
@@ -66,10 +73,11 @@ pub struct Resolver(Arc<Shared>);
 struct Shared {
     transport: Transport,
     cache: Cache,
-    /// For identifiers, then for policies: see [`Purpose`].
-    lanes: [Lane; 2],
-    /// Questions of one lane under way or waiting for a permit.
-    max_under_way: usize,
+    under_way: Mutex<UnderWay>,
+    /// Questions that may be put at one time for identifiers, then those for policies: see [`Purpose`].
+    permits: [Semaphore; 2],
+    /// Tasks of one lane.
+    max_tasks: usize,
     lookups_per_message: AtomicUsize,
     metrics: Metrics,
 }
@@ -85,9 +93,21 @@ pub(super) enum Purpose {
     Policy,
 }
 
-struct Lane {
-    under_way: Mutex<HashMap<Key, watch::Receiver<Progress>>>,
-    permits: Semaphore,
+/// The questions that are not answered yet, over both lanes: a name and type stand here once.
+#[derive(Default)]
+struct UnderWay {
+    questions: HashMap<Key, Question>,
+    /// Tasks of each lane that have not ended.
+    tasks: [usize; 2],
+}
+
+/// One question that is not answered yet. A task of a lane waits for a permit of that lane to put it; where both lanes
+/// have one, the first to get its permit puts the question and the other has nothing left to do.
+#[derive(Clone)]
+struct Question {
+    progress: Arc<watch::Sender<Progress>>,
+    /// Whether the policy lane has a task for it. Without one it is the identifier lane's.
+    in_policy_lane: bool,
 }
 
 /// How far a question is.
@@ -101,19 +121,21 @@ enum Progress {
     Answered(Answer),
 }
 
-/// A question under way; leaves the list when its task ends, in whatever way.
-struct UnderWay {
+/// A task that puts a question, unless that is done or of no more use when its turn comes.
+struct Asker {
     shared: Arc<Shared>,
     purpose: Purpose,
     key: Key,
-    /// Whether it is on the list.
-    listed: bool,
+    progress: Arc<watch::Sender<Progress>>,
+    /// Whether this one has taken the question over, and with it its end.
+    has_claimed: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         Self {
             servers: Vec::new(),
+            ca: None,
             timeout: Duration::from_secs(2),
             attempts: 3,
             cache_entries: 100_000,
@@ -139,10 +161,11 @@ impl Resolver {
         let servers = if settings.servers.is_empty() { system_servers()? } else { settings.servers.clone() };
         let outstanding = settings.outstanding.clamp(1, Semaphore::MAX_PERMITS);
         Ok(Self(Arc::new(Shared {
-            transport: Transport::new(&servers, settings.timeout, settings.attempts)?,
-            cache: Cache::new(&settings),
-            lanes: [Lane::new(outstanding), Lane::new(outstanding)],
-            max_under_way: outstanding.saturating_mul(QUEUE),
+            transport: Transport::new(&servers, &settings, metrics.tcp.clone())?,
+            cache: Cache::new(&settings, metrics.evictions.clone()),
+            under_way: Mutex::default(),
+            permits: [Semaphore::new(outstanding), Semaphore::new(outstanding)],
+            max_tasks: outstanding.saturating_mul(QUEUE),
             lookups_per_message: AtomicUsize::new(settings.lookups_per_message),
             metrics,
         })))
@@ -170,20 +193,8 @@ impl Resolver {
         if let Some(answer) = self.0.cache.get(key).await {
             return (answer, Source::Cache);
         }
-        let (mut receiver, source) = {
-            let mut under_way = self.0.lane(purpose).under_way();
-            match under_way.get(key) {
-                Some(receiver) => (receiver.clone(), Source::Shared),
-                None if under_way.len() >= self.0.max_under_way => return (failed(Failure::Budget), Source::Server),
-                None => {
-                    let (sender, receiver) = watch::channel(Progress::Queued);
-                    under_way.insert(key.clone(), receiver.clone());
-                    self.0.metrics.outstanding.inc();
-                    let entry = UnderWay { shared: Arc::clone(&self.0), purpose, key: key.clone(), listed: true };
-                    tokio::spawn(entry.run(sender));
-                    (receiver, Source::Server)
-                }
-            }
+        let Some((mut receiver, source)) = self.0.join(key, purpose) else {
+            return (failed(Failure::Budget), Source::Server);
         };
         let answered = tokio::select! {
             biased;
@@ -203,83 +214,150 @@ impl Resolver {
 }
 
 impl Shared {
-    fn lane(&self, purpose: Purpose) -> &Lane {
-        let [identifiers, policies] = &self.lanes;
+    /// Where the answer to `key` will appear, from a question under way or from one that begins now; none if too many
+    /// wait already.
+    ///
+    /// An identifier's asker takes part in whatever is under way. A policy's does, too, if the question was put to a
+    /// server; one that only waits for its turn behind other identifiers gets a second turn in the policy lane.
+    fn join(self: &Arc<Self>, key: &Key, purpose: Purpose) -> Option<(watch::Receiver<Progress>, Source)> {
+        let mut under_way = self.under_way();
+        let UnderWay { questions, tasks } = &mut *under_way;
+        let has_room = tasks.get(purpose.index()).is_some_and(|tasks| *tasks < self.max_tasks);
+        let (progress, receiver, source) = match questions.get_mut(key) {
+            Some(question) => {
+                let receiver = question.progress.subscribe();
+                let waits_behind_identifiers = purpose == Purpose::Policy
+                    && !question.in_policy_lane
+                    && matches!(*receiver.borrow(), Progress::Queued);
+                if !waits_behind_identifiers || !has_room {
+                    return Some((receiver, Source::Shared));
+                }
+                question.in_policy_lane = true;
+                (Arc::clone(&question.progress), receiver, Source::Shared)
+            }
+            None if !has_room => return None,
+            None => {
+                let (progress, receiver) = watch::channel(Progress::Queued);
+                let progress = Arc::new(progress);
+                let in_policy_lane = purpose == Purpose::Policy;
+                questions.insert(key.clone(), Question { progress: Arc::clone(&progress), in_policy_lane });
+                self.metrics.outstanding.inc();
+                (progress, receiver, Source::Server)
+            }
+        };
+        if let Some(tasks) = tasks.get_mut(purpose.index()) {
+            *tasks += 1;
+        }
+        let asker = Asker { shared: Arc::clone(self), purpose, key: key.clone(), progress, has_claimed: false };
+        tokio::spawn(asker.run());
+        Some((receiver, source))
+    }
+
+    fn permits(&self, purpose: Purpose) -> &Semaphore {
+        let [identifiers, policies] = &self.permits;
         match purpose {
             Purpose::Identifier => identifiers,
             Purpose::Policy => policies,
         }
     }
-}
 
-impl Lane {
-    fn new(outstanding: usize) -> Self {
-        Self { under_way: Mutex::default(), permits: Semaphore::new(outstanding) }
-    }
-
-    fn under_way(&self) -> MutexGuard<'_, HashMap<Key, watch::Receiver<Progress>>> {
+    fn under_way(&self) -> MutexGuard<'_, UnderWay> {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl UnderWay {
-    async fn run(mut self, progress: watch::Sender<Progress>) {
+    /// Takes a question off the list, unless another one of that name has taken its place.
+    fn remove(&mut self, key: &Key, progress: &Arc<watch::Sender<Progress>>, metrics: &Metrics) {
+        if self.questions.get(key).is_some_and(|question| Arc::ptr_eq(&question.progress, progress)) {
+            self.questions.remove(key);
+            metrics.outstanding.dec();
+        }
+    }
+}
+
+impl Purpose {
+    fn index(self) -> usize {
+        match self {
+            Self::Identifier => 0,
+            Self::Policy => 1,
+        }
+    }
+}
+
+impl Asker {
+    async fn run(mut self) {
         let shared = Arc::clone(&self.shared);
         let Shared { transport, cache, metrics, .. } = &*shared;
         // Never closed; while we have it, one question is put to a server.
-        let _permit = shared.lane(self.purpose).permits.acquire().await;
-        if self.is_abandoned(&progress) {
+        let _permit = shared.permits(self.purpose).acquire().await;
+        if !self.claim() {
             return;
         }
         // Between an asker's look into the cache and its entry in the list another task may have filled it.
         if let Some(answer) = cache.get(&self.key).await {
-            progress.send_replace(Progress::Answered(answer));
+            self.progress.send_replace(Progress::Answered(answer));
             return;
         }
-        progress.send_replace(Progress::Put);
         let (name, record_type) = &self.key;
         metrics.queries.inc(*record_type);
         let start = Instant::now();
         let reply = transport.ask(name, *record_type).await;
-        metrics.seconds.observe(start.elapsed().as_secs_f64());
+        metrics.seconds.of(*record_type).observe(start.elapsed().as_secs_f64());
         if let Err(Miss::Failed(failure)) = reply.outcome {
             metrics.failures.inc(failure);
         }
         let answer = cache.fill(self.key.clone(), reply).await;
         metrics.entries.set(i64::try_from(cache.len()).unwrap_or(i64::MAX));
-        progress.send_replace(Progress::Answered(answer));
+        self.progress.send_replace(Progress::Answered(answer));
     }
 
-    /// Whether everyone who asked has gone while it waited: then it is taken off the list unasked, so that sessions that
-    /// begin transactions only to end them leave no work behind.
-    fn is_abandoned(&mut self, progress: &watch::Sender<Progress>) -> bool {
-        let shared = Arc::clone(&self.shared);
-        let mut under_way = shared.lane(self.purpose).under_way();
-        // The list's own receiver is always there; a new asker gets its copy under the same lock.
-        let abandoned = progress.receiver_count() <= 1;
-        if abandoned {
-            under_way.remove(&self.key);
-            self.listed = false;
+    /// Takes the question over. Not if the other lane has, nor if everyone who asked has gone while it waited: then it
+    /// is taken off the list unasked, so that sessions that begin transactions only to end them leave no work behind.
+    fn claim(&mut self) -> bool {
+        let mut under_way = self.shared.under_way();
+        // A new asker gets its receiver under the same lock.
+        if self.progress.receiver_count() == 0 && matches!(*self.progress.borrow(), Progress::Queued) {
+            under_way.remove(&self.key, &self.progress, &self.shared.metrics);
+            return false;
         }
-        abandoned
+        self.has_claimed = self.progress.send_if_modified(|progress| {
+            let is_free = matches!(progress, Progress::Queued);
+            if is_free {
+                *progress = Progress::Put;
+            }
+            is_free
+        });
+        self.has_claimed
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for Asker {
     fn drop(&mut self) {
-        if self.listed {
-            self.shared.lane(self.purpose).under_way().remove(&self.key);
+        let mut under_way = self.shared.under_way();
+        if let Some(tasks) = under_way.tasks.get_mut(self.purpose.index()) {
+            *tasks = tasks.saturating_sub(1);
         }
-        self.shared.metrics.outstanding.dec();
+        if self.has_claimed {
+            under_way.remove(&self.key, &self.progress, &self.shared.metrics);
+            // However it ended: nobody waits for an answer that does not come.
+            self.progress.send_if_modified(|progress| {
+                let is_open = !matches!(progress, Progress::Answered(_));
+                if is_open {
+                    *progress = Progress::Answered(failed(Failure::Timeout));
+                }
+                is_open
+            });
+        }
     }
 }
 
 /// The servers of `/etc/resolv.conf`, without its search list and options.
-fn system_servers() -> Result<Vec<SocketAddr>, Error> {
+fn system_servers() -> Result<Vec<NameServer>, Error> {
     let (config, _) = read_system_conf().map_err(|e| Error::SystemConfiguration(e.to_string()))?;
     let servers = config.name_servers().iter().flat_map(|server| {
         let udp = server.connections.iter().filter(|c| c.protocol == ProtocolConfig::Udp);
-        udp.map(|connection| SocketAddr::new(server.ip, connection.port))
+        udp.map(|connection| SocketAddr::new(server.ip, connection.port).into())
     });
     Ok(servers.collect())
 }

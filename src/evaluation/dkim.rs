@@ -26,8 +26,8 @@ mod signature;
 mod tag_list;
 
 pub(in crate::evaluation) use canonical::{FieldIndex, write_field, write_own};
-pub use key::Keys;
 pub(in crate::evaluation) use key::{Identity, Key};
+pub use key::{KeyFacts, Keys, inspect};
 pub(in crate::evaluation) use signature::{Fault, Signature, Signer};
 pub(in crate::evaluation) use tag_list::TagList;
 

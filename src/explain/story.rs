@@ -208,7 +208,7 @@ fn fate(decision: &Decision) -> String {
 }
 
 /// The words for what a question came to.
-fn outcome(said: &str) -> &str {
+pub fn outcome(said: &str) -> &str {
     match said {
         "nodata" => "NODATA: the name exists, without a record of this type",
         "nxdomain" => "NXDOMAIN: the name does not exist",

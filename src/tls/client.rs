@@ -56,7 +56,9 @@ pub enum TrustError {
     #[error(transparent)]
     File(#[from] FileError),
     /// The system has no authorities.
-    #[error("the system has no certification authorities; install them (ca-certificates), or set upstream.tls_ca")]
+    #[error(
+        "the system has no certification authorities; install them (ca-certificates), or name a file that has some"
+    )]
     NoRoots,
     /// The file has no certificate that could be an authority's.
     #[error("{}: has no certificate of an authority: {cause}", path.display())]
@@ -83,16 +85,7 @@ impl Client {
     ///
     /// Nobody could ever be believed.
     pub fn open(settings: &ClientSettings, metrics: ClientMetrics) -> Result<Self, TrustError> {
-        let provider = provider();
-        let verifier = verifier(&settings.trust, &provider)?;
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            // The provider is a constant of ours, and it has ciphers for both versions.
-            .expect("the provider speaks TLS 1.2 and 1.3")
-            .dangerous()
-            .with_custom_certificate_verifier(verifier)
-            .with_no_client_auth();
-        let connector = TlsConnector::from(Arc::new(config));
+        let connector = TlsConnector::from(Arc::new(client_config(&settings.trust)?));
         Ok(Self { connector, settings: settings.clone(), metrics })
     }
 
@@ -123,6 +116,24 @@ impl Client {
         let protection = Protection::of(secured.get_ref().1).ok_or(HandshakeError::Twice)?;
         Ok((Stream::over(Box::new(secured)), protection))
     }
+}
+
+/// What rustls needs of us: for [`Client`], and for the DNS transport, whose library makes its connections itself.
+///
+/// # Errors
+///
+/// Nobody could ever be believed.
+pub fn client_config(trust: &Trust) -> Result<ClientConfig, TrustError> {
+    let provider = provider();
+    let verifier = verifier(trust, &provider)?;
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        // The provider is a constant of ours, and it has ciphers for both versions.
+        .expect("the provider speaks TLS 1.2 and 1.3")
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth();
+    Ok(config)
 }
 
 /// By their settings: what stood in a file when it was read is not compared.

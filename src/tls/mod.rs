@@ -20,7 +20,7 @@ use tokio_rustls::rustls::crypto::{CryptoProvider, aws_lc_rs};
 use tokio_rustls::rustls::{self, AlertDescription, CipherSuite, CommonState, ProtocolVersion};
 
 pub use self::certificate::{CertificateFiles, FileError};
-pub use self::client::{Client, ClientSettings, Pin, Trust, TrustError};
+pub use self::client::{Client, ClientSettings, Pin, Trust, TrustError, client_config};
 pub use self::metrics::{ClientMetrics, Handshake, Reload, ServerMetrics};
 pub use self::server::{Server, ServerSettings, inspect};
 use crate::label_enum;

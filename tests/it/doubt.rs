@@ -13,12 +13,16 @@ const BAD: &str = "198.51.100.66";
 /// A way to fail: its name, and how a question gets it.
 type Fault = (&'static str, fn(Zone, &str, RecordType) -> Zone);
 
-const FAULTS: [Fault; 5] = [
+const FAULTS: [Fault; 9] = [
     ("servfail", |zone, name, record_type| zone.serv_fail(name, record_type)),
     ("refused", |zone, name, record_type| zone.refuse(name, record_type)),
     ("silence", |zone, name, record_type| zone.time_out(name, record_type)),
     ("garbage", |zone, name, record_type| zone.garbage(name, record_type)),
     ("cut", |zone, name, record_type| zone.truncate_and_drop(name, record_type)),
+    ("closed", |zone, name, record_type| zone.truncate_and_close(name, record_type)),
+    ("another", |zone, name, record_type| zone.other_question(name, record_type)),
+    ("formerr", |zone, name, record_type| zone.code(name, record_type, 1)),
+    ("unknown", |zone, name, record_type| zone.code(name, record_type, 15)),
 ];
 
 /// What is in doubt, with the question that fails below the domain of each fault.
@@ -26,7 +30,11 @@ const FAULTS: [Fault; 5] = [
 enum Case {
     SpfRecord,
     Include,
+    Redirect,
+    Address,
     Exchanger,
+    ExchangerAddress,
+    Exists,
     Key,
     WalkOfSigner,
     Policy,
@@ -36,10 +44,14 @@ enum Case {
 }
 
 impl Case {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 13] = [
         Self::SpfRecord,
         Self::Include,
+        Self::Redirect,
+        Self::Address,
         Self::Exchanger,
+        Self::ExchangerAddress,
+        Self::Exists,
         Self::Key,
         Self::WalkOfSigner,
         Self::Policy,
@@ -53,7 +65,11 @@ impl Case {
         let name = match self {
             Self::SpfRecord => "record",
             Self::Include => "include",
+            Self::Redirect => "redirect",
+            Self::Address => "address",
             Self::Exchanger => "exchanger",
+            Self::ExchangerAddress => "host",
+            Self::Exists => "exists",
             Self::Key => "key",
             Self::WalkOfSigner => "walk",
             Self::Policy => "policy",
@@ -67,10 +83,14 @@ impl Case {
     fn zone(self, zone: Zone, (name, fault): Fault) -> Zone {
         let domain = self.domain(name);
         let include = format!("v=spf1 include:spf.{domain} -all");
-        let exchanger = "v=spf1 mx -all";
+        let redirect = format!("v=spf1 redirect=spf.{domain}");
+        let exists = format!("v=spf1 exists:spf.{domain} -all");
         let spf = match self {
             Self::Include => include.as_str(),
-            Self::Exchanger => exchanger,
+            Self::Redirect => redirect.as_str(),
+            Self::Address => "v=spf1 a -all",
+            Self::Exchanger | Self::ExchangerAddress => "v=spf1 mx -all",
+            Self::Exists => exists.as_str(),
             _ => "v=spf1 ip4:192.0.2.0/24 -all",
         };
         let policy = if self == Self::Existence { "v=DMARC1; p=reject; np=quarantine" } else { "v=DMARC1; p=reject" };
@@ -83,8 +103,11 @@ impl Case {
             .txt(&format!("s._domainkey.m.{domain}"), &SigningKey::rsa().record());
         let (question, record_type) = match self {
             Self::SpfRecord => (domain, RecordType::TXT),
-            Self::Include => (format!("spf.{domain}"), RecordType::TXT),
-            Self::Exchanger => (format!("mx.{domain}"), RecordType::A),
+            Self::Include | Self::Redirect => (format!("spf.{domain}"), RecordType::TXT),
+            Self::Address => (domain, RecordType::A),
+            Self::Exchanger => (domain, RecordType::MX),
+            Self::ExchangerAddress => (format!("mx.{domain}"), RecordType::A),
+            Self::Exists => (format!("spf.{domain}"), RecordType::A),
             Self::Key => (format!("none._domainkey.{domain}"), RecordType::TXT),
             Self::WalkOfSigner => (format!("_dmarc.m.{domain}"), RecordType::TXT),
             Self::Policy | Self::PolicyAbove => (format!("_dmarc.{domain}"), RecordType::TXT),
@@ -115,7 +138,7 @@ impl Case {
 
     /// Whether the doubt is about an identifier, not the policy.
     fn is_about_identifier(self) -> bool {
-        matches!(self, Self::SpfRecord | Self::Include | Self::Exchanger | Self::Key | Self::WalkOfSigner)
+        !matches!(self, Self::Policy | Self::PolicyAbove | Self::Suffix | Self::Existence)
     }
 }
 

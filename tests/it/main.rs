@@ -24,6 +24,8 @@ mod identity;
 mod interop;
 mod layers;
 mod limits;
+mod lookup;
+mod lookups;
 mod observability;
 mod process;
 mod reload;

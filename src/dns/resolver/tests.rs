@@ -13,11 +13,17 @@ use super::*;
 use crate::dns::{Lookup, RecordType};
 use crate::metrics::Registry;
 
+mod encrypted;
+mod lanes;
+mod lies;
+
 /// What the server makes of one question.
 enum Act {
     Answer(Message),
     /// These octets instead of a message, after the identifier.
     Octets(Vec<u8>),
+    /// The first half of this answer, then the end of the stream; over UDP the half.
+    Half(Message),
     Drop,
 }
 
@@ -89,17 +95,35 @@ async fn serve_tcp(mut stream: TcpStream, script: Arc<Script>, count: Arc<Atomic
     let mut question = vec![0; length.into()];
     stream.read_exact(&mut question).await.unwrap();
     let before = count.fetch_add(1, Ordering::SeqCst);
-    if let Some(answer) = respond(&*script, &question, Via::Tcp, before) {
-        stream.write_u16(answer.len().try_into().unwrap()).await.unwrap();
-        stream.write_all(&answer).await.unwrap();
+    match script(&Message::from_vec(&question).unwrap(), Via::Tcp, before) {
+        // The connection stays, and says nothing.
+        Act::Drop => std::future::pending().await,
+        Act::Half(answer) => {
+            let answer = answer.to_vec().unwrap();
+            stream.write_u16(answer.len().try_into().unwrap()).await.unwrap();
+            stream.write_all(&answer[..answer.len() / 2]).await.unwrap();
+        }
+        act => {
+            let answer = octets(act, &question).unwrap();
+            stream.write_u16(answer.len().try_into().unwrap()).await.unwrap();
+            stream.write_all(&answer).await.unwrap();
+        }
     }
 }
 
 fn respond(script: &Script, question: &[u8], via: Via, before: usize) -> Option<Vec<u8>> {
     let message = Message::from_vec(question).unwrap();
-    match script(&message, via, before) {
+    octets(script(&message, via, before), question)
+}
+
+fn octets(act: Act, question: &[u8]) -> Option<Vec<u8>> {
+    match act {
         Act::Answer(answer) => Some(answer.to_vec().unwrap()),
         Act::Octets(octets) => Some([&question[..2], &octets].concat()),
+        Act::Half(answer) => {
+            let answer = answer.to_vec().unwrap();
+            Some(answer[..answer.len() / 2].to_vec())
+        }
         Act::Drop => None,
     }
 }
@@ -143,7 +167,7 @@ fn with_address(message: &Message) -> Act {
 
 fn settings(servers: &[&Server]) -> Settings {
     Settings {
-        servers: servers.iter().map(|server| server.address).collect(),
+        servers: servers.iter().map(|server| server.address.into()).collect(),
         timeout: Duration::from_millis(200),
         ..Settings::default()
     }
@@ -156,6 +180,11 @@ fn resolver(settings: Settings) -> (Resolver, Registry) {
 
 async fn ask(settings: Settings, name: &str, record_type: RecordType) -> Answer {
     resolver(settings).0.for_message().ask(name, record_type).await
+}
+
+/// Questions that are not answered yet.
+fn under_way(resolver: &Resolver) -> usize {
+    resolver.0.under_way().questions.len()
 }
 
 fn miss(answer: &Answer) -> Miss {
@@ -301,7 +330,8 @@ async fn a_server_that_changes_the_spelling_and_has_no_tcp_is_asked_plainly_in_t
             udp.send_to(&respond(&lower, &buffer[..length], Via::Udp, 0).unwrap(), client).await.unwrap();
         }
     });
-    let settings = Settings { servers: vec![address], timeout: Duration::from_millis(500), ..Settings::default() };
+    let settings =
+        Settings { servers: vec![address.into()], timeout: Duration::from_millis(500), ..Settings::default() };
     let answer = ask(settings, "abcdefghijklmnopqrstuvwxyz.example", RecordType::A).await;
     assert!(answer.outcome.is_ok(), "{answer:?}");
 }
@@ -515,7 +545,7 @@ async fn questions_beyond_the_queue_are_turned_away() {
         let lookup = Arc::clone(&lookup);
         tokio::spawn(async move { lookup.ask(&format!("n{n}.example"), RecordType::A).await });
     }
-    while resolver.0.lane(Purpose::Identifier).under_way().len() < QUEUE {
+    while under_way(&resolver) < QUEUE {
         tokio::task::yield_now().await;
     }
     let answer = lookup.ask("one-more.example", RecordType::A).await;
@@ -558,7 +588,7 @@ async fn a_question_that_nobody_waits_for_any_more_is_not_put() {
     let (first, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let server = Server::start(|message, _, _| with_address(message)).await;
     let (resolver, _) = resolver(Settings { outstanding: 1, ..settings(&[&server]) });
-    let permit = resolver.0.lane(Purpose::Identifier).permits.acquire().await.unwrap();
+    let permit = resolver.0.permits(Purpose::Identifier).acquire().await.unwrap();
     let (told, may_end) = (Arc::clone(&first), Arc::clone(&go));
     let lookup = resolver.for_message();
     let gone = async {
@@ -568,7 +598,7 @@ async fn a_question_that_nobody_waits_for_any_more_is_not_put() {
         }
     };
     let watcher = async {
-        while resolver.0.lane(Purpose::Identifier).under_way().is_empty() {
+        while under_way(&resolver) == 0 {
             tokio::task::yield_now().await;
         }
         told.notify_one();
@@ -577,7 +607,7 @@ async fn a_question_that_nobody_waits_for_any_more_is_not_put() {
     };
     tokio::join!(gone, watcher);
     drop(permit);
-    while !resolver.0.lane(Purpose::Identifier).under_way().is_empty() {
+    while under_way(&resolver) > 0 {
         tokio::task::yield_now().await;
     }
     assert!(resolver.for_message().ask("stayed.example", RecordType::A).await.outcome.is_ok());
@@ -604,7 +634,7 @@ async fn an_asker_who_leaves_cancels_nothing() {
         () = release.notified() => {}
     }
     let key: Key = ("a.example".into(), RecordType::A);
-    while resolver.0.lane(Purpose::Identifier).under_way().contains_key(&key) {
+    while under_way(&resolver) > 0 {
         tokio::task::yield_now().await;
     }
     assert!(resolver.0.cache.get(&key).await.is_some_and(|answer| answer.outcome.is_ok()));
@@ -635,7 +665,7 @@ async fn what_was_answered_is_remembered_across_messages() {
     let text = registry.render();
     assert!(text.contains("dmarcgate_dns_lookups_total{source=\"cache\"} 3\n"), "{text}");
     assert!(text.contains("dmarcgate_dns_failures_total{failure=\"servfail\"} 1\n"), "{text}");
-    assert!(text.contains("dmarcgate_dns_query_seconds_count 3\n"), "{text}");
+    assert!(text.contains("dmarcgate_dns_query_seconds_count{type=\"a\"} 3\n"), "{text}");
 }
 
 #[tokio::test]
@@ -687,7 +717,10 @@ async fn once_expired_a_message_waits_for_nothing() {
 
 #[tokio::test]
 async fn without_servers_there_is_no_resolver() {
-    assert!(matches!(Transport::new(&[], Duration::from_secs(1), 1), Err(Error::NoServers)));
+    assert!(matches!(
+        Transport::new(&[], &Settings::default(), Metrics::new(&Registry::new()).tcp),
+        Err(Error::NoServers)
+    ));
     // Whatever the machine's configuration is, it is read without a panic.
     let _ = Resolver::new(Settings::default(), Metrics::new(&Registry::new()));
 }

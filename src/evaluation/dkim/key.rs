@@ -39,6 +39,7 @@ pub(in crate::evaluation) struct KeyRecords {
 pub(in crate::evaluation) struct Key {
     public: ParsedPublicKey,
     algorithm: Algorithm,
+    bits: usize,
     /// `t=s`: the domain of `i=` must be that of `d=`.
     strict_identity: bool,
     /// `t=y`: the owner is still testing.
@@ -135,9 +136,9 @@ impl Key {
             Some(k) if k.eq_ignore_ascii_case(b"ed25519") => Algorithm::Ed25519Sha256,
             Some(_) => return Err("unknown key type"),
         };
-        let public = public_key(algorithm, &encoded)?;
+        let (public, bits) = public_key(algorithm, &encoded)?;
         let (strict_identity, testing) = (has("t", &["s"]) == Some(true), has("t", &["y"]) == Some(true));
-        Ok(Self { public, algorithm, strict_identity, testing })
+        Ok(Self { public, algorithm, bits, strict_identity, testing })
     }
 }
 
@@ -166,7 +167,8 @@ const RSA_BITS: std::ops::RangeInclusive<usize> = 1024..=8192;
 /// Octets of an Ed25519 key (RFC 8463 §4.2).
 const ED25519_LENGTH: usize = 32;
 
-fn public_key(algorithm: Algorithm, encoded: &[u8]) -> Result<ParsedPublicKey, &'static str> {
+/// The key, and how many bits it has.
+fn public_key(algorithm: Algorithm, encoded: &[u8]) -> Result<(ParsedPublicKey, usize), &'static str> {
     let unreadable = "public key can't be read";
     let octets = base64::decode(encoded).ok_or(unreadable)?;
     let scheme: &'static dyn VerificationAlgorithm = match algorithm {
@@ -174,15 +176,17 @@ fn public_key(algorithm: Algorithm, encoded: &[u8]) -> Result<ParsedPublicKey, &
         Algorithm::Ed25519Sha256 if octets.len() == ED25519_LENGTH => &ED25519,
         Algorithm::Ed25519Sha256 => return Err(unreadable),
     };
-    if algorithm == Algorithm::RsaSha256 {
-        match rsa_bits(encoded) {
-            None => return Err(unreadable),
-            Some(bits) if bits < *RSA_BITS.start() => return Err("key is shorter than 1024 bits"),
-            Some(bits) if bits > *RSA_BITS.end() => return Err("key is longer than 8192 bits"),
-            Some(_) => {}
-        }
+    let bits = match algorithm {
+        Algorithm::RsaSha256 => rsa_bits(encoded).ok_or(unreadable)?,
+        Algorithm::Ed25519Sha256 => ED25519_LENGTH * 8,
+    };
+    if algorithm == Algorithm::RsaSha256 && bits < *RSA_BITS.start() {
+        return Err("key is shorter than 1024 bits");
     }
-    ParsedPublicKey::new(scheme, &octets).map_err(|_| unreadable)
+    if algorithm == Algorithm::RsaSha256 && bits > *RSA_BITS.end() {
+        return Err("key is longer than 8192 bits");
+    }
+    Ok((ParsedPublicKey::new(scheme, &octets).map_err(|_| unreadable)?, bits))
 }
 
 /// The length of an RSA key, if it can be read.
@@ -219,4 +223,31 @@ async fn join(mut questions: Vec<Question<'_>>) -> Vec<Found> {
     .await;
     // Invariant: none is left open.
     answers.into_iter().flatten().collect()
+}
+
+/// What a key record says, for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyFacts {
+    /// `rsa` or `ed25519`.
+    pub algorithm: &'static str,
+    /// Bits of the key.
+    pub bits: usize,
+    /// `t=y`: the owner is still testing.
+    pub testing: bool,
+    /// `t=s`: the domain of `i=` must be that of `d=`.
+    pub strict_identity: bool,
+}
+
+/// Reads one record as verification does.
+///
+/// # Errors
+///
+/// It is no usable key; the text says why.
+pub fn inspect(text: &[u8]) -> Result<KeyFacts, &'static str> {
+    let key = Key::parse(text)?;
+    let algorithm = match key.algorithm {
+        Algorithm::RsaSha256 => "rsa",
+        Algorithm::Ed25519Sha256 => "ed25519",
+    };
+    Ok(KeyFacts { algorithm, bits: key.bits, testing: key.testing, strict_identity: key.strict_identity })
 }

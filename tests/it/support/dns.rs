@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use hickory_resolver::proto::op::{Edns, Message, MessageType, OpCode, ResponseCode};
 pub use hickory_resolver::proto::rr::RecordType;
@@ -68,14 +69,32 @@ enum Fault {
     Truncate,
     /// TC over UDP, and TCP never answers.
     TruncateAndDrop,
+    /// TC over UDP, and TCP is closed without an answer.
+    TruncateAndClose,
+    /// The answer to another question, by any transport.
+    OtherQuestion,
     /// The answer waits for [`DnsServer::release`].
     Delay(watch::Sender<bool>),
+}
+
+/// How a server takes any question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    /// As its zone says.
+    Ready,
+    /// The same, this much later.
+    Slow(Duration),
+    /// Not until that changes.
+    Holding,
+    /// Never.
+    Dead,
 }
 
 struct World {
     zone: Mutex<Zone>,
     asked: Mutex<Vec<Asked>>,
     changed: watch::Sender<()>,
+    manner: watch::Sender<Manner>,
 }
 
 impl Zone {
@@ -150,6 +169,22 @@ impl Zone {
     /// Over UDP the answer is cut off, and over TCP there is none.
     pub fn truncate_and_drop(self, name: &str, record_type: RecordType) -> Self {
         self.fault(name, record_type, Fault::TruncateAndDrop)
+    }
+
+    /// The question is answered with this response code.
+    pub fn code(self, name: &str, record_type: RecordType, code: u16) -> Self {
+        let [high, low] = code.to_be_bytes();
+        self.fault(name, record_type, Fault::Code(ResponseCode::from(high, low)))
+    }
+
+    /// Over UDP the answer is cut off, and over TCP the connection is closed in place of one.
+    pub fn truncate_and_close(self, name: &str, record_type: RecordType) -> Self {
+        self.fault(name, record_type, Fault::TruncateAndClose)
+    }
+
+    /// What comes is the answer to another question.
+    pub fn other_question(self, name: &str, record_type: RecordType) -> Self {
+        self.fault(name, record_type, Fault::OtherQuestion)
     }
 
     /// The answer waits until the test calls [`DnsServer::release`].
@@ -232,7 +267,8 @@ impl DnsServer {
         let (tcp, udp) = bind().await;
         let address = tcp.local_addr().expect("a bound socket has an address");
         let changed = watch::channel(()).0;
-        let world = Arc::new(World { zone: Mutex::new(zone), asked: Mutex::default(), changed });
+        let manner = watch::channel(Manner::Ready).0;
+        let world = Arc::new(World { zone: Mutex::new(zone), asked: Mutex::default(), changed, manner });
         let mut tasks = JoinSet::new();
         tasks.spawn(serve_udp(udp, Arc::clone(&world)));
         tasks.spawn(serve_tcp(tcp, Arc::clone(&world)));
@@ -248,6 +284,11 @@ impl DnsServer {
     pub fn change(&self, change: impl FnOnce(Zone) -> Zone) {
         let mut zone = self.world.zone.lock().expect("no test panics inside");
         *zone = change(std::mem::take(&mut zone));
+    }
+
+    /// Changes how it takes questions; those that it holds, too.
+    pub fn turn(&self, manner: Manner) {
+        self.world.manner.send_replace(manner);
     }
 
     /// Lets a delayed question be answered, those already here and those to come.
@@ -289,6 +330,14 @@ impl DnsServer {
 }
 
 impl World {
+    /// Whether the stream ends at this question.
+    fn closes(&self, octets: &[u8]) -> bool {
+        let Ok(request) = Message::from_vec(octets) else { return true };
+        let Some(query) = request.queries.first() else { return true };
+        let zone = self.zone.lock().expect("no test panics inside");
+        matches!(zone.faults.get(&(key(query.name()), query.query_type())), Some(Fault::TruncateAndClose))
+    }
+
     /// The octets of the answer, or none.
     async fn respond(&self, octets: &[u8], transport: Transport) -> Option<Vec<u8>> {
         let request = Message::from_vec(octets).ok()?;
@@ -305,14 +354,31 @@ impl World {
 
         let fault = self.zone.lock().expect("no test panics inside").faults.get(&(key(&name), record_type)).cloned();
         let mut response = response_to(&request);
+        let mut manner = self.manner.subscribe();
+        let manner = *manner.wait_for(|manner| *manner != Manner::Holding).await.ok()?;
+        match manner {
+            Manner::Slow(time) => tokio::time::sleep(time).await,
+            Manner::Dead => return None,
+            Manner::Ready | Manner::Holding => {}
+        }
         match (&fault, transport) {
-            (Some(Fault::Drop), _) | (Some(Fault::TruncateAndDrop), Transport::Tcp) => return None,
+            (Some(Fault::Drop), _) | (Some(Fault::TruncateAndDrop | Fault::TruncateAndClose), Transport::Tcp) => {
+                return None;
+            }
+            (Some(Fault::OtherQuestion), _) => {
+                let mut other = response_to(&request);
+                for query in &mut other.queries {
+                    query.name = absolute("another.example");
+                }
+                other.metadata.response_code = ResponseCode::NXDomain;
+                return other.to_vec().ok();
+            }
             (Some(Fault::Garbage), _) => return Some(b"\xff\xfe no DNS message".to_vec()),
             (Some(Fault::Code(code)), _) => {
                 response.metadata.response_code = *code;
                 return response.to_vec().ok();
             }
-            (Some(Fault::Truncate | Fault::TruncateAndDrop), Transport::Udp) => {
+            (Some(Fault::Truncate | Fault::TruncateAndDrop | Fault::TruncateAndClose), Transport::Udp) => {
                 response.metadata.truncation = true;
                 return response.to_vec().ok();
             }
@@ -375,6 +441,9 @@ async fn serve_stream(stream: TcpStream, world: Arc<World>) {
             return;
         }
         let (world, writer) = (Arc::clone(&world), Arc::clone(&writer));
+        if world.closes(&octets) {
+            return;
+        }
         answers.spawn(async move {
             if let Some(answer) = world.respond(&octets, Transport::Tcp).await {
                 write_framed(&mut *writer.lock().await, &answer).await;
