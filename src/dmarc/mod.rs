@@ -5,4 +5,6 @@
 pub mod alignment;
 pub mod record;
 pub mod report_uri;
+#[cfg(test)]
+mod rfc9989;
 pub mod tree_walk;

@@ -25,6 +25,7 @@ mod limits;
 mod observability;
 mod process;
 mod reload;
+mod rfc9989;
 mod rows;
 mod session;
 mod smuggling;
