@@ -7,6 +7,7 @@ mod check_upstream;
 mod chunking;
 mod citations;
 mod cli;
+mod composition;
 mod content;
 mod dashboards;
 mod dmarc;
