@@ -7,11 +7,13 @@ mod targets;
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 8] = [
+const TARGETS: [(&str, Target); 10] = [
+    ("author", targets::author),
     ("bdat", targets::bdat),
     ("command", targets::command),
     ("config", targets::config),
     ("data", targets::data),
+    ("dmarc_record", targets::dmarc_record),
     ("header", targets::header),
     ("proxy", targets::proxy),
     ("reply", targets::reply),
