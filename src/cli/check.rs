@@ -24,6 +24,7 @@ use crate::config::{Config, DnsServer};
 use crate::dns::{self, MessageLookup, Resolver};
 use crate::envelope::Envelope;
 use crate::evaluation::Evaluation;
+use crate::evaluation::discovery::Rules;
 use crate::evaluation::gather::{Lookups, Sender, gather, within};
 use crate::message::spool::{self, Spooler};
 use crate::metrics::Registry;
@@ -33,6 +34,7 @@ use crate::session::transaction::epoch_seconds;
 use crate::smtp::address::{ForwardPath, ReversePath};
 use crate::smtp::command::{ClientName, Command, MailParameters};
 use crate::smtp::data::Framing;
+use crate::suffix_list;
 
 /// Evaluate a stored message and tell every step.
 ///
@@ -123,14 +125,22 @@ impl Check {
         };
         let resolver = Resolver::new(config.resolver(), dns::Metrics::new(&Registry::new()));
         let lookup = resolver.map_err(|error| Failure::running(&error))?.for_message();
-        let evaluation = self.evaluate(config, &received, &lookup).await;
+        let rules = suffix_list::rules(&config.suffix_list());
+        let evaluation = self.evaluate(config, &rules, &received, &lookup).await;
         let evaluation =
             evaluation.ok_or_else(|| Failure::Running("the evaluation did not come to an end".to_owned()))?;
-        let findings = Findings { config, envelope: &envelope, received: &received, evaluation: &evaluation };
+        let findings =
+            Findings { config, envelope: &envelope, received: &received, evaluation: &evaluation, rules: &rules };
         Ok(Facts::new(self, input, name, &findings))
     }
 
-    async fn evaluate(&self, config: &Config, received: &Received, lookup: &MessageLookup) -> Option<Evaluation> {
+    async fn evaluate(
+        &self,
+        config: &Config,
+        rules: &Rules,
+        received: &Received,
+        lookup: &MessageLookup,
+    ) -> Option<Evaluation> {
         let sender = Sender {
             ip: self.ip(),
             helo: self.helo.as_str().into(),
@@ -139,7 +149,7 @@ impl Check {
         let start = Instant::now();
         let subject = std::future::ready(Some(received.subject.clone()));
         let lookups = Lookups { identifiers: lookup, policy: &lookup.unmetered() };
-        let gathered = within(config.timeouts.evaluation, lookup, gather(lookups, &sender, subject)).await?;
+        let gathered = within(config.timeouts.evaluation, lookup, gather(lookups, &sender, rules, subject)).await?;
         gathered.evaluate(&received.hashes, epoch_seconds(), lookup.evidence(), start.elapsed())
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 use super::Evaluation;
-use super::discovery::{Discoveries, discover};
+use super::discovery::{Discoveries, Rules, discover};
 use super::dkim::Keys;
 use super::subject::{Claims, Subject};
 use crate::dns::{Asked, Lookup, MessageLookup};
@@ -57,6 +57,7 @@ pub struct Lookups<'a, I, P> {
 pub async fn gather<I: Lookup, P: Lookup>(
     lookups: Lookups<'_, I, P>,
     sender: &Sender,
+    rules: &Rules,
     subject: impl Future<Output = Option<Arc<Subject>>>,
 ) -> Gathered {
     let request = Request::mail_from(sender.ip, &sender.helo, &sender.mail_from);
@@ -67,7 +68,7 @@ pub async fn gather<I: Lookup, P: Lookup>(
         let (keys, chain_keys, discoveries) = tokio::join!(
             claims.signatures.keys(lookups.identifiers),
             claims.chain.keys(lookups.identifiers),
-            discover(lookups.policy, claims.author.domains(), &identifiers),
+            discover(lookups.policy, rules, claims.author.domains(), &identifiers),
         );
         Some(Rest { subject, keys, chain_keys, discoveries })
     };

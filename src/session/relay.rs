@@ -97,9 +97,10 @@ impl Session {
                 mail_from: path.mailbox().map_or("", |m| m.as_str()).into(),
             };
             (transaction.subject, transaction.lookup) = (Some(subject), Some(Arc::clone(&lookup)));
+            let rules = Arc::clone(&self.gate.discovery.borrow());
             self.evaluation = Some(Background::new(async move {
                 let lookups = Lookups { identifiers: &*lookup, policy: &lookup.unmetered() };
-                caught(gather(lookups, &sender, async { subject_comes.await.ok() })).await
+                caught(gather(lookups, &sender, &rules, async { subject_comes.await.ok() })).await
             }));
         }
         self.transaction = Some(transaction);

@@ -61,6 +61,8 @@ impl Session {
         metrics.arc.inc(evaluation.arc.result);
         evaluation.dkim.iter().for_each(|signature| metrics.dkim.inc(signature.result));
         evaluation.dmarc.iter().for_each(|dmarc| metrics.dmarc.inc(dmarc.result));
+        let policies = evaluation.dmarc.iter().filter_map(|dmarc| dmarc.policy.as_ref());
+        policies.for_each(|policy| metrics.discovery.inc(policy.agreement));
     }
 
     fn log(&self, transaction: &Transaction, hello: &Hello, envelope: &Envelope, ending: &Ending<'_>) {

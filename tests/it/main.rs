@@ -25,6 +25,7 @@ mod layers;
 mod limits;
 mod observability;
 mod process;
+mod public_suffix;
 mod reload;
 mod rfc9989;
 mod rows;

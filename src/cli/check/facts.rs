@@ -16,6 +16,7 @@ use super::{Check, Fate};
 use crate::config::Config;
 use crate::dns::{Asked, Miss, Records};
 use crate::envelope::Envelope;
+use crate::evaluation::discovery::Rules;
 use crate::evaluation::{DkimOutput, DmarcOutput, Evaluation};
 use crate::label::Label;
 use crate::message::author::Author;
@@ -170,6 +171,7 @@ pub struct Findings<'a> {
     pub envelope: &'a Envelope,
     pub received: &'a Received,
     pub evaluation: &'a Evaluation,
+    pub rules: &'a Rules,
 }
 
 impl Facts {
@@ -250,7 +252,7 @@ impl Findings<'_> {
     fn results(&self) -> Results {
         let Evaluation { author, spf, dkim, arc, dmarc, .. } = self.evaluation;
         let section = &self.received.subject.section;
-        let walks = Walks(&self.evaluation.evidence);
+        let walks = Walks { asked: &self.evaluation.evidence, rules: self.rules };
         Results {
             from: From {
                 fields: section.named("From").map(|field| escaped(field.value.trim_ascii())).collect(),
