@@ -26,6 +26,7 @@ pub use self::sockets::{Passed, Sockets, bind};
 use crate::admin;
 use crate::config::reload::InForce;
 use crate::config::{Config, Loaded};
+use crate::dmarc::public_suffix::Discovery;
 use crate::dns::resolver::{self, Resolver};
 use crate::explain::Recorder;
 use crate::label::Label;
@@ -37,6 +38,7 @@ use crate::metrics::Registry;
 use crate::readiness::{Condition, Readiness};
 use crate::session::{self, Gate};
 use crate::store::{self, Store};
+use crate::suffix_list::SuffixList;
 use crate::upstream::probe::{self, Survey};
 use crate::upstream::servers::Servers;
 use crate::{dns, tls, upstream};
@@ -130,6 +132,7 @@ pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Resu
     let spooler = Spooler::new(&config.spool()).map_err(|source| Error::Spool { directory: directory(), source })?;
     spooler.register(&registry);
     let resolver = open_resolver(&config, sockets.open_files, &registry)?;
+    let suffix_list = SuffixList::open(config.suffix_list(), &registry);
     let store = Store::open(config.store(), &registry).await?;
     readiness.holds(Condition::Store);
     let (explanations, recorder) = recorder(&config, &store, &registry);
@@ -151,6 +154,7 @@ pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Resu
     let gate = Arc::new(Gate {
         settings: settings_in_force,
         resolver: resolver.clone(),
+        discovery: suffix_list.rules(),
         spooler,
         survey: surveyed.clone(),
         rows: store.appender(),
@@ -161,6 +165,9 @@ pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Resu
     });
 
     let mut tasks = JoinSet::new();
+    if config.policy.discovery == Discovery::PublicSuffix {
+        tasks.spawn(suffix_list.run());
+    }
     let relay_test = config.relay_test();
     if let Some(tls) = &tls {
         tasks.spawn(tls.clone().watch());

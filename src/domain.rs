@@ -1,5 +1,6 @@
 //! Domain names as DMARC compares them: A-labels, lower case, checked.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -34,22 +35,23 @@ impl Domain {
     ///
     /// Whoever wrote the name is at fault; nothing is repaired.
     pub fn parse(text: &str) -> Result<Self, DomainError> {
-        let text = text.strip_suffix('.').unwrap_or(text);
-        if text.is_empty() {
+        // Other full stops (U+3002 and its kin) are dots to IDNA, also the last one.
+        let ascii: Cow<'_, str> = match text.is_ascii() {
+            true if text.bytes().any(|b| b.is_ascii_uppercase()) => text.to_ascii_lowercase().into(),
+            true => text.into(),
+            false => idna::domain_to_ascii(text).map_err(|_| DomainError::BadIdn)?.into(),
+        };
+        let ascii = ascii.strip_suffix('.').unwrap_or(&ascii);
+        if ascii.is_empty() {
             return Err(DomainError::Empty);
         }
-        let ascii: Arc<str> = if text.is_ascii() {
-            if text.bytes().any(|b| b.is_ascii_uppercase()) { text.to_ascii_lowercase().into() } else { text.into() }
-        } else {
-            idna::domain_to_ascii(text).map_err(|_| DomainError::BadIdn)?.into()
-        };
         if ascii.len() > MAX_LENGTH {
             return Err(DomainError::TooLong);
         }
         if !ascii.split('.').all(is_label) {
             return Err(DomainError::BadLabel);
         }
-        Ok(Self(ascii))
+        Ok(Self(ascii.into()))
     }
 
     /// The name in A-labels, lower case, without a trailing dot.
@@ -131,6 +133,9 @@ mod tests {
             ("BÜCHER.example", "xn--bcher-kva.example"),
             ("_dmarc.example.org", "_dmarc.example.org"),
             ("com", "com"),
+            ("example\u{3002}org", "example.org"),
+            ("example\u{ff0e}org\u{ff61}", "example.org"),
+            ("exam\u{ad}ple.org", "example.org"),
         ];
         for (text, expected) in cases {
             assert_eq!(domain(text).as_str(), expected, "{text}");
@@ -144,6 +149,11 @@ mod tests {
         let cases = [
             ("", DomainError::Empty),
             (".", DomainError::Empty),
+            ("\u{ad}", DomainError::Empty),
+            ("\u{3002}", DomainError::Empty),
+            ("a..", DomainError::BadLabel),
+            ("a\u{3002}.", DomainError::BadLabel),
+            ("\u{202e}a.example", DomainError::BadIdn),
             ("a..b", DomainError::BadLabel),
             (".a", DomainError::BadLabel),
             ("a b", DomainError::BadLabel),

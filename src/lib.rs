@@ -25,6 +25,7 @@ pub mod action;
 pub mod record;
 pub mod store;
 pub mod upstream;
+pub mod suffix_list;
 pub mod verdict;
 pub mod explain;
 pub mod session;

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::dmarc::public_suffix::Discovery;
 use crate::dmarc::record::Standing;
 pub use crate::dmarc::record::{AlignmentMode, Policy, PolicyRecord};
 use crate::domain::Domain;
@@ -170,11 +171,11 @@ impl PolicyPublished {
     /// The policy that `requested` was read out of, found at `domain` by a tree walk.
     ///
     /// A record that only asks for reports stands as the `p=none` that it is taken for (RFC 9989 §4.10.1).
-    pub fn new(domain: &Domain, record: &PolicyRecord, requested: Policy) -> Self {
+    pub fn new(domain: &Domain, discovery: DiscoveryMethod, record: &PolicyRecord, requested: Policy) -> Self {
         let published = |policy: Option<Policy>| policy.filter(|_| record.standing == Standing::Sound);
         Self {
             domain: domain.clone(),
-            discovery: DiscoveryMethod::TreeWalk,
+            discovery,
             record: record.text.to_string(),
             adkim: record.adkim,
             aspf: record.aspf,
@@ -184,6 +185,15 @@ impl PolicyPublished {
             fo: record.fo.to_string(),
             testing: if record.testing { TestMode::On } else { TestMode::Off },
             requested,
+        }
+    }
+}
+
+impl From<Discovery> for DiscoveryMethod {
+    fn from(discovery: Discovery) -> Self {
+        match discovery {
+            Discovery::TreeWalk => Self::TreeWalk,
+            Discovery::PublicSuffix => Self::PublicSuffix,
         }
     }
 }
@@ -339,7 +349,12 @@ mod tests {
         let Parsed::Record(record) = parse(b"v=DMARC1; p=reject; np=reject; sp=bogus; rua=mailto:r@a.example") else {
             panic!()
         };
-        let published = PolicyPublished::new(&Domain::parse("a.example").unwrap(), &record, Policy::None);
+        let published = PolicyPublished::new(
+            &Domain::parse("a.example").unwrap(),
+            DiscoveryMethod::TreeWalk,
+            &record,
+            Policy::None,
+        );
         assert_eq!((published.p, published.sp, published.np), (Policy::None, None, None));
     }
 

@@ -170,7 +170,7 @@ pub fn records(
 
 fn published(dmarc: &DmarcOutput) -> Option<PolicyPublished> {
     let policy = dmarc.policy.as_ref()?;
-    Some(PolicyPublished::new(&policy.domain, &policy.record, policy.requested))
+    Some(PolicyPublished::new(&policy.domain, policy.discovery.into(), &policy.record, policy.requested))
 }
 
 fn evaluated(decision: &Decision, dmarc: Option<(&DmarcOutput, &Assessment)>) -> PolicyEvaluated {

@@ -63,6 +63,8 @@ fn dmarc(author: &str, result: DmarcResult, tags: &str) -> DmarcOutput {
         doubt: (result == DmarcResult::TempError).then_some(Doubt::Identifier),
         reason: "no identifier passed",
         policy: record.map(|record: Arc<crate::dmarc::record::PolicyRecord>| PublishedPolicy {
+            discovery: crate::dmarc::public_suffix::Discovery::TreeWalk,
+            agreement: crate::dmarc::public_suffix::Agreement::Same,
             domain: domain(author),
             requested: record.requested(Place::Here),
             record,

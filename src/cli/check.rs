@@ -23,6 +23,7 @@ use crate::config::{Config, DnsServer};
 use crate::dns::{self, MessageLookup, Resolver, server};
 use crate::envelope::Envelope;
 use crate::evaluation::Evaluation;
+use crate::evaluation::discovery::Rules;
 use crate::evaluation::gather::{HELO_LOOKUPS, Lookups, Sender, gather, within};
 use crate::explain::facts::decision::Fate;
 use crate::message::spool::{self, Spooler};
@@ -34,6 +35,7 @@ use crate::smtp::address::{ForwardPath, ReversePath};
 use crate::smtp::command::{ClientName, Command, MailParameters};
 use crate::smtp::data::Framing;
 use crate::spf::{Request, check_host};
+use crate::suffix_list;
 
 /// Evaluate a stored message and tell every step.
 ///
@@ -110,14 +112,22 @@ impl Check {
         };
         let resolver = Resolver::new(config.resolver(), dns::Metrics::new(&Registry::new()));
         let lookup = resolver.map_err(|error| Failure::running(&error))?.for_message();
-        let evaluation = self.evaluate(config, &received, &lookup).await;
+        let rules = suffix_list::rules(&config.suffix_list());
+        let evaluation = self.evaluate(config, &rules, &received, &lookup).await;
         let evaluation =
             evaluation.ok_or_else(|| Failure::Running("the evaluation did not come to an end".to_owned()))?;
-        let findings = Findings { config, envelope: &envelope, received: &received, evaluation: &evaluation };
+        let findings =
+            Findings { config, envelope: &envelope, received: &received, evaluation: &evaluation, rules: &rules };
         Ok(Facts::new(self, input, name, &findings))
     }
 
-    async fn evaluate(&self, config: &Config, received: &Received, lookup: &MessageLookup) -> Option<Evaluation> {
+    async fn evaluate(
+        &self,
+        config: &Config,
+        rules: &Rules,
+        received: &Received,
+        lookup: &MessageLookup,
+    ) -> Option<Evaluation> {
         let sender = Sender {
             ip: self.ip(),
             helo: self.helo.as_str().into(),
@@ -133,7 +143,7 @@ impl Check {
             Some(received.subject.clone())
         };
         let lookups = Lookups { identifiers: lookup, helo: &helo, policy: &lookup.unmetered() };
-        let gathered = within(config.timeouts.evaluation, lookup, gather(lookups, sender, subject)).await?;
+        let gathered = within(config.timeouts.evaluation, lookup, gather(lookups, sender, rules, subject)).await?;
         gathered.evaluate(&received.hashes, epoch_seconds(), lookup.evidence(), start.elapsed())
     }
 

@@ -26,6 +26,7 @@ use crate::dns::{self, Resolver};
 use crate::domain::Domain;
 use crate::evaluation::gather::within;
 use crate::metrics::Registry;
+use crate::suffix_list;
 
 /// Show what a domain publishes, and what is wrong with it
 ///
@@ -81,7 +82,8 @@ impl Lookup {
     async fn find_out(&self, config: &Config) -> Result<Facts, Failure> {
         let resolver = Resolver::new(config.resolver(), dns::Metrics::new(&Registry::new()));
         let lookup = resolver.map_err(|error| Failure::running(&error))?.for_message();
-        let asked = within(PATIENCE, &lookup, Facts::find(self, &lookup)).await;
+        let rules = suffix_list::rules(&config.suffix_list());
+        let asked = within(PATIENCE, &lookup, Facts::find(self, &lookup, &rules)).await;
         asked.ok_or_else(|| Failure::Running("the look-ups did not come to an end".to_owned()))
     }
 }

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use crate::config::document::{Document, Section};
 use crate::config::{
-    Admin, AuthOffer, BareNewline, Bypass, ByteSize, Config, Dns, Explain, Identity, Limits, Listener, ListenerTls,
-    Log, LogFormat, LogLevel, Mailbox, Mode, OnTempError, OnUnusableFrom, OneOrMore, Policy, Reject, Reports, Results,
-    Selection, Smtp, Spool, Store, Timeouts, Tls, Upstream, UpstreamTls,
+    Admin, AuthOffer, BareNewline, Bypass, ByteSize, Config, Discovery, Dns, Explain, Identity, Limits, ListUrl,
+    Listener, ListenerTls, Log, LogFormat, LogLevel, Mailbox, Mode, OnTempError, OnUnusableFrom, OneOrMore, Policy,
+    PublicSuffix, Reject, Reports, Results, Selection, Smtp, Spool, Store, Timeouts, Tls, Upstream, UpstreamTls,
 };
 use crate::domain::Domain;
 use crate::store::{Location, Retention};
@@ -26,6 +26,7 @@ pub fn read<'a>(document: &'a Document<'a>) -> Config {
         upstream: document.table("upstream", upstream),
         dns: document.table("dns", dns),
         policy: document.table("policy", policy),
+        public_suffix: document.table("public_suffix", public_suffix),
         bypass: document.table("bypass", bypass),
         limits: document.table("limits", limits),
         timeouts: document.table("timeouts", timeouts),
@@ -135,8 +136,17 @@ fn policy(section: &mut Section<'_>) -> Policy {
         on_temperror: section.get("on_temperror", OnTempError::DeferIfItMatters),
         unusable_from: section.get("unusable_from", OnUnusableFrom::Reject),
         honor_pct: section.get("honor_pct", false),
+        discovery: section.get("discovery", Discovery::TreeWalk),
         exempt_recipients: section.get("exempt_recipients", exempt.into()),
         trusted_sealers: section.get("trusted_sealers", Vec::new()),
+    }
+}
+
+fn public_suffix(section: &mut Section<'_>) -> PublicSuffix {
+    PublicSuffix {
+        file: section.get("file", PathBuf::from("/var/lib/dmarcgate/public_suffix_list.dat")),
+        url: section.get("url", ListUrl(publicsuffix::LIST_URL.to_owned())),
+        max_age: section.within("max_age", minutes(15 * 24 * 60), minutes(60)..=minutes(365 * 24 * 60)),
     }
 }
 
@@ -266,8 +276,23 @@ const fn minutes(n: u64) -> Duration {
 pub const LISTENER: &str = "listener";
 /// All tables; a name that is missing here would be refused as an unknown key, which the test of the reference shows.
 const TABLES: &[&str] = &[
-    LISTENER, "tls", "upstream", "dns", "policy", "bypass", "limits", "timeouts", "results", "smtp", "spool", "store",
-    "explain", "reports", "admin", "log",
+    LISTENER,
+    "tls",
+    "upstream",
+    "dns",
+    "policy",
+    "public_suffix",
+    "bypass",
+    "limits",
+    "timeouts",
+    "results",
+    "smtp",
+    "spool",
+    "store",
+    "explain",
+    "reports",
+    "admin",
+    "log",
 ];
 /// The shortest time that can be set: enough for tests, too short for anything else.
 const SHORTEST: Duration = Duration::from_millis(10);

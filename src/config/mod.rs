@@ -23,8 +23,9 @@ use ipnet::IpNet;
 pub use crate::config::document::{Line, Origin};
 pub use crate::config::problem::{Error, Problem};
 pub use crate::config::value::{
-    ByteSize, DnsServer, Host, Mailbox, OneOrMore, RecipientDomain, ServerAddress, parse_duration,
+    ByteSize, DnsServer, Host, ListUrl, Mailbox, OneOrMore, RecipientDomain, ServerAddress, parse_duration,
 };
+pub use crate::dmarc::public_suffix::Discovery;
 use crate::domain::Domain;
 use crate::label_enum;
 pub use crate::policy::{Mode, OnTempError, OnUnusableFrom, Reject};
@@ -51,6 +52,7 @@ pub struct Config {
     pub upstream: Upstream,
     pub dns: Dns,
     pub policy: Policy,
+    pub public_suffix: PublicSuffix,
     pub bypass: Bypass,
     pub limits: Limits,
     pub timeouts: Timeouts,
@@ -121,8 +123,18 @@ pub struct Policy {
     pub on_temperror: OnTempError,
     pub unusable_from: OnUnusableFrom,
     pub honor_pct: bool,
+    pub discovery: Discovery,
     pub exempt_recipients: Vec<Mailbox>,
     pub trusted_sealers: Vec<Domain>,
+}
+
+/// `[public_suffix]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each key is documented in config/dmarcgate.toml")]
+pub struct PublicSuffix {
+    pub file: PathBuf,
+    pub url: ListUrl,
+    pub max_age: Duration,
 }
 
 /// `[bypass]`.

@@ -12,6 +12,7 @@ use crate::session;
 use crate::session::patience;
 use crate::session::receive::Bounds;
 use crate::session::settings::{AuthOffer, RelayGuard, Timeouts};
+use crate::suffix_list;
 use crate::tls::{self, CertificateFiles, Trust, TrustError};
 use crate::upstream::probe::RelayTest;
 use crate::upstream::security::Security;
@@ -173,6 +174,17 @@ impl Config {
     pub fn store(&self) -> store::Settings {
         let retention = store::Retention { keep: self.explain.keep, octets: self.explain.size };
         store::Settings { retention, ..store::Settings::new(self.store.url.clone()) }
+    }
+
+    /// For the public suffix list.
+    pub fn suffix_list(&self) -> suffix_list::Settings {
+        suffix_list::Settings {
+            discovery: self.policy.discovery,
+            file: self.public_suffix.file.clone(),
+            url: self.public_suffix.url.0.as_str().into(),
+            max_age: self.public_suffix.max_age,
+            first_pause: suffix_list::FIRST_PAUSE,
+        }
     }
 
     /// For one listener.

@@ -220,3 +220,30 @@ fn what_is_probably_not_meant_is_said() {
     assert!(warnings(&format!("{quiet}[tls]\ncertificate = \"/c\"\nkey = \"/k\"\n")).contains("every listener.tls"));
     assert!(warnings(&format!("{quiet}[bypass]\ntrusted_networks = [\"::/0\"]\n")).contains("whole Internet"));
 }
+
+#[test]
+fn a_list_comes_by_https_or_from_loopback() {
+    let cases = [
+        ("https://publicsuffix.org/list/public_suffix_list.dat", true),
+        ("https://mirror.example:8443/psl?x=1", true),
+        ("http://127.0.0.1:8080/psl", true),
+        ("http://[::1]/psl", true),
+        ("http://localhost/psl", true),
+        ("http://publicsuffix.org/list", false),
+        ("http://127.0.0.1.evil.example/", false),
+        ("http://localhost@evil.example/", false),
+        ("http://127.0.0.1:x/", false),
+        ("https://", false),
+        ("https:///list", false),
+        ("https://a b/", false),
+        ("ftp://publicsuffix.org/", false),
+        ("file:///etc/passwd", false),
+        ("publicsuffix.org", false),
+    ];
+    for (url, expected) in cases {
+        let text = format!(
+            "hostname = \"mx.example\"\n[upstream]\nservers = [\"127.0.0.1:10025\"]\n[public_suffix]\nurl = \"{url}\"\n"
+        );
+        assert_eq!(Config::parse(&text).is_ok(), expected, "{url}");
+    }
+}

@@ -65,6 +65,10 @@ pub enum Host {
     Name(Domain),
 }
 
+/// Where the public suffix list comes from: `https:`, or `http:` on loopback, where nobody can change it under way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListUrl(pub String);
+
 /// Where DNS is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DnsServer(pub NameServer);
@@ -122,6 +126,28 @@ impl<L: Label> Setting for L {
     fn show(&self) -> String {
         quoted(self.as_str())
     }
+}
+
+impl Setting for ListUrl {
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Fault>> {
+        let expected = r#"an address such as "https://publicsuffix.org/list/public_suffix_list.dat""#;
+        text(value, expected, |text| is_list_url(text).then(|| Self(text.to_owned())))
+    }
+
+    fn show(&self) -> String {
+        quoted(&self.0)
+    }
+}
+
+fn is_list_url(text: &str) -> bool {
+    let Some((scheme, rest)) = text.split_once("://") else { return false };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let is_local = ["127.0.0.1", "[::1]", "localhost"].iter().any(|host| {
+        let port = authority.strip_prefix(host);
+        port.is_some_and(|port| port.is_empty() || port.strip_prefix(':').is_some_and(|p| p.parse::<u16>().is_ok()))
+    });
+    let is_plain = text.bytes().all(|b| b.is_ascii_graphic()) && !authority.is_empty() && !authority.contains('@');
+    is_plain && (scheme == "https" || (scheme == "http" && is_local))
 }
 
 impl Setting for bool {

@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 
 use super::Evaluation;
 use super::caught::caught;
-use super::discovery::{Discoveries, discover};
+use super::discovery::{Discoveries, Rules, discover};
 use super::dkim::Keys;
 use super::subject::{Claims, Subject};
 use crate::dns::{Asked, Lookup, MessageLookup};
@@ -62,11 +62,12 @@ pub struct Lookups<'a, I, H, P> {
 
 /// Asks DNS all that the evaluation of one message needs: SPF at once, DKIM keys, ARC keys and policies as soon as
 /// `subject` yields the header section. It ends when these are done; if the handle's deadline passes, the questions that
-/// are still open end as temporary failures, so that it always ends. SPF of the EHLO name runs beside all that; it is waited for
-/// a moment longer, as a rule while the body is still coming.
+/// are still open end as temporary failures, so that it always ends. SPF of the EHLO name runs beside all that; it is
+/// waited for a moment longer, as a rule while the body is still coming.
 pub async fn gather<I: Lookup, H: Lookup, P: Lookup>(
     lookups: Lookups<'_, I, H, P>,
     sender: Sender,
+    rules: &Rules,
     subject: impl Future<Output = Option<Arc<Subject>>>,
 ) -> Gathered {
     let request = Request::mail_from(sender.ip, &sender.helo, &sender.mail_from);
@@ -77,7 +78,7 @@ pub async fn gather<I: Lookup, H: Lookup, P: Lookup>(
         let (keys, chain_keys, discoveries) = tokio::join!(
             claims.signatures.keys(lookups.identifiers),
             claims.chain.keys(lookups.identifiers),
-            discover(lookups.policy, claims.author.domains(), &identifiers),
+            discover(lookups.policy, rules, claims.author.domains(), &identifiers),
         );
         Some(Rest { subject, keys, chain_keys, discoveries })
     };
@@ -236,7 +237,7 @@ mod tests {
         let subject = Arc::new(Subject::read(section, Some(10)));
         let hashes = BodyHasher::new(subject.body_hash_specs()).finish();
         let lookups = Lookups { identifiers: zone, helo, policy: zone };
-        let gathered = gather(lookups, sender, std::future::ready(Some(subject))).await;
+        let gathered = gather(lookups, sender, &Rules::default(), std::future::ready(Some(subject))).await;
         gathered.evaluate(&hashes, 0, Vec::new(), Duration::ZERO).unwrap()
     }
 

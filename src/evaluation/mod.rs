@@ -16,6 +16,7 @@ use std::time::Duration;
 pub use self::arc::results::DmarcFinding;
 pub use self::gather::Sender;
 pub use crate::dmarc::alignment::{Alignment, DmarcResult, Doubt};
+use crate::dmarc::public_suffix::{Agreement, Discovery};
 use crate::dmarc::record::{Policy, PolicyRecord};
 use crate::dns::Asked;
 use crate::domain::Domain;
@@ -109,6 +110,10 @@ pub struct PublishedPolicy {
     pub record: Arc<PolicyRecord>,
     /// What it asks for this author domain by `p`, `sp` or `np`, before `t` and `pct`.
     pub requested: Policy,
+    /// How it was found.
+    pub discovery: Discovery,
+    /// Whether the other way leads to the same organizational domain.
+    pub agreement: Agreement,
 }
 
 /// What DMARC found for one author domain.

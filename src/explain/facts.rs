@@ -15,6 +15,7 @@ use super::escape::{escaped, escaped_start};
 use crate::dns::{Asked, Miss, Records};
 use crate::domain::Domain;
 use crate::envelope::Envelope;
+use crate::evaluation::discovery::Rules;
 use crate::evaluation::{self, Alignment, DkimOutput, DmarcOutput, Evaluation};
 use crate::label::Label;
 use crate::message::author::Author;
@@ -189,9 +190,9 @@ impl From {
 
 impl Results {
     /// What an evaluation found, with the From fields; of each text of a peer at most `most` octets.
-    pub fn new(evaluation: &Evaluation, fields: Vec<String>, most: usize) -> Self {
+    pub fn new(evaluation: &Evaluation, fields: Vec<String>, rules: &Rules, most: usize) -> Self {
         let Evaluation { author, spf, spf_helo, dkim, arc, dmarc, .. } = evaluation;
-        let walks = Walks { asked: &evaluation.evidence, most };
+        let walks = Walks { asked: &evaluation.evidence, rules, most };
         Self {
             from: From {
                 fields,

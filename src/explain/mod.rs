@@ -11,6 +11,7 @@ pub(crate) mod story;
 
 use std::io::{Read, Write};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use flate2::Compression;
 use flate2::read::DeflateDecoder;
@@ -27,6 +28,7 @@ use self::story::Story;
 use crate::dns::Asked;
 use crate::envelope::Envelope;
 use crate::evaluation::caught::caught_in;
+use crate::evaluation::discovery::Rules;
 use crate::message::header::HeaderSection;
 use crate::message::trace::date;
 use crate::metrics::{IntCounter, Registry};
@@ -57,6 +59,8 @@ pub struct Case {
     pub octets: Option<u64>,
     /// What was found and decided; none if it was not evaluated.
     pub verdict: Option<Verdict>,
+    /// How its policy was discovered.
+    pub rules: Arc<Rules>,
     /// `policy.reject` as it was.
     pub reject: Reject,
     /// Incoming fields that were removed, if the message went on.
@@ -185,7 +189,7 @@ impl Explanation {
             recipient_count: case.envelope.recipients.len(),
             message_id: case.header.message_id.clone(),
             octets: case.octets,
-            evaluation: evaluation.map(|e| Results::new(e, case.header.from.clone(), MAX_TEXT)),
+            evaluation: evaluation.map(|e| Results::new(e, case.header.from.clone(), &case.rules, MAX_TEXT)),
             decision: case.verdict.as_ref().map(|verdict| Decision::new(verdict, case.reject, case.removed)),
             outcome: case.outcome.into(),
             answered_by: case.answered_by.into(),

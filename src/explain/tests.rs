@@ -29,6 +29,7 @@ fn case(verdict: Option<Verdict>) -> Case {
         header: Header::read(&HeaderSection::parse(b"From: x\r\nMessage-ID: <m@\x1b>\r\n\r\n".to_vec())),
         octets: Some(1000),
         verdict,
+        rules: Arc::default(),
         reject: Reject::Corroborated,
         removed: 0,
         outcome: "refused",

@@ -81,14 +81,24 @@ struct Mailboxes {
 
 /// Distinct domains that are evaluated (RFC 9989 §11.5 asks for a bound).
 const MAX_DOMAINS: usize = 10;
+/// Fields that readers show where they find no From.
+const INSTEAD_OF_FROM: [&str; 3] = ["Sender", "Resent-From", "Resent-Sender"];
 
 /// The value of the one From field. Lines that only a lenient reader takes for From count as well.
 fn from_value(section: &HeaderSection) -> Result<&[u8], UnusableFrom> {
     match section.lenient_count("From") {
-        2.. => Err(UnusableFrom::Repeated),
-        _ if section.malformed_line().is_some() => Err(UnusableFrom::MalformedHeader),
-        _ => section.named("From").next().map(|field| field.value).ok_or(UnusableFrom::Missing),
+        2.. => return Err(UnusableFrom::Repeated),
+        _ if section.malformed_line().is_some() => return Err(UnusableFrom::MalformedHeader),
+        _ => {}
     }
+    let field = section.named("From").next().ok_or(UnusableFrom::Missing)?;
+    // RFC 5322 §4.5 allows white space before the colon. Who does not know that finds no From, and shows who is named
+    // in the next best field.
+    let is_obsolete = field.raw.get(field.name.len()) != Some(&b':');
+    if is_obsolete && INSTEAD_OF_FROM.iter().any(|name| section.lenient_count(name) > 0) {
+        return Err(UnusableFrom::Disagreement);
+    }
+    Ok(field.value)
 }
 
 fn read_value(value: &[u8]) -> Result<Mailboxes, UnusableFrom> {
@@ -142,7 +152,7 @@ mod tests {
 
     #[test]
     fn honest_fields_are_usable() {
-        let cases: [(&str, &[u8]); 71] = [
+        let cases: [(&str, &[u8]); 75] = [
             ("bare address", b" john@x.example"),
             ("angle address", b" <john@x.example>"),
             ("no space after the colon", b"john@x.example"),
@@ -206,7 +216,11 @@ mod tests {
             ("Docomo: dot last", b" <foo.@x.example>"),
             ("quoted local part", b" \"john doe\"@x.example"),
             ("quoted local part in angles", b" John <\"john doe\"@x.example>"),
-            ("at sign in a quoted local part", b" <\"john@work.example\"@x.example>"),
+            ("Notes: at sign in a quoted local part", b" <\"John Doe/ORG@ORGNET\"@x.example>"),
+            ("at sign and no domain in a quoted local part", b" \"a@b\"@x.example"),
+            ("encoded line end", b" =?utf-8?Q?John=0A?= <john@x.example>"),
+            ("right-to-left mark in the display name", " \u{202b}\u{5d0}\u{202c} <a@x.example>".as_bytes()),
+            ("UTF-16 encoded", b" =?utf-16?B?AEoAbw==?= <john@x.example>"),
             ("odd local part", b" <bounce+a=b.example!c#d@x.example>"),
             ("mailto", b" mailto:john@x.example"),
             ("trailing dot", b" john@x.example."),
@@ -222,7 +236,7 @@ mod tests {
 
     #[test]
     fn domains_are_found_where_the_grammar_has_them() {
-        let cases: [(&str, &str, &[&str], bool); 17] = [
+        let cases: [(&str, &str, &[&str], bool); 23] = [
             ("U-label", " john@bücher.example", &["xn--bcher-kva.example"], false),
             ("U-label in upper case", " John <john@BÜCHER.example>", &["xn--bcher-kva.example"], false),
             ("UTF-8 local part", " <jörg@x.example>", &["x.example"], false),
@@ -239,6 +253,12 @@ mod tests {
             ("address and then two", " ceo@v.example <x@a.example>, y@b.example", &["a.example", "b.example"], true),
             ("comment inside the address", " <u(c)@(d)v.example(e)>", &["v.example"], false),
             ("comment that looks like a domain", " admin@v.example(.a.example)", &["v.example"], false),
+            ("at sign first in the display name", " @John <john@x.example>", &["x.example"], true),
+            ("half-width full stop", " john@x\u{ff61}example", &["x.example"], false),
+            ("full-width letters", " john@\u{ff58}.example", &["x.example"], false),
+            ("soft hyphen in the domain", " john@x\u{ad}.example", &["x.example"], false),
+            ("byte order mark in the domain", " john@x.exa\u{feff}mple", &["x.example"], false),
+            ("ideographic full stop last", " john@x.example\u{3002}", &["x.example"], false),
             ("ideographic full stop", " john@x。example", &["x.example"], false),
         ];
         for (name, value, domains, in_display_name) in cases {
@@ -248,7 +268,7 @@ mod tests {
 
     #[test]
     fn what_names_no_author_is_unusable() {
-        let cases: [(&str, &[u8], UnusableFrom); 77] = [
+        let cases: [(&str, &[u8], UnusableFrom); 89] = [
             ("empty", b"", NoDomain),
             ("white space", b" \r\n ", NoDomain),
             ("comment alone", b" (nobody)", NoDomain),
@@ -315,6 +335,18 @@ mod tests {
             ("the same in angles", b" <\"x<ceo@v.example>\"@a.example>", Disagreement),
             ("angle address in a comment", b" u@a.example (<ceo@v.example>)", Disagreement),
             ("comment that ends early for some", b" u@a.example (b (c) @v.example)", Disagreement),
+            ("address in a quoted local part", b" \"ceo@v.example\"@a.example", Disagreement),
+            ("the same with a space", b" <\"ceo@v.example \"@a.example>", Disagreement),
+            ("the same with words", b" <\"Ceo ceo@v.example (x)\"@a.example>", Disagreement),
+            ("the same escaped", b" \"ceo\\@v.example\"@a.example", Disagreement),
+            ("the same with a U-label", " \"ceo@b\u{fc}.example\"@a.example".as_bytes(), Disagreement),
+            ("address in a comment of the local part", b" u(ceo@v.example)@a.example", Disagreement),
+            ("right-to-left override in the local part", " <\u{202e}x@a.example>".as_bytes(), Disagreement),
+            ("isolate in the local part", " x\u{2067}y@a.example".as_bytes(), Disagreement),
+            ("encoded NUL behind an address", b" =?utf-8?Q?ceo=40v.example=00?= <x@a.example>", Disagreement),
+            ("encoded NUL in base64", b" =?utf-8?b?Y2VvAA==?= <x@a.example>", Disagreement),
+            ("encoded NUL in quotes", b" \"=?utf-8?Q?ceo=00?=\" <x@a.example>", Disagreement),
+            ("right-to-left override in the domain", " x@\u{202e}a.example".as_bytes(), Syntax),
             ("encoded word as local part", b" =?utf-8?q?ceo=40v.example=00?=@a.example", Disagreement),
             ("the same in angles", b" <=?utf-8?b?Y2VvQHYuZXhhbXBsZQ==?=@a.example>", Disagreement),
             ("encoded word as the first of two", b" =?utf-8?b?PGNlb0B2Pg==?=, <x@a.example>", Disagreement),
@@ -334,13 +366,40 @@ mod tests {
 
     #[test]
     fn there_is_exactly_one_from() {
-        let cases: [(&str, &str, Author); 19] = [
+        let cases: [(&str, &str, Author); 26] = [
             ("one", "From: a@x.example\r\n\r\n", usable(&["x.example"], false)),
             ("upper case", "FROM: a@x.example\r\n\r\n", usable(&["x.example"], false)),
             ("space before the colon", "From : a@x.example\r\n\r\n", usable(&["x.example"], false)),
             ("no other of similar name", "From: a@x.example\r\nX-From: b@y\r\n\r\n", usable(&["x.example"], false)),
             ("Sender counts for nothing", "Sender: a@x.example\r\n\r\n", Author::Unusable(Missing)),
             ("Resent-From counts for nothing", "Resent-From: a@x.example\r\n\r\n", Author::Unusable(Missing)),
+            (
+                "spaced beside a Sender",
+                "From : a@x.example\r\nSender: b@y.example\r\n\r\n",
+                Author::Unusable(Disagreement),
+            ),
+            (
+                "spaced beside a Resent-From",
+                "Resent-From: b@y.example\r\nFrom\t: a@x.example\r\n\r\n",
+                Author::Unusable(Disagreement),
+            ),
+            (
+                "bare CR beside a spaced Sender",
+                "From\r: a@x.example\r\nSender : b@y.example\r\n\r\n",
+                Author::Unusable(Disagreement),
+            ),
+            (
+                "plain beside a Sender",
+                "From: a@x.example\r\nSender: b@y.example\r\nResent-From: c@z.example\r\n\r\n",
+                usable(&["x.example"], false),
+            ),
+            ("no-break space", "From\u{a0}: a@x.example\r\nFrom: b@y.example\r\n\r\n", Author::Unusable(Repeated)),
+            ("NUL alone", "Fr\0om: a@x.example\r\n\r\n", Author::Unusable(MalformedHeader)),
+            (
+                "in a part of the body alone",
+                "Content-Type: message/rfc822\r\n\r\nFrom: a@x.example\r\n\r\nhello\r\n",
+                Author::Unusable(Missing),
+            ),
             ("in the body", "To: t\r\n\r\nFrom: a@x.example\r\n", Author::Unusable(Missing)),
             ("nothing", "", Author::Unusable(Missing)),
             ("two", "From: a@x.example\r\nFrom: a@x.example\r\n\r\n", Author::Unusable(Repeated)),
@@ -366,6 +425,25 @@ mod tests {
         assert!(matches!(read_from(list(10)), Author::Usable { domains, .. } if domains.len() == 10));
         assert_eq!(read_from(list(11)), Author::Unusable(TooManyDomains));
         assert_eq!(read_from("a@x.example,".repeat(20_000)), usable(&["x.example"], false));
+    }
+
+    #[test]
+    fn huge_values_take_one_pass() {
+        let half = 500_000;
+        let cases: [(&str, Vec<u8>); 9] = [
+            ("local part", b"a".repeat(half)),
+            ("U-label", [b"a@".as_slice(), "\u{fc}".repeat(half / 2).as_bytes()].concat()),
+            ("labels", [b"a@".as_slice(), &b"a.".repeat(half)].concat()),
+            ("at signs", b"a@".repeat(half)),
+            ("at signs in quotes", [b"\"".as_slice(), &b"@a.b".repeat(half / 4), b"\"@x.example"].concat()),
+            ("angles", b"<a@b>".repeat(half / 5)),
+            ("routes", [b"<".as_slice(), &b"@a.example,".repeat(half / 11), b":x@b.example>"].concat()),
+            ("encoded words", b"=?utf-8?q?x?= ".repeat(half / 14)),
+            ("comments", b"()".repeat(half)),
+        ];
+        for (name, value) in cases {
+            assert!(matches!(read_from(value), Author::Unusable(_)), "{name}");
+        }
     }
 
     proptest::proptest! {

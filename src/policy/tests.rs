@@ -40,6 +40,8 @@ fn dmarc(author: &str, result: &str, tags: &str) -> DmarcOutput {
         doubt,
         reason: "",
         policy: record.map(|record| PublishedPolicy {
+            discovery: crate::dmarc::public_suffix::Discovery::TreeWalk,
+            agreement: crate::dmarc::public_suffix::Agreement::Same,
             domain: domain(author),
             requested: record.requested(crate::dmarc::record::Place::Here),
             record,

@@ -2,6 +2,7 @@
 
 use super::fault::Fault;
 use super::state::Parting;
+use crate::dmarc::public_suffix::Agreement;
 use crate::evaluation::{ArcResult, DkimResult, DmarcResult};
 use crate::label_enum;
 use crate::metrics::{Family, Histogram, IntCounter, IntGauge, Registry};
@@ -124,6 +125,8 @@ pub struct Metrics {
     pub rules: Family<Rule>,
     /// Author domains by DMARC result.
     pub dmarc: Family<DmarcResult>,
+    /// Author domains with a policy by whether tree walk and list agree on the organizational domain.
+    pub discovery: Family<Agreement>,
     /// Evaluated messages by SPF result.
     pub spf: Family<SpfResult>,
     /// EHLO names that were checked beside the reverse-path, by SPF result.
@@ -173,6 +176,11 @@ impl Metrics {
             ),
             rules: registry.family("dmarcgate_decisions_total", "Evaluated messages.", "rule"),
             dmarc: registry.family("dmarcgate_dmarc_results_total", "Author domains evaluated.", "result"),
+            discovery: registry.family(
+                "dmarcgate_dmarc_discovery_total",
+                "Author domains with a policy: whether tree walk and public suffix list give one organizational domain.",
+                "agreement",
+            ),
             spf: registry.family("dmarcgate_spf_results_total", "SPF evaluations.", "result"),
             spf_helo: registry.family(
                 "dmarcgate_spf_helo_results_total",

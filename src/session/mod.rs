@@ -39,6 +39,7 @@ use self::transaction::Transaction;
 use crate::dns::resolver::Resolver;
 use crate::envelope::{Client, Hello, Protocol};
 use crate::evaluation::caught::{Panicked, caught};
+use crate::evaluation::discovery::Rules;
 use crate::evaluation::gather::Gathered;
 use crate::explain::Recorder;
 use crate::message::spool::Spooler;
@@ -57,6 +58,8 @@ pub struct Gate {
     pub settings: watch::Receiver<Arc<Settings>>,
     /// DNS.
     pub resolver: Resolver,
+    /// How policies are discovered.
+    pub discovery: watch::Receiver<Arc<Rules>>,
     /// Where bodies wait.
     pub spooler: Spooler,
     /// What the upstreams offer.

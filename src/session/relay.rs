@@ -97,10 +97,11 @@ impl Session {
                 mail_from: path.mailbox().map_or("", |m| m.as_str()).into(),
             };
             (transaction.subject, transaction.lookup) = (Some(subject), Some(Arc::clone(&lookup)));
+            let rules = Arc::clone(&self.gate.discovery.borrow());
             self.evaluation = Some(Background::new(async move {
                 let lookups =
                     Lookups { identifiers: &*lookup, helo: &lookup.apart(HELO_LOOKUPS), policy: &lookup.unmetered() };
-                caught(gather(lookups, sender, async { subject_comes.await.ok() })).await
+                caught(gather(lookups, sender, &rules, async { subject_comes.await.ok() })).await
             }));
         }
         self.transaction = Some(transaction);

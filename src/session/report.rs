@@ -1,5 +1,7 @@
 //! Tells log, metrics and store what became of a message. One event decides a support case alone.
 
+use std::sync::Arc;
+
 use tracing::info;
 
 use super::Session;
@@ -78,6 +80,7 @@ impl Session {
             header: section.map(Header::read).unwrap_or_default(),
             octets: ending.size,
             verdict: ending.verdict,
+            rules: Arc::clone(&self.gate.discovery.borrow()),
             reject: settings.policy.reject,
             removed: section.map_or(0, |section| settings.removals(section, ip).count()),
             outcome: ending.outcome.as_str(),
@@ -99,6 +102,8 @@ impl Session {
         metrics.arc.inc(evaluation.arc.result);
         evaluation.dkim.iter().for_each(|signature| metrics.dkim.inc(signature.result));
         evaluation.dmarc.iter().for_each(|dmarc| metrics.dmarc.inc(dmarc.result));
+        let policies = evaluation.dmarc.iter().filter_map(|dmarc| dmarc.policy.as_ref());
+        policies.for_each(|policy| metrics.discovery.inc(policy.agreement));
     }
 
     fn log(&self, transaction: &Transaction, hello: &Hello, envelope: &Envelope, ending: &Ending<'_>) {

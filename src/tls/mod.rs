@@ -140,6 +140,6 @@ fn is_end(error: &io::Error) -> bool {
 }
 
 /// The cryptography: the library that DKIM uses, too.
-fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }

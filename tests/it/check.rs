@@ -212,3 +212,28 @@ async fn nothing_from_message_or_dns_reaches_the_terminal_as_it_is() {
         assert!(text.contains("u{1b}[2J"), "{text}");
     }
 }
+
+#[tokio::test]
+async fn by_a_public_suffix_list_the_names_that_were_asked_are_told() {
+    let dns = DnsServer::start(zone().txt("_dmarc.shop.co.uk", "v=DMARC1; p=reject; sp=quarantine")).await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("config.toml");
+    let file = directory.path().join("none.dat").display().to_string();
+    let text = format!(
+        "hostname = \"mx.gate.example\"\n[upstream]\nservers = [\"127.0.0.1:10025\"]\n\
+         [policy]\ndiscovery = \"public-suffix\"\n[public_suffix]\nfile = {file:?}\n"
+    );
+    std::fs::write(&path, text).unwrap();
+    let config = path.display().to_string();
+    let message = from("a.b.shop.co.uk");
+    let output = check(&dns, &message, "x@mail.shop.co.uk", &["--json", "--config", &config]).await;
+    let facts: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    let dmarc = &facts["evaluation"]["dmarc"][0];
+    let names: Vec<_> = dmarc["walk"].as_array().unwrap().iter().map(|step| step["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["_dmarc.a.b.shop.co.uk", "_dmarc.shop.co.uk"], "{facts:#}");
+    assert_eq!(dmarc["organizational_domain"], json!("shop.co.uk"));
+    assert_eq!(dmarc["policy"]["discovery"], json!("public-suffix"));
+    assert_eq!(dmarc["policy"]["requested"], json!("quarantine"));
+    assert_eq!(dmarc["identifiers"][0]["organizational_domain"], json!("shop.co.uk"));
+    assert_eq!(dmarc["identifiers"][0]["alignment"], json!("relaxed"));
+}

@@ -7,15 +7,17 @@ mod targets;
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 12] = [
+const TARGETS: [(&str, Target); 14] = [
     ("arc", targets::arc),
     ("arc_results", targets::arc_results),
     ("authentication_results", targets::authentication_results),
+    ("author", targets::author),
     ("bdat", targets::bdat),
     ("command", targets::command),
     ("config", targets::config),
     ("data", targets::data),
     ("dkim_signature", targets::dkim_signature),
+    ("dmarc_record", targets::dmarc_record),
     ("header", targets::header),
     ("proxy", targets::proxy),
     ("reply", targets::reply),

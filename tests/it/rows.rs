@@ -64,7 +64,7 @@ async fn rows(directory: &Path) -> Vec<String> {
 }
 
 /// One column of the only row.
-async fn column(directory: &Path, name: &str) -> String {
+pub async fn column(directory: &Path, name: &str) -> String {
     let options = SqliteConnectOptions::new().filename(directory.join("dmarcgate.db")).read_only(true);
     let mut connection = SqliteConnection::connect_with(&options).await.expect("the gate's database");
     let query = format!("SELECT {name} FROM report_rows");
@@ -73,7 +73,7 @@ async fn column(directory: &Path, name: &str) -> String {
 }
 
 /// Waits until `count` rows were written.
-async fn written(gate: &Gate, count: u32) {
+pub async fn written(gate: &Gate, count: u32) {
     let enough =
         |scrape: &crate::support::gate::Scrape| scrape.value("dmarcgate_store_rows_written_total") >= f64::from(count);
     gate.wait_for_metrics("enough rows written", enough).await;

@@ -9,6 +9,7 @@ use super::input::Input;
 use crate::config::{Config, Mode, Reject};
 use crate::envelope::Envelope;
 use crate::evaluation::Evaluation;
+use crate::evaluation::discovery::Rules;
 use crate::explain::escape::escaped;
 use crate::explain::facts::decision::{Decision, Fate};
 use crate::explain::facts::{Addresses, Client, From, Question, Results, one_line};
@@ -50,12 +51,13 @@ pub struct Findings<'a> {
     pub envelope: &'a Envelope,
     pub received: &'a Received,
     pub evaluation: &'a Evaluation,
+    pub rules: &'a Rules,
 }
 
 impl Facts {
     /// Of an evaluated message.
     pub fn new(check: &Check, input: &Input, name: &str, findings: &Findings<'_>) -> Self {
-        let Findings { config, received, evaluation, .. } = findings;
+        let Findings { config, received, evaluation, rules, .. } = findings;
         let irregularities = received.irregularities;
         let met = [
             (irregularities.bare_cr, "bare_cr"),
@@ -78,7 +80,12 @@ impl Facts {
             },
             objection: objection.map(|fault| one_line(&fault.reply())),
             trusted_network,
-            evaluation: Some(Results::new(evaluation, From::fields(&received.subject.section, usize::MAX), usize::MAX)),
+            evaluation: Some(Results::new(
+                evaluation,
+                From::fields(&received.subject.section, usize::MAX),
+                rules,
+                usize::MAX,
+            )),
             decisions,
             dns: evaluation.evidence.iter().map(|asked| Question::new(asked, usize::MAX)).collect(),
             ..Self::envelope(check, input, name)

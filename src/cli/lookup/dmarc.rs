@@ -10,7 +10,7 @@ use crate::dmarc::record::{self, FailureScope, Parsed, PolicyRecord};
 use crate::dmarc::report_uri::ReportUri;
 use crate::dns::{Asked, Lookup, MessageLookup, Miss, RecordType};
 use crate::domain::Domain;
-use crate::evaluation::discovery::discover;
+use crate::evaluation::discovery::{Rules, discover};
 use crate::explain::escape::escaped;
 use crate::explain::facts::walks::{Policy, Step, Walks};
 use crate::label::Label;
@@ -57,12 +57,12 @@ pub struct Destination {
 }
 
 /// Walks from `domain` and looks at the record that applies.
-pub async fn find(lookup: &MessageLookup, domain: &Domain) -> Dmarc {
+pub async fn find(lookup: &MessageLookup, domain: &Domain, rules: &Rules) -> Dmarc {
     let asker = lookup.unmetered();
     let nobody = check_host(&asker, &Request::mail_from(Ipv4Addr::UNSPECIFIED.into(), "", "")).await;
-    let found = discover(&asker, std::slice::from_ref(domain), &[]).await.evaluate(&nobody, &[]);
+    let found = discover(&asker, rules, std::slice::from_ref(domain), &[]).await.evaluate(&nobody, &[]);
     let evidence = lookup.evidence();
-    let walks = Walks { asked: &evidence, most: usize::MAX };
+    let walks = Walks { asked: &evidence, rules, most: usize::MAX };
     let (steps, organizational_domain) = walks.from(domain);
     let walk = steps.into_iter().map(|step| Visited { ttl_seconds: ttl(&evidence, &step.name), step }).collect();
     let mut dmarc = Dmarc {
@@ -81,7 +81,7 @@ pub async fn find(lookup: &MessageLookup, domain: &Domain) -> Dmarc {
     if let Some(policy) = &output.policy {
         dmarc.policy = Some(walks.policy(policy, domain));
         dmarc.tags = tags(&policy.record);
-        dmarc.reports = destinations(&asker, &policy.domain, &policy.record).await;
+        dmarc.reports = destinations(&asker, rules, &policy.domain, &policy.record).await;
     }
     dmarc
 }
@@ -187,13 +187,18 @@ fn failure_options(record: &PolicyRecord) -> String {
     scope.into_iter().chain(more.into_iter().flatten()).collect::<Vec<_>>().join(":")
 }
 
-async fn destinations(lookup: &impl Lookup, policy_domain: &Domain, record: &PolicyRecord) -> Vec<Destination> {
+async fn destinations(
+    lookup: &impl Lookup,
+    rules: &Rules,
+    policy_domain: &Domain,
+    record: &PolicyRecord,
+) -> Vec<Destination> {
     let all = record.rua.iter().map(|uri| ("rua", uri)).chain(record.ruf.iter().map(|uri| ("ruf", uri)));
     let mut found = Vec::new();
     for (tag, uri) in all.take(MAX_DESTINATIONS) {
         let uri_text = escaped(uri.as_str().as_bytes());
         let (standing, asked) = match host(uri) {
-            Some(host) => standing(lookup, policy_domain, &host).await,
+            Some(host) => standing(lookup, rules, (policy_domain, &host)).await,
             None => ("not_mail", None),
         };
         found.push(Destination { tag, uri: uri_text, asked, standing });
@@ -202,8 +207,12 @@ async fn destinations(lookup: &impl Lookup, policy_domain: &Domain, record: &Pol
 }
 
 /// RFC 9990 §4: who is of another organization must have said that it takes the reports.
-async fn standing(lookup: &impl Lookup, policy_domain: &Domain, host: &Domain) -> (&'static str, Option<String>) {
-    let (own, other) = tokio::join!(organization(lookup, policy_domain), organization(lookup, host));
+async fn standing(
+    lookup: &impl Lookup,
+    rules: &Rules,
+    (policy_domain, host): (&Domain, &Domain),
+) -> (&'static str, Option<String>) {
+    let (own, other) = tokio::join!(organization(lookup, rules, policy_domain), organization(lookup, rules, host));
     match (own, other) {
         (Some(own), Some(other)) if own == other => return ("same_organization", None),
         (Some(_), Some(_)) => {}
@@ -224,9 +233,9 @@ async fn standing(lookup: &impl Lookup, policy_domain: &Domain, host: &Domain) -
 }
 
 /// The organizational domain; none if DNS left it open.
-async fn organization(lookup: &impl Lookup, domain: &Domain) -> Option<Arc<str>> {
+async fn organization(lookup: &impl Lookup, rules: &Rules, domain: &Domain) -> Option<Arc<str>> {
     let nobody = check_host(lookup, &Request::mail_from(Ipv4Addr::UNSPECIFIED.into(), "", "")).await;
-    let found = discover(lookup, std::slice::from_ref(domain), &[]).await.evaluate(&nobody, &[]);
+    let found = discover(lookup, rules, std::slice::from_ref(domain), &[]).await.evaluate(&nobody, &[]);
     found.into_iter().next()?.organizational_domain.map(|domain| domain.as_str().into())
 }
 

@@ -10,6 +10,7 @@ use super::mx::Exchangers;
 use super::spf::Spf;
 use super::{Lookup, dkim, dmarc, mx, spf};
 use crate::dns::{MessageLookup, Miss};
+use crate::evaluation::discovery::Rules;
 use crate::label::Label;
 use crate::label_enum;
 
@@ -51,13 +52,13 @@ pub struct Problem {
 
 impl Facts {
     /// Asks all of it.
-    pub async fn find(command: &Lookup, lookup: &MessageLookup) -> Self {
+    pub async fn find(command: &Lookup, lookup: &MessageLookup, rules: &Rules) -> Self {
         let domain = &command.domain;
         // Nothing of this is a message's: what is asked is bounded here, term by term.
         let asker = lookup.unmetered();
         let (spf, dmarc, dkim, mx) = tokio::join!(
             spf::find(&asker, domain, command.ip),
-            dmarc::find(lookup, domain),
+            dmarc::find(lookup, domain, rules),
             dkim::find(&asker, domain, &command.selector),
             mx::find(&asker, domain),
         );

@@ -3,11 +3,13 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Word, named, of_miss};
+use crate::dmarc::public_suffix::Discovery;
 use crate::dmarc::record::{Place, PolicyRecord, RecordAt, select};
 use crate::dmarc::tree_walk::{Found, Walk};
 use crate::dns::{Asked, Miss, RecordType};
 use crate::domain::Domain;
 use crate::evaluation::PublishedPolicy;
+use crate::evaluation::discovery::Rules;
 use crate::explain::escape::escaped_start;
 
 /// One name of a walk.
@@ -27,6 +29,8 @@ pub struct Policy {
     pub domain: String,
     pub record: String,
     pub requested: Word,
+    /// How it was discovered, as `policy.discovery` spells it.
+    pub discovery: Word,
     /// The tag that asks for it.
     pub by: Word,
     pub testing: bool,
@@ -39,6 +43,8 @@ pub struct Policy {
 pub struct Walks<'a> {
     /// The questions.
     pub asked: &'a [Asked],
+    /// How policies are discovered.
+    pub rules: &'a Rules,
     /// Octets of a record's text that are told.
     pub most: usize,
 }
@@ -46,6 +52,9 @@ pub struct Walks<'a> {
 impl Walks<'_> {
     /// The walk from `start`, and the organizational domain that it finds.
     pub fn from(&self, start: &Domain) -> (Vec<Step>, Option<String>) {
+        if self.rules.discovery == Discovery::PublicSuffix {
+            return self.by_list(start);
+        }
         let mut walk = Walk::new(start);
         let mut steps = Vec::new();
         while let Some(domain) = walk.due().cloned() {
@@ -60,15 +69,32 @@ impl Walks<'_> {
     /// The walk from an identifier; nothing where it is the author domain or was not walked, since it could make no
     /// difference.
     pub fn of_identifier(&self, domain: &Domain, author: &Domain) -> (Vec<Step>, Option<String>) {
+        if domain != author && self.rules.discovery == Discovery::PublicSuffix {
+            return (Vec::new(), Some(self.rules.suffixes.organizational_domain(domain).to_string()));
+        }
         if domain == author || self.answer_to(&policy_name(domain), RecordType::Txt).is_none() {
             return (Vec::new(), None);
         }
         self.from(domain)
     }
 
+    /// The names that are asked where a list tells the organizational domain (RFC 7489 §6.6.3).
+    fn by_list(&self, start: &Domain) -> (Vec<Step>, Option<String>) {
+        let organizational = self.rules.suffixes.organizational_domain(start);
+        let mut steps = Vec::new();
+        for domain in [start, &organizational] {
+            let (step, found) = self.step(policy_name(domain));
+            steps.push(step);
+            if domain == &organizational || found != Found::Answered(RecordAt::Absent) {
+                break;
+            }
+        }
+        (steps, Some(organizational.to_string()))
+    }
+
     /// The policy, and the tag that decides over `author`.
     pub fn policy(&self, policy: &PublishedPolicy, author: &Domain) -> Policy {
-        let PublishedPolicy { domain, record, requested } = policy;
+        let PublishedPolicy { domain, record, requested, discovery, .. } = policy;
         let place = if domain == author {
             Place::Here
         } else if record.depends_on_existence() && self.is_missing(author) {
@@ -80,6 +106,7 @@ impl Walks<'_> {
             domain: domain.to_string(),
             record: escaped_start(record.text.as_bytes(), self.most),
             requested: named(*requested),
+            discovery: named(*discovery),
             by: deciding_tag(record, place).into(),
             testing: record.testing,
             psd: named(record.psd),

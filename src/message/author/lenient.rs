@@ -11,6 +11,9 @@ use crate::message::base64;
 /// The distinct domains, sorted (at most one more than [`MAX_DOMAINS`]); `None` where no two clients would show the
 /// same.
 pub(super) fn read(value: &[u8]) -> Option<Vec<Domain>> {
+    if has_encoded_nul(value) {
+        return None;
+    }
     let mut domains = Vec::new();
     for piece in pieces(value) {
         let Some(domain) = domain_of(piece)? else { continue };
@@ -91,24 +94,28 @@ fn without_comments(text: &[u8]) -> Vec<u8> {
 /// Whether an encoded word (`=?charset?encoding?text?=`, RFC 2047 §2) hides an address, or can't be read. A phrase that
 /// an unquoted comma cut off may well be encoded: `=?utf-8?q?M=C3=BCller?=, Hans <hans@x.example>`.
 fn has_encoded_address(phrase: &[u8]) -> bool {
+    encoded_words(phrase).any(|text| text.is_none_or(|text| text.iter().any(|b| b"@<>".contains(b))))
+}
+
+/// Whether the text of an encoded word has a NUL: some clients show nothing behind it, not even the address.
+fn has_encoded_nul(value: &[u8]) -> bool {
+    encoded_words(value).flatten().any(|text| text.contains(&0))
+}
+
+/// The texts of the encoded words, none for one that can't be read.
+fn encoded_words(phrase: &[u8]) -> impl Iterator<Item = Option<Vec<u8>>> {
     let mut parts = phrase.split(|b| *b == b'?');
     // What stands before a word ends in `=`; the part after its text begins with one, and may be where the next starts.
-    while let (Some(before), rest) = (parts.next(), &mut parts) {
-        if !before.ends_with(b"=") {
-            continue;
-        }
-        let (Some(charset), Some(encoding), Some(text)) = (rest.next(), rest.next(), rest.next()) else { return false };
-        let decoded = match encoding {
+    std::iter::from_fn(move || {
+        parts.by_ref().find(|before| before.ends_with(b"="))?;
+        let (charset, encoding, text) = (parts.next()?, parts.next()?, parts.next()?);
+        Some(match encoding {
             _ if !is_ascii_compatible(charset) => None,
             b"B" | b"b" => base64::decode(text),
             b"Q" | b"q" => quoted_printable(text),
             _ => None,
-        };
-        if decoded.is_none_or(|text| text.iter().any(|b| b"@<>".contains(b))) {
-            return true;
-        }
-    }
-    false
+        })
+    })
 }
 
 /// Whether an at sign is the octet of ASCII in this charset, as it is not in UTF-7 and UTF-16.

@@ -47,10 +47,11 @@ enum Words {
     Phrase,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
     /// A mailbox, a bare phrase, or the name of a group with its colon; at the end a separator or nothing follows,
     /// but for a group.
     fn element(&mut self) -> Result<(), UnusableFrom> {
+        let start = self.rest;
         let mut words = Words::Empty;
         let mut address_before = false;
         loop {
@@ -70,8 +71,11 @@ impl Reader<'_> {
                     return self.end_of_element();
                 }
                 Some(b'@') => {
-                    self.bump();
                     let is_address = words == Words::LocalPart || words == Words::LocalPartDot;
+                    if is_address {
+                        self.check_local_part(start)?;
+                    }
+                    self.bump();
                     if is_address && self.addr_spec_ends()? {
                         return Ok(());
                     }
@@ -130,6 +134,7 @@ impl Reader<'_> {
         self.bump();
         self.skip_cfws()?;
         let route = if self.peek() == Some(b'@') { self.route()? } else { Vec::new() };
+        let start = self.rest;
         let mut words = Words::Empty;
         loop {
             self.skip_cfws()?;
@@ -139,7 +144,10 @@ impl Reader<'_> {
                     self.bump();
                     return Ok(());
                 }
-                Some(b'@') if matches!(words, Words::LocalPart | Words::LocalPartDot) => break self.bump(),
+                Some(b'@') if matches!(words, Words::LocalPart | Words::LocalPartDot) => {
+                    self.check_local_part(start)?;
+                    break self.bump();
+                }
                 Some(b) => words = self.word(b, words)?,
                 None => return Err(UnusableFrom::Syntax),
             }
@@ -159,6 +167,22 @@ impl Reader<'_> {
         }
         self.bump();
         Ok(())
+    }
+
+    /// Looks at what was read since `start`, a local part, for what leads readers astray: an address inside its quotes,
+    /// after which some look no further, and characters that turn the writing of what follows them.
+    fn check_local_part(&self, start: &[u8]) -> Result<(), UnusableFrom> {
+        let local = start.get(..start.len().saturating_sub(self.rest.len())).unwrap_or_default();
+        let is_name = |b: &u8| b.is_ascii_alphanumeric() || b"-._".contains(b) || !b.is_ascii();
+        let hides_address = local.split(|b| *b == b'@').skip(1).any(|rest| {
+            let end = rest.iter().position(|b| !is_name(b)).unwrap_or(rest.len());
+            let name = rest.get(..end).and_then(|name| std::str::from_utf8(name).ok());
+            // Without a dot it is no domain of mail: Notes writes `"John Doe/ORG@ORGNET"@x.example`.
+            name.and_then(|name| Domain::parse(name).ok()).is_some_and(|domain| domain.label_count() > 1)
+        });
+        let turns =
+            local.windows(3).any(|three| matches!(three, [0xe2, 0x80, 0xaa..=0xae] | [0xe2, 0x81, 0xa6..=0xa9]));
+        if hides_address || turns { Err(UnusableFrom::Disagreement) } else { Ok(()) }
     }
 
     /// obs-route: `@a,@b:` (RFC 5322 §4.4).

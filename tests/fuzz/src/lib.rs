@@ -4,6 +4,7 @@
 
 mod action;
 mod config;
+mod dmarc;
 mod message;
 mod proxy;
 mod session;
@@ -12,6 +13,7 @@ mod smtp;
 
 pub use action::authentication_results;
 pub use config::config;
+pub use dmarc::{author, dmarc_record};
 pub use message::{bdat, data, header};
 pub use proxy::proxy;
 pub use session::session;

@@ -20,6 +20,7 @@ impl ConfigText {
             .set("dns.servers", vec![dns.to_string()])
             .set("smtp.recipient_domains", vec!["*"])
             .set("spool.directory", path("spool"))
+            .set("public_suffix.file", path("public_suffix_list.dat"))
             .set("store.url", format!("sqlite://{}", path("dmarcgate.db")))
             .set("admin.address", "127.0.0.1:0")
             .set("log.format", "json")

@@ -1,0 +1,66 @@
+//! Runs futures together and takes their outputs in order.
+
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+/// Futures that run together and whose outputs are taken in order. The second is started only when the first has to
+/// wait, so that what a cache answers at once spares the rest.
+pub(super) struct InOrder<'a, T> {
+    slots: VecDeque<Slot<'a, T>>,
+}
+
+enum Slot<'a, T> {
+    Waiting(Pin<Box<dyn Future<Output = T> + Send + 'a>>),
+    Ready(T),
+}
+
+impl<'a, T> InOrder<'a, T> {
+    /// These futures, none of them started.
+    pub(super) fn new<F: Future<Output = T> + Send + 'a>(futures: impl Iterator<Item = F>) -> Self {
+        Self { slots: futures.map(|f| Slot::Waiting(Box::pin(f))).collect() }
+    }
+
+    /// The output of the first that is left.
+    pub(super) async fn next(&mut self) -> Option<T> {
+        poll_fn(|context| {
+            if self.slots.front_mut().is_some_and(|front| !front.is_ready(context)) {
+                self.slots.iter_mut().skip(1).for_each(|slot| {
+                    slot.is_ready(context);
+                });
+                return Poll::Pending;
+            }
+            Poll::Ready(self.slots.pop_front().and_then(Slot::output))
+        })
+        .await
+    }
+
+    /// The outputs of all that are left.
+    pub(super) async fn all(mut self) -> Vec<T> {
+        let mut outputs = Vec::with_capacity(self.slots.len());
+        while let Some(output) = self.next().await {
+            outputs.push(output);
+        }
+        outputs
+    }
+}
+
+impl<T> Slot<'_, T> {
+    fn is_ready(&mut self, context: &mut Context<'_>) -> bool {
+        if let Self::Waiting(future) = self {
+            match future.as_mut().poll(context) {
+                Poll::Ready(output) => *self = Self::Ready(output),
+                Poll::Pending => return false,
+            }
+        }
+        true
+    }
+
+    fn output(self) -> Option<T> {
+        match self {
+            Self::Ready(output) => Some(output),
+            Self::Waiting(_) => None,
+        }
+    }
+}
