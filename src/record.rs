@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::calendar::SECONDS_PER_DAY;
 use crate::dmarc::public_suffix::Discovery;
 use crate::dmarc::record::Standing;
 pub use crate::dmarc::record::{AlignmentMode, Policy, PolicyRecord};
@@ -202,7 +203,7 @@ impl PolicyEvaluated {
     /// What was done, and whether DKIM and SPF, in this order, gave an aligned pass.
     pub fn new(disposition: Disposition, (dkim, spf): (bool, bool), reasons: &[Override]) -> Self {
         let outcome = |aligned| if aligned { AlignmentOutcome::Pass } else { AlignmentOutcome::Fail };
-        let reason = |o: &Override| OverrideReason { kind: o.kind, comment: o.comment.to_owned() };
+        let reason = |o: &Override| OverrideReason { kind: o.kind, comment: o.comment.to_string() };
         let reasons = reasons.iter().map(reason).collect();
         Self { disposition, dkim: outcome(dkim), spf: outcome(spf), reasons }
     }
@@ -253,8 +254,6 @@ fn bound(text: &mut String, max: usize) {
     }
 }
 
-/// Seconds of a UTC day, the reporting period.
-pub const SECONDS_PER_DAY: i64 = 86_400;
 /// Signatures in one record: what a report should list at most (RFC 9990 §3.1.3).
 pub const MAX_DKIM_RESULTS: usize = 100;
 /// Override reasons in one record: each type once, with room for two comments.

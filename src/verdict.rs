@@ -9,6 +9,7 @@ use rand::Rng;
 
 use crate::action::{Action, Names, ReplyText};
 use crate::dmarc::alignment::Alignment;
+use crate::domain::Domain;
 use crate::envelope::Envelope;
 use crate::evaluation::{DkimResult, DmarcOutput, Evaluation};
 use crate::label::Label;
@@ -19,7 +20,7 @@ use crate::policy::{
     decide,
 };
 use crate::record::{DkimAuthResult, FinalReply, PolicyEvaluated, PolicyPublished, Record, SpfAuthResult, SpfScope};
-use crate::smtp::address::{ForwardPath, ReversePath};
+use crate::smtp::address::{DomainPart, ForwardPath, ReversePath};
 use crate::smtp::reply::Reply;
 use crate::spf::Identity;
 
@@ -69,8 +70,21 @@ impl Settings {
         section.removals(&self.own_ids)
     }
 
-    /// What counts beside the message.
-    pub fn circumstances(&self, envelope: &Envelope) -> Circumstances {
+    /// What counts beside the message: its envelope, the client's confirmed name (wanted only where an override hangs on
+    /// it), and the time in epoch seconds.
+    pub fn circumstances(&self, envelope: &Envelope, host: Option<Domain>, now: u64) -> Circumstances {
+        let mut recipient_domains = Vec::new();
+        if !self.policy.overrides.is_empty() {
+            for recipient in &envelope.recipients {
+                let domain = match recipient.mailbox().domain() {
+                    DomainPart::Name(domain) => Some(domain),
+                    DomainPart::Literal | DomainPart::Absent => None,
+                };
+                if !recipient_domains.contains(&domain) {
+                    recipient_domains.push(domain);
+                }
+            }
+        }
         let is_exempt = |path: &ForwardPath| self.exempt_recipients.iter().any(|exempt| exempt.covers(path));
         Circumstances {
             reverse_path: match envelope.reverse_path {
@@ -81,6 +95,9 @@ impl Settings {
                 true => Recipients::AllExempt,
                 false => Recipients::Ordinary,
             },
+            recipient_domains,
+            host,
+            now,
             sample: rand::rng().random_range(0..100),
         }
     }
@@ -103,12 +120,7 @@ impl ExemptRecipient {
 }
 
 /// Judges an evaluated message.
-pub fn conclude(evaluation: Evaluation, envelope: &Envelope, settings: &Settings, id: &str) -> Verdict {
-    conclude_under(evaluation, &settings.circumstances(envelope), settings, id)
-}
-
-/// Judges an evaluated message under circumstances that were settled before, so that several policies can be compared.
-pub fn conclude_under(evaluation: Evaluation, circumstances: &Circumstances, settings: &Settings, id: &str) -> Verdict {
+pub fn conclude(evaluation: Evaluation, circumstances: &Circumstances, settings: &Settings, id: &str) -> Verdict {
     let decision = decide(&evaluation, circumstances, &settings.policy);
     let names = Names { authserv_id: &settings.authserv_id, explain_id: id, receiver: settings.receiver.as_deref() };
     let action = Action::of(&evaluation, &decision, &names);

@@ -94,14 +94,21 @@ fn evaluation(spf: SpfOutput, dkim: Vec<DkimOutput>, dmarc: Vec<DmarcOutput>) ->
         arc: ArcOutput { result: ArcResult::None, sets: Vec::new(), reason: "no chain" },
         dmarc,
         list_fields: false,
+        list_id: None,
         evidence: Vec::new(),
         elapsed: Duration::ZERO,
     }
 }
 
 fn action(evaluation: &Evaluation, mode: Mode, reject: Reject) -> Action {
-    let circumstances =
-        Circumstances { reverse_path: ReversePathKind::Mailbox, recipients: Recipients::Ordinary, sample: 0 };
+    let circumstances = Circumstances {
+        reverse_path: ReversePathKind::Mailbox,
+        recipients: Recipients::Ordinary,
+        recipient_domains: Vec::new(),
+        host: None,
+        now: 0,
+        sample: 0,
+    };
     let local = LocalPolicy {
         mode,
         reject,
@@ -109,6 +116,7 @@ fn action(evaluation: &Evaluation, mode: Mode, reject: Reject) -> Action {
         unusable_from: OnUnusableFrom::Reject,
         pct: Pct::Ignored,
         trusted_sealers: Vec::new(),
+        overrides: Vec::new(),
     };
     Action::of(evaluation, &decide(evaluation, &circumstances, &local), &NAMES)
 }
@@ -185,8 +193,14 @@ fn the_ehlo_name_has_a_result_of_its_own_behind_that_of_the_reverse_path() {
 
 /// The fields with Received-SPF among them.
 fn header_with_received_spf(evaluation: &Evaluation) -> String {
-    let circumstances =
-        Circumstances { reverse_path: ReversePathKind::Mailbox, recipients: Recipients::Ordinary, sample: 0 };
+    let circumstances = Circumstances {
+        reverse_path: ReversePathKind::Mailbox,
+        recipients: Recipients::Ordinary,
+        recipient_domains: Vec::new(),
+        host: None,
+        now: 0,
+        sample: 0,
+    };
     let local = LocalPolicy {
         mode: Mode::Tag,
         reject: Reject::Never,
@@ -194,6 +208,7 @@ fn header_with_received_spf(evaluation: &Evaluation) -> String {
         unusable_from: OnUnusableFrom::Tag,
         pct: Pct::Ignored,
         trusted_sealers: Vec::new(),
+        overrides: Vec::new(),
     };
     let names = Names { receiver: Some("mx1.example.net"), ..NAMES };
     match Action::of(evaluation, &decide(evaluation, &circumstances, &local), &names) {
@@ -578,7 +593,7 @@ proptest! {
         id in hostile(),
     ) {
         let circumstances =
-            Circumstances { reverse_path: ReversePathKind::Mailbox, recipients: Recipients::Ordinary, sample: 0 };
+            Circumstances { reverse_path: ReversePathKind::Mailbox, recipients: Recipients::Ordinary, recipient_domains: Vec::new(), host: None, now: 0, sample: 0 };
         let local = LocalPolicy {
             mode,
             reject: Reject::Always,
@@ -586,6 +601,7 @@ proptest! {
             unusable_from: OnUnusableFrom::Reject,
             pct: Pct::Ignored,
             trusted_sealers: Vec::new(),
+        overrides: Vec::new(),
         };
         let receiver = received_spf.then_some("mx1.example.net");
         let names = Names { authserv_id: "mx.example.net", explain_id: &id, receiver };

@@ -20,7 +20,7 @@ use self::facts::{Facts, Findings};
 use self::input::Input;
 use crate::cli::{ConfigFile, Failure, print};
 use crate::config::{Config, DnsServer};
-use crate::dns::{self, MessageLookup, Resolver, server};
+use crate::dns::{self, MessageLookup, Resolver, confirmed_name, server};
 use crate::envelope::Envelope;
 use crate::evaluation::Evaluation;
 use crate::evaluation::discovery::Rules;
@@ -116,8 +116,18 @@ impl Check {
         let evaluation = self.evaluate(config, &rules, &received, &lookup).await;
         let evaluation =
             evaluation.ok_or_else(|| Failure::Running("the evaluation did not come to an end".to_owned()))?;
-        let findings =
-            Findings { config, envelope: &envelope, received: &received, evaluation: &evaluation, rules: &rules };
+        let host = match config.verdict().policy.wants_host() {
+            true => confirmed_name(&lookup, self.ip()).await.confirmed(),
+            false => None,
+        };
+        let findings = Findings {
+            config,
+            envelope: &envelope,
+            received: &received,
+            evaluation: &evaluation,
+            rules: &rules,
+            host: host.as_ref(),
+        };
         Ok(Facts::new(self, input, name, &findings))
     }
 

@@ -2,11 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use ipnet::IpNet;
+
+use crate::calendar::{Date, SECONDS_PER_DAY};
 use crate::config::document::Document;
 use crate::config::{Config, Host, Identity, ListenerTls, Mode, RecipientDomain, ServerAddress, UpstreamTls};
 use crate::label::Label;
+use crate::policy::overrides::OverrideAction;
 
 /// Adds what is wrong to the document's problems.
 pub fn check(config: &Config, document: &Document<'_>) {
@@ -32,8 +36,39 @@ pub fn warnings(config: &Config) -> Vec<String> {
     if config.bypass.trusted_networks.iter().any(|network| network.prefix_len() == 0) {
         warnings.push("bypass.trusted_networks holds the whole Internet: nothing is evaluated".to_owned());
     }
+    override_warnings(config, &mut warnings);
     tls_warnings(config, &mut warnings);
     warnings
+}
+
+/// Overrides that can never fit, fit no more, or let forgeries through.
+fn override_warnings(config: &Config, warnings: &mut Vec<String>) {
+    let overrides = &config.policy.overrides;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let today = Date::of_day(i64::try_from(now).unwrap_or(i64::MAX) / SECONDS_PER_DAY);
+    for (place, one) in overrides.iter().enumerate() {
+        let name = format!("policy.override {} (\"{}\")", place + 1, one.note);
+        let criteria = one.criteria();
+        if let Some(until) = one.until.filter(|until| *until <= today) {
+            warnings.push(format!("{name} has no effect any more: it held until {until}"));
+        }
+        let earlier = overrides.iter().take(place).position(|o| o.until.is_none() && o.criteria().cover(&criteria));
+        if let Some(earlier) = earlier {
+            warnings
+                .push(format!("{name} has no effect: whatever it fits is taken by policy.override {}", earlier + 1));
+        }
+        if one.action == OverrideAction::Pass && criteria.hang_on_claims_alone() {
+            warnings
+                .push(format!("{name} lets anyone's mail through that claims to be what it fits: nothing is verified"));
+        }
+        let trusted = |network: &IpNet| config.bypass.trusted_networks.iter().any(|trusted| trusted.contains(network));
+        if !criteria.networks.is_empty() && criteria.networks.iter().all(trusted) {
+            warnings.push(format!("{name} has no effect: its networks are in bypass.trusted_networks"));
+        }
+    }
+    if config.policy.mode == Mode::Monitor && !overrides.is_empty() {
+        warnings.push("policy.override has no effect: policy.mode is monitor".to_owned());
+    }
 }
 
 /// What would have no effect, and be believed to have one.

@@ -187,6 +187,33 @@ impl<'a> Section<'a> {
         self.optional(key)
     }
 
+    /// Reads each of the tables `[[this.key]]`, whose full name is `name`.
+    pub fn tables<T>(&mut self, key: &'static str, name: &'static str, read: impl Fn(&mut Section<'a>) -> T) -> Vec<T> {
+        self.asked.push(key);
+        let Some(value) = self.entry(key) else { return Vec::new() };
+        let items = value.get_ref().as_array().into_iter().flat_map(|array| array.iter());
+        let tables: Vec<_> = items.filter_map(|item| Some((item.span().start, item.get_ref().as_table()?))).collect();
+        if value.get_ref().as_array().is_none_or(|array| array.len() > tables.len()) {
+            self.problem(key, &format!("expected tables [[{name}]]"));
+        }
+        let (text, found) = (self.text, self.found);
+        let section = |(instance, (place, table))| Section {
+            text,
+            found,
+            name,
+            instance,
+            place: Some(place),
+            table: Some(table),
+            asked: Vec::new(),
+        };
+        tables.into_iter().enumerate().map(section).map(|section| section.read(&read)).collect()
+    }
+
+    /// Adds a problem with the table as a whole.
+    pub fn problem_of_all(&self, message: &str) {
+        self.found.problem(self.place.unwrap_or(NOWHERE), self.name, message);
+    }
+
     /// Adds a problem with the value of `key`.
     pub fn problem(&self, key: &'static str, message: &str) {
         let place = self.entry(key).map(|value| value.span().start).or(self.place);

@@ -8,10 +8,12 @@ use std::time::Duration;
 use crate::config::document::{Document, Section};
 use crate::config::{
     Admin, AuthOffer, BareNewline, Bypass, ByteSize, Config, Discovery, Dns, Explain, Identity, Limits, ListUrl,
-    Listener, ListenerTls, Log, LogFormat, LogLevel, Mailbox, Mode, OnTempError, OnUnusableFrom, OneOrMore, Policy,
-    PublicSuffix, Reject, Reports, Results, Selection, Smtp, Spool, Store, Timeouts, Tls, Upstream, UpstreamTls,
+    Listener, ListenerTls, Log, LogFormat, LogLevel, Mailbox, Mode, OnTempError, OnUnusableFrom, OneOrMore, Override,
+    Policy, PublicSuffix, Reject, Reports, Results, Selection, Smtp, Spool, Store, Timeouts, Tls, Upstream,
+    UpstreamTls,
 };
 use crate::domain::Domain;
+use crate::policy::overrides::{Criteria, OverrideAction};
 use crate::store::{Location, Retention};
 
 /// Reads all tables. What is wrong stands in the document afterwards; the values are then of no use.
@@ -139,7 +141,49 @@ fn policy(section: &mut Section<'_>) -> Policy {
         discovery: section.get("discovery", Discovery::TreeWalk),
         exempt_recipients: section.get("exempt_recipients", exempt.into()),
         trusted_sealers: section.get("trusted_sealers", Vec::new()),
+        overrides: section.tables("override", OVERRIDE, read_override),
     }
+}
+
+fn read_override(section: &mut Section<'_>) -> Override {
+    let domains = |section: &mut Section<'_>, key| {
+        let OneOrMore(domains): OneOrMore<Domain> = section.get(key, OneOrMore(Vec::new()));
+        if domains.iter().any(|domain| domain.label_count() < 2) {
+            section.problem(key, "a name of one label stands for a whole top-level domain, and all below it");
+        }
+        domains
+    };
+    let read = Override {
+        author_domain: domains(section, "author_domain"),
+        network: section.get("network", OneOrMore(Vec::new())).0,
+        host: domains(section, "host"),
+        dkim: domains(section, "dkim"),
+        spf: domains(section, "spf"),
+        arc_sealer: domains(section, "arc_sealer"),
+        list_id: domains(section, "list_id"),
+        recipient_domain: domains(section, "recipient_domain"),
+        action: section.required("action", r#""pass""#).unwrap_or(OverrideAction::Reject),
+        note: section.required("note", r#""our own newsletter service""#).unwrap_or_default(),
+        reason: section.optional("reason"),
+        until: section.optional("until"),
+    };
+    if section.is_set("note") && !is_note(&read.note) {
+        section.problem("note", "expected one line of 1 to 200 characters");
+    }
+    let criteria = read.criteria();
+    if criteria == Criteria::default() {
+        section.problem_of_all("fits every message: name a network, a host, a domain or whatever else it is about");
+    } else if !criteria.list_ids.is_empty() && criteria.hang_on_claims_alone() {
+        let message =
+            "anyone can write a List-Id: name what is verified beside it (network, host, dkim, spf, arc_sealer)";
+        section.problem("list_id", message);
+    }
+    read
+}
+
+/// Whether a text can stand in a line of the log and in a report.
+fn is_note(text: &str) -> bool {
+    (1..=200).contains(&text.chars().count()) && !text.contains(char::is_control)
 }
 
 fn public_suffix(section: &mut Section<'_>) -> PublicSuffix {
@@ -274,6 +318,8 @@ const fn minutes(n: u64) -> Duration {
 
 /// The table of which there may be several.
 pub const LISTENER: &str = "listener";
+/// The name of the tables of overrides.
+pub const OVERRIDE: &str = "policy.override";
 /// All tables; a name that is missing here would be refused as an unknown key, which the test of the reference shows.
 const TABLES: &[&str] = &[
     LISTENER,

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::calendar::Date;
 pub use crate::config::document::{Line, Origin};
 pub use crate::config::problem::{Error, Problem};
 pub use crate::config::value::{
@@ -28,6 +29,8 @@ pub use crate::config::value::{
 pub use crate::dmarc::public_suffix::Discovery;
 use crate::domain::Domain;
 use crate::label_enum;
+use crate::policy::OverrideKind;
+use crate::policy::overrides::OverrideAction;
 pub use crate::policy::{Mode, OnTempError, OnUnusableFrom, Reject};
 pub use crate::session::settings::{AuthOffer, BareNewline};
 pub use crate::smtp::extension::Extension;
@@ -126,6 +129,25 @@ pub struct Policy {
     pub discovery: Discovery,
     pub exempt_recipients: Vec<Mailbox>,
     pub trusted_sealers: Vec<Domain>,
+    pub overrides: Vec<Override>,
+}
+
+/// `[[policy.override]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each key is documented in config/dmarcgate.toml")]
+pub struct Override {
+    pub author_domain: Vec<Domain>,
+    pub network: Vec<IpNet>,
+    pub host: Vec<Domain>,
+    pub dkim: Vec<Domain>,
+    pub spf: Vec<Domain>,
+    pub arc_sealer: Vec<Domain>,
+    pub list_id: Vec<Domain>,
+    pub recipient_domain: Vec<Domain>,
+    pub action: OverrideAction,
+    pub note: String,
+    pub reason: Option<OverrideKind>,
+    pub until: Option<Date>,
 }
 
 /// `[public_suffix]`.
@@ -341,7 +363,7 @@ impl Loaded {
                 current = (line.table, line.instance);
                 // Writing to a string can't fail.
                 let _ = match line.table {
-                    file::LISTENER => writeln!(text, "\n[[{}]]", line.table),
+                    file::LISTENER | file::OVERRIDE => writeln!(text, "\n[[{}]]", line.table),
                     table => writeln!(text, "\n[{table}]"),
                 };
             }

@@ -83,7 +83,8 @@ fn values(lines: &[Line]) -> BTreeMap<Place<'_>, Option<&str>> {
     let places = lines.iter().map(|line| {
         let listener = (line.table == file::LISTENER).then(|| listeners.get(&line.instance)).flatten();
         let (address, count) = listener.copied().unwrap_or_default();
-        ((line.path(), address, count), line.value.as_deref())
+        let instance = if line.table == file::LISTENER { count } else { line.instance };
+        ((line.path(), address, instance), line.value.as_deref())
     });
     places.collect()
 }
@@ -130,6 +131,18 @@ const KEYS: &[(&str, Takes)] = &[
     ("policy.honor_pct", Takes::Reload),
     ("policy.exempt_recipients", Takes::Reload),
     ("policy.trusted_sealers", Takes::Reload),
+    ("policy.override.author_domain", Takes::Reload),
+    ("policy.override.network", Takes::Reload),
+    ("policy.override.host", Takes::Reload),
+    ("policy.override.dkim", Takes::Reload),
+    ("policy.override.spf", Takes::Reload),
+    ("policy.override.arc_sealer", Takes::Reload),
+    ("policy.override.list_id", Takes::Reload),
+    ("policy.override.recipient_domain", Takes::Reload),
+    ("policy.override.action", Takes::Reload),
+    ("policy.override.note", Takes::Reload),
+    ("policy.override.reason", Takes::Reload),
+    ("policy.override.until", Takes::Reload),
     ("policy.discovery", Takes::Restart),
     ("public_suffix.file", Takes::Restart),
     ("public_suffix.url", Takes::Restart),
@@ -202,7 +215,8 @@ mod tests {
 
     #[test]
     fn every_key_has_its_place_in_the_table_and_no_other_has() {
-        let known: BTreeSet<_> = lines("").iter().map(Line::path).collect();
+        let one_override = "[[policy.override]]\nspf = \"a.example\"\naction = \"pass\"\nnote = \"n\"\n";
+        let known: BTreeSet<_> = lines(one_override).iter().map(Line::path).collect();
         let table: BTreeSet<_> = KEYS.iter().map(|(key, _)| (*key).to_owned()).collect();
         assert_eq!(known, table);
         assert_eq!(KEYS.len(), table.len(), "a key stands in the table twice");
@@ -216,7 +230,9 @@ mod tests {
             let key = line.trim_start_matches('#').split_once(" = ").map(|(key, _)| key);
             match (line.strip_prefix("# "), key) {
                 (Some(text), _) => comment.push_str(text),
-                (None, _) if line.starts_with('[') => (table, comment) = (line.replace(['[', ']'], ""), String::new()),
+                (None, _) if line.trim_start_matches('#').starts_with('[') => {
+                    (table, comment) = (line.replace(['[', ']', '#'], ""), String::new());
+                }
                 // The second table of a name shows no comments again.
                 (None, Some(key)) => {
                     let path = if table.is_empty() { key.to_owned() } else { format!("{table}.{key}") };

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use super::{Config, Host, Identity, RecipientDomain, ServerAddress, UpstreamTls};
+use super::{Config, Host, Identity, Override, RecipientDomain, ServerAddress, UpstreamTls};
+use crate::calendar::{Date, SECONDS_PER_DAY};
 use crate::dns::resolver;
 use crate::listener::networks;
 use crate::message::header::AuthservIds;
 use crate::message::spool;
-use crate::policy::{LocalPolicy, Pct};
+use crate::policy::overrides::{Criteria, LocalOverride, OverrideAction};
+use crate::policy::{LocalPolicy, OverrideKind, Pct};
 use crate::session;
 use crate::session::patience;
 use crate::session::receive::Bounds;
@@ -20,6 +22,40 @@ use crate::upstream::servers::Servers;
 use crate::upstream::{self, Blind};
 use crate::verdict::{self, ExemptRecipient};
 use crate::{listener, store};
+
+impl Override {
+    /// What has to fit.
+    pub(super) fn criteria(&self) -> Criteria {
+        Criteria {
+            author_domains: self.author_domain.clone(),
+            networks: self.network.clone(),
+            hosts: self.host.clone(),
+            dkim_domains: self.dkim.clone(),
+            spf_domains: self.spf.clone(),
+            arc_sealers: self.arc_sealer.clone(),
+            list_ids: self.list_id.clone(),
+            recipient_domains: self.recipient_domain.clone(),
+        }
+    }
+
+    fn local(&self) -> LocalOverride {
+        let criteria = self.criteria();
+        let kind = self.reason.unwrap_or(match self.action {
+            OverrideAction::Reject => OverrideKind::LocalPolicy,
+            _ if !criteria.list_ids.is_empty() => OverrideKind::MailingList,
+            _ if criteria.hang_on_claims_alone() => OverrideKind::LocalPolicy,
+            OverrideAction::Pass | OverrideAction::Tag => OverrideKind::TrustedForwarder,
+        });
+        let end = |date: Date| u64::try_from(date.to_day().saturating_mul(SECONDS_PER_DAY)).unwrap_or_default();
+        LocalOverride {
+            criteria,
+            action: self.action,
+            kind,
+            note: self.note.as_str().into(),
+            until: self.until.map(end),
+        }
+    }
+}
 
 impl Config {
     /// For the sessions, which hand them on to all that they call.
@@ -211,6 +247,7 @@ impl Config {
             unusable_from: self.policy.unusable_from,
             pct: if self.policy.honor_pct { Pct::Honored } else { Pct::Ignored },
             trusted_sealers: self.policy.trusted_sealers.clone(),
+            overrides: self.policy.overrides.iter().map(Override::local).collect(),
         }
     }
 

@@ -14,7 +14,7 @@ fn problems(text: &str) -> Vec<String> {
 
 /// The reference with each example put into force.
 fn with_examples() -> String {
-    let is_key = |line: &&str| line.starts_with(|c: char| c.is_ascii_lowercase());
+    let is_key = |line: &&str| line.starts_with(|c: char| c.is_ascii_lowercase()) || line.starts_with("[[");
     let lines = REFERENCE.lines().map(|line| line.strip_prefix('#').filter(is_key).unwrap_or(line));
     // Keys at the top come before all tables, as in the reference.
     lines.collect::<Vec<_>>().join("\n")
@@ -245,5 +245,54 @@ fn a_list_comes_by_https_or_from_loopback() {
             "hostname = \"mx.example\"\n[upstream]\nservers = [\"127.0.0.1:10025\"]\n[public_suffix]\nurl = \"{url}\"\n"
         );
         assert_eq!(Config::parse(&text).is_ok(), expected, "{url}");
+    }
+}
+
+#[test]
+fn overrides_are_read_and_what_is_wrong_with_them_is_told() {
+    let with = |table: &str| format!("{SMALLEST}[[policy.override]]\n{table}");
+    let sound =
+        "dkim = \"Fwd.Example\"\nnetwork = [\"192.0.2.1\"]\naction = \"pass\"\nnote = \"n\"\nuntil = \"2999-01-01\"\n";
+    let config = Config::parse(&with(sound)).unwrap().config;
+    let local = &config.verdict().policy.overrides[0];
+    assert_eq!(local.criteria.dkim_domains, [Domain::parse("fwd.example").unwrap()]);
+    assert_eq!(local.kind, OverrideKind::TrustedForwarder);
+    assert_eq!(local.until, Some(32_472_144_000));
+    let cases = [
+        ("spf = \"a.example\"\nnote = \"n\"\n", "policy.override.action: is missing"),
+        ("spf = \"a.example\"\naction = \"pass\"\n", "policy.override.note: is missing"),
+        ("action = \"pass\"\nnote = \"n\"\n", "policy.override: fits every message"),
+        ("list_id = \"l.a.example\"\naction = \"tag\"\nnote = \"n\"\n", "policy.override.list_id: anyone can write"),
+        ("dkim = \"com\"\naction = \"tag\"\nnote = \"n\"\n", "policy.override.dkim: a name of one label"),
+        ("dkim = \"a.example\"\naction = \"drop\"\nnote = \"n\"\n", "expected one of \"pass\", \"tag\", \"reject\""),
+        ("dkim = \"a.example\"\naction = \"tag\"\nnote = \"\"\n", "expected one line of 1 to 200 characters"),
+        ("dkim = \"a.example\"\naction = \"tag\"\nnote = \"n\"\nuntil = \"2026-02-30\"\n", "a date such as"),
+        ("helo = \"a.example\"\naction = \"tag\"\nnote = \"n\"\n", "policy.override.helo: unknown key"),
+    ];
+    for (table, expected) in cases {
+        let problems = problems(&with(table));
+        assert!(problems.iter().any(|problem| problem.contains(expected)), "{table}: {problems:?}");
+    }
+}
+
+#[test]
+fn overrides_that_do_nothing_or_too_much_are_warned_of() {
+    let start = "hostname = \"mx.example.net\"\n[upstream]\nservers = [\"127.0.0.1:10025\"]\n";
+    let table = |more: &str| format!("[[policy.override]]\naction = \"pass\"\nnote = \"n\"\n{more}\n");
+    let one = table("dkim = \"a.example\"");
+    let cases = [
+        (one.clone(), ""),
+        (format!("{one}{}", table("dkim = \"x.a.example\"\nspf = \"b.example\"")), "taken by policy.override 1"),
+        (table("author_domain = \"a.example\""), "nothing is verified"),
+        (table("dkim = \"a.example\"\nuntil = \"2020-01-01\""), "it held until 2020-01-01"),
+        (
+            format!("{}[bypass]\ntrusted_networks = [\"192.0.2.0/24\"]\n", table("network = \"192.0.2.1\"")),
+            "are in bypass",
+        ),
+    ];
+    for (tables, expected) in cases {
+        let warnings = Config::parse(&format!("{start}{tables}")).unwrap().config.warnings();
+        assert_eq!(warnings.is_empty(), expected.is_empty(), "{warnings:?}");
+        assert!(warnings.iter().all(|warning| warning.contains(expected)), "{expected}: {warnings:?}");
     }
 }

@@ -9,6 +9,7 @@ use ipnet::{IpNet, Ipv4Net};
 use toml::Spanned;
 use toml::de::DeValue;
 
+use crate::calendar::Date;
 use crate::config::problem::suggestion;
 use crate::dns::{NameServer, server};
 use crate::domain::Domain;
@@ -204,6 +205,16 @@ impl Setting for ByteSize {
 impl Setting for Domain {
     fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Fault>> {
         text(value, r#"a domain name such as "mx.example.net""#, |text| Self::parse(text).ok())
+    }
+
+    fn show(&self) -> String {
+        quoted(self)
+    }
+}
+
+impl Setting for Date {
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Fault>> {
+        text(value, r#"a date such as "2027-01-31""#, Self::parse)
     }
 
     fn show(&self) -> String {

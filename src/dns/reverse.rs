@@ -17,6 +17,16 @@ pub enum ConfirmedName {
     TempError,
 }
 
+impl ConfirmedName {
+    /// The name, if it is confirmed.
+    pub fn confirmed(self) -> Option<Domain> {
+        match self {
+            Self::Confirmed(name) => Some(name),
+            Self::None | Self::TempError => None,
+        }
+    }
+}
+
 /// The name under which DNS keeps the names of an address (RFC 1035 §3.5, RFC 3596 §2.5); IPv4-mapped addresses are
 /// unmapped.
 pub fn reverse_name(ip: IpAddr) -> String {

@@ -173,6 +173,7 @@ impl Gathered {
             arc,
             dmarc,
             list_fields: subject.section.is_mailing_list(),
+            list_id: subject.section.list_id(),
             evidence,
             elapsed,
         })

@@ -163,6 +163,8 @@ pub struct Evaluation {
     pub dmarc: Vec<DmarcOutput>,
     /// Whether the header section has the fields of a mailing list (List-Id, List-Post, List-Unsubscribe beside them).
     pub list_fields: bool,
+    /// The identifier in List-Id (RFC 2919 §3), if there is one such field and it is a name. A claim of anyone.
+    pub list_id: Option<Domain>,
     /// Each DNS question with its answer, in the order of the answers.
     pub evidence: Vec<Asked>,
     /// Time from the end of data to the verdict, that is what the sender waited for us.

@@ -61,12 +61,14 @@ fn verdict(evidence: Vec<Asked>) -> Verdict {
         arc: ArcOutput { result: ArcResult::None, sets: Vec::new(), reason: "no chain" },
         dmarc: Vec::new(),
         list_fields: false,
+        list_id: None,
         evidence,
         elapsed: Duration::from_millis(3),
     };
     let settings = crate::config::Config::built_in().verdict();
     let (reverse_path, _) = ReversePath::parse(b"<a@b.example>").unwrap();
-    crate::verdict::conclude(evaluation, &Envelope::new(reverse_path, MailParameters::default()), &settings, "ID")
+    let envelope = Envelope::new(reverse_path, MailParameters::default());
+    crate::verdict::conclude(evaluation, &settings.circumstances(&envelope, None, 0), &settings, "ID")
 }
 
 fn asked(n: usize, text: &[u8]) -> Asked {

@@ -119,6 +119,17 @@ impl HeaderSection {
             || (self.count("List-Unsubscribe") > 0 && self.named("Precedence").any(is_list))
     }
 
+    /// The identifier in List-Id, between its last angle brackets (RFC 2919 §3), if there is one such field and it is a
+    /// name.
+    pub fn list_id(&self) -> Option<Domain> {
+        let mut fields = self.named("List-Id");
+        let (field, None) = (fields.next()?, fields.next()) else { return None };
+        let start = field.value.iter().rposition(|b| *b == b'<')? + 1;
+        let rest = field.value.get(start..)?;
+        let id = rest.get(..rest.iter().position(|b| *b == b'>')?)?;
+        Domain::parse(std::str::from_utf8(id.trim_ascii()).ok()?).ok()
+    }
+
     /// The value of the first Message-ID without surrounding white space, for the log: text of a peer, to be escaped.
     pub fn message_id(&self) -> Option<&[u8]> {
         self.named("Message-ID").next().map(|field| field.value.trim_ascii())

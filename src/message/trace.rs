@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use crate::calendar::Date;
 use crate::envelope::{Hello, Protocol};
 use crate::tls::Protection;
 
@@ -55,31 +56,14 @@ impl Hop<'_> {
 
 /// The date-time of RFC 5322 §3.3 for a time in epoch seconds, in UTC.
 pub fn date(time: u64) -> String {
-    let (days, second) = (time / 86_400, time % 86_400);
-    let (year, month, day) = civil(days);
-    let weekday = WEEKDAYS.get(usize::try_from((days + 4) % 7).unwrap_or(0)).unwrap_or(&"");
-    let month = MONTHS.get(month).unwrap_or(&"");
+    let (days, second) = (i64::try_from(time / 86_400).unwrap_or(i64::MAX), time % 86_400);
+    let Date { year, month, day } = Date::of_day(days);
+    let name = |names: &[&'static str], place: i64| {
+        usize::try_from(place).ok().and_then(|place| names.get(place).copied()).unwrap_or_default()
+    };
+    let (weekday, month) = (name(&WEEKDAYS, (days + 4) % 7), name(&MONTHS, month - 1));
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
     format!("{weekday}, {day} {month} {year} {hour:02}:{minute:02}:{second:02} +0000")
-}
-
-/// Year, month from 0 and day of the day that is `days` behind 1970-01-01 (Gregorian).
-fn civil(days: u64) -> (u64, usize, u64) {
-    let (mut year, mut rest) = (1970 + 400 * (days / DAYS_OF_400_YEARS), days % DAYS_OF_400_YEARS);
-    let is_leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
-    while rest >= 365 + u64::from(is_leap(year)) {
-        rest -= 365 + u64::from(is_leap(year));
-        year += 1;
-    }
-    for (month, days) in DAYS_OF_MONTHS.into_iter().enumerate() {
-        let days = days + u64::from(month == 1 && is_leap(year));
-        if rest < days {
-            return (year, month, rest + 1);
-        }
-        rest -= days;
-    }
-    // Unreachable: `rest` is less than the days of the year.
-    (year, 11, 31)
 }
 
 /// What may stand in a domain name or address literal.
@@ -87,8 +71,6 @@ fn is_host_character(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '[' | ']')
 }
 
-const DAYS_OF_400_YEARS: u64 = 146_097;
-const DAYS_OF_MONTHS: [u64; 12] = [31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
 const WEEKDAYS: [&str; 7] = ["Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"];
 const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 

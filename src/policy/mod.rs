@@ -5,9 +5,15 @@
 //! README; every row is a [`Rule`].
 
 pub mod corroboration;
+mod judge;
+pub mod overrides;
 pub mod trusted_sealer;
 
-use crate::dmarc::alignment::{DmarcResult, Doubt};
+use std::borrow::Cow;
+
+use self::judge::{Judge, unusable_from};
+use self::overrides::{LocalOverride, first_that_fits};
+use crate::dmarc::alignment::DmarcResult;
 use crate::dmarc::record::Policy;
 use crate::domain::Domain;
 use crate::evaluation::{ArcSet, DmarcOutput, Evaluation};
@@ -121,6 +127,8 @@ label_enum! {
         FailNone = "fail_none",
         /// It failed, but a sealer whom the operator trusts says that it passed when it reached him.
         TrustedSealer = "trusted_sealer",
+        /// It failed or was in doubt, and one of `policy.override` fits.
+        Override = "override",
         /// It failed under quarantine.
         FailQuarantine = "fail_quarantine",
         /// It failed under reject, and is refused.
@@ -183,15 +191,23 @@ pub struct LocalPolicy {
     pub pct: Pct,
     /// Whose word in an ARC chain counts: domains of seals (`d=`), each for itself.
     pub trusted_sealers: Vec<Domain>,
+    /// What the operator knows better, in the order in which it is tried.
+    pub overrides: Vec<LocalOverride>,
 }
 
 /// What counts beside the message itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Circumstances {
     /// The kind of reverse-path.
     pub reverse_path: ReversePathKind,
     /// Who gets it.
     pub recipients: Recipients,
+    /// The domain of each accepted recipient, once; none where one has none.
+    pub recipient_domains: Vec<Option<Domain>>,
+    /// The client's forward-confirmed host name, if it is known.
+    pub host: Option<Domain>,
+    /// Seconds since the epoch, for overrides that end.
+    pub now: u64,
     /// A random number from 0 to 99 for `pct`.
     pub sample: u8,
 }
@@ -210,12 +226,12 @@ pub enum Disposition {
 }
 
 /// One reason why a failing message was treated otherwise than published.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Override {
     /// The kind.
     pub kind: OverrideKind,
-    /// In a few words of ours.
-    pub comment: &'static str,
+    /// In a few words of ours or of the operator.
+    pub comment: Cow<'static, str>,
 }
 
 /// What is said of one author domain, in log, header and report row.
@@ -233,6 +249,8 @@ pub struct Assessment {
     pub overrides: Vec<Override>,
     /// With [`Rule::TrustedSealer`]: the ARC set whose word counted.
     pub voucher: Option<ArcSet>,
+    /// With [`Rule::Override`]: the place of the override in the list, from 0.
+    pub overridden_by: Option<usize>,
 }
 
 /// What we do with one message, and why.
@@ -263,7 +281,8 @@ pub fn decide(evaluation: &Evaluation, circumstances: &Circumstances, local: &Lo
     let signs_of: Vec<Vec<Sign>> = evaluation.dmarc.iter().map(|dmarc| signs(evaluation, dmarc)).collect();
     let judge = |(dmarc, signs): (&DmarcOutput, &Vec<Sign>)| {
         let voucher = voucher(&evaluation.arc, &local.trusted_sealers, &dmarc.author_domain);
-        Judge { circumstances, local, dmarc, signs, voucher }.assess()
+        let fitting = first_that_fits(&local.overrides, evaluation, dmarc, circumstances);
+        Judge { circumstances, local, dmarc, signs, voucher, fitting }.assess()
     };
     let mut assessments: Vec<Assessment> = evaluation.dmarc.iter().zip(&signs_of).map(judge).collect();
     let weight = |a: &Assessment| (a.disposition, significance(a.rule), a.policy);
@@ -288,7 +307,15 @@ impl Default for LocalPolicy {
             unusable_from: OnUnusableFrom::Reject,
             pct: Pct::Ignored,
             trusted_sealers: Vec::new(),
+            overrides: Vec::new(),
         }
+    }
+}
+
+impl LocalPolicy {
+    /// Whether an override hangs on the client's host name, so that it has to be looked up.
+    pub fn wants_host(&self) -> bool {
+        self.overrides.iter().any(|o| !o.criteria.hosts.is_empty())
     }
 }
 
@@ -314,122 +341,9 @@ impl Decision {
     }
 }
 
-/// One author domain with all that its judgement depends on.
-struct Judge<'a> {
-    circumstances: &'a Circumstances,
-    local: &'a LocalPolicy,
-    dmarc: &'a DmarcOutput,
-    signs: &'a [Sign],
-    /// Who vouches for this author domain.
-    voucher: Option<&'a ArcSet>,
-}
-
-impl Judge<'_> {
-    fn assess(&self) -> Assessment {
-        let mut overrides = Vec::new();
-        let policy = self.effective_policy(&mut overrides);
-        let (disposition, rule) = match self.dmarc.result {
-            DmarcResult::Pass => (Disposition::Accept, Rule::Pass),
-            DmarcResult::None => (Disposition::Accept, Rule::NoRecord),
-            DmarcResult::PermError => (Disposition::Accept, Rule::BrokenRecord),
-            DmarcResult::TempError => self.doubt(policy, &mut overrides),
-            DmarcResult::Fail => self.failure(policy.unwrap_or(Policy::None), &mut overrides),
-        };
-        let voucher = self.voucher.filter(|_| rule == Rule::TrustedSealer).cloned();
-        Assessment { policy, disposition, rule, reported: ReportDisposition::None, overrides, voucher }
-    }
-
-    /// D. `t=y` and a sample that leaves the message out ask for the same step down, once (RFC 9989 Appendix A.6).
-    fn effective_policy(&self, overrides: &mut Vec<Override>) -> Option<Policy> {
-        let published = self.dmarc.policy.as_ref()?;
-        let record = &published.record;
-        // What passes is not sampled, and needs no reason.
-        let passed = self.dmarc.result == DmarcResult::Pass;
-        let left_out = self.local.pct == Pct::Honored && record.pct.is_some_and(|pct| self.circumstances.sample >= pct);
-        let reason = if record.testing {
-            Override { kind: OverrideKind::PolicyTestMode, comment: "t=y" }
-        } else if left_out && !passed {
-            Override { kind: OverrideKind::Other, comment: "left out by pct" }
-        } else {
-            return Some(published.requested);
-        };
-        if !passed && published.requested != Policy::None {
-            overrides.push(reason);
-        }
-        Some(published.requested.one_below())
-    }
-
-    /// RFC 9989 §5.3.6: neither pass nor fail, and the owner's policy can't be applied.
-    fn doubt(&self, policy: Option<Policy>, overrides: &mut Vec<Override>) -> (Disposition, Rule) {
-        let enforce = self.local.mode == Mode::Enforce;
-        let on_temperror = self.local.on_temperror;
-        let (defer, rule) = match self.dmarc.doubt {
-            Some(Doubt::Identifier) => {
-                // RFC 9989 §5.4: p=none never changes how mail is handled.
-                let matters = policy.is_some_and(|p| p != Policy::None);
-                if matters {
-                    overrides.push(Override { kind: OverrideKind::Other, comment: "temporary DNS failure" });
-                }
-                (matters && on_temperror != OnTempError::Pass, Rule::IdentifierDoubt)
-            }
-            // Not the sender's domain is in doubt but we ourselves, and whoever brought that about may be the forger.
-            Some(Doubt::OwnLimits) => (on_temperror != OnTempError::Pass, Rule::OwnLimits),
-            Some(Doubt::PolicyDiscovery) | None => (on_temperror == OnTempError::Defer, Rule::PolicyDoubt),
-        };
-        (if enforce && defer { Disposition::Defer } else { Disposition::Accept }, rule)
-    }
-
-    fn failure(&self, policy: Policy, overrides: &mut Vec<Override>) -> (Disposition, Rule) {
-        let mut because = |comment| overrides.push(Override { kind: OverrideKind::LocalPolicy, comment });
-        let (mark, rule) = match policy {
-            Policy::None => return (Disposition::Accept, Rule::FailNone),
-            Policy::Quarantine => (Mark::Quarantine, Rule::FailQuarantine),
-            Policy::Reject => (Mark::Reject, Rule::FailReject),
-        };
-        match (self.local.mode, mark) {
-            (Mode::Monitor, _) => {
-                because("monitor mode: nothing is acted upon");
-                (Disposition::Accept, rule)
-            }
-            // As if the owner asked for nothing: what broke on the way is known, and by whom.
-            (Mode::Tag | Mode::Enforce, _) if self.voucher.is_some() => {
-                let comment = "a trusted ARC sealer found that DMARC passes";
-                overrides.push(Override { kind: OverrideKind::TrustedForwarder, comment });
-                (Disposition::Accept, Rule::TrustedSealer)
-            }
-            (Mode::Tag, Mark::Reject) => {
-                because("tag mode: nothing is refused");
-                (Disposition::Tag(mark), rule)
-            }
-            (Mode::Tag | Mode::Enforce, Mark::Quarantine) => (Disposition::Tag(mark), rule),
-            (Mode::Enforce, Mark::Reject) => self.rejection(overrides),
-        }
-    }
-
-    /// A failure under D = reject in enforce.
-    fn rejection(&self, overrides: &mut Vec<Override>) -> (Disposition, Rule) {
-        let mut because = |kind, comment| overrides.push(Override { kind, comment });
-        match self.local.reject {
-            Reject::Never => {
-                because(OverrideKind::LocalPolicy, "nothing is refused for its policy here");
-                return (Disposition::Tag(Mark::Reject), Rule::NeverReject);
-            }
-            Reject::Corroborated | Reject::Always => {}
-        }
-        // The author's domain signed what l= covers: no 5xx for what stands beyond it, however strict the operator.
-        let counts = |sign: &&Sign| self.local.reject == Reject::Corroborated || **sign == Sign::UnsignedEnd;
-        let signs: Vec<&Sign> = self.signs.iter().filter(counts).collect();
-        if !signs.is_empty() {
-            signs.iter().for_each(|sign| because(sign.override_kind(), sign.comment()));
-            return (Disposition::Tag(Mark::Quarantine), Rule::IndirectFlow);
-        }
-        match self.circumstances.recipients {
-            Recipients::Ordinary => (Disposition::Refuse, Rule::FailReject),
-            Recipients::AllExempt => {
-                because(OverrideKind::LocalPolicy, "mail to these recipients is never refused");
-                (Disposition::Tag(Mark::Quarantine), Rule::ExemptRecipients)
-            }
-        }
+impl Override {
+    fn new(kind: OverrideKind, comment: &'static str) -> Self {
+        Self { kind, comment: Cow::Borrowed(comment) }
     }
 }
 
@@ -454,23 +368,9 @@ impl Assessment {
         };
         if self.disposition < whole {
             let comment = "another author domain of the message failed";
-            self.overrides.push(Override { kind: OverrideKind::LocalPolicy, comment });
+            self.overrides.push(Override::new(OverrideKind::LocalPolicy, comment));
         }
     }
-}
-
-/// RFC 9989 §11.5: such mail never passes silently; a null reverse-path may be an honest, if broken, notification.
-fn unusable_from(circumstances: &Circumstances, local: &LocalPolicy) -> Decision {
-    let refuse = local.unusable_from == OnUnusableFrom::Reject && circumstances.reverse_path != ReversePathKind::Null;
-    let tag = Disposition::Tag(Mark::Quarantine);
-    let (disposition, rule) = match (local.mode, refuse, circumstances.recipients) {
-        (Mode::Monitor, _, _) => (Disposition::Accept, Rule::UnusableFrom),
-        (Mode::Enforce, true, Recipients::Ordinary) => (Disposition::Refuse, Rule::UnusableFrom),
-        (Mode::Enforce, true, Recipients::AllExempt) => (tag, Rule::ExemptRecipients),
-        (Mode::Tag, _, _) | (Mode::Enforce, false, _) => (tag, Rule::UnusableFrom),
-    };
-    let (assessments, signs) = (Vec::new(), Vec::new());
-    Decision { disposition, rule, mode: local.mode, deciding: None, assessments, signs }
 }
 
 /// Orders rules that lead to the same disposition: what went wrong tells more than what went well.
@@ -480,6 +380,7 @@ fn significance(rule: Rule) -> u8 {
         | Rule::FailQuarantine
         | Rule::FailReject
         | Rule::TrustedSealer
+        | Rule::Override
         | Rule::IndirectFlow
         | Rule::NeverReject
         | Rule::ExemptRecipients

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::overrides::{Criteria, LocalOverride, OverrideAction};
 use super::*;
-use crate::dmarc::alignment::Alignment;
+use crate::dmarc::alignment::{Alignment, Doubt};
 use crate::dmarc::record::{Parsed, PolicyRecord, parse};
 use crate::domain::Domain;
 use crate::evaluation::{ArcOutput, ArcResult, ArcSet, DkimOutput, DkimResult, DmarcFinding, PublishedPolicy, Sender};
@@ -84,6 +85,7 @@ fn evaluation(dmarc: Vec<DmarcOutput>) -> Evaluation {
         arc: ArcOutput { result: ArcResult::None, sets: Vec::new(), reason: "" },
         dmarc,
         list_fields: false,
+        list_id: None,
         evidence: Vec::new(),
         elapsed: Duration::ZERO,
     }
@@ -100,10 +102,17 @@ const DEFAULT: LocalPolicy = LocalPolicy {
     unusable_from: OnUnusableFrom::Reject,
     pct: Pct::Ignored,
     trusted_sealers: Vec::new(),
+    overrides: Vec::new(),
 };
 
-const ORDINARY: Circumstances =
-    Circumstances { reverse_path: ReversePathKind::Mailbox, recipients: Recipients::Ordinary, sample: 99 };
+const ORDINARY: Circumstances = Circumstances {
+    reverse_path: ReversePathKind::Mailbox,
+    recipients: Recipients::Ordinary,
+    recipient_domains: Vec::new(),
+    host: None,
+    now: 0,
+    sample: 99,
+};
 
 /// `-` relayed, `q` marked quarantine, `r` marked reject, `4` deferred, `X` refused.
 fn letter(disposition: Disposition) -> char {
@@ -213,7 +222,11 @@ fn an_unusable_from_by_mode_reverse_path_recipients_and_configuration() {
     ];
     for (mode, unusable_from, reverse_path, recipients, expected, rule) in cases {
         let local = LocalPolicy { mode, unusable_from, ..DEFAULT };
-        let decision = decide(&unusable(), &Circumstances { reverse_path, recipients, sample: 0 }, &local);
+        let decision = decide(
+            &unusable(),
+            &Circumstances { reverse_path, recipients, recipient_domains: Vec::new(), host: None, now: 0, sample: 0 },
+            &local,
+        );
         let found = (letter(decision.disposition), decision.rule);
         assert_eq!(found, (expected, rule), "{mode} {unusable_from} {reverse_path} {recipients}");
         assert_eq!((decision.deciding, decision.policy()), (None, None));
@@ -474,4 +487,102 @@ fn each_author_domain_needs_a_word_of_its_own() {
     assert_eq!((decision.rule, letter(decision.disposition)), (Rule::TrustedSealer, '-'));
     let vouchers: Vec<_> = decision.assessments.iter().map(|a| a.voucher.as_ref().unwrap().instance).collect();
     assert_eq!(vouchers, [1, 2]);
+}
+
+/// An override for the author domain `example.org`, up to the time 1000.
+fn one_override(action: OverrideAction) -> LocalOverride {
+    LocalOverride {
+        criteria: Criteria { author_domains: vec![domain("example.org")], ..Criteria::default() },
+        action,
+        kind: OverrideKind::TrustedForwarder,
+        note: "our partner".into(),
+        until: Some(1000),
+    }
+}
+
+#[test]
+fn result_by_policy_by_mode_by_override() {
+    // Columns: without one, then with the actions pass, tag, reject.
+    let table = "
+        result               p          | monitor | tag  | enforce
+        pass                 reject     | ----    | ---- | ----
+        none                 -          | ----    | ---- | ----
+        permerror            reject     | ----    | ---- | ----
+        fail                 none       | ----    | --qr | --qX
+        fail                 quarantine | ----    | q-qr | q-qX
+        fail                 reject     | ----    | r-qr | X-qX
+        temperror/identifier none       | ----    | ---- | ----
+        temperror/identifier quarantine | ----    | ---- | 4-q4
+        temperror/identifier reject     | ----    | ---- | 4-q4
+        temperror/policy     -          | ----    | ---- | ----
+        temperror/own        -          | ----    | ---- | 4-q4
+    ";
+    let mut rows = 0;
+    for line in table.lines().skip(2).filter(|line| !line.trim().is_empty()) {
+        let (left, cells) = line.split_once('|').unwrap();
+        let words: Vec<_> = left.split_whitespace().collect();
+        let tags = if words[1] == "-" { String::new() } else { format!("p={}", words[1]) };
+        let facts = evaluation(vec![dmarc("example.org", words[0], &tags)]);
+        for (mode, cell) in [Mode::Monitor, Mode::Tag, Mode::Enforce].into_iter().zip(cells.split('|')) {
+            let lists = [None, Some(OverrideAction::Pass), Some(OverrideAction::Tag), Some(OverrideAction::Reject)];
+            let found: String = lists
+                .into_iter()
+                .map(|action| {
+                    let overrides = action.map(one_override).into_iter().collect();
+                    let local = LocalPolicy { mode, overrides, ..DEFAULT };
+                    let decision = decide(&facts, &ORDINARY, &local);
+                    let by = decision.deciding_assessment().and_then(|a| a.overridden_by);
+                    assert_eq!(by.is_some(), decision.rule == Rule::Override, "{left} {mode}");
+                    let told = decision.overrides().iter().any(|o| o.comment == "our partner");
+                    assert_eq!(told, decision.rule == Rule::Override, "{left} {mode}");
+                    letter(decision.disposition)
+                })
+                .collect();
+            assert_eq!(found, cell.trim(), "{left} {mode}");
+            rows += 1;
+        }
+    }
+    assert_eq!(rows, 33);
+}
+
+#[test]
+fn no_override_refuses_what_must_not_be_refused_and_none_outlives_its_end() {
+    let local = |action| LocalPolicy { overrides: vec![one_override(action)], ..DEFAULT };
+    let failing = || evaluation(vec![dmarc("example.org", "fail", "p=reject")]);
+    let rejects = local(OverrideAction::Reject);
+
+    let list = Evaluation { list_fields: true, ..failing() };
+    assert_eq!(decide(&list, &ORDINARY, &DEFAULT).rule, Rule::IndirectFlow);
+    assert_eq!(decide(&list, &ORDINARY, &rejects).rule, Rule::Override, "the operator knows better than a sign");
+
+    let exempt = Circumstances { recipients: Recipients::AllExempt, ..ORDINARY };
+    assert_eq!(decide(&failing(), &exempt, &rejects).rule, Rule::ExemptRecipients);
+
+    let mut unsigned = failing();
+    unsigned.dkim = vec![DkimOutput {
+        result: DkimResult::Policy,
+        domain: Some(domain("example.org")),
+        selector: "s".into(),
+        identity: None,
+        algorithm: None,
+        signature_start: "".into(),
+        key_found: true,
+        reason: "",
+    }];
+    unsigned.dmarc[0].dkim_alignment = vec![Alignment::Strict];
+    assert_eq!(decide(&unsigned, &ORDINARY, &rejects).rule, Rule::IndirectFlow);
+
+    let passes = local(OverrideAction::Pass);
+    for (now, rule) in [(999, Rule::Override), (1000, Rule::FailReject)] {
+        assert_eq!(decide(&failing(), &Circumstances { now, ..ORDINARY }, &passes).rule, rule, "{now}");
+    }
+}
+
+#[test]
+fn an_override_for_one_author_is_none_for_another() {
+    let facts = evaluation(vec![dmarc("example.org", "fail", "p=reject"), dmarc("other.example", "fail", "p=reject")]);
+    let local = LocalPolicy { overrides: vec![one_override(OverrideAction::Pass)], ..DEFAULT };
+    let decision = decide(&facts, &ORDINARY, &local);
+    assert_eq!((decision.deciding, decision.rule), (Some(1), Rule::FailReject));
+    assert_eq!(decision.assessments[0].rule, Rule::Override);
 }

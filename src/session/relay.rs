@@ -89,6 +89,9 @@ impl Session {
         };
         let mut transaction = Transaction::new(settings, bypass);
         if transaction.bypass.is_none() {
+            if transaction.settings.verdict.policy.wants_host() {
+                self.reverse.begin(&self.gate.resolver, &self.client);
+            }
             let (subject, subject_comes) = oneshot::channel();
             let lookup = Arc::new(self.gate.resolver.for_message());
             let sender = Sender {

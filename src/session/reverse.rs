@@ -13,6 +13,8 @@ use crate::upstream::handover::Identity;
 
 /// The client's name, looked up from the session's beginning.
 pub enum ReverseLookup {
+    /// Nobody wants to know so far.
+    Unasked,
     /// Not known yet.
     Running(JoinHandle<ConfirmedName>),
     /// Known.
@@ -24,12 +26,21 @@ impl ReverseLookup {
     pub fn start(resolver: &Resolver, client: &Client, identity: Identity, kind: ClientKind) -> Self {
         let is_told = matches!(identity, Identity::Auto | Identity::Xclient | Identity::Received);
         if kind == ClientKind::HealthCheck || !is_told {
-            return Self::Done(ConfirmedName::None);
+            return Self::Unasked;
         }
-        let (lookup, ip) = (resolver.for_message(), client.ip());
-        Self::Running(tokio::spawn(async move {
-            timeout(REVERSE_LOOKUP, confirmed_name(&lookup, ip)).await.unwrap_or(ConfirmedName::TempError)
-        }))
+        let mut reverse = Self::Unasked;
+        reverse.begin(resolver, client);
+        reverse
+    }
+
+    /// Begins the look-up, if that was not done.
+    pub fn begin(&mut self, resolver: &Resolver, client: &Client) {
+        if let Self::Unasked = self {
+            let (lookup, ip) = (resolver.for_message(), client.ip());
+            *self = Self::Running(tokio::spawn(async move {
+                timeout(REVERSE_LOOKUP, confirmed_name(&lookup, ip)).await.unwrap_or(ConfirmedName::TempError)
+            }));
+        }
     }
 
     /// The name; waits for it.
@@ -41,6 +52,7 @@ impl ReverseLookup {
         match self {
             Self::Done(name) => name.clone(),
             Self::Running(_) => ConfirmedName::TempError,
+            Self::Unasked => ConfirmedName::None,
         }
     }
 }

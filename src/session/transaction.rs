@@ -14,7 +14,6 @@ use super::relay::trouble;
 use super::{Session, Settings, pause, report};
 use crate::action::Action;
 use crate::dns::message_lookup::MessageLookup;
-use crate::dns::reverse::ConfirmedName;
 use crate::envelope::{Envelope, Hello};
 use crate::evaluation::caught::caught_in;
 use crate::evaluation::gather::within;
@@ -184,11 +183,16 @@ impl Session {
                 () = wanted => self.link.let_go().await,
             }
         };
+        let host = match settings.verdict.policy.wants_host() {
+            true => self.reverse.name().await.confirmed(),
+            false => None,
+        };
         let elapsed = end_of_data.elapsed();
         self.gate.metrics.evaluation.observe(elapsed.as_secs_f64());
         let verdict = caught_in(|| {
             let evaluation = gathered.evaluate(&hashes, epoch_seconds(), lookup.evidence(), elapsed)?;
-            Some(verdict::conclude(evaluation, envelope, &settings.verdict, &transaction.id))
+            let circumstances = settings.verdict.circumstances(envelope, host, epoch_seconds());
+            Some(verdict::conclude(evaluation, &circumstances, &settings.verdict, &transaction.id))
         });
         verdict.ok()?
     }
@@ -203,10 +207,7 @@ impl Session {
         mut fields: String,
     ) -> (Vec<u8>, u64) {
         if self.link.adds_received() {
-            let name = match self.introduction(hello).await.name {
-                ConfirmedName::Confirmed(name) => Some(name),
-                ConfirmedName::None | ConfirmedName::TempError => None,
-            };
+            let name = self.introduction(hello).await.name.confirmed();
             let hop = Hop {
                 hello,
                 tls: self.client.tls,

@@ -257,7 +257,7 @@ impl Reader {
     ///
     /// See [`Error`]; there is no database before the gate's first start.
     pub async fn summary(&self, since: i64, until: i64) -> Result<Vec<SummaryLine>, Error> {
-        let day = |seconds: i64| seconds.div_euclid(crate::record::SECONDS_PER_DAY);
+        let day = |seconds: i64| seconds.div_euclid(crate::calendar::SECONDS_PER_DAY);
         let mut connection = statements::open_read_only(&self.location).await?;
         let lines = statements::summary(&mut connection, day(since), day(until)).await?;
         // The answer is complete; an error while closing changes nothing about it.

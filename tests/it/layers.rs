@@ -3,7 +3,8 @@
 use crate::source;
 
 /// The modules in the order in which data flows: each may use those above it, never those below.
-const ORDER: [&str; 29] = [
+const ORDER: [&str; 30] = [
+    "calendar",
     "domain",
     "label",
     "causes",
@@ -39,7 +40,7 @@ const ORDER: [&str; 29] = [
 const SMTP_MAY_USE: [&str; 3] = ["domain", "label", "smtp"];
 
 /// Modules that are functions over values; with `::`, one file of a module.
-const PURE: [&str; 9] = [
+const PURE: [&str; 10] = [
     "spf::record",
     "spf::macros",
     "dmarc",
@@ -49,6 +50,7 @@ const PURE: [&str; 9] = [
     "report::aggregate",
     "session::state",
     "domain",
+    "calendar",
 ];
 
 /// What a pure module has no word for.

@@ -28,6 +28,7 @@ mod limits;
 mod lookup;
 mod lookups;
 mod observability;
+mod overrides;
 mod process;
 mod public_suffix;
 mod reload;

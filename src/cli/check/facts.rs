@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::Check;
 use super::input::Input;
 use crate::config::{Config, Mode, Reject};
+use crate::domain::Domain;
 use crate::envelope::Envelope;
 use crate::evaluation::Evaluation;
 use crate::evaluation::discovery::Rules;
@@ -15,6 +16,7 @@ use crate::explain::facts::decision::{Decision, Fate};
 use crate::explain::facts::{Addresses, Client, From, Question, Results, one_line};
 use crate::label::Label;
 use crate::session::receive::Received;
+use crate::session::transaction::epoch_seconds;
 use crate::smtp::reply::Reply;
 use crate::verdict;
 
@@ -52,6 +54,8 @@ pub struct Findings<'a> {
     pub received: &'a Received,
     pub evaluation: &'a Evaluation,
     pub rules: &'a Rules,
+    /// The client's confirmed name, if an override hangs on it.
+    pub host: Option<&'a Domain>,
 }
 
 impl Facts {
@@ -137,13 +141,13 @@ impl Findings<'_> {
         let configured = self.config.policy.reject;
         let enforced = Reject::ALL.iter().map(|reject| (Mode::Enforce, *reject));
         let cases = [(Mode::Monitor, configured), (Mode::Tag, configured)].into_iter().chain(enforced);
-        let circumstances = self.config.verdict().circumstances(self.envelope);
+        let circumstances = self.config.verdict().circumstances(self.envelope, self.host.cloned(), epoch_seconds());
         let decision = |(mode, reject)| {
             let mut config = self.config.clone();
             (config.policy.mode, config.policy.reject) = (mode, reject);
             let settings = config.verdict();
             let removed = settings.removals(&self.received.subject.section, check.ip()).count();
-            let verdict = verdict::conclude_under(self.evaluation.clone(), &circumstances, &settings, ID);
+            let verdict = verdict::conclude(self.evaluation.clone(), &circumstances, &settings, ID);
             let in_force = mode == self.config.policy.mode && reject == configured;
             Decision { in_force, ..Decision::new(&verdict, reject, removed) }
         };

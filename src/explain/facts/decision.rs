@@ -75,7 +75,7 @@ impl Decision {
                 Disposition::Tag(mark) => Some(named(mark)),
                 Disposition::Accept | Disposition::Defer | Disposition::Refuse => None,
             },
-            overrides: overrides.map(|o| Override { kind: named(o.kind), comment: o.comment.into() }).collect(),
+            overrides: overrides.map(|o| Override { kind: named(o.kind), comment: o.comment.clone() }).collect(),
             voucher: decision.deciding_assessment().and_then(|a| a.voucher.as_ref()).map(|set| set.sealer.to_string()),
             reply,
             header_lines,

@@ -37,9 +37,16 @@ pub fn authentication_results(input: &[u8]) {
         unusable_from: OnUnusableFrom::Tag,
         pct: Pct::Ignored,
         trusted_sealers: Vec::new(),
+        overrides: Vec::new(),
     };
-    let circumstances =
-        Circumstances { reverse_path: ReversePathKind::Mailbox, recipients: Recipients::Ordinary, sample: 0 };
+    let circumstances = Circumstances {
+        reverse_path: ReversePathKind::Mailbox,
+        recipients: Recipients::Ordinary,
+        recipient_domains: Vec::new(),
+        host: None,
+        now: 0,
+        sample: 0,
+    };
     let written = evaluated(&facts, &decide(&facts, &circumstances, &local), &names);
 
     let found = Results::read(value(&written, "Authentication-Results"));
@@ -126,6 +133,7 @@ fn evaluation<'a>(choice: impl Fn(usize) -> usize, text: impl Fn(usize) -> &'a s
         arc: ArcOutput { result: arcs[choice(3) / 4 % arcs.len()], sets: Vec::new(), reason: "a chain" },
         dmarc: Vec::new(),
         list_fields: false,
+        list_id: None,
         evidence: Vec::new(),
         elapsed: Duration::ZERO,
     }

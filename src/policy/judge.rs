@@ -1,0 +1,196 @@
+//! Judges one author domain by the verdict table, and a From that names none.
+
+use super::corroboration::Sign;
+use super::overrides::{LocalOverride, OverrideAction};
+use super::{
+    Assessment, Circumstances, Decision, Disposition, LocalPolicy, Mark, Mode, OnTempError, OnUnusableFrom, Override,
+    OverrideKind, Pct, Recipients, Reject, ReportDisposition, ReversePathKind, Rule,
+};
+use crate::dmarc::alignment::{DmarcResult, Doubt};
+use crate::dmarc::record::Policy;
+use crate::evaluation::{ArcSet, DmarcOutput};
+
+/// One author domain with all that its judgement depends on.
+pub(super) struct Judge<'a> {
+    pub(super) circumstances: &'a Circumstances,
+    pub(super) local: &'a LocalPolicy,
+    pub(super) dmarc: &'a DmarcOutput,
+    pub(super) signs: &'a [Sign],
+    /// Who vouches for this author domain.
+    pub(super) voucher: Option<&'a ArcSet>,
+    /// The first of the operator's overrides that fits, with its place in the list.
+    pub(super) fitting: Option<(usize, &'a LocalOverride)>,
+}
+
+impl Judge<'_> {
+    /// What becomes of the message for this author domain.
+    pub(super) fn assess(&self) -> Assessment {
+        let mut overrides = Vec::new();
+        let policy = self.effective_policy(&mut overrides);
+        let (disposition, rule) = match self.dmarc.result {
+            DmarcResult::Pass => (Disposition::Accept, Rule::Pass),
+            DmarcResult::None => (Disposition::Accept, Rule::NoRecord),
+            DmarcResult::PermError => (Disposition::Accept, Rule::BrokenRecord),
+            DmarcResult::TempError => self.doubt(policy, &mut overrides),
+            DmarcResult::Fail => self.failure(policy.unwrap_or(Policy::None), &mut overrides),
+        };
+        let voucher = self.voucher.filter(|_| rule == Rule::TrustedSealer).cloned();
+        let overridden_by = self.fitting.filter(|_| rule == Rule::Override).map(|(place, _)| place);
+        let reported = ReportDisposition::None;
+        Assessment { policy, disposition, rule, reported, overrides, voucher, overridden_by }
+    }
+
+    /// D. `t=y` and a sample that leaves the message out ask for the same step down, once (RFC 9989 Appendix A.6).
+    fn effective_policy(&self, overrides: &mut Vec<Override>) -> Option<Policy> {
+        let published = self.dmarc.policy.as_ref()?;
+        let record = &published.record;
+        // What passes is not sampled, and needs no reason.
+        let passed = self.dmarc.result == DmarcResult::Pass;
+        let left_out = self.local.pct == Pct::Honored && record.pct.is_some_and(|pct| self.circumstances.sample >= pct);
+        let reason = if record.testing {
+            Override::new(OverrideKind::PolicyTestMode, "t=y")
+        } else if left_out && !passed {
+            Override::new(OverrideKind::Other, "left out by pct")
+        } else {
+            return Some(published.requested);
+        };
+        if !passed && published.requested != Policy::None {
+            overrides.push(reason);
+        }
+        Some(published.requested.one_below())
+    }
+
+    /// RFC 9989 §5.3.6: neither pass nor fail, and the owner's policy can't be applied.
+    fn doubt(&self, policy: Option<Policy>, overrides: &mut Vec<Override>) -> (Disposition, Rule) {
+        let enforce = self.local.mode == Mode::Enforce;
+        let on_temperror = self.local.on_temperror;
+        let (defer, rule) = match self.dmarc.doubt {
+            Some(Doubt::Identifier) => {
+                // RFC 9989 §5.4: p=none never changes how mail is handled.
+                let matters = policy.is_some_and(|p| p != Policy::None);
+                if matters {
+                    overrides.push(Override::new(OverrideKind::Other, "temporary DNS failure"));
+                }
+                (matters && on_temperror != OnTempError::Pass, Rule::IdentifierDoubt)
+            }
+            // Not the sender's domain is in doubt but we ourselves, and whoever brought that about may be the forger.
+            Some(Doubt::OwnLimits) => (on_temperror != OnTempError::Pass, Rule::OwnLimits),
+            Some(Doubt::PolicyDiscovery) | None => (on_temperror == OnTempError::Defer, Rule::PolicyDoubt),
+        };
+        match self.fitting {
+            _ if !enforce || !defer => (Disposition::Accept, rule),
+            // Whom the operator lets by need not come again for DNS.
+            Some((_, fitting)) if fitting.action != OverrideAction::Reject => {
+                overrides.push(fitting.reason());
+                let marked = fitting.action == OverrideAction::Tag;
+                let tag = Disposition::Tag(Mark::Quarantine);
+                (if marked { tag } else { Disposition::Accept }, Rule::Override)
+            }
+            _ => (Disposition::Defer, rule),
+        }
+    }
+
+    fn failure(&self, policy: Policy, overrides: &mut Vec<Override>) -> (Disposition, Rule) {
+        if let Some(overridden) = self.overridden(policy, overrides) {
+            return overridden;
+        }
+        let mut because = |comment| overrides.push(Override::new(OverrideKind::LocalPolicy, comment));
+        let (mark, rule) = match policy {
+            Policy::None => return (Disposition::Accept, Rule::FailNone),
+            Policy::Quarantine => (Mark::Quarantine, Rule::FailQuarantine),
+            Policy::Reject => (Mark::Reject, Rule::FailReject),
+        };
+        match (self.local.mode, mark) {
+            (Mode::Monitor, _) => {
+                because("monitor mode: nothing is acted upon");
+                (Disposition::Accept, rule)
+            }
+            // As if the owner asked for nothing: what broke on the way is known, and by whom.
+            (Mode::Tag | Mode::Enforce, _) if self.voucher.is_some() => {
+                let comment = "a trusted ARC sealer found that DMARC passes";
+                overrides.push(Override::new(OverrideKind::TrustedForwarder, comment));
+                (Disposition::Accept, Rule::TrustedSealer)
+            }
+            (Mode::Tag, Mark::Reject) => {
+                because("tag mode: nothing is refused");
+                (Disposition::Tag(mark), rule)
+            }
+            (Mode::Tag | Mode::Enforce, Mark::Quarantine) => (Disposition::Tag(mark), rule),
+            (Mode::Enforce, Mark::Reject) => self.rejection(overrides),
+        }
+    }
+
+    /// A failure for which the operator has an override, where that makes a difference.
+    fn overridden(&self, policy: Policy, overrides: &mut Vec<Override>) -> Option<(Disposition, Rule)> {
+        let (_, fitting) = self.fitting?;
+        let disposition = match (self.local.mode, fitting.action) {
+            (Mode::Monitor, _) => return None,
+            // Nothing would be done anyway.
+            (_, OverrideAction::Pass) if policy == Policy::None => return None,
+            (_, OverrideAction::Pass) => Disposition::Accept,
+            (_, OverrideAction::Tag) => Disposition::Tag(Mark::Quarantine),
+            (Mode::Tag, OverrideAction::Reject) => Disposition::Tag(Mark::Reject),
+            (Mode::Enforce, OverrideAction::Reject) => match self.shield() {
+                Some((kind, comment, rule)) => {
+                    overrides.push(Override::new(kind, comment));
+                    return Some((Disposition::Tag(Mark::Quarantine), rule));
+                }
+                None => Disposition::Refuse,
+            },
+        };
+        overrides.push(fitting.reason());
+        Some((disposition, Rule::Override))
+    }
+
+    /// What no operator's strictness overrides: the author's domain signed what `l=` covers, and who may complain must be
+    /// reachable.
+    fn shield(&self) -> Option<(OverrideKind, &'static str, Rule)> {
+        if self.signs.contains(&Sign::UnsignedEnd) {
+            let sign = Sign::UnsignedEnd;
+            return Some((sign.override_kind(), sign.comment(), Rule::IndirectFlow));
+        }
+        let comment = "mail to these recipients is never refused";
+        let exempt = self.circumstances.recipients == Recipients::AllExempt;
+        exempt.then_some((OverrideKind::LocalPolicy, comment, Rule::ExemptRecipients))
+    }
+
+    /// A failure under D = reject in enforce.
+    fn rejection(&self, overrides: &mut Vec<Override>) -> (Disposition, Rule) {
+        let mut because = |kind, comment| overrides.push(Override::new(kind, comment));
+        match self.local.reject {
+            Reject::Never => {
+                because(OverrideKind::LocalPolicy, "nothing is refused for its policy here");
+                return (Disposition::Tag(Mark::Reject), Rule::NeverReject);
+            }
+            Reject::Corroborated | Reject::Always => {}
+        }
+        // The author's domain signed what l= covers: no 5xx for what stands beyond it, however strict the operator.
+        let counts = |sign: &&Sign| self.local.reject == Reject::Corroborated || **sign == Sign::UnsignedEnd;
+        let signs: Vec<&Sign> = self.signs.iter().filter(counts).collect();
+        if !signs.is_empty() {
+            signs.iter().for_each(|sign| because(sign.override_kind(), sign.comment()));
+            return (Disposition::Tag(Mark::Quarantine), Rule::IndirectFlow);
+        }
+        match self.shield() {
+            Some((kind, comment, rule)) => {
+                because(kind, comment);
+                (Disposition::Tag(Mark::Quarantine), rule)
+            }
+            None => (Disposition::Refuse, Rule::FailReject),
+        }
+    }
+}
+
+/// RFC 9989 §11.5: such mail never passes silently; a null reverse-path may be an honest, if broken, notification.
+pub(super) fn unusable_from(circumstances: &Circumstances, local: &LocalPolicy) -> Decision {
+    let refuse = local.unusable_from == OnUnusableFrom::Reject && circumstances.reverse_path != ReversePathKind::Null;
+    let tag = Disposition::Tag(Mark::Quarantine);
+    let (disposition, rule) = match (local.mode, refuse, circumstances.recipients) {
+        (Mode::Monitor, _, _) => (Disposition::Accept, Rule::UnusableFrom),
+        (Mode::Enforce, true, Recipients::Ordinary) => (Disposition::Refuse, Rule::UnusableFrom),
+        (Mode::Enforce, true, Recipients::AllExempt) => (tag, Rule::ExemptRecipients),
+        (Mode::Tag, _, _) | (Mode::Enforce, false, _) => (tag, Rule::UnusableFrom),
+    };
+    let (assessments, signs) = (Vec::new(), Vec::new());
+    Decision { disposition, rule, mode: local.mode, deciding: None, assessments, signs }
+}
