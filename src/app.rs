@@ -36,6 +36,7 @@ use crate::listener::{self, Backlog, Listening, Room};
 use crate::message::spool::Spooler;
 use crate::metrics::Registry;
 use crate::readiness::{Condition, Readiness};
+use crate::session::doubts::Doubts;
 use crate::session::{self, Gate};
 use crate::store::{self, Store};
 use crate::suffix_list::SuffixList;
@@ -159,6 +160,7 @@ pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Resu
         survey: surveyed.clone(),
         rows: store.appender(),
         explanations,
+        doubts: Doubts::default(),
         tls: tls.clone(),
         metrics: session::metrics::Metrics::new(&registry),
         stop: stopped,

@@ -9,7 +9,6 @@ use rand::Rng;
 
 use crate::action::{Action, Names, ReplyText};
 use crate::dmarc::alignment::Alignment;
-use crate::domain::Domain;
 use crate::envelope::Envelope;
 use crate::evaluation::{DkimResult, DmarcOutput, Evaluation};
 use crate::label::Label;
@@ -70,9 +69,9 @@ impl Settings {
         section.removals(&self.own_ids)
     }
 
-    /// What counts beside the message: its envelope, the client's confirmed name (wanted only where an override hangs on
-    /// it), and the time in epoch seconds.
-    pub fn circumstances(&self, envelope: &Envelope, host: Option<Domain>, now: u64) -> Circumstances {
+    /// What counts beside the message: its envelope and the time in epoch seconds. What takes a look-up or a memory, the
+    /// client's name and how long DNS has failed, is for the caller to add.
+    pub fn circumstances(&self, envelope: &Envelope, now: u64) -> Circumstances {
         let mut recipient_domains = Vec::new();
         if !self.policy.overrides.is_empty() {
             for recipient in &envelope.recipients {
@@ -96,7 +95,8 @@ impl Settings {
                 false => Recipients::Ordinary,
             },
             recipient_domains,
-            host,
+            host: None,
+            in_doubt_for: None,
             now,
             sample: rand::rng().random_range(0..100),
         }

@@ -106,6 +106,7 @@ fn action(evaluation: &Evaluation, mode: Mode, reject: Reject) -> Action {
         recipients: Recipients::Ordinary,
         recipient_domains: Vec::new(),
         host: None,
+        in_doubt_for: None,
         now: 0,
         sample: 0,
     };
@@ -113,6 +114,7 @@ fn action(evaluation: &Evaluation, mode: Mode, reject: Reject) -> Action {
         mode,
         reject,
         on_temperror: OnTempError::DeferIfItMatters,
+        defer_at_most: Duration::from_secs(4 * 3600),
         unusable_from: OnUnusableFrom::Reject,
         pct: Pct::Ignored,
         trusted_sealers: Vec::new(),
@@ -198,6 +200,7 @@ fn header_with_received_spf(evaluation: &Evaluation) -> String {
         recipients: Recipients::Ordinary,
         recipient_domains: Vec::new(),
         host: None,
+        in_doubt_for: None,
         now: 0,
         sample: 0,
     };
@@ -205,6 +208,7 @@ fn header_with_received_spf(evaluation: &Evaluation) -> String {
         mode: Mode::Tag,
         reject: Reject::Never,
         on_temperror: OnTempError::Pass,
+        defer_at_most: Duration::from_secs(4 * 3600),
         unusable_from: OnUnusableFrom::Tag,
         pct: Pct::Ignored,
         trusted_sealers: Vec::new(),
@@ -593,11 +597,12 @@ proptest! {
         id in hostile(),
     ) {
         let circumstances =
-            Circumstances { reverse_path: ReversePathKind::Mailbox, recipients: Recipients::Ordinary, recipient_domains: Vec::new(), host: None, now: 0, sample: 0 };
+            Circumstances { reverse_path: ReversePathKind::Mailbox, recipients: Recipients::Ordinary, recipient_domains: Vec::new(), host: None, in_doubt_for: None, now: 0, sample: 0 };
         let local = LocalPolicy {
             mode,
             reject: Reject::Always,
             on_temperror: OnTempError::Pass,
+            defer_at_most: Duration::from_secs(4 * 3600),
             unusable_from: OnUnusableFrom::Reject,
             pct: Pct::Ignored,
             trusted_sealers: Vec::new(),

@@ -136,6 +136,7 @@ fn policy(section: &mut Section<'_>) -> Policy {
         mode: section.get("mode", Mode::Enforce),
         reject: section.get("reject", Reject::Corroborated),
         on_temperror: section.get("on_temperror", OnTempError::DeferIfItMatters),
+        defer_at_most: section.within("defer_at_most", minutes(4 * 60), SHORTEST..=minutes(7 * 24 * 60)),
         unusable_from: section.get("unusable_from", OnUnusableFrom::Reject),
         honor_pct: section.get("honor_pct", false),
         discovery: section.get("discovery", Discovery::TreeWalk),

@@ -124,6 +124,7 @@ pub struct Policy {
     pub mode: Mode,
     pub reject: Reject,
     pub on_temperror: OnTempError,
+    pub defer_at_most: Duration,
     pub unusable_from: OnUnusableFrom,
     pub honor_pct: bool,
     pub discovery: Discovery,

@@ -127,6 +127,7 @@ const KEYS: &[(&str, Takes)] = &[
     ("policy.mode", Takes::Reload),
     ("policy.reject", Takes::Reload),
     ("policy.on_temperror", Takes::Reload),
+    ("policy.defer_at_most", Takes::Reload),
     ("policy.unusable_from", Takes::Reload),
     ("policy.honor_pct", Takes::Reload),
     ("policy.exempt_recipients", Takes::Reload),

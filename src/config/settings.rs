@@ -244,6 +244,7 @@ impl Config {
             mode: self.policy.mode,
             reject: self.policy.reject,
             on_temperror: self.policy.on_temperror,
+            defer_at_most: self.policy.defer_at_most,
             unusable_from: self.policy.unusable_from,
             pct: if self.policy.honor_pct { Pct::Honored } else { Pct::Ignored },
             trusted_sealers: self.policy.trusted_sealers.clone(),

@@ -68,7 +68,7 @@ fn verdict(evidence: Vec<Asked>) -> Verdict {
     let settings = crate::config::Config::built_in().verdict();
     let (reverse_path, _) = ReversePath::parse(b"<a@b.example>").unwrap();
     let envelope = Envelope::new(reverse_path, MailParameters::default());
-    crate::verdict::conclude(evaluation, &settings.circumstances(&envelope, None, 0), &settings, "ID")
+    crate::verdict::conclude(evaluation, &settings.circumstances(&envelope, 0), &settings, "ID")
 }
 
 fn asked(n: usize, text: &[u8]) -> Asked {

@@ -86,8 +86,18 @@ impl Judge<'_> {
                 let tag = Disposition::Tag(Mark::Quarantine);
                 (if marked { tag } else { Disposition::Accept }, Rule::Override)
             }
+            _ if self.doubt_lasts() => {
+                overrides.push(Override::new(OverrideKind::Other, "temporary DNS failure that does not end"));
+                (Disposition::Tag(Mark::Quarantine), Rule::LastingDoubt)
+            }
             _ => (Disposition::Defer, rule),
         }
+    }
+
+    /// Whether DNS has failed for so long that the sender would be cut off. What we had no room to ask is not DNS's fault.
+    fn doubt_lasts(&self) -> bool {
+        let lasts = self.circumstances.in_doubt_for.is_some_and(|time| time >= self.local.defer_at_most);
+        lasts && self.dmarc.doubt != Some(Doubt::OwnLimits)
     }
 
     fn failure(&self, policy: Policy, overrides: &mut Vec<Override>) -> (Disposition, Rule) {

@@ -10,6 +10,7 @@ pub mod overrides;
 pub mod trusted_sealer;
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use self::judge::{Judge, unusable_from};
 use self::overrides::{LocalOverride, first_that_fits};
@@ -123,6 +124,8 @@ label_enum! {
         OwnLimits = "own_limits",
         /// DNS left open whether an aligned identifier passed.
         IdentifierDoubt = "identifier_doubt",
+        /// DNS has left it open for so long that the message is deferred no more.
+        LastingDoubt = "lasting_doubt",
         /// It failed; the owner asks for nothing.
         FailNone = "fail_none",
         /// It failed, but a sealer whom the operator trusts says that it passed when it reached him.
@@ -185,6 +188,8 @@ pub struct LocalPolicy {
     pub reject: Reject,
     /// What a temporary DNS failure leads to.
     pub on_temperror: OnTempError,
+    /// How long mail of one sender and author domain is deferred for temporary DNS failures; then it goes on marked.
+    pub defer_at_most: Duration,
     /// What happens if From names no author domain.
     pub unusable_from: OnUnusableFrom,
     /// Whether `pct` counts.
@@ -206,6 +211,8 @@ pub struct Circumstances {
     pub recipient_domains: Vec<Option<Domain>>,
     /// The client's forward-confirmed host name, if it is known.
     pub host: Option<Domain>,
+    /// How long mail of this sender has been deferred already for what DNS leaves open now, without a break.
+    pub in_doubt_for: Option<Duration>,
     /// Seconds since the epoch, for overrides that end.
     pub now: u64,
     /// A random number from 0 to 99 for `pct`.
@@ -304,6 +311,7 @@ impl Default for LocalPolicy {
             mode: Mode::Enforce,
             reject: Reject::Corroborated,
             on_temperror: OnTempError::DeferIfItMatters,
+            defer_at_most: Duration::from_secs(4 * 3600),
             unusable_from: OnUnusableFrom::Reject,
             pct: Pct::Ignored,
             trusted_sealers: Vec::new(),
@@ -385,7 +393,7 @@ fn significance(rule: Rule) -> u8 {
         | Rule::NeverReject
         | Rule::ExemptRecipients
         | Rule::UnusableFrom => 4,
-        Rule::PolicyDoubt | Rule::OwnLimits | Rule::IdentifierDoubt => 3,
+        Rule::PolicyDoubt | Rule::OwnLimits | Rule::IdentifierDoubt | Rule::LastingDoubt => 3,
         Rule::BrokenRecord => 2,
         Rule::Pass => 1,
         Rule::NoRecord => 0,

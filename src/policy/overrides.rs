@@ -223,6 +223,7 @@ mod tests {
             recipients: Recipients::Ordinary,
             recipient_domains: vec![Some(domain("rcpt.example")), Some(domain("sub.rcpt.example"))],
             host: Some(domain("mx.fwd.example")),
+            in_doubt_for: None,
             now: 0,
             sample: 0,
         }

@@ -99,6 +99,7 @@ const DEFAULT: LocalPolicy = LocalPolicy {
     mode: Mode::Enforce,
     reject: Reject::Corroborated,
     on_temperror: OnTempError::DeferIfItMatters,
+    defer_at_most: Duration::from_secs(4 * 3600),
     unusable_from: OnUnusableFrom::Reject,
     pct: Pct::Ignored,
     trusted_sealers: Vec::new(),
@@ -110,6 +111,7 @@ const ORDINARY: Circumstances = Circumstances {
     recipients: Recipients::Ordinary,
     recipient_domains: Vec::new(),
     host: None,
+    in_doubt_for: None,
     now: 0,
     sample: 99,
 };
@@ -224,7 +226,15 @@ fn an_unusable_from_by_mode_reverse_path_recipients_and_configuration() {
         let local = LocalPolicy { mode, unusable_from, ..DEFAULT };
         let decision = decide(
             &unusable(),
-            &Circumstances { reverse_path, recipients, recipient_domains: Vec::new(), host: None, now: 0, sample: 0 },
+            &Circumstances {
+                reverse_path,
+                recipients,
+                recipient_domains: Vec::new(),
+                host: None,
+                in_doubt_for: None,
+                now: 0,
+                sample: 0,
+            },
             &local,
         );
         let found = (letter(decision.disposition), decision.rule);
@@ -585,4 +595,27 @@ fn an_override_for_one_author_is_none_for_another() {
     let decision = decide(&facts, &ORDINARY, &local);
     assert_eq!((decision.deciding, decision.rule), (Some(1), Rule::FailReject));
     assert_eq!(decision.assessments[0].rule, Rule::Override);
+}
+
+#[test]
+fn doubt_that_lasts_ends_in_a_mark() {
+    let hour = |n: u64| Some(Duration::from_secs(n * 3600));
+    let cases = [
+        ("temperror/identifier", "p=reject", &DEFAULT, None, '4'),
+        ("temperror/identifier", "p=reject", &DEFAULT, hour(3), '4'),
+        ("temperror/identifier", "p=reject", &DEFAULT, hour(4), 'q'),
+        ("temperror/identifier", "p=quarantine", &DEFAULT, hour(4), 'q'),
+        ("temperror/identifier", "p=none", &DEFAULT, hour(4), '-'),
+        ("temperror/own", "", &DEFAULT, hour(400), '4'),
+        ("temperror/policy", "", &DEFAULT, hour(4), '-'),
+        ("temperror/policy", "", &LocalPolicy { on_temperror: OnTempError::Defer, ..DEFAULT }, hour(4), 'q'),
+        ("temperror/identifier", "p=reject", &LocalPolicy { mode: Mode::Tag, ..DEFAULT }, hour(4), '-'),
+        ("fail", "p=reject", &DEFAULT, hour(4), 'X'),
+    ];
+    for (result, tags, local, in_doubt_for, expected) in cases {
+        let facts = evaluation(vec![dmarc("example.org", result, tags)]);
+        let decision = decide(&facts, &Circumstances { in_doubt_for, ..ORDINARY }, local);
+        assert_eq!(letter(decision.disposition), expected, "{result} {tags} {in_doubt_for:?}");
+        assert_eq!(decision.rule == Rule::LastingDoubt, expected == 'q', "{result} {tags} {in_doubt_for:?}");
+    }
 }

@@ -5,6 +5,7 @@
 
 pub mod background;
 mod data;
+pub mod doubts;
 mod login;
 pub mod fault;
 pub mod metrics;
@@ -28,6 +29,7 @@ use tracing::{debug, error};
 
 use self::background::{Background, alongside};
 use self::data::Incoming;
+use self::doubts::Doubts;
 use self::login::MAX_AUTH_LINE;
 use self::metrics::{Ended, Metrics};
 use self::patience::{Answer, Patience};
@@ -66,6 +68,8 @@ pub struct Gate {
     pub survey: watch::Receiver<Survey>,
     /// Where rows go.
     pub rows: Appender,
+    /// Since when mail is deferred for DNS.
+    pub doubts: Doubts,
     /// Where it goes what happened to a message that was no plain pass.
     pub explanations: Recorder,
     /// TLS towards clients; none without a certificate.

@@ -21,6 +21,7 @@ use crate::evaluation::subject::Subject;
 use crate::label_enum;
 use crate::message::body_hash::BodyHashes;
 use crate::message::trace::Hop;
+use crate::policy::{Circumstances, Disposition};
 use crate::smtp::data::Encoder;
 use crate::smtp::reply::Reply;
 use crate::upstream::{self, MessageParts};
@@ -189,12 +190,18 @@ impl Session {
         };
         let elapsed = end_of_data.elapsed();
         self.gate.metrics.evaluation.observe(elapsed.as_secs_f64());
-        let verdict = caught_in(|| {
-            let evaluation = gathered.evaluate(&hashes, epoch_seconds(), lookup.evidence(), elapsed)?;
-            let circumstances = settings.verdict.circumstances(envelope, host, epoch_seconds());
-            Some(verdict::conclude(evaluation, &circumstances, &settings.verdict, &transaction.id))
-        });
-        verdict.ok()?
+        let evaluated = || gathered.evaluate(&hashes, epoch_seconds(), lookup.evidence(), elapsed);
+        let evaluation = caught_in(evaluated).ok()??;
+        let (ip, now) = (self.client.ip(), Instant::now());
+        let in_doubt_for = self.gate.doubts.last(ip, &evaluation.dmarc, now).await;
+        let circumstances =
+            Circumstances { host, in_doubt_for, ..settings.verdict.circumstances(envelope, epoch_seconds()) };
+        let judged = || verdict::conclude(evaluation, &circumstances, &settings.verdict, &transaction.id);
+        let verdict = caught_in(judged).ok()?;
+        if verdict.decision.disposition == Disposition::Defer {
+            self.gate.doubts.deferred(ip, &verdict.evaluation.dmarc, now).await;
+        }
+        Some(verdict)
     }
 
     /// The top of the message as it goes on: our fields, then the header section without what others forged; and how many

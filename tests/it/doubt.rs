@@ -332,3 +332,28 @@ async fn at_the_deadline_what_is_known_counts_and_the_rest_is_in_doubt() {
     assert_eq!(world.send(&both).await.summary(), "550");
     assert!(begun.elapsed() < Duration::from_secs(15), "the answers were waited for");
 }
+
+#[tokio::test]
+async fn a_domain_that_stays_broken_is_not_cut_off_for_ever() {
+    let zone = Zone::new()
+        .txt("_dmarc.broken.example", "v=DMARC1; p=reject")
+        .serv_fail("broken.example", RecordType::TXT)
+        .txt("_dmarc.sound.example", "v=DMARC1; p=reject")
+        .txt("sound.example", "v=spf1 -all");
+    let world = World::start(zone, |config| config.set("policy.defer_at_most", "50ms")).await;
+    let broken = Letter::new(GOOD, "a@broken.example");
+    let started = Instant::now();
+    assert_eq!(world.send(&broken).await.summary(), "451", "at first it is deferred");
+    // As a sender would: again and again.
+    let mut last = world.send(&broken).await;
+    while last.reply.code == 451 {
+        assert!(started.elapsed() < Duration::from_secs(30), "it is deferred for ever");
+        last = world.send(&broken).await;
+    }
+    assert!(started.elapsed() >= Duration::from_millis(50));
+    assert_eq!(last.summary(), "250 quarantine");
+    world.wait_for_count("dmarcgate_decisions_total{rule=\"lasting_doubt\"}", 1.0).await;
+    // Others have a time of their own, and what is sure is not softened.
+    assert_eq!(world.send(&Letter::new(BAD, "a@broken.example")).await.summary(), "451");
+    assert_eq!(world.send(&Letter::new(GOOD, "a@sound.example")).await.summary(), "550");
+}

@@ -15,6 +15,7 @@ use crate::explain::escape::escaped;
 use crate::explain::facts::decision::{Decision, Fate};
 use crate::explain::facts::{Addresses, Client, From, Question, Results, one_line};
 use crate::label::Label;
+use crate::policy::Circumstances;
 use crate::session::receive::Received;
 use crate::session::transaction::epoch_seconds;
 use crate::smtp::reply::Reply;
@@ -141,7 +142,10 @@ impl Findings<'_> {
         let configured = self.config.policy.reject;
         let enforced = Reject::ALL.iter().map(|reject| (Mode::Enforce, *reject));
         let cases = [(Mode::Monitor, configured), (Mode::Tag, configured)].into_iter().chain(enforced);
-        let circumstances = self.config.verdict().circumstances(self.envelope, self.host.cloned(), epoch_seconds());
+        let circumstances = Circumstances {
+            host: self.host.cloned(),
+            ..self.config.verdict().circumstances(self.envelope, epoch_seconds())
+        };
         let decision = |(mode, reject)| {
             let mut config = self.config.clone();
             (config.policy.mode, config.policy.reject) = (mode, reject);

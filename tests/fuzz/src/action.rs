@@ -34,6 +34,7 @@ pub fn authentication_results(input: &[u8]) {
         mode: if choice(7).is_multiple_of(2) { Mode::Tag } else { Mode::Monitor },
         reject: Reject::Never,
         on_temperror: OnTempError::Pass,
+        defer_at_most: Duration::from_secs(4 * 3600),
         unusable_from: OnUnusableFrom::Tag,
         pct: Pct::Ignored,
         trusted_sealers: Vec::new(),
@@ -44,6 +45,7 @@ pub fn authentication_results(input: &[u8]) {
         recipients: Recipients::Ordinary,
         recipient_domains: Vec::new(),
         host: None,
+        in_doubt_for: None,
         now: 0,
         sample: 0,
     };
