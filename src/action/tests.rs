@@ -94,7 +94,7 @@ fn evaluation(spf: SpfOutput, dkim: Vec<DkimOutput>, dmarc: Vec<DmarcOutput>) ->
         arc: ArcOutput { result: ArcResult::None, sets: Vec::new(), reason: "no chain" },
         dmarc,
         list_fields: false,
-        evidence: Vec::new(),
+        evidence: crate::dns::Evidence::default(),
         elapsed: Duration::ZERO,
     }
 }

@@ -18,7 +18,7 @@ pub use self::gather::Sender;
 pub use crate::dmarc::alignment::{Alignment, DmarcResult, Doubt};
 use crate::dmarc::public_suffix::{Agreement, Discovery};
 use crate::dmarc::record::{Policy, PolicyRecord};
-use crate::dns::Asked;
+use crate::dns::Evidence;
 use crate::domain::Domain;
 use crate::label_enum;
 use crate::message::author::Author;
@@ -163,8 +163,8 @@ pub struct Evaluation {
     pub dmarc: Vec<DmarcOutput>,
     /// Whether the header section has the fields of a mailing list (List-Id, List-Post, List-Unsubscribe beside them).
     pub list_fields: bool,
-    /// Each DNS question with its answer, in the order of the answers.
-    pub evidence: Vec<Asked>,
+    /// The DNS questions with their answers.
+    pub evidence: Evidence,
     /// Time from the end of data to the verdict, that is what the sender waited for us.
     pub elapsed: Duration,
 }

@@ -84,7 +84,7 @@ fn evaluation(dmarc: Vec<DmarcOutput>) -> Evaluation {
         arc: ArcOutput { result: ArcResult::None, sets: Vec::new(), reason: "" },
         dmarc,
         list_fields: false,
-        evidence: Vec::new(),
+        evidence: crate::dns::Evidence::default(),
         elapsed: Duration::ZERO,
     }
 }

@@ -90,7 +90,7 @@ impl Session {
         let mut transaction = Transaction::new(settings, bypass);
         if transaction.bypass.is_none() {
             let (subject, subject_comes) = oneshot::channel();
-            let lookup = Arc::new(self.gate.resolver.for_message());
+            let lookup = Arc::new(self.gate.resolver.for_message(Some(ip)));
             let sender = Sender {
                 ip,
                 helo: hello.name.as_str().into(),

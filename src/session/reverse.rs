@@ -26,7 +26,7 @@ impl ReverseLookup {
         if kind == ClientKind::HealthCheck || !is_told {
             return Self::Done(ConfirmedName::None);
         }
-        let (lookup, ip) = (resolver.for_message(), client.ip());
+        let (lookup, ip) = (resolver.for_message(Some(client.ip())), client.ip());
         Self::Running(tokio::spawn(async move {
             timeout(REVERSE_LOOKUP, confirmed_name(&lookup, ip)).await.unwrap_or(ConfirmedName::TempError)
         }))

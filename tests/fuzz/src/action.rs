@@ -126,7 +126,7 @@ fn evaluation<'a>(choice: impl Fn(usize) -> usize, text: impl Fn(usize) -> &'a s
         arc: ArcOutput { result: arcs[choice(3) / 4 % arcs.len()], sets: Vec::new(), reason: "a chain" },
         dmarc: Vec::new(),
         list_fields: false,
-        evidence: Vec::new(),
+        evidence: Default::default(),
         elapsed: Duration::ZERO,
     }
 }
