@@ -95,7 +95,7 @@ fn evaluation(spf: SpfOutput, dkim: Vec<DkimOutput>, dmarc: Vec<DmarcOutput>) ->
         dmarc,
         list_fields: false,
         list_id: None,
-        evidence: Vec::new(),
+        evidence: crate::dns::Evidence::default(),
         elapsed: Duration::ZERO,
     }
 }

@@ -111,7 +111,7 @@ impl Check {
             Err(fault) => return Ok(Facts::too_big(self, input, name, &fault.reply())),
         };
         let resolver = Resolver::new(config.resolver(), dns::Metrics::new(&Registry::new()));
-        let lookup = resolver.map_err(|error| Failure::running(&error))?.for_message();
+        let lookup = resolver.map_err(|error| Failure::running(&error))?.for_message(Some(self.ip()));
         let rules = suffix_list::rules(&config.suffix_list());
         let evaluation = self.evaluate(config, &rules, &received, &lookup).await;
         let evaluation =

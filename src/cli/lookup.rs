@@ -32,8 +32,9 @@ use crate::suffix_list;
 ///
 /// SPF: the record with all that it includes, what each term comes to, and how many terms ask DNS. DMARC: the walk up
 /// the tree, the record that applies with every tag, and whether each address for reports may get them. DKIM: the key
-/// of each selector given. MX: the mail servers. All with the time that DNS lets it be remembered, read by the code
-/// that evaluates messages; at the end what is wrong and what to do about it.
+/// of each selector given. MX: the mail servers. All with the time for which the gate remembers it, which is that of
+/// DNS within bounds (5 seconds to an hour), read by the code that evaluates messages; at the end what is wrong and what
+/// to do about it.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXIT_CODES)]
 pub struct Lookup {
@@ -81,7 +82,7 @@ impl Lookup {
 
     async fn find_out(&self, config: &Config) -> Result<Facts, Failure> {
         let resolver = Resolver::new(config.resolver(), dns::Metrics::new(&Registry::new()));
-        let lookup = resolver.map_err(|error| Failure::running(&error))?.for_message();
+        let lookup = resolver.map_err(|error| Failure::running(&error))?.for_message(None);
         let rules = suffix_list::rules(&config.suffix_list());
         let asked = within(PATIENCE, &lookup, Facts::find(self, &lookup, &rules)).await;
         asked.ok_or_else(|| Failure::Running("the look-ups did not come to an end".to_owned()))

@@ -108,9 +108,9 @@ impl Expiry<Key, Entry> for Lifetime {
     }
 }
 
-/// How many entries an answer counts for.
+/// How many entries an answer counts for, with what will be made of it: that stays as long as the answer does.
 fn weight(_: &Key, entry: &Entry) -> u32 {
-    let octets = entry.outcome.as_ref().map_or(0, |records| records.octets());
+    let octets = entry.outcome.as_ref().map_or(0, |records| records.footprint());
     u32::try_from(octets / OCTETS_PER_ENTRY).unwrap_or(u32::MAX).saturating_add(1)
 }
 
@@ -173,6 +173,23 @@ mod tests {
         let key: Key = ("a.example".into(), RecordType::A);
         cache.fill(key.clone(), reply(Err(Miss::Failed(Failure::Timeout)), None)).await;
         assert!(cache.get(&key).await.is_none());
+    }
+
+    #[test]
+    fn an_answer_counts_for_what_is_made_of_it() {
+        let weight_of = |text: &str| {
+            let records = Records::Txt(TxtRecords::new(vec![text.as_bytes().into()]));
+            let outcome = Ok(Arc::new(records));
+            let entry = Entry { outcome, lifetime: Duration::ZERO, until: Instant::now() };
+            weight(&("a.example".into(), RecordType::Txt), &entry)
+        };
+        assert_eq!(weight_of("v=DMARC1; p=reject; rua=mailto:a@example.org"), 1);
+        assert_eq!(weight_of(&format!("v=DKIM1; k=rsa; p={}", "A".repeat(392))), 2);
+        // What is read in place of one octet takes far more.
+        let many = weight_of(&format!("v=spf1 {}", "a ".repeat(400)));
+        assert!((50..70).contains(&many), "{many}");
+        // But no answer drives out a large part of the cache.
+        assert!(weight_of(&"% ".repeat(32_000)) < 350);
     }
 
     #[tokio::test]

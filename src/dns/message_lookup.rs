@@ -7,20 +7,29 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::metrics::Source;
-use super::resolver::{Purpose, Resolver};
-use super::{Answer, Asked, Failure, Lookup, Miss, RecordType};
+use super::resolver::{Asking, Purpose, Resolver};
+use super::share::Share;
+use super::{Answer, Asked, Evidence, Failure, Lookup, Miss, RecordType};
 
 /// What one message asks of DNS, and what it was told.
 ///
 /// A question that is repeated gets the answer that it got before, costs nothing and is recorded once, so that all
 /// parts of an evaluation see one DNS. Beyond the budget, and once it was expired, answers are
-/// [`Failure::Budget`]: temporary, for nothing is known of the name.
+/// [`Failure::Budget`]: temporary, for nothing is known of the name. What is held of answers is bounded, too, since a
+/// message may last for half an hour: beyond [`MAX_OCTETS`] an answer to a metered question is `Failure::Budget`; one to an
+/// unmetered question is given, but not kept as evidence, and would be asked for again.
 pub struct MessageLookup {
     resolver: Resolver,
+    /// Of the client's network.
+    share: Arc<Share>,
     expired: watch::Sender<bool>,
     budget: usize,
     spent: AtomicUsize,
-    asked: Mutex<Vec<Asked>>,
+    /// Octets of the answers to metered questions.
+    octets: AtomicUsize,
+    /// Octets of the answers to unmetered questions that are kept.
+    unmetered_octets: AtomicUsize,
+    evidence: Mutex<Evidence>,
 }
 
 /// The same handle, with evidence and end, but without a budget: for questions whose number the asker bounds itself, and
@@ -32,16 +41,20 @@ pub struct Unmetered<'a>(&'a MessageLookup);
 pub struct Apart<'a> {
     lookup: &'a MessageLookup,
     left: AtomicUsize,
+    octets: AtomicUsize,
 }
 
 impl MessageLookup {
-    pub(super) fn new(resolver: Resolver, budget: usize) -> Self {
+    pub(super) fn new(resolver: Resolver, share: Arc<Share>, budget: usize) -> Self {
         Self {
             resolver,
+            share,
             expired: watch::Sender::new(false),
             budget,
             spent: AtomicUsize::new(0),
-            asked: Mutex::default(),
+            octets: AtomicUsize::new(0),
+            unmetered_octets: AtomicUsize::new(0),
+            evidence: Mutex::default(),
         }
     }
 
@@ -55,23 +68,23 @@ impl MessageLookup {
         Unmetered(self)
     }
 
-    /// The handle with a budget of its own: at most `questions`.
+    /// The handle with a budget of its own: at most `questions`, and [`MAX_OCTETS`].
     pub fn apart(&self, questions: usize) -> Apart<'_> {
-        Apart { lookup: self, left: AtomicUsize::new(questions) }
+        Apart { lookup: self, left: AtomicUsize::new(questions), octets: AtomicUsize::new(0) }
     }
 
-    /// The questions so far with their answers, in the order of the answers.
-    pub fn evidence(&self) -> Vec<Asked> {
-        self.asked().clone()
+    /// The questions so far with their answers.
+    pub fn evidence(&self) -> Evidence {
+        self.kept().clone()
     }
 
-    fn asked(&self) -> MutexGuard<'_, Vec<Asked>> {
-        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    fn kept(&self) -> MutexGuard<'_, Evidence> {
+        self.evidence.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn known(&self, name: &str, record_type: RecordType) -> Option<Answer> {
-        let asked = self.asked();
-        asked.iter().find(|a| a.record_type == record_type && &*a.name == name).map(|a| a.answer.clone())
+        let evidence = self.kept();
+        evidence.asked.iter().find(|a| a.record_type == record_type && &*a.name == name).map(|a| a.answer.clone())
     }
 
     fn spend(&self, budget: Budget<'_>) -> bool {
@@ -80,9 +93,21 @@ impl MessageLookup {
         };
         match budget {
             Budget::Metered => update(&self.spent, &|spent| (spent < self.budget).then_some(spent + 1)),
-            Budget::Apart(left) => update(left, &|left| left.checked_sub(1)),
+            Budget::Apart(apart) => update(&apart.left, &|left| left.checked_sub(1)),
             Budget::Unmetered => true,
         }
+    }
+
+    /// Whether there is room for an answer, which is taken then. An answer that does not fit uses nothing up.
+    fn has_room(&self, budget: Budget<'_>, answer: &Answer) -> bool {
+        let octets = match budget {
+            Budget::Metered => &self.octets,
+            Budget::Apart(apart) => &apart.octets,
+            Budget::Unmetered => &self.unmetered_octets,
+        };
+        let new = answer.outcome.as_ref().map_or(0, |records| records.octets());
+        let add = |held: usize| held.checked_add(new).filter(|held| *held <= MAX_OCTETS);
+        octets.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok()
     }
 
     async fn find(&self, name: &str, record_type: RecordType, budget: Budget<'_>) -> Answer {
@@ -95,33 +120,37 @@ impl MessageLookup {
         }
         let start = Instant::now();
         let key = (name, record_type);
-        let mut expired = self.expired.subscribe();
         let purpose = match budget {
             Budget::Metered | Budget::Apart(_) => Purpose::Identifier,
             Budget::Unmetered => Purpose::Policy,
         };
-        let expired = async {
-            // The sender is ours, so that this ends with the expiry alone.
-            let _ = expired.wait_for(|expired| *expired).await;
-        };
-        let (answer, source) = self.resolver.ask(&key, purpose, expired).await;
-        self.record(Asked {
+        let asking = Asking { purpose, share: &self.share, expired: self.expired.subscribe() };
+        let (answer, source) = self.resolver.ask(&key, asking).await;
+        let asked = Asked {
             name: (&*key.0).into(),
             record_type,
             answer,
             waited: start.elapsed(),
             cached: source == Source::Cache,
-        })
+        };
+        self.record(asked, budget)
     }
 
     /// Keeps the answer as evidence. Of two that were under way at one time the first is kept and valid for both.
-    fn record(&self, new: Asked) -> Answer {
-        let mut asked = self.asked();
-        if let Some(known) = asked.iter().find(|a| a.record_type == new.record_type && a.name == new.name) {
+    fn record(&self, new: Asked, budget: Budget<'_>) -> Answer {
+        let mut evidence = self.kept();
+        if let Some(known) = evidence.asked.iter().find(|a| a.record_type == new.record_type && a.name == new.name) {
             return known.answer.clone();
         }
+        if !self.has_room(budget, &new.answer) {
+            evidence.left_out += 1;
+            return match budget {
+                Budget::Unmetered => new.answer,
+                Budget::Metered | Budget::Apart(_) => failed(Miss::Failed(Failure::Budget)),
+            };
+        }
         let answer = new.answer.clone();
-        asked.push(new);
+        evidence.asked.push(new);
         answer
     }
 }
@@ -140,14 +169,14 @@ impl Lookup for Unmetered<'_> {
 
 impl Lookup for Apart<'_> {
     async fn ask(&self, name: &str, record_type: RecordType) -> Answer {
-        self.lookup.find(name, record_type, Budget::Apart(&self.left)).await
+        self.lookup.find(name, record_type, Budget::Apart(self)).await
     }
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 enum Budget<'a> {
     Metered,
-    Apart(&'a AtomicUsize),
+    Apart(&'a Apart<'a>),
     Unmetered,
 }
 
@@ -163,6 +192,9 @@ fn normalize(name: &str) -> Option<Arc<str>> {
     fits.then(|| name.to_ascii_lowercase().into())
 }
 
+/// Octets of answers that a message holds of its metered questions, and as many of the unmetered ones and of those apart:
+/// the largest records of SPF and the keys of twenty signatures are some tens of kilobytes together.
+pub const MAX_OCTETS: usize = 256 * 1024;
 /// Octets of a name in text form (RFC 1035 §2.3.4).
 const MAX_NAME: usize = 253;
 /// Octets of a label (RFC 1035 §2.3.4).

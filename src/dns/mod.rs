@@ -21,6 +21,7 @@ pub mod metrics;
 pub mod resolver;
 pub mod reverse;
 pub mod server;
+mod share;
 mod transport;
 #[cfg(test)]
 pub mod zone;
@@ -132,7 +133,7 @@ impl TxtRecords {
 pub struct Answer {
     /// The records, or why there are none.
     pub outcome: Result<Arc<Records>, Miss>,
-    /// How long the answer holds from now; for a failure how long it is remembered.
+    /// How long the gate remembers the answer from now: as long as DNS says, within the bounds of [`Settings`].
     pub ttl: Duration,
 }
 
@@ -149,6 +150,15 @@ pub struct Asked {
     pub waited: Duration,
     /// Whether the cache had it.
     pub cached: bool,
+}
+
+/// What one message was told by DNS.
+#[derive(Debug, Clone, Default)]
+pub struct Evidence {
+    /// The questions with their answers, in the order of the answers.
+    pub asked: Vec<Asked>,
+    /// Questions that are not among them, since their answers were too large together: see [`MessageLookup`].
+    pub left_out: usize,
 }
 
 /// The look-ups of one message.
@@ -222,4 +232,20 @@ impl Records {
             Self::Txt(txt) => txt.texts.iter().map(|text| text.len() + 16).sum(),
         }
     }
+
+    /// About how many octets they take at most, with what an evaluator makes of them: a parsed text holds its own copies
+    /// of what it names, and an item for each term, tag or macro.
+    fn footprint(&self) -> usize {
+        let Self::Txt(txt) = self else { return self.octets() };
+        let is_mark = |octet: &&u8| b" ;,%".contains(octet);
+        let marks: usize = txt.texts().map(|text| text.iter().filter(is_mark).count()).sum();
+        self.octets().saturating_mul(PARSED_COPIES) + marks.min(PARSED_ITEMS) * OCTETS_PER_ITEM
+    }
 }
+
+/// The text itself, the terms in it, and the names in these.
+const PARSED_COPIES: usize = 3;
+/// Items that an evaluator makes of one answer at most: terms and macros of an SPF record are bounded at 500 each.
+const PARSED_ITEMS: usize = 1000;
+/// What one of them takes, with its share of a list that was grown by doubling and what its allocations cost.
+const OCTETS_PER_ITEM: usize = 128;

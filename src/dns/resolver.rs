@@ -1,26 +1,29 @@
 //! The resolver that all messages share: cache, questions under way, bounds.
 //!
-//! A question is put by a task of its own, which fills the cache: a client that leaves cancels nobody's question. All
-//! askers of one name and type, for whatever purpose, wait for one query. The evidence and the budget of a message are
-//! its [`MessageLookup`]'s.
+//! A question is put by a task of its own (`asker`), which fills the cache: a client that leaves cancels nobody else's
+//! question. All askers of one name and type, for whatever purpose, wait for one query. What one client network may have
+//! under way is bounded (`share`). The evidence and the budget of a message are its [`MessageLookup`]'s.
 
-use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hickory_resolver::config::ProtocolConfig;
 use hickory_resolver::system_conf::read_system_conf;
 use tokio::sync::{Semaphore, watch};
 
+use self::asker::{Asker, Progress, UnderWay};
 use super::cache::{Cache, Key};
 use super::message_lookup::MessageLookup;
 use super::metrics::{Metrics, Source};
+use super::share::{Place, Share, Shares};
 use super::transport::Transport;
 use super::{Answer, Failure, Miss, NameServer};
 use crate::tls::TrustError;
+
+mod asker;
 
 /// How DNS is asked and what of it is remembered.
 #[derive(Debug, Clone)]
@@ -78,57 +81,11 @@ struct Shared {
     permits: [Semaphore; 2],
     /// Tasks of one lane.
     max_tasks: usize,
+    shares: Arc<Shares>,
+    /// How long a question must have been out before silence is the fault of DNS: one whole attempt.
+    patience: Duration,
     lookups_per_message: AtomicUsize,
     metrics: Metrics,
-}
-
-/// What a question is for. Each purpose has a lane of its own: a sender decides how many questions its identifiers cost
-/// and how slowly they are answered, and must not be able to keep those for the policy of the domain that it forges
-/// waiting behind them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Purpose {
-    /// SPF, DKIM, ARC, the client's name.
-    Identifier,
-    /// DMARC.
-    Policy,
-}
-
-/// The questions that are not answered yet, over both lanes: a name and type stand here once.
-#[derive(Default)]
-struct UnderWay {
-    questions: HashMap<Key, Question>,
-    /// Tasks of each lane that have not ended.
-    tasks: [usize; 2],
-}
-
-/// One question that is not answered yet. A task of a lane waits for a permit of that lane to put it; where both lanes
-/// have one, the first to get its permit puts the question and the other has nothing left to do.
-#[derive(Clone)]
-struct Question {
-    progress: Arc<watch::Sender<Progress>>,
-    /// Whether the policy lane has a task for it. Without one it is the identifier lane's.
-    in_policy_lane: bool,
-}
-
-/// How far a question is.
-#[derive(Debug, Clone)]
-enum Progress {
-    /// It waits for a permit.
-    Queued,
-    /// It was put to a server.
-    Put,
-    /// It is answered.
-    Answered(Answer),
-}
-
-/// A task that puts a question, unless that is done or of no more use when its turn comes.
-struct Asker {
-    shared: Arc<Shared>,
-    purpose: Purpose,
-    key: Key,
-    progress: Arc<watch::Sender<Progress>>,
-    /// Whether this one has taken the question over, and with it its end.
-    has_claimed: bool,
 }
 
 impl Default for Settings {
@@ -151,6 +108,37 @@ impl Default for Settings {
     }
 }
 
+/// What a question is for. Each purpose has a lane of its own: a sender decides how many questions its identifiers cost
+/// and how slowly they are answered, and must not be able to keep those for the policy of the domain that it forges
+/// waiting behind them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// SPF, DKIM, ARC, the client's name.
+    Identifier,
+    /// DMARC.
+    Policy,
+}
+
+/// For whom a question is asked.
+pub(super) struct Asking<'a> {
+    pub purpose: Purpose,
+    /// The share of the client's network.
+    pub share: &'a Arc<Share>,
+    /// Becomes true when the message waits no longer.
+    pub expired: watch::Receiver<bool>,
+}
+
+/// What came of an attempt to take part in a question.
+enum Joined {
+    /// The answer will appear here.
+    Part(watch::Receiver<Progress>, Source),
+    /// The question takes a place in the network's share. Where it waits for its turn behind others already, its answer
+    /// may appear here before.
+    NeedsPlace(Option<watch::Receiver<Progress>>),
+    /// Too many wait already.
+    Full,
+}
+
 impl Resolver {
     /// A resolver after `settings`; nothing is asked yet. Questions need a tokio runtime, this does not.
     ///
@@ -163,9 +151,11 @@ impl Resolver {
         Ok(Self(Arc::new(Shared {
             transport: Transport::new(&servers, &settings, metrics.tcp.clone())?,
             cache: Cache::new(&settings, metrics.evictions.clone()),
-            under_way: Mutex::default(),
+            under_way: Mutex::new(UnderWay::new(outstanding)),
             permits: [Semaphore::new(outstanding), Semaphore::new(outstanding)],
             max_tasks: outstanding.saturating_mul(QUEUE),
+            shares: Shares::new(outstanding / NETWORKS),
+            patience: settings.timeout,
             lookups_per_message: AtomicUsize::new(settings.lookups_per_message),
             metrics,
         })))
@@ -176,81 +166,90 @@ impl Resolver {
         self.0.lookups_per_message.store(lookups, Ordering::Relaxed);
     }
 
-    /// The look-ups of one message.
-    pub fn for_message(&self) -> MessageLookup {
-        MessageLookup::new(self.clone(), self.0.lookups_per_message.load(Ordering::Relaxed))
+    /// The look-ups of one message that comes from `client`. Clients of one network, and all that are not known, share
+    /// what one network may have under way.
+    pub fn for_message(&self, client: Option<IpAddr>) -> MessageLookup {
+        let budget = self.0.lookups_per_message.load(Ordering::Relaxed);
+        MessageLookup::new(self.clone(), self.0.shares.of(client), budget)
     }
 
-    /// Asks the cache, then the servers; `key` is fit for DNS. When `expired` ends first, the answer is a time-out if the
-    /// question had been put to a server, and [`Failure::Budget`] if we had not come to that.
-    pub(super) async fn ask(&self, key: &Key, purpose: Purpose, expired: impl Future<Output = ()>) -> (Answer, Source) {
-        let (answer, source) = self.find(key, purpose, expired).await;
+    /// Asks the cache, then the servers; `key` is fit for DNS. Where the message waits no longer, the answer is a time-out
+    /// if the question has been out for a whole attempt, whoever asked it first, and else [`Failure::Budget`]: DNS had no
+    /// chance to answer, and whoever kept us busy may be the forger.
+    pub(super) async fn ask(&self, key: &Key, asking: Asking<'_>) -> (Answer, Source) {
+        let (answer, source) = self.find(key, asking).await;
         self.0.metrics.lookups.inc(source);
         (answer, source)
     }
 
-    async fn find(&self, key: &Key, purpose: Purpose, expired: impl Future<Output = ()>) -> (Answer, Source) {
+    async fn find(&self, key: &Key, asking: Asking<'_>) -> (Answer, Source) {
         if let Some(answer) = self.0.cache.get(key).await {
             return (answer, Source::Cache);
         }
-        let Some((mut receiver, source)) = self.0.join(key, purpose) else {
-            return (failed(Failure::Budget), Source::Server);
-        };
-        let answered = tokio::select! {
-            biased;
-            progress = receiver.wait_for(|progress| matches!(progress, Progress::Answered(_))) => {
-                // An error: the task is gone without an answer, since the runtime stops.
-                progress.ok().map(|progress| progress.clone())
+        let Asking { purpose, share, mut expired } = asking;
+        let mut joined = self.0.join(key, purpose, None);
+        if let Joined::NeedsPlace(receiver) = &mut joined {
+            let place = tokio::select! {
+                biased;
+                place = share.place(purpose) => place,
+                () = answered(receiver.as_mut()) => None,
+                // The sender is the message's own, so that this ends with the expiry alone.
+                _ = expired.wait_for(|expired| *expired) => None,
+            };
+            if place.is_some() {
+                joined = self.0.join(key, purpose, place);
             }
-            () = expired => None,
+        }
+        let (mut receiver, source) = match joined {
+            Joined::Part(receiver, source) => (receiver, source),
+            Joined::NeedsPlace(Some(receiver)) => (receiver, Source::Shared),
+            Joined::NeedsPlace(None) | Joined::Full => return (failed(Failure::Budget), Source::Server),
         };
-        let answer = match answered.unwrap_or_else(|| receiver.borrow().clone()) {
-            Progress::Answered(answer) => answer,
-            Progress::Put => failed(Failure::Timeout),
-            Progress::Queued => failed(Failure::Budget),
+        tokio::select! {
+            biased;
+            () = answered(Some(&mut receiver)) => {}
+            _ = expired.wait_for(|expired| *expired) => {}
+        }
+        let answer = match &*receiver.borrow() {
+            Progress::Answered(answer) => answer.clone(),
+            Progress::Put(since) if since.elapsed() >= self.0.patience => failed(Failure::Timeout),
+            Progress::Put(_) | Progress::Queued => failed(Failure::Budget),
         };
         (answer, source)
     }
 }
 
+/// Ends when the answer is there, or the task is gone without one since the runtime stops. Without a question, never.
+async fn answered(receiver: Option<&mut watch::Receiver<Progress>>) {
+    match receiver {
+        Some(receiver) => _ = receiver.wait_for(|progress| matches!(progress, Progress::Answered(_))).await,
+        None => std::future::pending().await,
+    }
+}
+
 impl Shared {
-    /// Where the answer to `key` will appear, from a question under way or from one that begins now; none if too many
-    /// wait already.
+    /// Where the answer to `key` will appear, from a question under way or, given a place, from one that begins now.
     ///
     /// An identifier's asker takes part in whatever is under way. A policy's does, too, if the question was put to a
     /// server; one that only waits for its turn behind other identifiers gets a second turn in the policy lane.
-    fn join(self: &Arc<Self>, key: &Key, purpose: Purpose) -> Option<(watch::Receiver<Progress>, Source)> {
+    fn join(self: &Arc<Self>, key: &Key, purpose: Purpose, place: Option<Place>) -> Joined {
         let mut under_way = self.under_way();
-        let UnderWay { questions, tasks } = &mut *under_way;
-        let has_room = tasks.get(purpose.index()).is_some_and(|tasks| *tasks < self.max_tasks);
-        let (progress, receiver, source) = match questions.get_mut(key) {
-            Some(question) => {
-                let receiver = question.progress.subscribe();
-                let waits_behind_identifiers = purpose == Purpose::Policy
-                    && !question.in_policy_lane
-                    && matches!(*receiver.borrow(), Progress::Queued);
-                if !waits_behind_identifiers || !has_room {
-                    return Some((receiver, Source::Shared));
-                }
-                question.in_policy_lane = true;
-                (Arc::clone(&question.progress), receiver, Source::Shared)
+        let has_room = under_way.tasks(purpose) < self.max_tasks;
+        let known = under_way.question(key).map(|question| (question.progress.subscribe(), question.in_policy_lane));
+        let source = if known.is_some() { Source::Shared } else { Source::Server };
+        if let Some((receiver, in_policy_lane)) = &known {
+            let is_queued = matches!(*receiver.borrow(), Progress::Queued);
+            let waits_behind_identifiers = purpose == Purpose::Policy && !in_policy_lane && is_queued;
+            if !waits_behind_identifiers || !has_room {
+                return Joined::Part(receiver.clone(), source);
             }
-            None if !has_room => return None,
-            None => {
-                let (progress, receiver) = watch::channel(Progress::Queued);
-                let progress = Arc::new(progress);
-                let in_policy_lane = purpose == Purpose::Policy;
-                questions.insert(key.clone(), Question { progress: Arc::clone(&progress), in_policy_lane });
-                self.metrics.outstanding.inc();
-                (progress, receiver, Source::Server)
-            }
-        };
-        if let Some(tasks) = tasks.get_mut(purpose.index()) {
-            *tasks += 1;
+        } else if !has_room {
+            return Joined::Full;
         }
-        let asker = Asker { shared: Arc::clone(self), purpose, key: key.clone(), progress, has_claimed: false };
-        tokio::spawn(asker.run());
-        Some((receiver, source))
+        let Some(place) = place else { return Joined::NeedsPlace(known.map(|(receiver, _)| receiver)) };
+        let (progress, receiver) = under_way.begin(key, purpose, &self.metrics);
+        tokio::spawn(Asker::new(Arc::clone(self), (purpose, place), key.clone(), progress).run());
+        Joined::Part(receiver, source)
     }
 
     fn permits(&self, purpose: Purpose) -> &Semaphore {
@@ -263,92 +262,6 @@ impl Shared {
 
     fn under_way(&self) -> MutexGuard<'_, UnderWay> {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl UnderWay {
-    /// Takes a question off the list, unless another one of that name has taken its place.
-    fn remove(&mut self, key: &Key, progress: &Arc<watch::Sender<Progress>>, metrics: &Metrics) {
-        if self.questions.get(key).is_some_and(|question| Arc::ptr_eq(&question.progress, progress)) {
-            self.questions.remove(key);
-            metrics.outstanding.dec();
-        }
-    }
-}
-
-impl Purpose {
-    fn index(self) -> usize {
-        match self {
-            Self::Identifier => 0,
-            Self::Policy => 1,
-        }
-    }
-}
-
-impl Asker {
-    async fn run(mut self) {
-        let shared = Arc::clone(&self.shared);
-        let Shared { transport, cache, metrics, .. } = &*shared;
-        // Never closed; while we have it, one question is put to a server.
-        let _permit = shared.permits(self.purpose).acquire().await;
-        if !self.claim() {
-            return;
-        }
-        // Between an asker's look into the cache and its entry in the list another task may have filled it.
-        if let Some(answer) = cache.get(&self.key).await {
-            self.progress.send_replace(Progress::Answered(answer));
-            return;
-        }
-        let (name, record_type) = &self.key;
-        metrics.queries.inc(*record_type);
-        let start = Instant::now();
-        let reply = transport.ask(name, *record_type).await;
-        metrics.seconds.of(*record_type).observe(start.elapsed().as_secs_f64());
-        if let Err(Miss::Failed(failure)) = reply.outcome {
-            metrics.failures.inc(failure);
-        }
-        let answer = cache.fill(self.key.clone(), reply).await;
-        metrics.entries.set(i64::try_from(cache.len()).unwrap_or(i64::MAX));
-        self.progress.send_replace(Progress::Answered(answer));
-    }
-
-    /// Takes the question over. Not if the other lane has, nor if everyone who asked has gone while it waited: then it
-    /// is taken off the list unasked, so that sessions that begin transactions only to end them leave no work behind.
-    fn claim(&mut self) -> bool {
-        let mut under_way = self.shared.under_way();
-        // A new asker gets its receiver under the same lock.
-        if self.progress.receiver_count() == 0 && matches!(*self.progress.borrow(), Progress::Queued) {
-            under_way.remove(&self.key, &self.progress, &self.shared.metrics);
-            return false;
-        }
-        self.has_claimed = self.progress.send_if_modified(|progress| {
-            let is_free = matches!(progress, Progress::Queued);
-            if is_free {
-                *progress = Progress::Put;
-            }
-            is_free
-        });
-        self.has_claimed
-    }
-}
-
-impl Drop for Asker {
-    fn drop(&mut self) {
-        let mut under_way = self.shared.under_way();
-        if let Some(tasks) = under_way.tasks.get_mut(self.purpose.index()) {
-            *tasks = tasks.saturating_sub(1);
-        }
-        if self.has_claimed {
-            under_way.remove(&self.key, &self.progress, &self.shared.metrics);
-            // However it ended: nobody waits for an answer that does not come.
-            self.progress.send_if_modified(|progress| {
-                let is_open = !matches!(progress, Progress::Answered(_));
-                if is_open {
-                    *progress = Progress::Answered(failed(Failure::Timeout));
-                }
-                is_open
-            });
-        }
     }
 }
 
@@ -369,6 +282,8 @@ fn failed(failure: Failure) -> Answer {
 
 /// Questions that may wait, for each that may be put at one time: beyond that they would wait longer than a message.
 const QUEUE: usize = 16;
+/// One client network holds at most this fraction of the questions that may be out at one time.
+const NETWORKS: usize = 8;
 
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,7 @@
 //! that will be evaluated) and awaits [`discover`]; it is cancel-safe and may be joined with reading the body and
 //! with SPF and DKIM. When their results are there, [`Discoveries::evaluate`] is a pure function.
 //!
-//! Each domain is walked at most once for a message; the names of a walk are asked together, but their answers are
+//! Each domain is walked at most once for a message, two of them at a time, so that one message has few questions out; the names of a walk are asked together, but their answers are
 //! taken in order, and with a warm cache no name beyond the walk's stop is asked.
 //!
 //! The older way, by a public suffix list, asks at two names at most for an author domain and at none for an identifier.
@@ -96,7 +96,8 @@ pub async fn discover<L: Lookup>(
     author_domains: &[Domain],
     identifiers: &[Domain],
 ) -> Discoveries {
-    let authors = InOrder::new(author_domains.iter().map(|domain| discover_one(lookup, rules, domain))).all().await;
+    let authors = InOrder::new(author_domains.iter().map(|domain| discover_one(lookup, rules, domain)));
+    let authors = authors.at_a_time(WALKS).all().await;
     let mut found = Discoveries::of(authors);
     if rules.discovery == Discovery::PublicSuffix {
         let by_list = |domain: &Domain| (domain.clone(), Some(rules.suffixes.organizational_domain(domain)));
@@ -109,7 +110,7 @@ pub async fn discover<L: Lookup>(
             wanted.push(identifier);
         }
     }
-    let walks = InOrder::new(wanted.into_iter().map(|domain| walk(lookup, domain))).all().await;
+    let walks = InOrder::new(wanted.into_iter().map(|domain| walk(lookup, domain))).at_a_time(WALKS).all().await;
     found
         .walked
         .extend(walks.into_iter().filter_map(|(w, _)| Some((w.names().first()?.clone(), w.organizational_domain()))));
@@ -374,3 +375,7 @@ async fn found_at<L: Lookup>(lookup: &L, name: Domain) -> (Found, Option<Failure
     };
     (found, None)
 }
+
+/// Domains that are walked at a time: a walk asks at up to eight names, and many domains in From or signatures must not
+/// make one message a flood of questions.
+const WALKS: usize = 2;

@@ -14,7 +14,7 @@ use super::caught::caught;
 use super::discovery::{Discoveries, Rules, discover};
 use super::dkim::Keys;
 use super::subject::{Claims, Subject};
-use crate::dns::{Asked, Lookup, MessageLookup};
+use crate::dns::{Evidence, Lookup, MessageLookup};
 use crate::domain::Domain;
 use crate::message::body_hash::BodyHashes;
 use crate::spf::evaluate::{Request, check_host};
@@ -151,13 +151,7 @@ impl Gathered {
     /// Settles every result; `now` is in epoch seconds, `elapsed` the time since the end of data.
     ///
     /// None if there was no header section to evaluate.
-    pub fn evaluate(
-        self,
-        hashes: &BodyHashes,
-        now: u64,
-        evidence: Vec<Asked>,
-        elapsed: Duration,
-    ) -> Option<Evaluation> {
+    pub fn evaluate(self, hashes: &BodyHashes, now: u64, evidence: Evidence, elapsed: Duration) -> Option<Evaluation> {
         let Rest { subject, keys, chain_keys, discoveries } = self.rest?;
         let claims = subject.claims.as_ref()?;
         let dkim = claims.signatures.verify(&subject.section, &keys, hashes, now);
@@ -239,7 +233,7 @@ mod tests {
         let hashes = BodyHasher::new(subject.body_hash_specs()).finish();
         let lookups = Lookups { identifiers: zone, helo, policy: zone };
         let gathered = gather(lookups, sender, &Rules::default(), std::future::ready(Some(subject))).await;
-        gathered.evaluate(&hashes, 0, Vec::new(), Duration::ZERO).unwrap()
+        gathered.evaluate(&hashes, 0, Evidence::default(), Duration::ZERO).unwrap()
     }
 
     #[tokio::test]

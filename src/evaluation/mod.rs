@@ -18,7 +18,7 @@ pub use self::gather::Sender;
 pub use crate::dmarc::alignment::{Alignment, DmarcResult, Doubt};
 use crate::dmarc::public_suffix::{Agreement, Discovery};
 use crate::dmarc::record::{Policy, PolicyRecord};
-use crate::dns::Asked;
+use crate::dns::Evidence;
 use crate::domain::Domain;
 use crate::label_enum;
 use crate::message::author::Author;
@@ -165,8 +165,8 @@ pub struct Evaluation {
     pub list_fields: bool,
     /// The identifier in List-Id (RFC 2919 §3), if there is one such field and it is a name. A claim of anyone.
     pub list_id: Option<Domain>,
-    /// Each DNS question with its answer, in the order of the answers.
-    pub evidence: Vec<Asked>,
+    /// The DNS questions with their answers.
+    pub evidence: Evidence,
     /// Time from the end of data to the verdict, that is what the sender waited for us.
     pub elapsed: Duration,
 }

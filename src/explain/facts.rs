@@ -192,7 +192,7 @@ impl Results {
     /// What an evaluation found, with the From fields; of each text of a peer at most `most` octets.
     pub fn new(evaluation: &Evaluation, fields: Vec<String>, rules: &Rules, most: usize) -> Self {
         let Evaluation { author, spf, spf_helo, dkim, arc, dmarc, .. } = evaluation;
-        let walks = Walks { asked: &evaluation.evidence, rules, most };
+        let walks = Walks { asked: &evaluation.evidence.asked, rules, most };
         Self {
             from: From {
                 fields,

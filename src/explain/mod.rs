@@ -177,8 +177,9 @@ impl Header {
 impl Explanation {
     fn new(case: &Case) -> Self {
         let evaluation = case.verdict.as_ref().map(|verdict| &verdict.evaluation);
-        let evidence = evaluation.map_or(&[][..], |evaluation| &evaluation.evidence);
-        let (dns, dns_left_out) = questions(evidence);
+        let evidence = evaluation.map_or(&[][..], |evaluation| &evaluation.evidence.asked);
+        let (dns, left_out) = questions(evidence);
+        let dns_left_out = left_out + evaluation.map_or(0, |evaluation| evaluation.evidence.left_out);
         Self {
             id: case.id.to_string(),
             gate: case.gate.to_string(),

@@ -161,7 +161,7 @@ impl Story {
         self.heading(&format!("DNS: {} question(s), in the order of the answers", questions.len()));
         for Question { name, record_type, outcome: said, records, ttl_seconds, milliseconds } in questions {
             let record_type = record_type.to_uppercase();
-            self.line(&format!("  {record_type:<4} {name}  ({milliseconds:.1} ms, holds for {ttl_seconds} s)"));
+            self.line(&format!("  {record_type:<4} {name}  ({milliseconds:.1} ms, kept for {ttl_seconds} s)"));
             if records.is_empty() {
                 self.line(&format!("         {}", outcome(said)));
             }

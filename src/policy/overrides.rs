@@ -197,7 +197,7 @@ mod tests {
             dmarc: Vec::new(),
             list_fields: true,
             list_id: Some(domain("talk.lists.example")),
-            evidence: Vec::new(),
+            evidence: crate::dns::Evidence::default(),
             elapsed: std::time::Duration::ZERO,
         }
     }

@@ -86,7 +86,7 @@ fn evaluation(dmarc: Vec<DmarcOutput>) -> Evaluation {
         dmarc,
         list_fields: false,
         list_id: None,
-        evidence: Vec::new(),
+        evidence: crate::dns::Evidence::default(),
         elapsed: Duration::ZERO,
     }
 }

@@ -93,7 +93,7 @@ impl Session {
                 self.reverse.begin(&self.gate.resolver, &self.client);
             }
             let (subject, subject_comes) = oneshot::channel();
-            let lookup = Arc::new(self.gate.resolver.for_message());
+            let lookup = Arc::new(self.gate.resolver.for_message(Some(ip)));
             let sender = Sender {
                 ip,
                 helo: hello.name.as_str().into(),

@@ -36,7 +36,7 @@ impl ReverseLookup {
     /// Begins the look-up, if that was not done.
     pub fn begin(&mut self, resolver: &Resolver, client: &Client) {
         if let Self::Unasked = self {
-            let (lookup, ip) = (resolver.for_message(), client.ip());
+            let (lookup, ip) = (resolver.for_message(Some(client.ip())), client.ip());
             *self = Self::Running(tokio::spawn(async move {
                 timeout(REVERSE_LOOKUP, confirmed_name(&lookup, ip)).await.unwrap_or(ConfirmedName::TempError)
             }));

@@ -115,6 +115,9 @@ pub enum SyntaxError {
     /// A prefix length that is no number, too large or written with leading zeros.
     #[error("bad prefix length")]
     BadPrefix,
+    /// More terms or macros than a record is read for.
+    #[error("too many terms or macros")]
+    TooLong,
     /// `redirect=` or `exp=` twice (RFC 7208 §6).
     #[error("modifier given twice")]
     RepeatedModifier,
@@ -140,10 +143,14 @@ impl Record {
     fn parse(terms: &[u8]) -> Result<Self, SyntaxError> {
         let printable = terms.iter().all(|octet| *octet == b' ' || octet.is_ascii_graphic());
         let terms = std::str::from_utf8(terms).ok().filter(|_| printable).ok_or(SyntaxError::BadCharacter)?;
+        let words = || terms.split(' ').filter(|term| !term.is_empty());
+        if words().nth(MAX_TERMS).is_some() || terms.matches('%').nth(MAX_MACROS).is_some() {
+            return Err(SyntaxError::TooLong);
+        }
         let mut record = Self::default();
         let mut explained = false;
         // Terms are separated by one or more spaces, and by nothing else (RFC 7208 §4.6.1).
-        for term in terms.split(' ').filter(|term| !term.is_empty()) {
+        for term in words() {
             let Some((name, value)) = modifier(term) else {
                 record.directives.push(Directive::parse(term)?);
                 continue;
@@ -309,6 +316,11 @@ fn cut(term: &str, max: usize) -> Box<str> {
 }
 
 const VERSION: &[u8] = b"v=spf1";
+/// Terms of one record, beyond which it is a permerror: a term of one letter takes more than a hundred octets once it is
+/// read. RFC 7208 sets no bound; records of flattened networks, the longest that are honest, have some two hundred.
+const MAX_TERMS: usize = 500;
+/// Percent signs of one record, for the same reason.
+const MAX_MACROS: usize = 500;
 /// Octets of a term that are kept for people; honest ones are far shorter.
 const MAX_TERM: usize = 256;
 /// Octets of a record that are kept for people: whatever fits into a UDP answer.
@@ -355,6 +367,19 @@ mod tests {
             Published::read(&texts(&[b"\xff\x00", b"v=spf1 -all", b"v=spf10"])),
             Published::One { record: Ok(_), .. }
         ));
+    }
+
+    #[test]
+    fn a_record_has_a_bounded_number_of_terms_and_macros() {
+        let of = |count: usize, term: &str| parse(&format!("v=spf1  {}", term.repeat(count)));
+        assert_eq!(of(MAX_TERMS, "a ").unwrap().directives.len(), MAX_TERMS);
+        assert!(of(MAX_TERMS, "x=  ").is_ok());
+        for (count, term) in [(MAX_TERMS + 1, "a "), (MAX_TERMS + 1, "x=y "), (29_000, "a ")] {
+            assert_eq!(of(count, term), Err(SyntaxError::TooLong), "{count} {term}");
+        }
+        let macros = |count: usize| parse(&format!("v=spf1 a:{}", "%{i}".repeat(count)));
+        assert!(macros(MAX_MACROS).is_ok());
+        assert_eq!(macros(MAX_MACROS + 1), Err(SyntaxError::TooLong));
     }
 
     #[test]

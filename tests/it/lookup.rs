@@ -160,7 +160,7 @@ async fn the_story_is_for_people_and_no_peer_steers_their_terminal() {
     for line in [
         "SPF for good.example",
         "    include:_spf.good.example",
-        "      _spf.good.example: v=spf1 ip4:192.0.2.0/28 redirect=_more.good.example  (holds for 300 s)",
+        "      _spf.good.example: v=spf1 ip4:192.0.2.0/28 redirect=_more.good.example  (kept for 300 s)",
         "  costs           5 of 10 terms that ask DNS",
         "DMARC for good.example",
         "  organization    good.example",

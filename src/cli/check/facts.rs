@@ -92,7 +92,7 @@ impl Facts {
                 usize::MAX,
             )),
             decisions,
-            dns: evaluation.evidence.iter().map(|asked| Question::new(asked, usize::MAX)).collect(),
+            dns: evaluation.evidence.asked.iter().map(|asked| Question::new(asked, usize::MAX)).collect(),
             ..Self::envelope(check, input, name)
         }
     }

@@ -61,7 +61,7 @@ pub async fn find(lookup: &MessageLookup, domain: &Domain, rules: &Rules) -> Dma
     let asker = lookup.unmetered();
     let nobody = check_host(&asker, &Request::mail_from(Ipv4Addr::UNSPECIFIED.into(), "", "")).await;
     let found = discover(&asker, rules, std::slice::from_ref(domain), &[]).await.evaluate(&nobody, &[]);
-    let evidence = lookup.evidence();
+    let evidence = lookup.evidence().asked;
     let walks = Walks { asked: &evidence, rules, most: usize::MAX };
     let (steps, organizational_domain) = walks.from(domain);
     let walk = steps.into_iter().map(|step| Visited { ttl_seconds: ttl(&evidence, &step.name), step }).collect();

@@ -39,7 +39,7 @@ impl Telling {
         let indent = "  ".repeat(depth);
         match &node.text {
             Some(text) => {
-                self.0.line(&format!("{indent}{}: {}  (holds for {} s)", node.name, cut(text), node.ttl_seconds))
+                self.0.line(&format!("{indent}{}: {}  (kept for {} s)", node.name, cut(text), node.ttl_seconds))
             }
             None => self.0.line(&format!("{indent}{}: {}", node.name, outcome(node.said))),
         }
@@ -58,7 +58,7 @@ impl Telling {
         for (index, Visited { step, ttl_seconds }) in dmarc.walk.iter().enumerate() {
             let said = step.record.as_deref().map_or_else(|| outcome(&step.said).to_owned(), cut);
             let label = if index == 0 { "walk" } else { "" };
-            self.0.fact(label, &format!("{:width$}  {said}  (holds for {ttl_seconds} s)", step.name));
+            self.0.fact(label, &format!("{:width$}  {said}  (kept for {ttl_seconds} s)", step.name));
         }
         if let Some(organization) = &dmarc.organizational_domain {
             self.0.fact("organization", organization);
@@ -86,7 +86,7 @@ impl Telling {
             self.0.fact("key", &format!("{}: {}", selector.name, outcome(selector.said)));
         }
         for record in &selector.records {
-            self.0.fact("record", &format!("{}  (holds for {} s)", cut(&record.text), selector.ttl_seconds));
+            self.0.fact("record", &format!("{}  (kept for {} s)", cut(&record.text), selector.ttl_seconds));
             match (&record.key, record.fault) {
                 (Some(key), _) => {
                     let testing = if key.testing { ", t=y: testing" } else { "" };
@@ -111,7 +111,7 @@ impl Telling {
             self.0.fact(&exchanger.preference.to_string(), &format!("{}  {addresses}", exchanger.name));
         }
         if !mx.exchangers.is_empty() {
-            self.0.fact("holds", &format!("for {} s", mx.ttl_seconds));
+            self.0.fact("kept", &format!("for {} s", mx.ttl_seconds));
         }
     }
 

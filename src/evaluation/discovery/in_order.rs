@@ -8,6 +8,8 @@ use std::task::{Context, Poll};
 /// Futures that run together and whose outputs are taken in order. The second is started only when the first has to
 /// wait, so that what a cache answers at once spares the rest.
 pub(super) struct InOrder<'a, T> {
+    /// How many run at a time.
+    width: usize,
     slots: VecDeque<Slot<'a, T>>,
 }
 
@@ -19,14 +21,19 @@ enum Slot<'a, T> {
 impl<'a, T> InOrder<'a, T> {
     /// These futures, none of them started.
     pub(super) fn new<F: Future<Output = T> + Send + 'a>(futures: impl Iterator<Item = F>) -> Self {
-        Self { slots: futures.map(|f| Slot::Waiting(Box::pin(f))).collect() }
+        Self { width: usize::MAX, slots: futures.map(|f| Slot::Waiting(Box::pin(f))).collect() }
+    }
+
+    /// At most so many of them, from the first that is left, run at a time.
+    pub(super) fn at_a_time(self, width: usize) -> Self {
+        Self { width, ..self }
     }
 
     /// The output of the first that is left.
     pub(super) async fn next(&mut self) -> Option<T> {
         poll_fn(|context| {
             if self.slots.front_mut().is_some_and(|front| !front.is_ready(context)) {
-                self.slots.iter_mut().skip(1).for_each(|slot| {
+                self.slots.iter_mut().take(self.width).skip(1).for_each(|slot| {
                     slot.is_ready(context);
                 });
                 return Poll::Pending;

@@ -39,7 +39,7 @@ async fn section_3_records() {
     let zone = Zone::new().txt("a.example", &["v=spf1 ip4:192.0.2.3 -all"]);
     assert_eq!(run(&zone, IP, "joe@a.example").await.result, Pass);
     assert_eq!(zone.asked(), [("a.example".to_owned(), RecordType::Txt)]);
-    let long = format!("v=spf1 {}ip4:192.0.2.3 -all", "ip4:198.51.100.0/24 ".repeat(3000));
+    let long = format!("v=spf1 {}ip4:192.0.2.3 -all", "ip4:198.51.100.0/24 ".repeat(400));
     assert_eq!(run(&Zone::new().txt("a.example", &[&long]), IP, "joe@a.example").await.result, Pass);
 }
 
@@ -498,7 +498,7 @@ async fn section_7_3_names_at_the_bound() {
 /// The records that led to a result are all kept, each once, and their text is bounded.
 #[tokio::test]
 async fn evidence_is_complete_and_bounded() {
-    let long = format!("v=spf1 {} -all", "ip4:198.51.100.0/24 ".repeat(3000));
+    let long = format!("v=spf1 {} -all", "ip4:198.51.100.0/24 ".repeat(400));
     let zone = Zone::new()
         .txt("a.example", &["v=spf1 include:b.example include:b.example include:c.example redirect=d.example"])
         .txt("b.example", &["v=spf1 -all"])

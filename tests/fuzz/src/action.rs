@@ -136,7 +136,7 @@ fn evaluation<'a>(choice: impl Fn(usize) -> usize, text: impl Fn(usize) -> &'a s
         dmarc: Vec::new(),
         list_fields: false,
         list_id: None,
-        evidence: Vec::new(),
+        evidence: Default::default(),
         elapsed: Duration::ZERO,
     }
 }

@@ -164,7 +164,7 @@ async fn questions_go_over_one_connection_that_is_kept() {
         // All at once and with nothing open yet: still one.
         let askers = (0..50)
             .map(|n| {
-                let lookup = resolver.for_message();
+                let lookup = resolver.for_message(None);
                 tokio::spawn(async move { lookup.ask(&format!("n{n}.example"), RecordType::A).await })
             })
             .collect::<Vec<_>>();
@@ -172,7 +172,7 @@ async fn questions_go_over_one_connection_that_is_kept() {
             let answer = asker.await.unwrap();
             assert!(answer.outcome.is_ok(), "{answer:?}");
         }
-        assert!(resolver.for_message().ask("later.example", RecordType::A).await.outcome.is_ok());
+        assert!(resolver.for_message(None).ask("later.example", RecordType::A).await.outcome.is_ok());
         assert_eq!(server.counts(), (1, 51));
     }
 }
@@ -182,7 +182,7 @@ async fn a_connection_that_the_server_has_closed_is_opened_anew() {
     let server = Secure::start(Speaks::Tls, NAME, Keeps::One, with_address).await;
     let (resolver, _) = resolver(server.settings(Speaks::Tls));
     for n in 0..5 {
-        let answer = resolver.for_message().ask(&format!("n{n}.example"), RecordType::A).await;
+        let answer = resolver.for_message(None).ask(&format!("n{n}.example"), RecordType::A).await;
         assert!(answer.outcome.is_ok(), "{n}: {answer:?}");
     }
     assert_eq!(server.questions.load(Ordering::SeqCst), 5);
@@ -202,7 +202,7 @@ async fn names_come_as_they_are_and_texts_whole() {
         })
         .await;
         let (resolver, _) = resolver(server.settings(speaks));
-        let records = resolver.for_message().txt("abcdefghijklmnopqrstuvwxyz.example").await.unwrap();
+        let records = resolver.for_message(None).txt("abcdefghijklmnopqrstuvwxyz.example").await.unwrap();
         assert_eq!(records.as_txt().unwrap().texts().next().unwrap().len(), 40_000);
     }
 }

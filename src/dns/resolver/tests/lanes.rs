@@ -29,7 +29,7 @@ async fn a_question_that_is_with_a_server_is_shared_by_both_purposes() {
     for (case, first_is_policy) in [("the identifier first", false), ("the policy first", true)] {
         let held = Held::start().await;
         let (resolver, registry) = resolver(settings(&[&held.server]));
-        let (one, two) = (resolver.for_message(), resolver.for_message());
+        let (one, two) = (resolver.for_message(None), resolver.for_message(None));
         let (one_policy, two_policy) = (one.unmetered(), two.unmetered());
         let first = async {
             if first_is_policy { one_policy.ask(NAME, RecordType::A).await } else { one.ask(NAME, RecordType::A).await }
@@ -52,7 +52,7 @@ async fn the_policy_overtakes_an_identifier_that_only_waits_and_answers_it() {
     let server = Server::start(|message, _, _| with_address(message)).await;
     let (resolver, registry) = resolver(Settings { outstanding: 1, ..settings(&[&server]) });
     let busy = resolver.0.permits(Purpose::Identifier).acquire().await.unwrap();
-    let (one, two) = (resolver.for_message(), resolver.for_message());
+    let (one, two) = (resolver.for_message(None), resolver.for_message(None));
     let policy = two.unmetered();
     let asked = async {
         while under_way(&resolver) == 0 {
@@ -63,9 +63,9 @@ async fn the_policy_overtakes_an_identifier_that_only_waits_and_answers_it() {
     // The identifier lane has no permit to give all the while.
     let (identifier, policy) = tokio::join!(one.ask(NAME, RecordType::A), asked);
     assert!(identifier.outcome.is_ok() && policy.outcome.is_ok());
-    assert_eq!(resolver.0.under_way().tasks, [1, 0], "the identifier's task still waits for its turn");
+    assert_eq!(tasks(&resolver), [1, 0], "the identifier's task still waits for its turn");
     drop(busy);
-    while resolver.0.under_way().tasks != [0, 0] {
+    while tasks(&resolver) != [0, 0] {
         tokio::task::yield_now().await;
     }
     assert_eq!(server.udp(), 1, "at its turn it has nothing left to ask");
@@ -77,7 +77,7 @@ async fn an_identifier_waits_for_the_policys_question_even_if_that_is_queued() {
     let server = Server::start(|message, _, _| with_address(message)).await;
     let (resolver, _) = resolver(Settings { outstanding: 1, ..settings(&[&server]) });
     let busy = resolver.0.permits(Purpose::Policy).acquire().await.unwrap();
-    let (one, two) = (resolver.for_message(), resolver.for_message());
+    let (one, two) = (resolver.for_message(None), resolver.for_message(None));
     let policy = one.unmetered();
     let asked = async {
         while under_way(&resolver) == 0 {
@@ -101,24 +101,24 @@ async fn what_both_lanes_wait_for_and_nobody_wants_any_more_is_not_put() {
     let (resolver, registry) = resolver(Settings { outstanding: 1, ..settings(&[&server]) });
     let identifiers = resolver.0.permits(Purpose::Identifier).acquire().await.unwrap();
     let policies = resolver.0.permits(Purpose::Policy).acquire().await.unwrap();
-    let lookup = resolver.for_message();
-    let other = resolver.for_message();
+    let lookup = resolver.for_message(None);
+    let other = resolver.for_message(None);
     let policy = other.unmetered();
     tokio::select! {
         biased;
         _ = lookup.ask(NAME, RecordType::A) => panic!("there is no permit"),
         _ = policy.ask(NAME, RecordType::A) => panic!("there is no permit"),
-        () = async { while resolver.0.under_way().tasks != [1, 1] { tokio::task::yield_now().await } } => {}
+        () = async { while tasks(&resolver) != [1, 1] { tokio::task::yield_now().await } } => {}
     }
     drop(policies);
-    while resolver.0.under_way().tasks != [1, 0] {
+    while tasks(&resolver) != [1, 0] {
         tokio::task::yield_now().await;
     }
     assert_eq!((under_way(&resolver), server.udp()), (0, 0), "it is off the list");
     // A new question of that name is not confused with the one that is gone.
     assert!(policy.ask(NAME, RecordType::A).await.outcome.is_ok());
     drop(identifiers);
-    while resolver.0.under_way().tasks != [0, 0] {
+    while tasks(&resolver) != [0, 0] {
         tokio::task::yield_now().await;
     }
     assert_eq!(server.udp(), 1);
@@ -134,18 +134,21 @@ async fn a_flood_of_identifiers_leaves_the_policy_lane_free() {
     .await;
     let settings = Settings { outstanding: 1, timeout: Duration::from_secs(60), ..settings(&[&silent]) };
     let (resolver, _) = resolver(settings);
-    let flood = Arc::new(resolver.for_message());
     // The lane and its queue are full, the policy's name among those that wait.
     for n in 0..QUEUE {
-        let (flood, name) = (Arc::clone(&flood), if n == QUEUE - 1 { NAME.into() } else { format!("n{n}.example") });
+        let (flood, name) =
+            (resolver.for_message(client(n)), if n == QUEUE - 1 { NAME.into() } else { format!("n{n}.example") });
         tokio::spawn(async move { flood.ask(&name, RecordType::A).await });
         while under_way(&resolver) <= n {
             tokio::task::yield_now().await;
         }
     }
-    let victim = resolver.for_message();
+    let victim = resolver.for_message(None);
     assert!(victim.unmetered().ask(NAME, RecordType::A).await.outcome.is_ok());
-    assert!(flood.ask(NAME, RecordType::A).await.outcome.is_ok(), "known to the flood as well");
+    assert!(
+        resolver.for_message(client(1)).ask(NAME, RecordType::A).await.outcome.is_ok(),
+        "known to the flood as well"
+    );
 }
 
 #[tokio::test]
@@ -154,7 +157,7 @@ async fn a_thousand_askers_of_both_purposes_are_one_query() {
     let (resolver, registry) = resolver(settings(&[&server]));
     let askers = (0..1000)
         .map(|n| {
-            let lookup = resolver.for_message();
+            let lookup = resolver.for_message(None);
             tokio::spawn(async move {
                 if n % 2 == 0 {
                     lookup.ask(NAME, RecordType::A).await
@@ -181,13 +184,13 @@ async fn at_the_moment_of_expiry_a_thousand_askers_are_one_query() {
     })
     .await;
     let (resolver, _) = resolver(Settings { min_ttl: Duration::from_millis(1), ..settings(&[&server]) });
-    assert!(resolver.for_message().ask(NAME, RecordType::A).await.outcome.is_ok());
+    assert!(resolver.for_message(None).ask(NAME, RecordType::A).await.outcome.is_ok());
     let key: Key = (NAME.into(), RecordType::A);
     while resolver.0.cache.get(&key).await.is_some() {
         tokio::task::yield_now().await;
     }
     let askers = (0..1000).map(|_| {
-        let lookup = resolver.for_message();
+        let lookup = resolver.for_message(None);
         tokio::spawn(async move { lookup.ask(NAME, RecordType::A).await })
     });
     for asker in askers.collect::<Vec<_>>() {

@@ -184,7 +184,7 @@ async fn what_is_cut_off_and_has_no_good_tcp_is_a_failure() {
         })
         .await;
         let (resolver, registry) = resolver(Settings { attempts: 1, ..settings(&[&server]) });
-        let answer = resolver.for_message().ask("a.example", RecordType::A).await;
+        let answer = resolver.for_message(None).ask("a.example", RecordType::A).await;
         let Miss::Failed(failure) = miss(&answer) else { panic!("{case}: {answer:?}") };
         assert!(expected.contains(&failure), "{case}: {failure}");
         assert!(registry.render().contains("dmarcgate_dns_tcp_total{reason=\"truncated\"} 1\n"), "{case}");
@@ -228,7 +228,7 @@ async fn the_reasons_for_tcp_are_counted_apart() {
     .await;
     let (resolver, registry) = resolver(settings(&[&server]));
     for name in ["cut.example", "a-name-that-is-spelled-in-many-ways.example", "garbage.example", "fine.example"] {
-        assert!(resolver.for_message().ask(name, RecordType::A).await.outcome.is_ok(), "{name}");
+        assert!(resolver.for_message(None).ask(name, RecordType::A).await.outcome.is_ok(), "{name}");
     }
     let text = registry.render();
     for reason in ["truncated", "spelling", "unreadable"] {
@@ -255,7 +255,7 @@ async fn texts_of_any_size_come_whole() {
         })
         .await;
         let (resolver, _) = resolver(settings(&[&server]));
-        let records = resolver.for_message().txt("a.example").await.unwrap();
+        let records = resolver.for_message(None).txt("a.example").await.unwrap();
         assert_eq!(records.as_txt().unwrap().texts().collect::<Vec<_>>(), [&text[..]], "{size}");
         assert_eq!(server.tcp(), usize::from(size > 1200), "{size}");
     }
@@ -393,7 +393,7 @@ async fn a_message_waits_for_its_deadline_and_no_longer_whatever_servers_do() {
     })
     .await;
     let (resolver, _) = resolver(Settings { timeout: Duration::from_secs(60), ..settings(&[&server]) });
-    let lookup = resolver.for_message();
+    let lookup = resolver.for_message(None);
     let expire = async {
         while server.tcp() == 0 {
             tokio::task::yield_now().await;
@@ -401,6 +401,6 @@ async fn a_message_waits_for_its_deadline_and_no_longer_whatever_servers_do() {
         lookup.expire();
     };
     let (answer, ()) = tokio::join!(lookup.ask("a.example", RecordType::A), expire);
-    assert_eq!(miss(&answer), Miss::Failed(Failure::Timeout));
+    assert_eq!(miss(&answer), Miss::Failed(Failure::Budget), "not a whole attempt has passed");
     assert!(put.load(Ordering::SeqCst));
 }

@@ -1,0 +1,144 @@
+//! Bounds the questions that one client network has under way.
+//!
+//! A network is an IPv4 /24 or an IPv6 /48: what one sender can be expected to hold. It has a number of places in each
+//! lane; who finds them taken waits, first come, first served, outside of the lane. So a sender whose own zones are slow
+//! fills its own places and nobody else's. The table has an entry only while a message or question of the network lasts.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use ipnet::IpNet;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::resolver::Purpose;
+
+/// The shares of all networks.
+pub(super) struct Shares {
+    /// Places in each lane.
+    places: usize,
+    /// None: clients whose address is not known.
+    networks: Mutex<HashMap<Option<IpNet>, Weak<Share>>>,
+}
+
+/// What one network may have under way.
+pub(super) struct Share {
+    shares: Arc<Shares>,
+    network: Option<IpNet>,
+    identifiers: Arc<Semaphore>,
+    policies: Arc<Semaphore>,
+}
+
+/// A place in a share, given back when it is dropped.
+pub(super) struct Place {
+    _permit: OwnedSemaphorePermit,
+    /// The share lasts as long as one of its places is taken.
+    _share: Arc<Share>,
+}
+
+impl Shares {
+    /// Shares of so many places in each lane, at least one.
+    pub fn new(places: usize) -> Arc<Self> {
+        Arc::new(Self { places: places.max(1), networks: Mutex::default() })
+    }
+
+    /// The share of a client's network.
+    pub fn of(self: &Arc<Self>, client: Option<IpAddr>) -> Arc<Share> {
+        let network = client.map(network);
+        let mut networks = self.networks();
+        if let Some(share) = networks.get(&network).and_then(Weak::upgrade) {
+            return share;
+        }
+        let lane = || Arc::new(Semaphore::new(self.places));
+        let share = Share { shares: Arc::clone(self), network, identifiers: lane(), policies: lane() };
+        let share = Arc::new(share);
+        networks.insert(network, Arc::downgrade(&share));
+        share
+    }
+
+    fn networks(&self) -> MutexGuard<'_, HashMap<Option<IpNet>, Weak<Share>>> {
+        self.networks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Share {
+    /// Waits for a place in a lane.
+    pub async fn place(self: &Arc<Self>, purpose: Purpose) -> Option<Place> {
+        let lane = match purpose {
+            Purpose::Identifier => &self.identifiers,
+            Purpose::Policy => &self.policies,
+        };
+        // Never closed.
+        let permit = Arc::clone(lane).acquire_owned().await.ok()?;
+        Some(Place { _permit: permit, _share: Arc::clone(self) })
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut networks = self.shares.networks();
+        // A new one may have taken its place already.
+        if networks.get(&self.network).is_some_and(|share| share.strong_count() == 0) {
+            networks.remove(&self.network);
+        }
+    }
+}
+
+fn network(ip: IpAddr) -> IpNet {
+    let ip = ip.to_canonical();
+    let prefix = if ip.is_ipv4() { PREFIX_V4 } else { PREFIX_V6 };
+    // Both lengths are within the address.
+    IpNet::new(ip, prefix).map_or_else(|_| ip.into(), |network| network.trunc())
+}
+
+/// Leading bits of an IPv4 address that make a network.
+const PREFIX_V4: u8 = 24;
+/// Leading bits of an IPv6 address that make a network: what one site gets.
+const PREFIX_V6: u8 = 48;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> Option<IpAddr> {
+        Some(text.parse().unwrap())
+    }
+
+    #[tokio::test]
+    async fn clients_of_one_network_have_their_places_in_common() {
+        let cases = [
+            ("192.0.2.1", "192.0.2.200", true),
+            ("192.0.2.1", "::ffff:192.0.2.7", true),
+            ("192.0.2.1", "192.0.3.1", false),
+            ("2001:db8:1::1", "2001:db8:1:ffff::2", true),
+            ("2001:db8:1::1", "2001:db8:2::1", false),
+            ("127.0.0.1", "127.0.0.2", true),
+        ];
+        for (one, two, is_same) in cases {
+            let shares = Shares::new(1);
+            let (first, second) = (shares.of(ip(one)), shares.of(ip(two)));
+            assert_eq!(Arc::ptr_eq(&first, &second), is_same, "{one} {two}");
+        }
+        let shares = Shares::new(1);
+        let share = shares.of(None);
+        let taken = share.place(Purpose::Policy).await;
+        assert_eq!(shares.of(None).policies.available_permits(), 0);
+        assert_eq!(shares.of(None).identifiers.available_permits(), 1, "each lane has its own");
+        drop(taken);
+        assert_eq!(share.policies.available_permits(), 1);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_kept_of_networks_that_have_gone() {
+        let shares = Shares::new(1);
+        let mut places = Vec::new();
+        for n in 0..1000_u32 {
+            let share = shares.of(Some(IpAddr::V4((n << 8).into())));
+            places.extend(if n == 0 { share.place(Purpose::Identifier).await } else { None });
+        }
+        assert_eq!(shares.networks().len(), 1, "the one that has a place");
+        assert_eq!(shares.of(ip("0.0.0.1")).identifiers.available_permits(), 0, "though its message has gone");
+        drop(places);
+        assert_eq!(shares.networks().len(), 0);
+    }
+}
