@@ -1,4 +1,5 @@
 use super::*;
+use crate::label::Label;
 use crate::dns::zone::Zone;
 use crate::spf::Identity;
 
@@ -102,6 +103,47 @@ async fn results_of_an_author_domain_with_a_record() {
         assert_eq!(output.doubt, (*expected == TempError).then_some(Doubt::Identifier), "{name}");
         assert_eq!(output.organizational_domain, Some(domain("example.com")), "{name}");
         assert!(!output.reason.is_empty(), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_name_of_the_client_that_is_not_known_is_doubt_whatever_ended_the_check() {
+    let voids = "a:x.example a:y.example a:z.example";
+    let many = (0..10).map(|i| format!("a:h{i}.example.com")).collect::<Vec<_>>().join(" ");
+    let cases = [
+        ("nothing else matches", "v=spf1 ptr -all".to_owned()),
+        ("an included domain without a record", "v=spf1 ptr include:gone.example -all".to_owned()),
+        ("too many look-ups in vain", format!("v=spf1 ptr {voids} -all")),
+        ("too many terms", format!("v=spf1 ptr {many} -all")),
+        ("a redirect to nowhere", "v=spf1 ptr redirect=gone.example".to_owned()),
+        ("a redirect to the name", "v=spf1 redirect=%{p}".to_owned()),
+        ("an include of the name", "v=spf1 include:%{p} -all".to_owned()),
+        (
+            "look-ups in vain for the name",
+            "v=spf1 exists:a.%{p} exists:b.%{p} exists:c.%{p} exists:%{p} -all".to_owned(),
+        ),
+    ];
+    let zone = |record: &str| {
+        let hosts = (0..10).fold(simple(), |zone, i| zone.a(&format!("h{i}.example.com"), &["192.0.2.200"]));
+        hosts
+            .txt("example.com", &[record])
+            .ptr("1.2.0.192.in-addr.arpa", &["mx.example.com"])
+            .a("mx.example.com", &["192.0.2.1"])
+            .txt("mx.example.com", &["v=spf1 +all"])
+            .a("a.mx.example.com", &["192.0.2.3"])
+    };
+    let request = crate::spf::Request::mail_from("192.0.2.1".parse().unwrap(), "mx.example.com", "x@example.com");
+    for (name, record) in cases {
+        let healthy = zone(&record);
+        let sound = crate::spf::check_host(&healthy, &request).await;
+        assert_eq!(one(&healthy, "example.com", &sound, &[]).await.result, DmarcResult::Pass, "{name}");
+        for (failing, record_type) in [("1.2.0.192.in-addr.arpa", RecordType::Ptr), ("mx.example.com", RecordType::A)] {
+            let failing = zone(&record).fail(failing, record_type, Failure::ServFail);
+            let spf = crate::spf::check_host(&failing, &request).await;
+            let output = one(&failing, "example.com", &spf, &[]).await;
+            let found = (output.result, output.doubt);
+            assert_eq!(found, (DmarcResult::TempError, Some(Doubt::Identifier)), "{name}: SPF {}", spf.result.as_str());
+        }
     }
 }
 
