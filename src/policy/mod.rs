@@ -14,7 +14,7 @@ use crate::evaluation::{ArcSet, DmarcOutput, Evaluation};
 use crate::label_enum;
 use crate::message::author::Author;
 use crate::policy::corroboration::{Sign, signs};
-use crate::policy::trusted_sealer::voucher;
+use crate::policy::trusted_sealer::{may_be_vouched_for, voucher};
 
 label_enum! {
     /// How far the gate goes (`policy.mode`).
@@ -115,7 +115,7 @@ label_enum! {
         PolicyDoubt = "policy_doubt",
         /// A bound of ours was reached before the policy could be looked up.
         OwnLimits = "own_limits",
-        /// DNS left open whether an aligned identifier passed.
+        /// DNS left open whether an aligned identifier passed, or whether a trusted sealer vouches for the author.
         IdentifierDoubt = "identifier_doubt",
         /// It failed; the owner asks for nothing.
         FailNone = "fail_none",
@@ -263,7 +263,8 @@ pub fn decide(evaluation: &Evaluation, circumstances: &Circumstances, local: &Lo
     let signs_of: Vec<Vec<Sign>> = evaluation.dmarc.iter().map(|dmarc| signs(evaluation, dmarc)).collect();
     let judge = |(dmarc, signs): (&DmarcOutput, &Vec<Sign>)| {
         let voucher = voucher(&evaluation.arc, &local.trusted_sealers, &dmarc.author_domain);
-        Judge { circumstances, local, dmarc, signs, voucher }.assess()
+        let voucher_in_doubt = may_be_vouched_for(&evaluation.arc, &local.trusted_sealers, &dmarc.author_domain);
+        Judge { circumstances, local, dmarc, signs, voucher, voucher_in_doubt }.assess()
     };
     let mut assessments: Vec<Assessment> = evaluation.dmarc.iter().zip(&signs_of).map(judge).collect();
     let weight = |a: &Assessment| (a.disposition, significance(a.rule), a.policy);
@@ -322,6 +323,8 @@ struct Judge<'a> {
     signs: &'a [Sign],
     /// Who vouches for this author domain.
     voucher: Option<&'a ArcSet>,
+    /// Somebody might, if DNS gave the keys of the ARC chain.
+    voucher_in_doubt: bool,
 }
 
 impl Judge<'_> {
@@ -372,6 +375,7 @@ impl Judge<'_> {
                 }
                 (matters && on_temperror != OnTempError::Pass, Rule::IdentifierDoubt)
             }
+            Some(Doubt::EnforcingAbove) => (on_temperror != OnTempError::Pass, Rule::PolicyDoubt),
             // Not the sender's domain is in doubt but we ourselves, and whoever brought that about may be the forger.
             Some(Doubt::OwnLimits) => (on_temperror != OnTempError::Pass, Rule::OwnLimits),
             Some(Doubt::PolicyDiscovery) | None => (on_temperror == OnTempError::Defer, Rule::PolicyDoubt),
@@ -397,6 +401,10 @@ impl Judge<'_> {
                 overrides.push(Override { kind: OverrideKind::TrustedForwarder, comment });
                 (Disposition::Accept, Rule::TrustedSealer)
             }
+            (Mode::Enforce, _) if self.voucher_in_doubt && self.local.on_temperror != OnTempError::Pass => {
+                overrides.push(Override { kind: OverrideKind::Other, comment: "temporary DNS failure" });
+                (Disposition::Defer, Rule::IdentifierDoubt)
+            }
             (Mode::Tag, Mark::Reject) => {
                 because("tag mode: nothing is refused");
                 (Disposition::Tag(mark), rule)
@@ -416,8 +424,13 @@ impl Judge<'_> {
             }
             Reject::Corroborated | Reject::Always => {}
         }
-        // The author's domain signed what l= covers: no 5xx for what stands beyond it, however strict the operator.
-        let counts = |sign: &&Sign| self.local.reject == Reject::Corroborated || **sign == Sign::UnsignedEnd;
+        // However strict the operator, no 5xx for octets beyond an l= that covers what the author's domain signed, for a
+        // bound of ours, or for a trusted sealer whose key could not be had.
+        let counts = |sign: &&Sign| match sign {
+            Sign::UnsignedEnd | Sign::SkippedSignature => true,
+            Sign::ArcUndecided if self.voucher_in_doubt => true,
+            _ => self.local.reject == Reject::Corroborated,
+        };
         let signs: Vec<&Sign> = self.signs.iter().filter(counts).collect();
         if !signs.is_empty() {
             signs.iter().for_each(|sign| because(sign.override_kind(), sign.comment()));
