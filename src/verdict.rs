@@ -96,7 +96,7 @@ impl Settings {
             },
             recipient_domains,
             host: None,
-            in_doubt_for: None,
+            in_doubt_for: Vec::new(),
             now,
             sample: rand::rng().random_range(0..100),
         }

@@ -46,7 +46,7 @@ fn signature(result: DkimResult, domain_text: &str) -> DkimOutput {
         identity: Some(format!("@{domain_text}").into()),
         algorithm: Some("rsa-sha256"),
         signature_start: "abc/d+f=".into(),
-        key_found: false,
+        key: crate::evaluation::KeySearch::Missing,
         reason: "body hash did not verify",
     }
 }
@@ -73,6 +73,7 @@ fn dmarc(author: &str, result: DmarcResult, tags: &str) -> DmarcOutput {
         dkim_alignment: Vec::new(),
         spf_aligned: false,
         dkim_aligned: false,
+        dkim_skipped_may_be_aligned: false,
     }
 }
 
@@ -91,7 +92,7 @@ fn evaluation(spf: SpfOutput, dkim: Vec<DkimOutput>, dmarc: Vec<DmarcOutput>) ->
         spf_helo: None,
         dkim,
         dkim_skipped: 0,
-        arc: ArcOutput { result: ArcResult::None, sets: Vec::new(), reason: "no chain" },
+        arc: ArcOutput { result: ArcResult::None, sets: Vec::new(), unverified: Vec::new(), reason: "no chain" },
         dmarc,
         list_fields: false,
         list_id: None,
@@ -106,7 +107,7 @@ fn action(evaluation: &Evaluation, mode: Mode, reject: Reject) -> Action {
         recipients: Recipients::Ordinary,
         recipient_domains: Vec::new(),
         host: None,
-        in_doubt_for: None,
+        in_doubt_for: Vec::new(),
         now: 0,
         sample: 0,
     };
@@ -139,7 +140,8 @@ fn the_fields_of_a_pass() {
         vec![signature(DkimResult::Pass, "example.org"), signature(DkimResult::Fail, "example.com")],
         vec![dmarc("example.org", DmarcResult::Pass, "p=reject; t=y")],
     );
-    facts.arc = ArcOutput { result: ArcResult::Fail, sets: Vec::new(), reason: "the chain is broken" };
+    facts.arc =
+        ArcOutput { result: ArcResult::Fail, sets: Vec::new(), unverified: Vec::new(), reason: "the chain is broken" };
     let expected = "Authentication-Results: mx.example.net;\r\n \
         spf=pass smtp.mailfrom=bounce.example.org;\r\n \
         dkim=pass header.d=example.org header.i=@example.org header.s=s1\r\n \
@@ -200,7 +202,7 @@ fn header_with_received_spf(evaluation: &Evaluation) -> String {
         recipients: Recipients::Ordinary,
         recipient_domains: Vec::new(),
         host: None,
-        in_doubt_for: None,
+        in_doubt_for: Vec::new(),
         now: 0,
         sample: 0,
     };
@@ -582,7 +584,7 @@ prop_compose! {
         });
         let mut facts = evaluation(mail_from, signatures, dmarcs.collect());
         facts.spf_helo = helo;
-        facts.arc = ArcOutput { result: arc, sets: Vec::new(), reason: "a reason" };
+        facts.arc = ArcOutput { result: arc, sets: Vec::new(), unverified: Vec::new(), reason: "a reason" };
         facts.sender = Sender { ip, helo: texts[0].as_str().into(), mail_from: texts[1].as_str().into() };
         facts
     }
@@ -597,7 +599,7 @@ proptest! {
         id in hostile(),
     ) {
         let circumstances =
-            Circumstances { reverse_path: ReversePathKind::Mailbox, recipients: Recipients::Ordinary, recipient_domains: Vec::new(), host: None, in_doubt_for: None, now: 0, sample: 0 };
+            Circumstances { reverse_path: ReversePathKind::Mailbox, recipients: Recipients::Ordinary, recipient_domains: Vec::new(), host: None, in_doubt_for: Vec::new(), now: 0, sample: 0 };
         let local = LocalPolicy {
             mode,
             reject: Reject::Always,

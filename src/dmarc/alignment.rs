@@ -23,8 +23,11 @@ label_enum! {
 label_enum! {
     /// What DNS left open when DMARC ends in temperror.
     pub enum Doubt {
-        /// Whether there is a policy, or which.
+        /// Whether there is a policy, or which; as far as is known none that asks for anything.
         PolicyDiscovery = "policy_discovery",
+        /// Which policy there is: it is not known whether a name has a record, and without one a record above asks for
+        /// quarantine or reject, or the record leaves it to the existence of the author domain, which is not known.
+        EnforcingAbove = "enforcing_above",
         /// Whether there is a policy, or which: a bound of ours was reached before DNS could be asked.
         OwnLimits = "own_limits",
         /// Whether an identifier that is or may be aligned would have passed.

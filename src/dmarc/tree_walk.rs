@@ -64,14 +64,10 @@ impl Walk {
         &self.names
     }
 
-    /// The name whose answer is due; none when the walk is at its end: a record said `psd=y` or `psd=n`, a look-up
-    /// failed (nothing above could settle it any more), or all names were asked.
+    /// The name whose answer is due; none when the walk is at its end: a record said `psd=y` or `psd=n`, or all names
+    /// were asked. It goes on above a name whose look-up failed, for what stands there tells how much that matters.
     pub fn due(&self) -> Option<&Domain> {
-        let ended = match self.found.last() {
-            Some(Found::Failed) => true,
-            Some(found) => found.record().is_some_and(|r| r.psd != Psd::Unstated),
-            None => false,
-        };
+        let ended = self.found.last().and_then(Found::record).is_some_and(|r| r.psd != Psd::Unstated);
         if ended { None } else { self.names.get(self.found.len()) }
     }
 
@@ -84,14 +80,16 @@ impl Walk {
 
     /// Whether the walk came to its end without a failure.
     pub fn is_complete(&self) -> bool {
-        self.due().is_none() && self.found.last() != Some(&Found::Failed)
+        self.due().is_none() && !self.found.contains(&Found::Failed)
     }
 
     /// The organizational domain by the three rules of RFC 9989 §4.10.2; none unless the walk is complete.
     pub fn organizational_domain(&self) -> Option<Domain> {
-        if !self.is_complete() {
-            return None;
-        }
+        if self.is_complete() { self.organizational_domain_so_far() } else { None }
+    }
+
+    /// The same of the records that were found.
+    fn organizational_domain_so_far(&self) -> Option<Domain> {
         let start = self.names.first()?;
         // The walk stops at the first psd=y or psd=n, so that the last record decides all three rules.
         let Some((name, record)) = self.records().last() else { return Some(start.clone()) };
@@ -107,15 +105,17 @@ impl Walk {
     /// An organizational domain of eight labels or more right below a public suffix domain is never asked for a record
     /// (RFC 9989 §5.1.8), so that the suffix's applies.
     pub fn policy_record(&self) -> Selection {
-        match self.found.first() {
-            None | Some(Found::Failed) => return Selection::Open,
-            Some(found) => {
-                if let (Some(record), Some(domain)) = (found.record(), self.names.first()) {
-                    return Selection::Found { domain: domain.clone(), record: Arc::clone(record) };
-                }
-            }
+        // The start's own record is its policy, whatever stands above.
+        let own = self.found.first().is_some_and(|found| found.record().is_some());
+        if own || self.is_complete() { self.policy_record_so_far() } else { Selection::Open }
+    }
+
+    /// What [`Self::policy_record`] would be if names whose look-up failed had no record.
+    pub fn policy_record_so_far(&self) -> Selection {
+        if let (Some(record), Some(domain)) = (self.found.first().and_then(Found::record), self.names.first()) {
+            return Selection::Found { domain: domain.clone(), record: Arc::clone(record) };
         }
-        let Some(organizational) = self.organizational_domain() else { return Selection::Open };
+        let Some(organizational) = self.organizational_domain_so_far() else { return Selection::NoRecord };
         let own = self.records().find(|(name, _)| **name == organizational);
         let suffix = || self.records().last().filter(|(_, record)| record.psd == Psd::PublicSuffix);
         match own.or_else(suffix) {
@@ -445,6 +445,52 @@ mod tests {
         ];
         for (name, start, zone, expected) in cases {
             assert_eq!(policy_domain(start, zone), *expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_would_be_the_policy_if_a_name_that_failed_had_none() {
+        let cases: &[(&str, &str, Records<'_>, &str)] = &[
+            ("no record elsewhere", "a.example.com", &[("a.example.com", "!")], "-"),
+            (
+                "the organizational domain's",
+                "a.example.com",
+                &[("a.example.com", "!"), ("example.com", R)],
+                "example.com",
+            ),
+            (
+                "above two failures",
+                "a.b.example.com",
+                &[("a.b.example.com", "!"), ("b.example.com", "!"), ("com", YES)],
+                "com",
+            ),
+            ("below a failure", "a.example.com", &[("example.com", R), ("com", "!")], "example.com"),
+            (
+                "one between never counts",
+                "a.b.example.com",
+                &[("a.b.example.com", "!"), ("b.example.com", R), ("example.com", R)],
+                "example.com",
+            ),
+            (
+                "psd=n ends the walk",
+                "a.b.example.com",
+                &[("a.b.example.com", "!"), ("b.example.com", NO), ("example.com", R)],
+                "b.example.com",
+            ),
+            ("its own", "a.example.com", &[("a.example.com", R), ("example.com", "!")], "a.example.com"),
+        ];
+        for (name, start, zone, expected) in cases {
+            let found = match walk(start, zone).policy_record_so_far() {
+                Selection::Found { domain, .. } => domain.to_string(),
+                other => {
+                    if other == Selection::NoRecord {
+                        "-".into()
+                    } else {
+                        panic!("{name}")
+                    }
+                }
+            };
+            assert_eq!(found, *expected, "{name}");
         }
     }
 

@@ -7,9 +7,11 @@
 //! Older ARC-Message-Signatures are not verified: step 5 of RFC 8617 §5.2 is optional, costs a body hash and a key for
 //! each, and tells nothing that decides here. So Authentication-Results has no `header.oldest-pass` (RFC 8617 §10.2).
 
+use aws_lc_rs::digest::{Context, SHA256};
+
 use crate::dns::Lookup;
 use crate::evaluation::dkim::{Fault, Identity};
-use crate::evaluation::dkim::{FieldIndex, Keys, Message, Signature, Signer, TagList, write_field, write_own};
+use crate::evaluation::dkim::{Keys, Message, Signature, Signer, TagList, write_field, write_own};
 use crate::evaluation::{ArcOutput, ArcResult, ArcSet, DkimResult};
 use crate::message::body_hash::{BodyHashSpec, BodyHashes, Canonicalization};
 use crate::message::header::HeaderSection;
@@ -51,7 +53,7 @@ impl Chain {
             Err(Broken(reason)) => return output(ArcResult::Fail, reason),
         };
         let Some(newest) = sets.last() else { return output(ArcResult::None, "no chain") };
-        let message = Message { fields: FieldIndex::new(section), keys, hashes, now };
+        let message = Message::new(section, keys, hashes, now);
         let signature =
             message.keys_of(&newest.message).and_then(|k| message.verify(&newest.message, newest.places[1], &k));
         let mut doubt = None;
@@ -63,18 +65,16 @@ impl Chain {
                 Err(fault) => return output(ArcResult::Fail, fault.reason),
             }
         }
+        let value = |set: &Set| message.fields.at(set.places[0]).map(|field| field.value).unwrap_or_default();
+        let said = |(index, set): (usize, &Set)| ArcSet {
+            instance: index + 1,
+            sealer: set.seal.domain.clone(),
+            dmarc: dmarc_finding(value(set)),
+        };
+        let said = sets.iter().enumerate().map(said).collect();
         match doubt {
-            Some(reason) => output(ArcResult::TempError, reason),
-            None => {
-                let value = |set: &Set| message.fields.at(set.places[0]).map(|field| field.value).unwrap_or_default();
-                let set = |(index, set): (usize, &Set)| ArcSet {
-                    instance: index + 1,
-                    sealer: set.seal.domain.clone(),
-                    dmarc: dmarc_finding(value(set)),
-                };
-                let sets = sets.iter().enumerate().map(set).collect();
-                ArcOutput { sets, ..output(ArcResult::Pass, "chain validates") }
-            }
+            Some(reason) => ArcOutput { unverified: said, ..output(ArcResult::TempError, reason) },
+            None => ArcOutput { sets: said, ..output(ArcResult::Pass, "chain validates") },
         }
     }
 
@@ -105,7 +105,7 @@ const MAX_SETS: usize = 50;
 const MAX_KEY_NAMES: usize = 10;
 
 fn output(result: ArcResult, reason: &'static str) -> ArcOutput {
-    ArcOutput { result, sets: Vec::new(), reason }
+    ArcOutput { result, sets: Vec::new(), unverified: Vec::new(), reason }
 }
 
 fn read_sets(section: &HeaderSection) -> Result<Vec<Set>, Broken> {
@@ -186,26 +186,32 @@ fn read_seal(value: &[u8], expected: &str) -> Result<Signer, Broken> {
 }
 
 /// Checks each seal, the newest first: it signs all sets up to its own, relaxed, and itself without `b=` (RFC 8617
-/// §5.1.1).
+/// §5.1.1). Each field is hashed once, in the order of the sets.
 fn verify_seals(sets: &[Set], message: &Message<'_>) -> impl Iterator<Item = Result<(), Fault>> {
-    let mut covered = Vec::new();
-    let mut inputs = Vec::with_capacity(sets.len());
+    let mut covered = Context::new(&SHA256);
+    let mut hashes = Vec::with_capacity(sets.len());
+    let mut octets = Vec::new();
     for set in sets {
         let [results, message_signature, seal] = set.places.map(|place| message.fields.at(place));
         for field in [results, message_signature].into_iter().flatten() {
-            write_field(field, Canonicalization::Relaxed, &mut covered);
+            octets.clear();
+            write_field(field, Canonicalization::Relaxed, &mut octets);
+            covered.update(&octets);
         }
-        let mut own = Vec::new();
         if let Some(seal) = seal {
-            write_own(seal, &set.seal.own_value, Canonicalization::Relaxed, &mut own);
-            inputs.push((covered.len(), own));
-            write_field(seal, Canonicalization::Relaxed, &mut covered);
+            let mut own = covered.clone();
+            octets.clear();
+            write_own(seal, &set.seal.own_value, Canonicalization::Relaxed, &mut octets);
+            own.update(&octets);
+            hashes.push(own.finish());
+            octets.clear();
+            write_field(seal, Canonicalization::Relaxed, &mut octets);
+            covered.update(&octets);
         }
     }
-    sets.iter().zip(inputs).rev().map(move |(set, (covered_length, own))| {
+    sets.iter().zip(hashes).rev().map(move |(set, hash)| {
         let keys = message.keys.of(&set.seal, Identity::OfDomain)?;
-        let input = [covered.get(..covered_length).unwrap_or_default(), &own].concat();
-        let fits = keys.iter().any(|key| key.verifies(&input, &set.seal.signature));
+        let fits = keys.iter().any(|key| key.verifies(&hash, &set.seal.signature));
         if fits { Ok(()) } else { Err(Fault::failed("a seal does not match")) }
     })
 }
@@ -294,6 +300,10 @@ mod tests {
         assert_eq!(findings, [Some("pass"), None]);
         let doubt = evaluate(&message, &zone().fail("k._domainkey.one.example", RecordType::Txt, Failure::Timeout));
         assert_eq!((doubt.result, doubt.sets.len()), (TempError, 0), "no set of a chain in doubt is evidence");
+        assert_eq!((found.unverified.len(), doubt.unverified), (0, found.sets), "it tells what may yet be said");
+        let broken = message.replace("[list]", "[List]");
+        let broken = evaluate(&broken, &zone().fail("k._domainkey.one.example", RecordType::Txt, Failure::Timeout));
+        assert_eq!((broken.result, broken.unverified.len()), (Fail, 0), "what can't pass any more is no doubt");
     }
 
     #[test]

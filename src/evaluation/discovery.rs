@@ -72,10 +72,19 @@ enum Check {
 enum Finding {
     /// A record applies.
     Applies(PublishedPolicy),
-    /// None does, or DNS left it open, or the one that would can't be used: the result is settled.
+    /// None does, or the one that would can't be used: the result is settled.
     Settled(DmarcResult, &'static str),
-    /// Our own bounds kept us from asking.
-    NotAsked,
+    /// Which one does is not known.
+    Open(Open),
+}
+
+/// Why it is not known what an author domain asks for.
+#[derive(Debug, Clone)]
+struct Open {
+    doubt: Doubt,
+    reason: &'static str,
+    /// The record that applies, where what is open is only which of its policies does.
+    record: Option<Arc<PolicyRecord>>,
 }
 
 /// Whether every question of a walk could be put.
@@ -123,6 +132,16 @@ impl Discoveries {
         self.authors.iter().map(|author| self.evaluate_one(author, spf, dkim)).collect()
     }
 
+    /// Notes in the `outputs` of [`Self::evaluate`] where one of `skipped`, the `d=` of signatures that were not evaluated
+    /// for a bound of ours, is or may be aligned. They were not walked.
+    pub fn note_skipped(&self, skipped: &[Domain], outputs: &mut [DmarcOutput]) {
+        for (author, output) in self.authors.iter().zip(outputs) {
+            let (_, adkim) = author.modes();
+            output.dkim_skipped_may_be_aligned =
+                skipped.iter().any(|domain| self.place(author, adkim, domain).may_be_aligned());
+        }
+    }
+
     fn of(authors: Vec<Discovered>) -> Self {
         let walked = authors.iter().map(|a| (a.author_domain.clone(), a.organizational_domain.clone())).collect();
         Self { authors, walked }
@@ -132,13 +151,10 @@ impl Discoveries {
     /// strict mode and for the author domain itself; and a domain outside the author's organizational domain can't be
     /// aligned whatever its walk says.
     fn needs_walk(&self, identifier: &Domain) -> bool {
-        let matters = |author: &Discovered| match &author.finding {
-            Finding::Applies(policy) => {
-                let record = &policy.record;
-                let relaxed = [record.adkim, record.aspf].contains(&AlignmentMode::Relaxed);
-                relaxed && self.place(author, AlignmentMode::Relaxed, identifier).may_be_aligned()
-            }
-            Finding::Settled(..) | Finding::NotAsked => false,
+        let matters = |author: &Discovered| {
+            let (aspf, adkim) = author.modes();
+            let relaxed = [aspf, adkim].contains(&AlignmentMode::Relaxed);
+            relaxed && self.place(author, AlignmentMode::Relaxed, identifier).may_be_aligned()
         };
         !self.walked.contains_key(identifier) && self.authors.iter().any(matters)
     }
@@ -153,11 +169,7 @@ impl Discoveries {
     }
 
     fn evaluate_one(&self, author: &Discovered, spf: &SpfOutput, dkim: &[DkimOutput]) -> DmarcOutput {
-        let modes = match &author.finding {
-            Finding::Applies(policy) => (policy.record.aspf, policy.record.adkim),
-            // Nothing was walked: the plain comparison is all that can be told.
-            Finding::Settled(..) | Finding::NotAsked => (AlignmentMode::Strict, AlignmentMode::Strict),
-        };
+        let modes = author.modes();
         let stands = |mode, domain: &Option<Domain>| {
             domain.as_ref().map_or(Alignment::Unaligned, |domain| self.place(author, mode, domain))
         };
@@ -172,15 +184,17 @@ impl Discoveries {
             dkim_alignment: dkim.iter().map(|d| stands(modes.1, &d.domain)).collect(),
             spf_aligned: false,
             dkim_aligned: false,
+            dkim_skipped_may_be_aligned: false,
         };
         match &author.finding {
             Finding::Settled(result, reason) => {
                 (output.result, output.reason) = (*result, *reason);
-                output.doubt = (*result == DmarcResult::TempError).then_some(Doubt::PolicyDiscovery);
             }
-            Finding::NotAsked => {
-                (output.result, output.reason) = (DmarcResult::TempError, "the policy could not be looked up for now");
-                output.doubt = Some(Doubt::OwnLimits);
+            Finding::Open(Open { doubt, reason, .. }) => {
+                (output.result, output.reason) = (DmarcResult::TempError, *reason);
+                // What passes whichever policy applies needs none.
+                let harmless = *doubt == Doubt::EnforcingAbove && has_aligned_pass(&output, spf, dkim);
+                output.doubt = Some(if harmless { Doubt::PolicyDiscovery } else { *doubt });
             }
             Finding::Applies(policy) => {
                 output.policy = Some(policy.clone());
@@ -191,14 +205,37 @@ impl Discoveries {
     }
 }
 
+impl Discovered {
+    /// How close identifiers must be: for SPF, for DKIM.
+    fn modes(&self) -> (AlignmentMode, AlignmentMode) {
+        match &self.finding {
+            Finding::Applies(PublishedPolicy { record, .. }) | Finding::Open(Open { record: Some(record), .. }) => {
+                (record.aspf, record.adkim)
+            }
+            // Nothing is walked: the plain comparison is all that can be told.
+            Finding::Settled(..) | Finding::Open(_) => (AlignmentMode::Strict, AlignmentMode::Strict),
+        }
+    }
+}
+
+fn has_aligned_pass(output: &DmarcOutput, spf: &SpfOutput, dkim: &[DkimOutput]) -> bool {
+    let passes = |(signature, alignment): (&DkimOutput, &Alignment)| {
+        signature.result == DkimResult::Pass && alignment.is_aligned()
+    };
+    (spf.result == SpfResult::Pass && output.spf_alignment.is_aligned())
+        || dkim.iter().zip(&output.dkim_alignment).any(passes)
+}
+
 /// Pass if one aligned identifier passed, whatever else is in doubt; else doubt if one that is or may be aligned might
 /// have; else fail.
 fn settle(output: &mut DmarcOutput, spf: &SpfOutput, dkim: &[DkimOutput]) {
     let spf_check = match spf.result {
         SpfResult::Pass => Check::Passed,
         SpfResult::TempError => Check::InDoubt,
-        SpfResult::Neutral | SpfResult::Fail | SpfResult::SoftFail if spf.unsettled => Check::InDoubt,
-        // RFC 7208 §2.6.7: a permerror is the owner's to mend; it hides no pass.
+        // A name of the client that could be asked for might have matched before whatever ended the check, or have led
+        // to another record than the one that is missing.
+        _ if spf.unsettled => Check::InDoubt,
+        // RFC 7208 §2.6.7: else a permerror is the owner's to mend; it hides no pass.
         SpfResult::None | SpfResult::Neutral | SpfResult::Fail | SpfResult::SoftFail | SpfResult::PermError => {
             Check::Failed
         }
@@ -237,6 +274,8 @@ fn settle(output: &mut DmarcOutput, spf: &SpfOutput, dkim: &[DkimOutput]) {
 /// What a search for the policy record of an author domain came to.
 struct Searched {
     selection: Selection,
+    /// The same if names whose look-up failed had no record.
+    so_far: Selection,
     organizational_domain: Option<Domain>,
     agreement: Agreement,
     asking: Asking,
@@ -250,10 +289,10 @@ async fn discover_one<L: Lookup>(lookup: &L, rules: &Rules, author_domain: &Doma
         Discovery::TreeWalk => search_by_walk(lookup, author_domain, &by_list).await,
         Discovery::PublicSuffix => search_by_list(lookup, author_domain, by_list).await,
     };
-    let Searched { selection, organizational_domain, agreement, asking, met_several_records } = searched;
+    let Searched { selection, so_far, organizational_domain, agreement, asking, met_several_records } = searched;
     let finding = match selection {
-        Selection::Open if asking == Asking::CutShort => Finding::NotAsked,
-        Selection::Open => Finding::Settled(DmarcResult::TempError, "a look-up of the policy record failed"),
+        Selection::Open if asking == Asking::CutShort => Finding::Open(OWN_LIMITS),
+        Selection::Open => Finding::Open(open_search(lookup, author_domain, so_far).await),
         Selection::NoRecord if met_several_records => {
             Finding::Settled(DmarcResult::None, "several policy records at one name count as none")
         }
@@ -263,15 +302,52 @@ async fn discover_one<L: Lookup>(lookup: &L, rules: &Rules, author_domain: &Doma
         }
         Selection::Found { domain, record } => match requested(lookup, author_domain, &domain, &record).await {
             Ok(requested) => Finding::Applies(PublishedPolicy { domain, record, requested, discovery, agreement }),
-            Err(Failure::Budget) => Finding::NotAsked,
-            Err(_) => Finding::Settled(
-                DmarcResult::TempError,
-                "whether the author domain exists could not be found out, and the policy depends on it",
-            ),
+            Err(Failure::Budget) => Finding::Open(OWN_LIMITS),
+            Err(_) => Finding::Open(Open {
+                doubt: doubt_under(&record, strictest_below(&record)),
+                reason: "whether the author domain exists could not be found out, and the policy depends on it",
+                record: Some(record),
+            }),
         },
     };
     Discovered { author_domain: author_domain.clone(), organizational_domain, finding }
 }
+
+/// What to make of a search in which a look-up failed. RFC 9989 §5.3.6 leaves it to the receiver. A forger chooses the
+/// name below a domain, and may find one whose DNS fails for good: where the record above it asks for something, that
+/// is no way past it.
+async fn open_search<L: Lookup>(lookup: &L, author_domain: &Domain, so_far: Selection) -> Open {
+    let harmless =
+        Open { doubt: Doubt::PolicyDiscovery, reason: "a look-up of the policy record failed", record: None };
+    let Selection::Found { domain, record } = so_far else { return harmless };
+    let asked_for = match requested(lookup, author_domain, &domain, &record).await {
+        Ok(policy) => policy,
+        Err(Failure::Budget) => return OWN_LIMITS,
+        Err(_) => strictest_below(&record),
+    };
+    match doubt_under(&record, asked_for) {
+        doubt @ Doubt::EnforcingAbove => Open {
+            doubt,
+            reason: "a look-up of the policy record failed, and a record above asks for a policy",
+            ..harmless
+        },
+        _ => harmless,
+    }
+}
+
+/// The stricter of what a record asks for existing names below it and for those that don't exist.
+fn strictest_below(record: &PolicyRecord) -> Policy {
+    record.requested(Place::ExistingBelow).max(record.requested(Place::MissingBelow))
+}
+
+/// What it is to be in doubt whether `record` asks for this policy.
+fn doubt_under(record: &PolicyRecord, policy: Policy) -> Doubt {
+    let policy = if record.testing { policy.one_below() } else { policy };
+    if policy == Policy::None { Doubt::PolicyDiscovery } else { Doubt::EnforcingAbove }
+}
+
+const OWN_LIMITS: Open =
+    Open { doubt: Doubt::OwnLimits, reason: "the policy could not be looked up for now", record: None };
 
 async fn search_by_walk<L: Lookup>(lookup: &L, author_domain: &Domain, by_list: &Domain) -> Searched {
     let (walk, asking) = walk(lookup, author_domain).await;
@@ -282,17 +358,19 @@ async fn search_by_walk<L: Lookup>(lookup: &L, author_domain: &Domain, by_list: 
         None => Agreement::Unknown,
     };
     let (selection, met_several_records) = (walk.policy_record(), walk.met_several_records());
-    Searched { selection, organizational_domain, agreement, asking, met_several_records }
+    let so_far = walk.policy_record_so_far();
+    Searched { selection, so_far, organizational_domain, agreement, asking, met_several_records }
 }
 
 /// RFC 7489 §6.6.3: the record of the author domain, else, where it has none at all, that of the organizational domain.
-/// Several at one name are no reason to ask at the other.
+/// Several at one name are no reason to ask at the other; a failure is, to know how much it matters.
 async fn search_by_list<L: Lookup>(lookup: &L, author_domain: &Domain, by_list: Domain) -> Searched {
     let mut names = vec![author_domain.clone()];
     names.extend((by_list != *author_domain).then(|| by_list.clone()));
     let mut answers = InOrder::new(names.iter().map(|name| found_at(lookup, name.clone())));
     let mut searched = Searched {
         selection: Selection::NoRecord,
+        so_far: Selection::NoRecord,
         organizational_domain: None,
         agreement: Agreement::Unknown,
         asking: Asking::Complete,
@@ -305,11 +383,17 @@ async fn search_by_list<L: Lookup>(lookup: &L, author_domain: &Domain, by_list: 
             Found::Answered(RecordAt::Several) => searched.met_several_records = true,
             Found::Answered(RecordAt::One(record)) => {
                 searched.agreement = agreement_by_list((name, &record), author_domain, &by_list);
-                searched.selection = Selection::Found { domain: name.clone(), record };
+                searched.so_far = Selection::Found { domain: name.clone(), record };
+                if searched.selection != Selection::Open {
+                    searched.selection = searched.so_far.clone();
+                }
             }
             Found::Failed => {
                 searched.selection = Selection::Open;
-                searched.asking = if failure == Some(Failure::Budget) { Asking::CutShort } else { Asking::Complete };
+                if failure == Some(Failure::Budget) {
+                    searched.asking = Asking::CutShort;
+                }
+                continue;
             }
         }
         break;

@@ -2,7 +2,8 @@
 //!
 //! In four steps, so that the work overlaps with the transfer of the body: [`Signatures::read`] as soon as the header
 //! section is there, [`Signatures::keys`] while the body comes in and is hashed as [`Signatures::body_hash_specs`] asks,
-//! [`Signatures::verify`] at the end of data. The last is pure and takes microseconds.
+//! [`Signatures::verify`] at the end of data. The last is pure, takes microseconds as a rule, and is bounded: what one
+//! signature signs is hashed once, however many keys are tried, and of all of them [`MAX_OCTETS`] at most.
 //!
 //! Reading signatures and key records, choosing and canonicalizing the signed fields and hashing the body are ours;
 //! mail-auth is asked for nothing but the length of a key. So none of what its verifier takes amiss can touch us
@@ -14,9 +15,14 @@
 //! `temperror` one whose key DNS did not give. A look-up that failed comes before all that the message itself gets
 //! wrong, since whether there is a key matters even for a broken signature: it tells forwarding from forgery.
 
+use std::cell::Cell;
+use std::collections::HashSet;
+
+use aws_lc_rs::digest::{Digest, SHA256, digest};
+
 use crate::dns::Lookup;
 use crate::domain::Domain;
-use crate::evaluation::{DkimOutput, DkimResult};
+use crate::evaluation::{DkimOutput, DkimResult, KeySearch};
 use crate::message::body_hash::{BodyHashSpec, BodyHashes};
 use crate::message::header::HeaderSection;
 
@@ -35,7 +41,18 @@ pub(in crate::evaluation) use tag_list::TagList;
 #[derive(Debug)]
 pub struct Signatures {
     chosen: Vec<Chosen>,
-    skipped: usize,
+    skipped: Vec<Chosen>,
+}
+
+/// What came of the signatures of a message.
+#[derive(Debug)]
+pub struct Verified {
+    /// One for each signature that was evaluated, in the order of the fields.
+    pub outputs: Vec<DkimOutput>,
+    /// DKIM-Signature fields that were not evaluated for a bound of ours.
+    pub skipped: usize,
+    /// The `d=` of those of them that might have passed, each once.
+    pub skipped_domains: Vec<Domain>,
 }
 
 impl Signatures {
@@ -46,12 +63,8 @@ impl Signatures {
         let fields = section.fields().enumerate();
         let signatures = fields.filter(|(_, field)| field.name.eq_ignore_ascii_case(b"DKIM-Signature"));
         let mut chosen: Vec<_> = signatures.map(|(place, field)| Chosen::read(place, field.value)).collect();
-        let skipped = chosen.len().saturating_sub(limit);
-        if skipped > 0 {
-            chosen.sort_by_key(|signature| signature.distance(authors));
-            chosen.truncate(limit);
-            chosen.sort_by_key(|signature| signature.place);
-        }
+        chosen.sort_by_cached_key(|signature| signature.distance(authors));
+        let skipped = chosen.split_off(limit.min(chosen.len()));
         Signatures { chosen, skipped }
     }
 
@@ -87,20 +100,28 @@ impl Signatures {
         Keys::look_up(self.key_names(), lookup).await
     }
 
-    /// Verifies the signatures at `now`, in epoch seconds: one output for each, in the order of the fields.
+    /// Verifies the signatures at `now`, in epoch seconds, the likeliest to be aligned first.
     ///
     /// `section` is the one that was read, `hashes` those of [`Self::body_hash_specs`].
-    pub fn verify(&self, section: &HeaderSection, keys: &Keys, hashes: &BodyHashes, now: u64) -> Vec<DkimOutput> {
-        if self.chosen.is_empty() {
-            return Vec::new();
+    pub fn verify(&self, section: &HeaderSection, keys: &Keys, hashes: &BodyHashes, now: u64) -> Verified {
+        let message = Message::new(section, keys, hashes, now);
+        let (mut outputs, mut skipped) = (Vec::with_capacity(self.chosen.len()), Vec::new());
+        for chosen in &self.chosen {
+            if message.hashed.get() < MAX_OCTETS {
+                outputs.push((chosen.place, chosen.verify(&message)));
+            } else {
+                skipped.push(chosen);
+            }
         }
-        let message = Message { fields: FieldIndex::new(section), keys, hashes, now };
-        self.chosen.iter().map(|chosen| chosen.verify(&message)).collect()
-    }
-
-    /// How many DKIM-Signature fields were beyond the limit.
-    pub fn skipped(&self) -> usize {
-        self.skipped
+        outputs.sort_by_key(|(place, _)| *place);
+        skipped.extend(&self.skipped);
+        let domains = skipped.iter().filter_map(|c| Some(c.signature.as_ref().ok()?.signer.domain.clone()));
+        let skipped_domains: HashSet<Domain> = domains.collect();
+        Verified {
+            outputs: outputs.into_iter().map(|(_, output)| output).collect(),
+            skipped: skipped.len(),
+            skipped_domains: skipped_domains.into_iter().collect(),
+        }
     }
 
     fn readable(&self) -> impl Iterator<Item = &Signature> {
@@ -114,9 +135,20 @@ pub(in crate::evaluation) struct Message<'a> {
     pub(in crate::evaluation) keys: &'a Keys,
     pub(in crate::evaluation) hashes: &'a BodyHashes,
     pub(in crate::evaluation) now: u64,
+    /// Octets of header fields that were hashed so far.
+    hashed: Cell<usize>,
 }
 
-impl Message<'_> {
+impl<'a> Message<'a> {
+    pub(in crate::evaluation) fn new(
+        section: &'a HeaderSection,
+        keys: &'a Keys,
+        hashes: &'a BodyHashes,
+        now: u64,
+    ) -> Self {
+        Self { fields: FieldIndex::new(section), keys, hashes, now, hashed: Cell::new(0) }
+    }
+
     /// The usable keys of a signature.
     pub(in crate::evaluation) fn keys_of(&self, signature: &Signature) -> Result<Vec<&Key>, Fault> {
         let below = signature.identity_below_domain;
@@ -142,8 +174,8 @@ impl Message<'_> {
         if signature.body_hash != body.digest() {
             return Err(Fault::failed("body hash does not match"));
         }
-        let input = self.signed_octets(signature, place);
-        let key = keys.iter().find(|key| key.verifies(&input, &signature.signer.signature));
+        let hash = self.signed_hash(signature, place);
+        let key = keys.iter().find(|key| key.verifies(&hash, &signature.signer.signature));
         let key = key.ok_or(Fault::failed("signature does not match"))?;
         if signed_length < body.canonical_length {
             return Err(Fault { result: DkimResult::Policy, reason: "the end of the body is not signed (l=)" });
@@ -151,14 +183,15 @@ impl Message<'_> {
         Ok(key)
     }
 
-    /// The signed fields, then the signature's own without its `b=` (RFC 6376 §3.7).
-    fn signed_octets(&self, signature: &Signature, place: usize) -> Vec<u8> {
+    /// The hash of the signed fields, then the signature's own without its `b=` (RFC 6376 §3.7).
+    fn signed_hash(&self, signature: &Signature, place: usize) -> Digest {
         let mut input = Vec::with_capacity(SIGNED_CAPACITY);
         self.fields.write_signed(&signature.signed, place, signature.header, &mut input);
         if let Some(own) = self.fields.at(place) {
             write_own(own, &signature.signer.own_value, signature.header, &mut input);
         }
-        input
+        self.hashed.set(self.hashed.get().saturating_add(input.len()));
+        digest(&SHA256, &input)
     }
 }
 
@@ -198,7 +231,11 @@ impl Chosen {
     fn verify(&self, message: &Message<'_>) -> DkimOutput {
         let signature = self.signature.as_ref().map_err(|fault| *fault);
         let keys = signature.and_then(|s| message.keys_of(s).map(|keys| (s, keys)));
-        let key_found = keys.is_ok();
+        let key = match &keys {
+            Ok(_) => KeySearch::Found,
+            Err(fault) if self.signature.is_err() || fault.result == DkimResult::TempError => KeySearch::Unknown,
+            Err(_) => KeySearch::Missing,
+        };
         let verified = keys.and_then(|(signature, keys)| message.verify(signature, self.place, &keys));
         let (result, reason) = match verified {
             Ok(key) if key.is_testing() => (DkimResult::Pass, "signature matches; the key is in test mode (t=y)"),
@@ -212,12 +249,15 @@ impl Chosen {
             identity: self.claims.identity.clone(),
             algorithm: self.claims.algorithm,
             signature_start: self.claims.signature_start.clone(),
-            key_found,
+            key,
             reason,
         }
     }
 }
 
+/// Octets of header fields that are hashed for the signatures of a message; the last one that begins below it is hashed
+/// whole. A header section of 200 kB can have twenty signatures over all of it.
+const MAX_OCTETS: usize = 4 << 20;
 /// Octets that the signed fields of most messages fit into.
 const SIGNED_CAPACITY: usize = 4096;
 

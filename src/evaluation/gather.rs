@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 use super::Evaluation;
 use super::caught::caught;
 use super::discovery::{Discoveries, Rules, discover};
-use super::dkim::Keys;
+use super::dkim::{Keys, Verified};
 use super::subject::{Claims, Subject};
 use crate::dns::{Evidence, Lookup, MessageLookup};
 use crate::domain::Domain;
@@ -154,16 +154,18 @@ impl Gathered {
     pub fn evaluate(self, hashes: &BodyHashes, now: u64, evidence: Evidence, elapsed: Duration) -> Option<Evaluation> {
         let Rest { subject, keys, chain_keys, discoveries } = self.rest?;
         let claims = subject.claims.as_ref()?;
-        let dkim = claims.signatures.verify(&subject.section, &keys, hashes, now);
+        let Verified { outputs: dkim, skipped: dkim_skipped, skipped_domains } =
+            claims.signatures.verify(&subject.section, &keys, hashes, now);
         let arc = claims.chain.verify(&subject.section, &chain_keys, hashes, now);
-        let dmarc = discoveries.evaluate(&self.spf, &dkim);
+        let mut dmarc = discoveries.evaluate(&self.spf, &dkim);
+        discoveries.note_skipped(&skipped_domains, &mut dmarc);
         Some(Evaluation {
             author: claims.author.clone(),
             sender: self.sender,
             spf: self.spf,
             spf_helo: self.spf_helo,
             dkim,
-            dkim_skipped: claims.signatures.skipped(),
+            dkim_skipped,
             arc,
             dmarc,
             list_fields: subject.section.is_mailing_list(),

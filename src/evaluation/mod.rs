@@ -58,6 +58,18 @@ label_enum! {
     }
 }
 
+label_enum! {
+    /// What came of the search for the public key of a signature.
+    pub enum KeySearch {
+        /// There is a usable one.
+        Found = "found",
+        /// There is none: DNS said so.
+        Missing = "missing",
+        /// It is not known: nobody asked, since the signature can't be read, or DNS did not tell.
+        Unknown = "unknown",
+    }
+}
+
 /// What was found for one DKIM-Signature field.
 #[derive(Debug, Clone)]
 pub struct DkimOutput {
@@ -74,7 +86,7 @@ pub struct DkimOutput {
     /// The first characters of `b=` without white space, at most 8: tells signatures of one domain apart (RFC 6008).
     pub signature_start: Box<str>,
     /// Whether a usable public key was found: a signature without one speaks for nobody.
-    pub key_found: bool,
+    pub key: KeySearch,
     /// Why, in a few words of ours; never text of a peer.
     pub reason: &'static str,
 }
@@ -86,11 +98,14 @@ pub struct ArcOutput {
     pub result: ArcResult,
     /// Its sets from the first instance up, if the chain validates; else none, for then nobody stands behind them.
     pub sets: Vec<ArcSet>,
+    /// With temperror: the sets of a chain of sound structure, as they claim to be, for a key is missing. Forged or not,
+    /// they are good for nothing but to tell what a pass would change.
+    pub unverified: Vec<ArcSet>,
     /// Why, in a few words of ours.
     pub reason: &'static str,
 }
 
-/// One ARC set of a chain that validates.
+/// One ARC set of a chain that validates, or might.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ArcSet {
     /// From 1 to 50.
@@ -139,6 +154,8 @@ pub struct DmarcOutput {
     pub spf_aligned: bool,
     /// Whether a signature gave an aligned pass.
     pub dkim_aligned: bool,
+    /// Whether one of [`Evaluation::dkim_skipped`] is or may be aligned: it might have passed.
+    pub dkim_skipped_may_be_aligned: bool,
 }
 
 /// All that was found out about one message.
@@ -155,7 +172,7 @@ pub struct Evaluation {
     pub spf_helo: Option<SpfOutput>,
     /// One for each DKIM-Signature field that was evaluated, in the order of the fields; empty if there is none.
     pub dkim: Vec<DkimOutput>,
-    /// DKIM-Signature fields beyond the bound, not evaluated.
+    /// DKIM-Signature fields beyond a bound of ours (their number, or the octets that they sign), not evaluated.
     pub dkim_skipped: usize,
     /// The ARC chain.
     pub arc: ArcOutput,

@@ -99,7 +99,9 @@ pub struct Dkim {
     pub identity: Option<String>,
     pub algorithm: Option<Word>,
     pub signature_start: String,
-    pub key_found: bool,
+    /// `found`, `missing`, or `unknown` where nobody asked or DNS did not tell.
+    #[serde(default)]
+    pub key: Word,
     pub reason: Word,
 }
 
@@ -242,7 +244,7 @@ impl Dkim {
             identity: output.identity.as_deref().map(|identity| escaped(identity.as_bytes())),
             algorithm: output.algorithm.map(Word::Borrowed),
             signature_start: escaped(output.signature_start.as_bytes()),
-            key_found: output.key_found,
+            key: named(output.key),
             reason: output.reason.into(),
         }
     }

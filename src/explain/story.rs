@@ -63,22 +63,29 @@ impl Story {
             [one] => self.heading(&format!("DKIM: {}", one.result)),
             several => self.heading(&format!("DKIM: {} signatures", several.len())),
         }
-        for Dkim { result, domain, selector, identity, algorithm, signature_start, key_found, reason } in &results.dkim
-        {
+        for Dkim { result, domain, selector, identity, algorithm, signature_start, key, reason } in &results.dkim {
             let domain = domain.as_deref().unwrap_or("none");
             let algorithm = algorithm.as_deref().unwrap_or("unknown");
             self.fact("signature", &format!("d={domain} s={} a={algorithm} b={signature_start}...", cut(selector)));
             if let Some(identity) = identity {
                 self.fact("", &format!("i={}", cut(identity)));
             }
-            let key = if *key_found { "key found" } else { "no usable key" };
-            self.fact("", &format!("{result}: {reason} ({key})"));
+            // Where nobody asked, or DNS did not tell, the reason has it all.
+            let key = match &**key {
+                "found" => " (key found)",
+                "missing" => " (no usable key)",
+                _ => "",
+            };
+            self.fact("", &format!("{result}: {reason}{key}"));
         }
         if results.dkim.is_empty() {
             self.fact("reason", "the message is not signed");
         }
         if results.dkim_skipped > 0 {
-            self.fact("skipped", &format!("{} more, beyond limits.signatures", results.dkim_skipped));
+            self.fact(
+                "skipped",
+                &format!("{} more, beyond limits.signatures or the octets that are hashed", results.dkim_skipped),
+            );
         }
     }
 

@@ -58,7 +58,7 @@ fn verdict(evidence: Vec<Asked>) -> Verdict {
         },
         dkim: Vec::new(),
         dkim_skipped: 0,
-        arc: ArcOutput { result: ArcResult::None, sets: Vec::new(), reason: "no chain" },
+        arc: ArcOutput { result: ArcResult::None, sets: Vec::new(), unverified: Vec::new(), reason: "no chain" },
         dmarc: Vec::new(),
         list_fields: false,
         list_id: None,

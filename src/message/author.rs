@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn honest_fields_are_usable() {
-        let cases: [(&str, &[u8]); 75] = [
+        let cases: [(&str, &[u8]); 77] = [
             ("bare address", b" john@x.example"),
             ("angle address", b" <john@x.example>"),
             ("no space after the colon", b"john@x.example"),
@@ -178,6 +178,8 @@ mod tests {
             ("comment as a name", b" john@x.example (John Doe)"),
             ("comment that nests", b" john@x.example (John (Johnny) Doe)"),
             ("comment with a bracket", b" john@x.example (I <3 mail)"),
+            ("comment with a bracket after an angle address", b" Bob <john@x.example> (I <3 mail)"),
+            ("comment with two brackets", b" Bob <john@x.example> (<3 <3 mail)"),
             ("comment with an address", b" john@x.example (john@work.example)"),
             ("cron", b" root@x.example (Cron Daemon)"),
             ("comment after an angle address", b" John <john@x.example> (work)"),
@@ -264,6 +266,20 @@ mod tests {
         for (name, value, domains, in_display_name) in cases {
             assert_eq!(read_from(value), usable(domains, in_display_name), "{name}");
         }
+    }
+
+    #[test]
+    fn a_backslash_outside_of_quotes_beside_an_address_is_a_disagreement() {
+        let cases: [&[u8]; 4] = [
+            b" ceo@v.example\\\"<x@a.example>",
+            b" \\\"\"ceo@v.example\"<x@a.example>",
+            b" ceo@v.example\\ <x@a.example>",
+            b" \\\"\"ceo@v.example\"<x@a.example> (<3)",
+        ];
+        for value in cases {
+            assert_eq!(read_from(value), Author::Unusable(Disagreement), "{}", value.escape_ascii());
+        }
+        assert_eq!(read_from(b" \"a \\\"b@c\\\" d\" <j@x.example>"), usable(&["x.example"], false), "inside quotes");
     }
 
     #[test]

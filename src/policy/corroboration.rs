@@ -5,7 +5,7 @@
 //! anyone can forge each of them.
 
 use crate::dmarc::alignment::Alignment;
-use crate::evaluation::{ArcResult, DkimOutput, DkimResult, DmarcOutput, Evaluation};
+use crate::evaluation::{ArcResult, DkimOutput, DkimResult, DmarcOutput, Evaluation, KeySearch};
 use crate::label_enum;
 use crate::policy::OverrideKind;
 
@@ -17,6 +17,8 @@ label_enum! {
         /// A signature that is or may be the author's domain's, and fits, but for octets beyond its `l=`: the author's
         /// domain did sign this, and a footer of a mailing list looks like that.
         UnsignedEnd = "unsigned_end",
+        /// A signature that is or may be the author's domain's, but was not evaluated for a bound of ours.
+        SkippedSignature = "skipped_signature",
         /// The header fields of a mailing list.
         ListFields = "list_fields",
         /// An ARC chain that validates.
@@ -30,7 +32,7 @@ label_enum! {
 pub fn signs(evaluation: &Evaluation, dmarc: &DmarcOutput) -> Vec<Sign> {
     let mut signs = Vec::new();
     let of_author = |(signature, alignment): (&DkimOutput, &Alignment)| {
-        (signature.key_found && alignment.may_be_aligned()).then_some(signature.result)
+        (signature.key == KeySearch::Found && alignment.may_be_aligned()).then_some(signature.result)
     };
     let results = || evaluation.dkim.iter().zip(&dmarc.dkim_alignment).filter_map(of_author);
     // A permerror with a key is an l= larger than the body: something was taken away.
@@ -39,6 +41,9 @@ pub fn signs(evaluation: &Evaluation, dmarc: &DmarcOutput) -> Vec<Sign> {
     }
     if results().any(|result| result == DkimResult::Policy) {
         signs.push(Sign::UnsignedEnd);
+    }
+    if dmarc.dkim_skipped_may_be_aligned {
+        signs.push(Sign::SkippedSignature);
     }
     if evaluation.list_fields {
         signs.push(Sign::ListFields);
@@ -56,7 +61,9 @@ impl Sign {
     pub fn override_kind(self) -> OverrideKind {
         match self {
             Self::ListFields => OverrideKind::MailingList,
-            Self::BrokenSignature | Self::UnsignedEnd | Self::ArcChain => OverrideKind::LocalPolicy,
+            Self::BrokenSignature | Self::UnsignedEnd | Self::SkippedSignature | Self::ArcChain => {
+                OverrideKind::LocalPolicy
+            }
             Self::ArcUndecided => OverrideKind::Other,
         }
     }
@@ -66,6 +73,7 @@ impl Sign {
         match self {
             Self::BrokenSignature => "a signature of the author domain was broken on the way",
             Self::UnsignedEnd => "the author domain's signature leaves the end of the body unsigned (l=)",
+            Self::SkippedSignature => "a signature that may be the author domain's was left out (limits.signatures)",
             Self::ListFields => "mailing list header fields",
             Self::ArcChain => "an ARC chain that validates",
             Self::ArcUndecided => "an ARC chain that could not be checked: temporary DNS failure",

@@ -6,6 +6,8 @@ use super::{
     Assessment, Circumstances, Decision, Disposition, LocalPolicy, Mark, Mode, OnTempError, OnUnusableFrom, Override,
     OverrideKind, Pct, Recipients, Reject, ReportDisposition, ReversePathKind, Rule,
 };
+use std::time::Duration;
+
 use crate::dmarc::alignment::{DmarcResult, Doubt};
 use crate::dmarc::record::Policy;
 use crate::evaluation::{ArcSet, DmarcOutput};
@@ -18,6 +20,10 @@ pub(super) struct Judge<'a> {
     pub(super) signs: &'a [Sign],
     /// Who vouches for this author domain.
     pub(super) voucher: Option<&'a ArcSet>,
+    /// Somebody might, if DNS gave the keys of the ARC chain.
+    pub(super) voucher_in_doubt: bool,
+    /// How long its mail from this sender has been deferred already.
+    pub(super) in_doubt_for: Option<Duration>,
     /// The first of the operator's overrides that fits, with its place in the list.
     pub(super) fitting: Option<(usize, &'a LocalOverride)>,
 }
@@ -73,12 +79,17 @@ impl Judge<'_> {
                 }
                 (matters && on_temperror != OnTempError::Pass, Rule::IdentifierDoubt)
             }
+            Some(Doubt::EnforcingAbove) => (on_temperror != OnTempError::Pass, Rule::PolicyDoubt),
             // Not the sender's domain is in doubt but we ourselves, and whoever brought that about may be the forger.
             Some(Doubt::OwnLimits) => (on_temperror != OnTempError::Pass, Rule::OwnLimits),
             Some(Doubt::PolicyDiscovery) | None => (on_temperror == OnTempError::Defer, Rule::PolicyDoubt),
         };
+        if enforce && defer { self.defer(rule, overrides) } else { (Disposition::Accept, rule) }
+    }
+
+    /// The client is asked to come again, unless the operator lets the message by or that has gone on for too long.
+    fn defer(&self, rule: Rule, overrides: &mut Vec<Override>) -> (Disposition, Rule) {
         match self.fitting {
-            _ if !enforce || !defer => (Disposition::Accept, rule),
             // Whom the operator lets by need not come again for DNS.
             Some((_, fitting)) if fitting.action != OverrideAction::Reject => {
                 overrides.push(fitting.reason());
@@ -96,7 +107,7 @@ impl Judge<'_> {
 
     /// Whether DNS has failed for so long that the sender would be cut off. What we had no room to ask is not DNS's fault.
     fn doubt_lasts(&self) -> bool {
-        let lasts = self.circumstances.in_doubt_for.is_some_and(|time| time >= self.local.defer_at_most);
+        let lasts = self.in_doubt_for.is_some_and(|time| time >= self.local.defer_at_most);
         lasts && self.dmarc.doubt != Some(Doubt::OwnLimits)
     }
 
@@ -120,6 +131,10 @@ impl Judge<'_> {
                 let comment = "a trusted ARC sealer found that DMARC passes";
                 overrides.push(Override::new(OverrideKind::TrustedForwarder, comment));
                 (Disposition::Accept, Rule::TrustedSealer)
+            }
+            (Mode::Enforce, _) if self.voucher_in_doubt && self.local.on_temperror != OnTempError::Pass => {
+                overrides.push(Override::new(OverrideKind::Other, "temporary DNS failure"));
+                self.defer(Rule::IdentifierDoubt, overrides)
             }
             (Mode::Tag, Mark::Reject) => {
                 because("tag mode: nothing is refused");
@@ -152,11 +167,19 @@ impl Judge<'_> {
         Some((disposition, Rule::Override))
     }
 
-    /// What no operator's strictness overrides: the author's domain signed what `l=` covers, and who may complain must be
-    /// reachable.
+    /// Whether a sign keeps a message from being refused, however strict the operator: octets beyond an `l=` that covers
+    /// what the author's domain signed, a bound of ours, a trusted sealer whose key could not be had.
+    fn shields(&self, sign: Sign) -> bool {
+        match sign {
+            Sign::UnsignedEnd | Sign::SkippedSignature => true,
+            Sign::ArcUndecided => self.voucher_in_doubt,
+            Sign::BrokenSignature | Sign::ListFields | Sign::ArcChain => false,
+        }
+    }
+
+    /// What no strictness overrides: a sign of that kind, and that those who may complain are reachable.
     fn shield(&self) -> Option<(OverrideKind, &'static str, Rule)> {
-        if self.signs.contains(&Sign::UnsignedEnd) {
-            let sign = Sign::UnsignedEnd;
+        if let Some(sign) = self.signs.iter().find(|sign| self.shields(**sign)) {
             return Some((sign.override_kind(), sign.comment(), Rule::IndirectFlow));
         }
         let comment = "mail to these recipients is never refused";
@@ -174,8 +197,7 @@ impl Judge<'_> {
             }
             Reject::Corroborated | Reject::Always => {}
         }
-        // The author's domain signed what l= covers: no 5xx for what stands beyond it, however strict the operator.
-        let counts = |sign: &&Sign| self.local.reject == Reject::Corroborated || **sign == Sign::UnsignedEnd;
+        let counts = |sign: &&Sign| self.local.reject == Reject::Corroborated || self.shields(**sign);
         let signs: Vec<&Sign> = self.signs.iter().filter(counts).collect();
         if !signs.is_empty() {
             signs.iter().for_each(|sign| because(sign.override_kind(), sign.comment()));

@@ -21,7 +21,7 @@ use crate::evaluation::{ArcSet, DmarcOutput, Evaluation};
 use crate::label_enum;
 use crate::message::author::Author;
 use crate::policy::corroboration::{Sign, signs};
-use crate::policy::trusted_sealer::voucher;
+use crate::policy::trusted_sealer::{may_be_vouched_for, voucher};
 
 label_enum! {
     /// How far the gate goes (`policy.mode`).
@@ -122,7 +122,7 @@ label_enum! {
         PolicyDoubt = "policy_doubt",
         /// A bound of ours was reached before the policy could be looked up.
         OwnLimits = "own_limits",
-        /// DNS left open whether an aligned identifier passed.
+        /// DNS left open whether an aligned identifier passed, or whether a trusted sealer vouches for the author.
         IdentifierDoubt = "identifier_doubt",
         /// DNS has left it open for so long that the message is deferred no more.
         LastingDoubt = "lasting_doubt",
@@ -211,8 +211,8 @@ pub struct Circumstances {
     pub recipient_domains: Vec<Option<Domain>>,
     /// The client's forward-confirmed host name, if it is known.
     pub host: Option<Domain>,
-    /// How long mail of this sender has been deferred already for what DNS leaves open now, without a break.
-    pub in_doubt_for: Option<Duration>,
+    /// For each author domain, how long its mail from this sender has been deferred already, without a break.
+    pub in_doubt_for: Vec<Option<Duration>>,
     /// Seconds since the epoch, for overrides that end.
     pub now: u64,
     /// A random number from 0 to 99 for `pct`.
@@ -286,12 +286,14 @@ pub fn decide(evaluation: &Evaluation, circumstances: &Circumstances, local: &Lo
         return unusable_from(circumstances, local);
     }
     let signs_of: Vec<Vec<Sign>> = evaluation.dmarc.iter().map(|dmarc| signs(evaluation, dmarc)).collect();
-    let judge = |(dmarc, signs): (&DmarcOutput, &Vec<Sign>)| {
+    let judge = |(index, (dmarc, signs)): (usize, (&DmarcOutput, &Vec<Sign>))| {
+        let in_doubt_for = circumstances.in_doubt_for.get(index).copied().flatten();
         let voucher = voucher(&evaluation.arc, &local.trusted_sealers, &dmarc.author_domain);
         let fitting = first_that_fits(&local.overrides, evaluation, dmarc, circumstances);
-        Judge { circumstances, local, dmarc, signs, voucher, fitting }.assess()
+        let voucher_in_doubt = may_be_vouched_for(&evaluation.arc, &local.trusted_sealers, &dmarc.author_domain);
+        Judge { circumstances, local, dmarc, signs, voucher, voucher_in_doubt, fitting, in_doubt_for }.assess()
     };
-    let mut assessments: Vec<Assessment> = evaluation.dmarc.iter().zip(&signs_of).map(judge).collect();
+    let mut assessments: Vec<Assessment> = evaluation.dmarc.iter().zip(&signs_of).enumerate().map(judge).collect();
     let weight = |a: &Assessment| (a.disposition, significance(a.rule), a.policy);
     // The last of equals wins in max_by_key: reversed, the first does.
     let deciding = assessments.iter().enumerate().rev().max_by_key(|(_, a)| weight(a)).map(|(index, _)| index);

@@ -170,7 +170,7 @@ mod tests {
             identity: None,
             algorithm: None,
             signature_start: "".into(),
-            key_found: true,
+            key: crate::evaluation::KeySearch::Found,
             reason: "",
         }
     }
@@ -190,6 +190,7 @@ mod tests {
             dkim: vec![signature(DkimResult::Fail, "author.example"), signature(DkimResult::Pass, "fwd.example")],
             dkim_skipped: 0,
             arc: ArcOutput {
+                unverified: Vec::new(),
                 result: ArcResult::Pass,
                 sets: vec![set(1, "first.example"), set(2, "fwd.example")],
                 reason: "",
@@ -212,6 +213,7 @@ mod tests {
             policy: None,
             spf_alignment: Alignment::Unaligned,
             dkim_alignment: Vec::new(),
+            dkim_skipped_may_be_aligned: false,
             spf_aligned: false,
             dkim_aligned: false,
         }
@@ -223,7 +225,7 @@ mod tests {
             recipients: Recipients::Ordinary,
             recipient_domains: vec![Some(domain("rcpt.example")), Some(domain("sub.rcpt.example"))],
             host: Some(domain("mx.fwd.example")),
-            in_doubt_for: None,
+            in_doubt_for: Vec::new(),
             now: 0,
             sample: 0,
         }
@@ -288,7 +290,7 @@ mod tests {
         let failing = Evaluation {
             spf: spf(SpfResult::SoftFail, Identity::MailFrom, "bounce.fwd.example"),
             dkim: vec![signature(DkimResult::Fail, "fwd.example"), signature(DkimResult::Policy, "fwd.example")],
-            arc: ArcOutput { result: ArcResult::Fail, sets: Vec::new(), reason: "" },
+            arc: ArcOutput { unverified: Vec::new(), result: ArcResult::Fail, sets: Vec::new(), reason: "" },
             ..evaluation()
         };
         let unknown = Circumstances { host: None, recipient_domains: vec![None], ..circumstances() };

@@ -8,7 +8,9 @@ use super::*;
 use crate::dmarc::alignment::{Alignment, Doubt};
 use crate::dmarc::record::{Parsed, PolicyRecord, parse};
 use crate::domain::Domain;
-use crate::evaluation::{ArcOutput, ArcResult, ArcSet, DkimOutput, DkimResult, DmarcFinding, PublishedPolicy, Sender};
+use crate::evaluation::{
+    ArcOutput, ArcResult, ArcSet, DkimOutput, DkimResult, DmarcFinding, KeySearch, PublishedPolicy, Sender,
+};
 use crate::label::Label;
 use crate::message::author::UnusableFrom;
 use crate::spf::{Identity, SpfOutput, SpfResult};
@@ -29,6 +31,7 @@ fn dmarc(author: &str, result: &str, tags: &str) -> DmarcOutput {
     let (word, doubt) = match result.split_once('/') {
         Some((word, "policy")) => (word, Some(Doubt::PolicyDiscovery)),
         Some((word, "own")) => (word, Some(Doubt::OwnLimits)),
+        Some((word, "above")) => (word, Some(Doubt::EnforcingAbove)),
         Some((word, _)) => (word, Some(Doubt::Identifier)),
         None => (result, None),
     };
@@ -51,6 +54,7 @@ fn dmarc(author: &str, result: &str, tags: &str) -> DmarcOutput {
         dkim_alignment: Vec::new(),
         spf_aligned: false,
         dkim_aligned: false,
+        dkim_skipped_may_be_aligned: false,
     }
 }
 
@@ -82,7 +86,7 @@ fn evaluation(dmarc: Vec<DmarcOutput>) -> Evaluation {
         },
         dkim: Vec::new(),
         dkim_skipped: 0,
-        arc: ArcOutput { result: ArcResult::None, sets: Vec::new(), reason: "" },
+        arc: ArcOutput { result: ArcResult::None, sets: Vec::new(), unverified: Vec::new(), reason: "" },
         dmarc,
         list_fields: false,
         list_id: None,
@@ -111,7 +115,7 @@ const ORDINARY: Circumstances = Circumstances {
     recipients: Recipients::Ordinary,
     recipient_domains: Vec::new(),
     host: None,
-    in_doubt_for: None,
+    in_doubt_for: Vec::new(),
     now: 0,
     sample: 99,
 };
@@ -191,6 +195,9 @@ fn temporary_errors_by_configuration() {
         ("temperror/own", "", DeferIfItMatters, '4'),
         ("temperror/own", "", Defer, '4'),
         ("temperror/own", "", Pass, '-'),
+        ("temperror/above", "", DeferIfItMatters, '4'),
+        ("temperror/above", "", Defer, '4'),
+        ("temperror/above", "", Pass, '-'),
         ("temperror/identifier", "p=reject", DeferIfItMatters, '4'),
         ("temperror/identifier", "p=reject", Defer, '4'),
         ("temperror/identifier", "p=reject", Pass, '-'),
@@ -231,7 +238,7 @@ fn an_unusable_from_by_mode_reverse_path_recipients_and_configuration() {
                 recipients,
                 recipient_domains: Vec::new(),
                 host: None,
-                in_doubt_for: None,
+                in_doubt_for: Vec::new(),
                 now: 0,
                 sample: 0,
             },
@@ -373,7 +380,7 @@ fn signs_of_indirect_flow() {
         identity: None,
         algorithm: None,
         signature_start: "".into(),
-        key_found,
+        key: if key_found { KeySearch::Found } else { KeySearch::Missing },
         reason: "",
     };
     // What is done by `reject = "corroborated"` and `"always"`.
@@ -417,7 +424,8 @@ fn signs_of_indirect_flow() {
 /// A chain of one set, in which `sealer` says that DMARC passes for `author`.
 fn chain(sealer: &str, author: &str) -> ArcOutput {
     let dmarc = Some(DmarcFinding { result: DmarcResult::Pass, author_domain: domain(author) });
-    ArcOutput { result: ArcResult::Pass, sets: vec![ArcSet { instance: 1, sealer: domain(sealer), dmarc }], reason: "" }
+    let sets = vec![ArcSet { instance: 1, sealer: domain(sealer), dmarc }];
+    ArcOutput { result: ArcResult::Pass, sets, unverified: Vec::new(), reason: "" }
 }
 
 #[test]
@@ -471,7 +479,7 @@ fn a_chain_without_a_trusted_sealer_is_a_sign_and_no_more() {
         ),
         (
             "chain in doubt",
-            ArcOutput { result: ArcResult::TempError, ..chain("list.example", "example.org") },
+            ArcOutput { result: ArcResult::TempError, ..chain("evil.example", "example.org") },
             Rule::IndirectFlow,
         ),
     ];
@@ -479,6 +487,55 @@ fn a_chain_without_a_trusted_sealer_is_a_sign_and_no_more() {
         let facts = Evaluation { arc, ..evaluation(vec![dmarc("example.org", "fail", "p=reject")]) };
         assert_eq!(decide(&facts, &ORDINARY, &local).rule, rule, "{name}");
     }
+}
+
+#[test]
+fn a_trusted_sealer_whose_key_cannot_be_had_is_doubt_and_never_a_pass() {
+    use OnTempError::{Defer, DeferIfItMatters, Pass};
+    let in_doubt = |sealer: &str| {
+        let ArcOutput { sets, .. } = chain(sealer, "example.org");
+        ArcOutput { result: ArcResult::TempError, sets: Vec::new(), unverified: sets, reason: "" }
+    };
+    // By `reject`: corroborated, always, never.
+    let rows = [
+        ("list.example", "fail", "p=reject", Mode::Enforce, DeferIfItMatters, "444"),
+        ("list.example", "fail", "p=reject", Mode::Enforce, Defer, "444"),
+        ("list.example", "fail", "p=quarantine", Mode::Enforce, DeferIfItMatters, "444"),
+        ("list.example", "fail", "p=none", Mode::Enforce, Defer, "---"),
+        ("list.example", "fail", "p=quarantine; t=y", Mode::Enforce, Defer, "---"),
+        ("list.example", "fail", "p=reject", Mode::Enforce, Pass, "qqr"),
+        ("list.example", "fail", "p=quarantine", Mode::Enforce, Pass, "qqq"),
+        ("list.example", "fail", "p=reject", Mode::Tag, Defer, "rrr"),
+        ("list.example", "fail", "p=reject", Mode::Monitor, Defer, "---"),
+        ("list.example", "pass", "p=reject", Mode::Enforce, Defer, "---"),
+        ("evil.example", "fail", "p=reject", Mode::Enforce, Defer, "qXr"),
+    ];
+    for (sealer, result, tags, mode, on_temperror, expected) in rows {
+        let facts = Evaluation { arc: in_doubt(sealer), ..evaluation(vec![dmarc("example.org", result, tags)]) };
+        let done = Reject::ALL.iter().map(|reject| {
+            let trusted_sealers = vec![domain("list.example")];
+            let local = LocalPolicy { mode, reject: *reject, on_temperror, trusted_sealers, ..DEFAULT };
+            let decision = decide(&facts, &ORDINARY, &local);
+            assert_eq!(decision.deciding_assessment().unwrap().voucher, None);
+            if decision.disposition == Disposition::Defer {
+                assert_eq!((decision.rule, decision.overrides()[0].kind), (Rule::IdentifierDoubt, OverrideKind::Other));
+            }
+            letter(decision.disposition)
+        });
+        assert_eq!(done.collect::<String>(), expected, "{sealer} {result} {tags} {mode} {on_temperror}");
+    }
+}
+
+#[test]
+fn a_signature_beyond_our_bound_is_never_refused_for() {
+    let left_out = DmarcOutput { dkim_skipped_may_be_aligned: true, ..dmarc("example.org", "fail", "p=reject") };
+    let facts = Evaluation { dkim_skipped: 1, ..evaluation(vec![left_out]) };
+    for (reject, expected) in [(Reject::Corroborated, 'q'), (Reject::Always, 'q'), (Reject::Never, 'r')] {
+        let decision = decide(&facts, &ORDINARY, &LocalPolicy { reject, ..DEFAULT });
+        assert_eq!((letter(decision.disposition), &*decision.signs), (expected, &[Sign::SkippedSignature][..]));
+    }
+    let of_others = Evaluation { dkim_skipped: 9, ..evaluation(vec![dmarc("example.org", "fail", "p=reject")]) };
+    assert_eq!(letter(decide(&of_others, &ORDINARY, &DEFAULT).disposition), 'X');
 }
 
 #[test]
@@ -576,7 +633,7 @@ fn no_override_refuses_what_must_not_be_refused_and_none_outlives_its_end() {
         identity: None,
         algorithm: None,
         signature_start: "".into(),
-        key_found: true,
+        key: KeySearch::Found,
         reason: "",
     }];
     unsigned.dmarc[0].dkim_alignment = vec![Alignment::Strict];
@@ -614,7 +671,7 @@ fn doubt_that_lasts_ends_in_a_mark() {
     ];
     for (result, tags, local, in_doubt_for, expected) in cases {
         let facts = evaluation(vec![dmarc("example.org", result, tags)]);
-        let decision = decide(&facts, &Circumstances { in_doubt_for, ..ORDINARY }, local);
+        let decision = decide(&facts, &Circumstances { in_doubt_for: vec![in_doubt_for], ..ORDINARY }, local);
         assert_eq!(letter(decision.disposition), expected, "{result} {tags} {in_doubt_for:?}");
         assert_eq!(decision.rule == Rule::LastingDoubt, expected == 'q', "{result} {tags} {in_doubt_for:?}");
     }

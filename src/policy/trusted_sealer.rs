@@ -13,10 +13,20 @@ pub fn voucher<'a>(arc: &'a ArcOutput, trusted: &[Domain], author: &Domain) -> O
     if arc.result != ArcResult::Pass {
         return None;
     }
+    word(&arc.sets, trusted, author)
+}
+
+/// Whether there would be a [`voucher`] had DNS given every key of the chain: it is not known for now what his word is
+/// worth, so that nothing may be refused for want of it. Anyone can bring that about, so that nothing may pass for it.
+pub fn may_be_vouched_for(arc: &ArcOutput, trusted: &[Domain], author: &Domain) -> bool {
+    arc.result == ArcResult::TempError && word(&arc.unverified, trusted, author).is_some()
+}
+
+fn word<'a>(sets: &'a [ArcSet], trusted: &[Domain], author: &Domain) -> Option<&'a ArcSet> {
     let vouches = |set: &&ArcSet| {
         set.dmarc.as_ref().is_some_and(|found| found.result == DmarcResult::Pass && found.author_domain == *author)
     };
-    arc.sets.iter().rev().take_while(|set| trusted.contains(&set.sealer)).find(vouches)
+    sets.iter().rev().take_while(|set| trusted.contains(&set.sealer)).find(vouches)
 }
 
 #[cfg(test)]
@@ -40,7 +50,12 @@ mod tests {
             });
             ArcSet { instance: index + 1, sealer, dmarc }
         };
-        ArcOutput { result, sets: sets.split_whitespace().enumerate().map(set).collect(), reason: "" }
+        let said = sets.split_whitespace().enumerate().map(set).collect();
+        let (sets, unverified) = match result {
+            ArcResult::TempError => (Vec::new(), said),
+            _ => (said, Vec::new()),
+        };
+        ArcOutput { result, sets, unverified, reason: "" }
     }
 
     #[test]
@@ -76,6 +91,13 @@ mod tests {
             let found = voucher(&arc, &trusted, &domain("a.example"));
             assert_eq!(found.map(|set| set.instance), expected, "{name}");
             assert_eq!(voucher(&arc, &[], &domain("a.example")), None, "{name}, nobody trusted");
+            assert_eq!(may_be_vouched_for(&arc, &trusted, &domain("a.example")), name == "chain in doubt", "{name}");
+            if result == pass {
+                let doubt = chain(ArcResult::TempError, sets);
+                assert_eq!(voucher(&doubt, &trusted, &domain("a.example")), None, "{name}, in doubt");
+                let may_be = may_be_vouched_for(&doubt, &trusted, &domain("a.example"));
+                assert_eq!(may_be, expected.is_some(), "{name}, in doubt");
+            }
         }
     }
 }

@@ -12,7 +12,8 @@ use ipnet::IpNet;
 use moka::future::Cache;
 
 use crate::domain::Domain;
-use crate::evaluation::{DmarcOutput, Doubt};
+use crate::evaluation::DmarcOutput;
+use crate::policy::{Assessment, Disposition, Rule};
 
 /// The deferrals that go on.
 pub struct Doubts(Cache<(IpNet, Domain), Instant>);
@@ -24,45 +25,34 @@ impl Default for Doubts {
 }
 
 impl Doubts {
-    /// How long mail of this client has been deferred for each author domain that is in doubt now: the shortest time, and
-    /// none if one of them is new or none is in doubt. What is settled by now is forgotten.
-    pub async fn last(&self, client: IpAddr, dmarc: &[DmarcOutput], now: Instant) -> Option<Duration> {
+    /// For each author domain, how long its mail from this client has been deferred; none where the last was not.
+    pub async fn last(&self, client: IpAddr, dmarc: &[DmarcOutput], now: Instant) -> Vec<Option<Duration>> {
         let network = network(client);
-        let (mut shortest, mut is_new) = (None::<Duration>, false);
+        let mut times = Vec::with_capacity(dmarc.len());
         for output in dmarc {
-            let key = (network, output.author_domain.clone());
-            if !is_lasting(output) {
-                if self.0.contains_key(&key) {
-                    self.0.invalidate(&key).await;
-                }
-                continue;
-            }
-            match self.0.get(&key).await {
-                Some(since) => {
-                    let lasted = now.saturating_duration_since(since);
-                    shortest = Some(shortest.map_or(lasted, |shortest| shortest.min(lasted)));
-                }
-                None => is_new = true,
-            }
+            let since = self.0.get(&(network, output.author_domain.clone())).await;
+            times.push(since.map(|since| now.saturating_duration_since(since)));
         }
-        shortest.filter(|_| !is_new)
+        times
     }
 
-    /// Notes that a message was deferred for what is in doubt.
-    pub async fn deferred(&self, client: IpAddr, dmarc: &[DmarcOutput], now: Instant) {
+    /// Notes what became of a message: where it is deferred the time begins or goes on, where it is settled it ends.
+    pub async fn note(&self, client: IpAddr, dmarc: &[DmarcOutput], assessments: &[Assessment], now: Instant) {
         let network = network(client);
-        for output in dmarc.iter().filter(|output| is_lasting(output)) {
+        for (output, assessment) in dmarc.iter().zip(assessments) {
             let key = (network, output.author_domain.clone());
-            if !self.0.contains_key(&key) {
-                self.0.insert(key, now).await;
+            let is_known = self.0.contains_key(&key);
+            // Our own bounds are ours to mend, and whoever fills them must not profit.
+            let goes_on = matches!(assessment.rule, Rule::LastingDoubt | Rule::OwnLimits);
+            if assessment.disposition == Disposition::Defer && assessment.rule != Rule::OwnLimits {
+                if !is_known {
+                    self.0.insert(key, now).await;
+                }
+            } else if is_known && !goes_on {
+                self.0.invalidate(&key).await;
             }
         }
     }
-}
-
-/// Whether it is DNS that left the result open: our own bounds are ours to mend, and whoever fills them must not profit.
-fn is_lasting(output: &DmarcOutput) -> bool {
-    output.doubt.is_some_and(|doubt| doubt != Doubt::OwnLimits)
 }
 
 /// The network of a sender, whose hosts take turns in trying again.
@@ -80,44 +70,59 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(12 * 3600);
 mod tests {
     use super::*;
     use crate::dmarc::alignment::{Alignment, DmarcResult};
+    use crate::policy::ReportDisposition;
 
-    fn output(author: &str, doubt: Option<Doubt>) -> DmarcOutput {
+    fn output(author: &str) -> DmarcOutput {
         DmarcOutput {
             author_domain: Domain::parse(author).unwrap(),
             organizational_domain: None,
             result: DmarcResult::TempError,
-            doubt,
+            doubt: None,
             reason: "",
             policy: None,
             spf_alignment: Alignment::Unaligned,
             dkim_alignment: Vec::new(),
+            dkim_skipped_may_be_aligned: false,
             spf_aligned: false,
             dkim_aligned: false,
         }
     }
 
+    fn assessment(disposition: Disposition, rule: Rule) -> Assessment {
+        Assessment {
+            policy: None,
+            disposition,
+            rule,
+            reported: ReportDisposition::None,
+            overrides: Vec::new(),
+            voucher: None,
+            overridden_by: None,
+        }
+    }
+
     #[tokio::test]
-    async fn the_time_runs_from_the_first_deferral_to_the_first_message_without_doubt() {
+    async fn the_time_runs_from_the_first_deferral_to_the_first_message_that_is_settled() {
         let doubts = Doubts::default();
         let ip: IpAddr = "192.0.2.1".parse().unwrap();
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let broken = [output("a.example", Some(Doubt::Identifier))];
-        assert_eq!(doubts.last(ip, &broken, at(0)).await, None);
-        doubts.deferred(ip, &broken, at(0)).await;
-        doubts.deferred(ip, &broken, at(5)).await;
-        assert_eq!(doubts.last(ip, &broken, at(10)).await, Some(Duration::from_secs(10)));
-        let neighbour = "192.0.2.200".parse().unwrap();
-        assert_eq!(doubts.last(neighbour, &broken, at(10)).await, Some(Duration::from_secs(10)));
-        let stranger = "198.51.100.1".parse().unwrap();
-        assert_eq!(doubts.last(stranger, &broken, at(10)).await, None);
+        let lasts = |seconds| vec![Some(Duration::from_secs(seconds))];
+        let a = [output("a.example")];
+        let deferred = [assessment(Disposition::Defer, Rule::IdentifierDoubt)];
+        assert_eq!(doubts.last(ip, &a, at(0)).await, [None]);
+        doubts.note(ip, &a, &deferred, at(0)).await;
+        doubts.note(ip, &a, &deferred, at(5)).await;
+        assert_eq!(doubts.last(ip, &a, at(10)).await, lasts(10));
+        assert_eq!(doubts.last("192.0.2.200".parse().unwrap(), &a, at(10)).await, lasts(10), "a neighbour");
+        assert_eq!(doubts.last("198.51.100.1".parse().unwrap(), &a, at(10)).await, [None], "a stranger");
+        assert_eq!(doubts.last(ip, &[output("b.example"), output("a.example")], at(10)).await, [None, lasts(10)[0]]);
 
-        let two = [output("a.example", Some(Doubt::Identifier)), output("b.example", Some(Doubt::PolicyDiscovery))];
-        assert_eq!(doubts.last(ip, &two, at(10)).await, None, "one of them is new");
-        doubts.deferred(ip, &[output("c.example", Some(Doubt::OwnLimits))], at(0)).await;
-        assert_eq!(doubts.last(ip, &[output("c.example", Some(Doubt::OwnLimits))], at(10)).await, None);
-
-        assert_eq!(doubts.last(ip, &[output("a.example", None)], at(11)).await, None);
-        assert_eq!(doubts.last(ip, &broken, at(12)).await, None, "it was settled in between");
+        let marked = [assessment(Disposition::Accept, Rule::LastingDoubt)];
+        doubts.note(ip, &a, &marked, at(11)).await;
+        assert_eq!(doubts.last(ip, &a, at(12)).await, lasts(12), "that it is deferred no more does not end it");
+        doubts.note(ip, &a, &[assessment(Disposition::Accept, Rule::Pass)], at(13)).await;
+        assert_eq!(doubts.last(ip, &a, at(14)).await, [None], "it was settled in between");
+        doubts.note(ip, &a, &[assessment(Disposition::Defer, Rule::OwnLimits)], at(15)).await;
+        assert_eq!(doubts.last(ip, &a, at(16)).await, [None], "what we had no room for is no doubt of theirs");
     }
 }

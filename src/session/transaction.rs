@@ -21,7 +21,7 @@ use crate::evaluation::subject::Subject;
 use crate::label_enum;
 use crate::message::body_hash::BodyHashes;
 use crate::message::trace::Hop;
-use crate::policy::{Circumstances, Disposition};
+use crate::policy::Circumstances;
 use crate::smtp::data::Encoder;
 use crate::smtp::reply::Reply;
 use crate::upstream::{self, MessageParts};
@@ -198,9 +198,7 @@ impl Session {
             Circumstances { host, in_doubt_for, ..settings.verdict.circumstances(envelope, epoch_seconds()) };
         let judged = || verdict::conclude(evaluation, &circumstances, &settings.verdict, &transaction.id);
         let verdict = caught_in(judged).ok()?;
-        if verdict.decision.disposition == Disposition::Defer {
-            self.gate.doubts.deferred(ip, &verdict.evaluation.dmarc, now).await;
-        }
+        self.gate.doubts.note(ip, &verdict.evaluation.dmarc, &verdict.decision.assessments, now).await;
         Some(verdict)
     }
 

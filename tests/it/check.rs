@@ -196,7 +196,10 @@ async fn the_deciding_tag_and_the_failure_of_a_walk_are_told() {
     assert_eq!((&dmarc["result"], &dmarc["doubt"]), (&json!("temperror"), &json!("policy_discovery")));
     assert_eq!(
         dmarc["walk"],
-        json!([{"name": "_dmarc.open.example", "said": "servfail", "record": null, "problems": []}])
+        json!([
+            {"name": "_dmarc.open.example", "said": "servfail", "record": null, "problems": []},
+            {"name": "_dmarc.example", "said": "nxdomain", "record": null, "problems": []},
+        ])
     );
 }
 

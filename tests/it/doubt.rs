@@ -41,10 +41,12 @@ enum Case {
     PolicyAbove,
     Suffix,
     Existence,
+    /// The name below a policy, as a forger chooses it.
+    Lame,
 }
 
 impl Case {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::SpfRecord,
         Self::Include,
         Self::Redirect,
@@ -58,6 +60,7 @@ impl Case {
         Self::PolicyAbove,
         Self::Suffix,
         Self::Existence,
+        Self::Lame,
     ];
 
     /// Labels of its own: a failure is remembered for some seconds.
@@ -76,6 +79,7 @@ impl Case {
             Self::PolicyAbove => "above",
             Self::Suffix => "suffix",
             Self::Existence => "existence",
+            Self::Lame => "lame",
         };
         format!("{name}-{fault}.tld-{name}-{fault}")
     }
@@ -113,6 +117,7 @@ impl Case {
             Self::Policy | Self::PolicyAbove => (format!("_dmarc.{domain}"), RecordType::TXT),
             Self::Suffix => (format!("_dmarc.tld-{domain_tail}", domain_tail = tail(&domain)), RecordType::TXT),
             Self::Existence => (format!("www.{domain}"), RecordType::A),
+            Self::Lame => (format!("_dmarc.www.{domain}"), RecordType::TXT),
         };
         fault(zone, &question, record_type)
     }
@@ -121,7 +126,7 @@ impl Case {
     fn forged(self, fault: &str) -> Letter {
         let domain = self.domain(fault);
         let author = match self {
-            Self::PolicyAbove | Self::Suffix | Self::Existence => format!("a@www.{domain}"),
+            Self::PolicyAbove | Self::Suffix | Self::Existence | Self::Lame => format!("a@www.{domain}"),
             _ => format!("a@{domain}"),
         };
         let letter = Letter::new(BAD, &author);
@@ -138,7 +143,12 @@ impl Case {
 
     /// Whether the doubt is about an identifier, not the policy.
     fn is_about_identifier(self) -> bool {
-        !matches!(self, Self::Policy | Self::PolicyAbove | Self::Suffix | Self::Existence)
+        !matches!(self, Self::Policy | Self::PolicyAbove | Self::Suffix | Self::Existence | Self::Lame)
+    }
+
+    /// Whether the answer could make a difference: to an identifier, or between policies that ask for something.
+    fn matters(self) -> bool {
+        self.is_about_identifier() || matches!(self, Self::Suffix | Self::Existence | Self::Lame)
     }
 }
 
@@ -162,7 +172,7 @@ async fn a_failing_look_up_defers_where_it_matters_and_else_changes_nothing() {
         for case in Case::ALL {
             let name = case.domain(fault);
             let outcome = world.send(&case.forged(fault)).await;
-            if case.is_about_identifier() {
+            if case.matters() {
                 assert_eq!(outcome.summary(), "451", "{name}: {}", outcome.reply);
                 assert!(outcome.reply.text().starts_with("4.7.0 DMARC for "), "{name}: {}", outcome.reply);
             } else {
@@ -198,7 +208,7 @@ async fn an_identifier_that_passed_makes_every_other_doubt_idle() {
 #[tokio::test]
 async fn doubt_is_treated_by_mode_and_configuration() {
     let servfail = FAULTS[0];
-    // Doubt about an identifier, doubt about the policy.
+    // Doubt that matters, doubt about a policy of which nothing is known.
     let settings = [
         ("enforce", "defer-if-it-matters", "451", "250"),
         ("enforce", "defer", "451", "451"),
@@ -206,13 +216,13 @@ async fn doubt_is_treated_by_mode_and_configuration() {
         ("tag", "defer", "250", "250"),
         ("monitor", "defer", "250", "250"),
     ];
-    for (mode, on_temperror, identifier, policy) in settings {
+    for (mode, on_temperror, matters, policy) in settings {
         let configure = |c: ConfigText| quick(c).set("policy.mode", mode).set("policy.on_temperror", on_temperror);
         let world = World::start(zone(&[servfail]), configure).await;
         for case in Case::ALL {
             let outcome = world.send(&case.forged(servfail.0)).await;
             let name = format!("{} in {mode} with {on_temperror}", case.domain(servfail.0));
-            let expected = if case.is_about_identifier() { identifier } else { policy };
+            let expected = if case.matters() { matters } else { policy };
             assert_eq!(outcome.summary(), expected, "{name}");
             if outcome.relayed.is_some() {
                 assert!(outcome.results().one("dmarc").starts_with("temperror "), "{name}");
@@ -271,6 +281,38 @@ async fn a_name_of_the_client_that_cannot_be_asked_for_is_doubt_where_spf_asks_f
     let world = World::start(zone, quick).await;
     for (author, expected) in [("a@names.example", "451"), ("a@plain.example", "550")] {
         assert_eq!(world.send(&Letter::new(BAD, author)).await.summary(), expected, "{author}");
+    }
+}
+
+#[tokio::test]
+async fn a_name_of_the_client_that_cannot_be_asked_for_is_doubt_though_spf_ends_in_permerror() {
+    let zone = Zone::new()
+        .txt("names.example", "v=spf1 ptr include:gone.example -all")
+        .txt("_dmarc.names.example", "v=DMARC1; p=reject")
+        .txt("plain.example", "v=spf1 include:gone.example -all")
+        .txt("_dmarc.plain.example", "v=DMARC1; p=reject")
+        .serv_fail("66.100.51.198.in-addr.arpa", RecordType::PTR);
+    let world = World::start(zone, quick).await;
+    for (author, expected) in [("a@names.example", "451"), ("a@plain.example", "550")] {
+        assert_eq!(world.send(&Letter::new(BAD, author)).await.summary(), expected, "{author}");
+    }
+}
+
+#[tokio::test]
+async fn a_trusted_sealer_whose_key_cannot_be_had_is_doubt_however_strict_the_operator() {
+    let zone = Zone::new()
+        .txt("bank.example", "v=spf1 -all")
+        .txt("_dmarc.bank.example", "v=DMARC1; p=reject")
+        .serv_fail("s._domainkey.list.example", RecordType::TXT)
+        .serv_fail("s._domainkey.other.example", RecordType::TXT);
+    let configure =
+        |c: ConfigText| quick(c).set("policy.reject", "always").set("policy.trusted_sealers", vec!["list.example"]);
+    let world = World::start(zone, configure).await;
+    let letter = Letter::new(BAD, "a@bank.example");
+    let said = "dmarc=pass header.from=bank.example";
+    for (sealer, expected) in [("list.example", "451"), ("other.example", "550")] {
+        let set = Signer::new(SigningKey::rsa(), sealer, "s").arc_set_saying(&letter.content, 1, "none", said);
+        assert_eq!(world.send(&letter.clone().field(&set)).await.summary(), expected, "{sealer}");
     }
 }
 

@@ -1,5 +1,7 @@
 use super::*;
 use crate::dns::zone::Zone;
+use crate::evaluation::KeySearch;
+use crate::label::Label;
 use crate::spf::Identity;
 
 fn domain(text: &str) -> Domain {
@@ -26,7 +28,7 @@ fn dkim(result: DkimResult, domain_text: &str) -> DkimOutput {
         identity: None,
         algorithm: Some("rsa-sha256"),
         signature_start: "abcdefgh".into(),
-        key_found: result != DkimResult::TempError,
+        key: if result == DkimResult::TempError { KeySearch::Unknown } else { KeySearch::Found },
         reason: "",
     }
 }
@@ -106,6 +108,47 @@ async fn results_of_an_author_domain_with_a_record() {
 }
 
 #[tokio::test]
+async fn a_name_of_the_client_that_is_not_known_is_doubt_whatever_ended_the_check() {
+    let voids = "a:x.example a:y.example a:z.example";
+    let many = (0..10).map(|i| format!("a:h{i}.example.com")).collect::<Vec<_>>().join(" ");
+    let cases = [
+        ("nothing else matches", "v=spf1 ptr -all".to_owned()),
+        ("an included domain without a record", "v=spf1 ptr include:gone.example -all".to_owned()),
+        ("too many look-ups in vain", format!("v=spf1 ptr {voids} -all")),
+        ("too many terms", format!("v=spf1 ptr {many} -all")),
+        ("a redirect to nowhere", "v=spf1 ptr redirect=gone.example".to_owned()),
+        ("a redirect to the name", "v=spf1 redirect=%{p}".to_owned()),
+        ("an include of the name", "v=spf1 include:%{p} -all".to_owned()),
+        (
+            "look-ups in vain for the name",
+            "v=spf1 exists:a.%{p} exists:b.%{p} exists:c.%{p} exists:%{p} -all".to_owned(),
+        ),
+    ];
+    let zone = |record: &str| {
+        let hosts = (0..10).fold(simple(), |zone, i| zone.a(&format!("h{i}.example.com"), &["192.0.2.200"]));
+        hosts
+            .txt("example.com", &[record])
+            .ptr("1.2.0.192.in-addr.arpa", &["mx.example.com"])
+            .a("mx.example.com", &["192.0.2.1"])
+            .txt("mx.example.com", &["v=spf1 +all"])
+            .a("a.mx.example.com", &["192.0.2.3"])
+    };
+    let request = crate::spf::Request::mail_from("192.0.2.1".parse().unwrap(), "mx.example.com", "x@example.com");
+    for (name, record) in cases {
+        let healthy = zone(&record);
+        let sound = crate::spf::check_host(&healthy, &request).await;
+        assert_eq!(one(&healthy, "example.com", &sound, &[]).await.result, DmarcResult::Pass, "{name}");
+        for (failing, record_type) in [("1.2.0.192.in-addr.arpa", RecordType::Ptr), ("mx.example.com", RecordType::A)] {
+            let failing = zone(&record).fail(failing, record_type, Failure::ServFail);
+            let spf = crate::spf::check_host(&failing, &request).await;
+            let output = one(&failing, "example.com", &spf, &[]).await;
+            let found = (output.result, output.doubt);
+            assert_eq!(found, (DmarcResult::TempError, Some(Doubt::Identifier)), "{name}: SPF {}", spf.result.as_str());
+        }
+    }
+}
+
+#[tokio::test]
 async fn policy_discovery_settles_none_permerror_and_doubt() {
     use DmarcResult::{None, Pass, PermError, TempError};
     let broken = "v=DMARC1; p=bogus";
@@ -125,6 +168,116 @@ async fn policy_discovery_settles_none_permerror_and_doubt() {
         assert_eq!(output.result, expected, "{name}");
         assert_eq!(output.doubt, (expected == TempError).then_some(Doubt::PolicyDiscovery), "{name}");
         assert_eq!(output.policy.is_some(), expected == Pass, "{name}");
+    }
+}
+
+/// What it is to be without an answer where a record above may apply: zone, author domain, expectation by the tree walk
+/// and by a list. `Q`: quarantine.
+fn records_above() -> Vec<(&'static str, Zone, &'static str, [Doubt; 2])> {
+    use Doubt::{EnforcingAbove as Above, OwnLimits, PolicyDiscovery as Harmless};
+    let dead = |record: &str| failing(Zone::new().txt("_dmarc.example.com", &[record]), "_dmarc.dead.example.com");
+    let unknown = |record: &str| dead(record).fail("dead.example.com", RecordType::A, Failure::ServFail);
+    let (author, below) = ("dead.example.com", "x.dead.example.com");
+    vec![
+        ("reject", dead(R), author, [Above; 2]),
+        ("reject, two labels above", failing(dead(R), "_dmarc.x.dead.example.com"), below, [Above; 2]),
+        ("none", dead("v=DMARC1; p=none"), author, [Harmless; 2]),
+        ("no record", failing(Zone::new(), "_dmarc.dead.example.com"), author, [Harmless; 2]),
+        ("sp=none", dead("v=DMARC1; p=reject; sp=none"), author, [Harmless; 2]),
+        ("sp=quarantine", dead("v=DMARC1; p=none; sp=quarantine"), author, [Above; 2]),
+        ("in test mode", dead("v=DMARC1; p=reject; t=y"), author, [Above; 2]),
+        ("quarantine in test mode", dead("v=DMARC1; p=quarantine; t=y"), author, [Harmless; 2]),
+        ("a record that can't be used", dead("v=DMARC1; p=bogus"), author, [Harmless; 2]),
+        (
+            "np of a name that does not exist",
+            failing(Zone::new().txt("_dmarc.example.com", &["v=DMARC1; p=none; np=reject"]), "_dmarc.y.example.com"),
+            "x.y.example.com",
+            [Above, Harmless],
+        ),
+        (
+            "np of a name that exists",
+            dead("v=DMARC1; p=none; np=reject").a(author, &["192.0.2.1"]),
+            author,
+            [Harmless; 2],
+        ),
+        ("np, and whether it exists is not known", unknown("v=DMARC1; p=none; np=reject"), author, [Above; 2]),
+        ("sp, and whether it exists is not known", unknown("v=DMARC1; p=reject; np=none"), author, [Above; 2]),
+        (
+            "whether it exists is not known, in test mode",
+            unknown("v=DMARC1; p=quarantine; np=none; t=y"),
+            author,
+            [Harmless; 2],
+        ),
+        (
+            "our own bounds kept us from its own",
+            simple().fail("_dmarc.dead.example.com", RecordType::Txt, Failure::Budget),
+            author,
+            [OwnLimits; 2],
+        ),
+        (
+            "the failure is in between, which a list does not look at",
+            failing(simple(), "_dmarc.dead.example.com"),
+            below,
+            [Above, Harmless],
+        ),
+        ("the failure is above", failing(simple(), "_dmarc.com"), author, [Above, Harmless]),
+    ]
+}
+
+#[tokio::test]
+async fn a_lame_name_below_a_policy_that_asks_for_something_is_a_doubt_that_matters() {
+    for (name, zone, author, [by_walk, listed]) in records_above() {
+        let walked = one(&zone, author, &no_spf(), &[]).await;
+        assert_eq!((walked.result, walked.doubt), (DmarcResult::TempError, Some(by_walk)), "{name}");
+        assert!(walked.policy.is_none(), "{name}");
+        let found = by_list(&zone, author, &no_spf(), &[]).await;
+        match found.result {
+            // The list asks at two names alone, and these answered.
+            DmarcResult::Fail => {
+                assert_eq!((by_walk, listed), (Doubt::EnforcingAbove, Doubt::PolicyDiscovery), "{name}")
+            }
+            result => assert_eq!((result, found.doubt), (DmarcResult::TempError, Some(listed)), "{name}, by a list"),
+        }
+        // The author domain itself has passed: no policy can matter.
+        if by_walk != Doubt::OwnLimits {
+            for (spf, dkim) in
+                [(spf(SpfResult::Pass, author), vec![]), (no_spf(), vec![dkim(DkimResult::Pass, author)])]
+            {
+                let passed = one(&zone, author, &spf, &dkim).await;
+                let expected = (DmarcResult::TempError, Some(Doubt::PolicyDiscovery));
+                assert_eq!((passed.result, passed.doubt), expected, "{name}, passed");
+            }
+            let other = one(&zone, author, &spf(SpfResult::Pass, "evil.example"), &[]).await;
+            assert_eq!(other.doubt, Some(by_walk), "{name}, somebody else passed");
+        }
+    }
+    // Where the record is known, and only the existence is not, its alignment is known as well.
+    let zone = Zone::new().txt("_dmarc.example.com", &["v=DMARC1; p=none; np=reject"]).fail(
+        "www.example.com",
+        RecordType::A,
+        Failure::ServFail,
+    );
+    for (passing, doubt) in [("mail.example.com", Doubt::PolicyDiscovery), ("evil.example", Doubt::EnforcingAbove)] {
+        let output = one(&zone, "www.example.com", &spf(SpfResult::Pass, passing), &[]).await;
+        assert_eq!(output.doubt, Some(doubt), "{passing}");
+    }
+}
+
+#[tokio::test]
+async fn a_signature_that_was_left_out_is_noted_where_it_may_be_aligned() {
+    let strict = Zone::new().txt("_dmarc.example.com", &["v=DMARC1; p=reject; adkim=s"]);
+    let cases = [
+        ("the same domain", simple(), "example.com", "example.com", true),
+        ("below", simple(), "example.com", "mail.example.com", true),
+        ("a sibling", simple(), "a.example.com", "b.example.com", true),
+        ("somebody else", simple(), "example.com", "evil.example", false),
+        ("below, but strict", strict, "example.com", "mail.example.com", false),
+    ];
+    for (name, zone, author, skipped, expected) in cases {
+        let found = discover(&zone, &Rules::default(), &[domain(author)], &[]).await;
+        let mut outputs = found.evaluate(&no_spf(), &[]);
+        found.note_skipped(&[domain(skipped)], &mut outputs);
+        assert_eq!(outputs[0].dkim_skipped_may_be_aligned, expected, "{name}");
     }
 }
 
@@ -180,7 +333,7 @@ async fn np_applies_to_names_that_do_not_exist() {
     for (name, zone, author, expected) in cases {
         let output = one(&zone, author, &no_spf(), &[]).await;
         assert_eq!(output.policy.map(|p| p.requested), expected, "{name}");
-        let doubt = expected.is_none().then_some(Doubt::PolicyDiscovery);
+        let doubt = expected.is_none().then_some(Doubt::EnforcingAbove);
         assert_eq!(output.doubt, doubt, "{name}");
     }
     let zone = Zone::new().txt("_dmarc.example.com", &[R]);
@@ -363,7 +516,8 @@ async fn by_a_list_the_policy_is_the_author_domains_or_the_organizational_domain
         let output = by_list(&zone, author, &no_spf(), &[]).await;
         let found = output.policy.as_ref().map(|p| (p.domain.as_str(), p.requested));
         assert_eq!((output.result, found), (result, policy), "{name}");
-        assert_eq!(output.doubt, (result == DmarcResult::TempError).then_some(Doubt::PolicyDiscovery), "{name}");
+        let doubt = if name == "a look-up fails" { Doubt::EnforcingAbove } else { Doubt::PolicyDiscovery };
+        assert_eq!(output.doubt, (result == DmarcResult::TempError).then_some(doubt), "{name}");
         let questions = zone.asked().iter().filter(|(_, record_type)| *record_type == RecordType::Txt).count();
         assert!((1..=2).contains(&questions), "{name}: {questions}");
     }

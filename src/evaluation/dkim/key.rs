@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 
-use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::digest::Digest;
 use aws_lc_rs::signature::{
     ED25519, ParsedPublicKey, RSA_PKCS1_1024_8192_SHA256_FOR_LEGACY_USE_ONLY, VerificationAlgorithm,
 };
@@ -91,12 +91,13 @@ pub(in crate::evaluation) enum Identity {
 }
 
 impl Key {
-    /// Whether `signature` is this key's over `input`, which is canonicalized.
-    pub(in crate::evaluation) fn verifies(&self, input: &[u8], signature: &[u8]) -> bool {
+    /// Whether `signature` is this key's over what has this SHA-256: octets that are hashed once for all keys that are
+    /// tried.
+    pub(in crate::evaluation) fn verifies(&self, hash: &Digest, signature: &[u8]) -> bool {
         let verified = match self.algorithm {
-            Algorithm::RsaSha256 => self.public.verify_sig(input, signature),
+            Algorithm::RsaSha256 => self.public.verify_digest_sig(hash, signature),
             // RFC 8463 §3: what is signed is the SHA-256 of the input.
-            Algorithm::Ed25519Sha256 => self.public.verify_sig(digest(&SHA256, input).as_ref(), signature),
+            Algorithm::Ed25519Sha256 => self.public.verify_sig(hash.as_ref(), signature),
         };
         verified.is_ok()
     }

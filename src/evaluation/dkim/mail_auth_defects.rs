@@ -55,7 +55,7 @@ fn a_body_hash_that_is_missing_is_our_fault_and_no_panic() {
     let section = HeaderSection::parse(signed[..header_end].to_vec());
     let signatures = Signatures::read(&section, &[], 20);
     let keys = super::tests::ready(signatures.keys(&zone()));
-    let outputs = signatures.verify(&section, &keys, &BodyHasher::new(Vec::new()).finish(), 0);
+    let outputs = signatures.verify(&section, &keys, &BodyHasher::new(Vec::new()).finish(), 0).outputs;
     assert_eq!((outputs[0].result, outputs[0].reason), (TempError, "body was not hashed"));
 }
 
@@ -64,7 +64,7 @@ fn many_lengths_are_not_as_many_running_hashes() {
     let many: String = (0..499).map(|l| rsa().set("l", l).set("b", "AAAA").field(MESSAGE.as_bytes())).collect();
     let section = HeaderSection::parse((many + MESSAGE).into_bytes());
     let signatures = Signatures::read(&section, &[], 20);
-    assert_eq!((signatures.body_hash_specs().len(), signatures.skipped()), (20, 479));
+    assert_eq!((signatures.body_hash_specs().len(), signatures.skipped.len()), (20, 479));
 }
 
 #[test]

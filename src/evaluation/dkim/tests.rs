@@ -34,6 +34,10 @@ pub(super) fn evaluate(message: &[u8], zone: &Zone) -> Vec<DkimOutput> {
 }
 
 fn evaluate_for(message: &[u8], zone: &Zone, authors: &[&str], limit: usize) -> Vec<DkimOutput> {
+    verified(message, zone, authors, limit).outputs
+}
+
+fn verified(message: &[u8], zone: &Zone, authors: &[&str], limit: usize) -> Verified {
     let header_end = message.windows(4).position(|w| w == b"\r\n\r\n").map_or(message.len(), |at| at + 4);
     let section = HeaderSection::parse(message[..header_end].to_vec());
     let authors: Vec<_> = authors.iter().map(|a| Domain::parse(a).unwrap()).collect();
@@ -76,7 +80,7 @@ fn sound_signatures_pass() {
             for c in ["simple/simple", "simple/relaxed", "relaxed/simple", "relaxed/relaxed", "relaxed", "Simple"] {
                 let output = one(&signer.clone().set("c", c.to_lowercase()).sign(message.as_bytes()), &zone());
                 assert_eq!(output.result, Pass, "{name}, {c}: {}", output.reason);
-                assert!(output.key_found);
+                assert_eq!(output.key, KeySearch::Found);
             }
         }
     }
@@ -221,7 +225,7 @@ fn a_changed_message_fails() {
         };
         let output = one(changed.as_bytes(), &zone());
         assert_eq!(output.result, expected, "{name}: {}", output.reason);
-        assert!(output.key_found, "{name}");
+        assert_eq!(output.key, KeySearch::Found, "{name}");
     }
 }
 
@@ -296,7 +300,7 @@ fn keys_have_their_rules() {
         let zone = Zone::new().txt("r._domainkey.a.example", &texts).txt("e._domainkey.a.example", &texts);
         let output = one(&signer.sign(MESSAGE.as_bytes()), &zone);
         assert_eq!((output.result, output.reason), (result, reason), "{name}");
-        assert_eq!(output.key_found, result != PermError, "{name}");
+        assert_eq!(output.key == KeySearch::Found, result != PermError, "{name}");
     }
 }
 
@@ -315,7 +319,7 @@ fn dns_has_the_first_word() {
     for (case, zone, result, reason) in cases {
         let output = one(&broken, &zone);
         assert_eq!((output.result, output.reason), (result, reason), "{case}");
-        assert_eq!(output.key_found, result == Fail, "{case}");
+        assert_eq!(output.key == KeySearch::Found, result == Fail, "{case}");
         assert_eq!(zone.asked().len(), 1, "{case}");
     }
 }
@@ -368,8 +372,37 @@ fn aligned_signatures_are_chosen_first_and_reported_in_the_order_of_the_fields()
     assert_eq!(chosen(2, &[]), "a.example z.example");
     assert_eq!(chosen(0, &["a.example"]), "");
     let section = HeaderSection::parse(message.clone());
-    assert_eq!(Signatures::read(&section, &[], 3).skipped(), 5);
-    assert_eq!(Signatures::read(&section, &[], 30).skipped(), 0);
+    assert_eq!(Signatures::read(&section, &[], 3).skipped.len(), 5);
+    assert_eq!(Signatures::read(&section, &[], 30).skipped.len(), 0);
+}
+
+#[test]
+fn what_is_left_out_tells_whose_it_was() {
+    let signed = rsa().sign(MESSAGE.as_bytes());
+    let never = [rsa().without("h"), rsa().set("v", 2)].map(|signer| signer.field(MESSAGE.as_bytes())).concat();
+    let foreign: String = (0..3).map(|i| rsa().set("d", "b.example").set("n", i).field(MESSAGE.as_bytes())).collect();
+    let message = [never.as_bytes(), b"DKIM-Signature: garbage\r\n", foreign.as_bytes(), &signed].concat();
+    let none = verified(&message, &zone(), &["a.example"], 0);
+    let mut domains: Vec<_> = none.skipped_domains.iter().map(Domain::as_str).collect();
+    domains.sort_unstable();
+    assert_eq!((none.outputs.len(), none.skipped, domains), (0, 7, vec!["a.example", "b.example"]));
+    let one = verified(&message, &zone(), &["a.example"], 1);
+    assert_eq!((one.outputs[0].result, one.skipped), (Pass, 6));
+    assert_eq!(one.skipped_domains.len(), 1, "what can never pass is no loss");
+}
+
+#[test]
+fn the_octets_that_are_hashed_are_bounded_and_the_authors_signatures_come_first() {
+    let big = format!("X-Big: {}\r\n{MESSAGE}", "x".repeat(1 << 20));
+    let foreign = |i: u8| ed25519().set("d", "b.example").set("n", i).set("h", "from:x-big").field(big.as_bytes());
+    let own = ed25519().set("h", "from:x-big").field(big.as_bytes());
+    let message = (0..5).map(foreign).collect::<String>() + &own + &big;
+    let zone = zone().txt("e._domainkey.b.example", &[&SigningKey::ed25519().record()]);
+    let found = verified(message.as_bytes(), &zone, &["a.example"], 20);
+    let results: Vec<_> = found.outputs.iter().map(|o| (o.domain.as_ref().unwrap().as_str(), o.result)).collect();
+    let foreign = ("b.example", Pass);
+    assert_eq!(results, [foreign, foreign, foreign, ("a.example", Pass)]);
+    assert_eq!((found.skipped, found.skipped_domains.len()), (2, 1));
 }
 
 #[test]

@@ -85,7 +85,8 @@ impl Walks<'_> {
         for domain in [start, &organizational] {
             let (step, found) = self.step(policy_name(domain));
             steps.push(step);
-            if domain == &organizational || found != Found::Answered(RecordAt::Absent) {
+            let goes_on = matches!(found, Found::Answered(RecordAt::Absent) | Found::Failed);
+            if domain == &organizational || !goes_on {
                 break;
             }
         }

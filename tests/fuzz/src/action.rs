@@ -45,7 +45,7 @@ pub fn authentication_results(input: &[u8]) {
         recipients: Recipients::Ordinary,
         recipient_domains: Vec::new(),
         host: None,
-        in_doubt_for: None,
+        in_doubt_for: Vec::new(),
         now: 0,
         sample: 0,
     };
@@ -115,7 +115,7 @@ fn evaluation<'a>(choice: impl Fn(usize) -> usize, text: impl Fn(usize) -> &'a s
         identity: None,
         algorithm: choice(5).is_multiple_of(2).then_some("rsa-sha256"),
         signature_start: text(9 + 4 * at).into(),
-        key_found: false,
+        key: dmarcgate::evaluation::KeySearch::Missing,
         reason: "a reason of ours",
     };
     let is_null = choice(1) % 2 == 1;
@@ -132,7 +132,12 @@ fn evaluation<'a>(choice: impl Fn(usize) -> usize, text: impl Fn(usize) -> &'a s
         spf_helo: (choice(2) % 2 == 1).then(|| spf(2, Identity::Helo, [text(1), "", text(6)])),
         dkim: (0..choice(3) % 4).map(dkim).collect(),
         dkim_skipped: 0,
-        arc: ArcOutput { result: arcs[choice(3) / 4 % arcs.len()], sets: Vec::new(), reason: "a chain" },
+        arc: ArcOutput {
+            result: arcs[choice(3) / 4 % arcs.len()],
+            sets: Vec::new(),
+            unverified: Vec::new(),
+            reason: "a chain",
+        },
         dmarc: Vec::new(),
         list_fields: false,
         list_id: None,

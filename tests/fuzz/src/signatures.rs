@@ -9,7 +9,7 @@ use dmarcgate::dns::{Answer, Lookup, Miss, RecordType, Records, TxtRecords};
 use dmarcgate::evaluation::arc::Chain;
 use dmarcgate::evaluation::arc::results::dmarc_finding;
 use dmarcgate::evaluation::dkim::Signatures;
-use dmarcgate::evaluation::{ArcResult, DkimResult};
+use dmarcgate::evaluation::{ArcResult, DkimResult, KeySearch};
 use dmarcgate::message::body_hash::BodyHasher;
 use dmarcgate::message::header::HeaderSection;
 
@@ -24,15 +24,16 @@ pub fn dkim_signature(input: &[u8]) {
     let mut hasher = BodyHasher::new(signatures.body_hash_specs());
     hasher.update(b"Hello  world \r\n");
     let hashes = hasher.finish();
-    let outputs = signatures.verify(&section, &keys, &hashes, NOW);
-    assert_eq!(outputs.len() + signatures.skipped(), fields, "none vanishes");
+    let verified = signatures.verify(&section, &keys, &hashes, NOW);
+    let outputs = verified.outputs;
+    assert_eq!(outputs.len() + verified.skipped, fields, "none vanishes");
     for output in &outputs {
         assert!(!output.reason.is_empty() && output.result != DkimResult::None);
         assert_ne!(output.result, DkimResult::TempError, "DNS has answered");
-        assert!(output.result != DkimResult::Pass || (output.domain.is_some() && output.key_found));
+        assert!(output.result != DkimResult::Pass || (output.domain.is_some() && output.key == KeySearch::Found));
         assert!(output.signature_start.len() <= 8);
     }
-    let again = signatures.verify(&section, &keys, &hashes, NOW);
+    let again = signatures.verify(&section, &keys, &hashes, NOW).outputs;
     assert_eq!(format!("{outputs:?}"), format!("{again:?}"));
 }
 
