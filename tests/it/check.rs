@@ -198,7 +198,7 @@ async fn the_deciding_tag_and_the_failure_of_a_walk_are_told() {
         dmarc["walk"],
         json!([
             {"name": "_dmarc.open.example", "said": "servfail", "record": null, "problems": []},
-            {"name": "_dmarc.example", "said": "nxdomain", "record": null, "problems": []},
+            {"name": "_dmarc.example", "said": "nodata", "record": null, "problems": []},
         ])
     );
 }
