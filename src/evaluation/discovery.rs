@@ -11,6 +11,7 @@
 //! The older way, by a public suffix list, asks at two names at most for an author domain and at none for an identifier.
 
 mod in_order;
+mod of_domain;
 #[cfg(test)]
 mod tests;
 
@@ -18,6 +19,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use self::in_order::InOrder;
+pub use self::of_domain::{DomainPolicy, of_domain};
 use crate::dmarc::alignment::{Alignment, DmarcResult, Doubt, Placed, alignment};
 use crate::dmarc::public_suffix::{Agreement, Discovery, List};
 use crate::dmarc::record::{AlignmentMode, Place, Policy, PolicyRecord, Psd, RecordAt, Standing, select};
@@ -172,21 +174,30 @@ impl Discoveries {
             spf_aligned: false,
             dkim_aligned: false,
         };
-        match &author.finding {
-            Finding::Settled(result, reason) => {
-                (output.result, output.reason) = (*result, *reason);
-                output.doubt = (*result == DmarcResult::TempError).then_some(Doubt::PolicyDiscovery);
-            }
-            Finding::NotAsked => {
-                (output.result, output.reason) = (DmarcResult::TempError, "the policy could not be looked up for now");
-                output.doubt = Some(Doubt::OwnLimits);
-            }
-            Finding::Applies(policy) => {
+        match author.finding.policy() {
+            Ok(policy) => {
                 output.policy = Some(policy.clone());
                 settle(&mut output, spf, dkim);
             }
+            Err(without) => (output.result, output.reason, output.doubt) = without,
         }
         output
+    }
+}
+
+impl Finding {
+    /// The policy that applies; without one the result, why, and what is in doubt.
+    fn policy(&self) -> Result<&PublishedPolicy, (DmarcResult, &'static str, Option<Doubt>)> {
+        match self {
+            Self::Applies(policy) => Ok(policy),
+            Self::Settled(result, reason) => {
+                Err((*result, reason, (*result == DmarcResult::TempError).then_some(Doubt::PolicyDiscovery)))
+            }
+            Self::NotAsked => {
+                let reason = "the policy could not be looked up for now";
+                Err((DmarcResult::TempError, reason, Some(Doubt::OwnLimits)))
+            }
+        }
     }
 }
 

@@ -34,7 +34,26 @@ fn dkim(result: DkimResult, domain_text: &str) -> DkimOutput {
 async fn run(zone: &Zone, authors: &[&str], spf: &SpfOutput, dkim: &[DkimOutput]) -> Vec<DmarcOutput> {
     let authors: Vec<_> = authors.iter().map(|a| domain(a)).collect();
     let identifiers: Vec<_> = spf.domain.iter().chain(dkim.iter().filter_map(|d| d.domain.as_ref())).cloned().collect();
-    discover(zone, &Rules::default(), &authors, &identifiers).await.evaluate(spf, dkim)
+    let found = discover(zone, &Rules::default(), &authors, &identifiers).await.evaluate(spf, dkim);
+    for output in &found {
+        agrees_without_a_message(zone, output).await;
+    }
+    found
+}
+
+async fn agrees_without_a_message(zone: &Zone, output: &DmarcOutput) {
+    let alone = of_domain(zone, &Rules::default(), &output.author_domain).await;
+    assert_eq!(alone.organizational_domain, output.organizational_domain);
+    match (&alone.policy, &output.policy) {
+        (Ok(alone), Some(policy)) => {
+            assert_eq!(
+                (&alone.domain, &alone.record, alone.requested),
+                (&policy.domain, &policy.record, policy.requested)
+            );
+        }
+        (Err(without), None) => assert_eq!(*without, (output.result, output.reason)),
+        (alone, policy) => panic!("{alone:?}, {policy:?}"),
+    }
 }
 
 async fn one(zone: &Zone, author: &str, spf: &SpfOutput, dkim: &[DkimOutput]) -> DmarcOutput {
