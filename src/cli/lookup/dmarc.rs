@@ -126,9 +126,10 @@ impl Dmarc {
             if is_failure(&step.said) {
                 problems.push(Problem::failure(ABOUT, &step.name, &step.said));
             }
-            let remedy = "mend the tag: what can't be read counts as its default, or not at all";
             problems.extend(
-                step.problems.iter().map(|problem| Problem::new(ABOUT, format!("{}: {problem}", step.name), remedy)),
+                step.problems
+                    .iter()
+                    .map(|problem| Problem::new(ABOUT, format!("{}: {problem}", step.name), remedy(problem))),
             );
         }
         match self.state {
@@ -257,6 +258,19 @@ impl Destination {
                 problem(format!("{uri} is no mailto: URI, and reports go by mail alone"), "name a mail address")
             }
         }
+    }
+}
+
+/// What may stand in the tag that a problem begins with, and what it counts as until it does.
+fn remedy(problem: &str) -> &'static str {
+    match problem.split(' ').next().unwrap_or_default() {
+        "p" | "sp" | "np" => "write none, quarantine or reject: until then no policy of the record counts",
+        "adkim" | "aspf" => "write r or s: until then it counts as r",
+        "t" => "write y or n: until then it counts as n",
+        "psd" => "write y, n or u: until then it counts as u",
+        "fo" => "write 0 or 1, and d and s where wanted, with colons between them: until then it counts as 0",
+        "rua" | "ruf" => "write each address once, as mailto:user@domain with commas between them",
+        _ => "mend the tag, or take it out: it is ignored",
     }
 }
 

@@ -4,6 +4,7 @@
 //! nothing matches. What a term costs that depends on the client or the sender is not in it, so that with such terms the
 //! counts are the least. For a client that is given, the evaluation itself counts, up to the term that decides.
 
+mod faults;
 mod reader;
 
 use std::net::IpAddr;

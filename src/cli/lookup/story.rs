@@ -1,7 +1,7 @@
 //! Tells the facts to people.
 
 use super::dkim::Selector;
-use super::dmarc::{Destination, Dmarc, Tag, Visited};
+use super::dmarc::{Destination, Dmarc, Standing, Tag};
 use super::facts::{Facts, Health};
 use super::mx::Exchangers;
 use super::spf::{Client, End, MAX_TERMS, MAX_VOIDS, Node, Spf};
@@ -92,7 +92,7 @@ impl Telling {
         let told = |Destination { tag, uri, asked, standing, instead }: &Destination| {
             let by = asked.as_ref().map(|asked| format!(", by {asked}")).unwrap_or_default();
             let instead = if instead.is_empty() { String::new() } else { format!(" -> {}", instead.join(", ")) };
-            format!("{tag} {}: {}{by}{}", cut(uri), standing.as_str().replace('_', " "), cut(&instead))
+            format!("{tag} {}: {}{by}{}", cut(uri), words(*standing), cut(&instead))
         };
         self.0.facts("reports", dmarc.reports.iter().map(told));
     }
@@ -142,6 +142,14 @@ impl Telling {
             self.0.line(&format!("  {}: {}", problem.about, cut(&problem.what)));
             self.0.line(&format!("    -> {}", problem.remedy));
         }
+    }
+}
+
+fn words(standing: Standing) -> String {
+    match standing {
+        Standing::PublicSuffix => "goes nowhere, for psd=y".to_owned(),
+        Standing::Diverted => "goes nowhere, for it is diverted".to_owned(),
+        other => other.as_str().replace('_', " "),
     }
 }
 

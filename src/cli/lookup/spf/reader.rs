@@ -4,13 +4,11 @@ use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::pin::Pin;
 
-use super::{ABOUT, End, MAX_TERMS, MAX_VOIDS, Node, Spf, Term};
-use crate::cli::lookup::facts::{Problem, addresses_of, is_failure, quoted, said};
-use crate::cli::lookup::near_miss;
+use super::{ABOUT, End, Node, Spf, Term};
+use crate::cli::lookup::facts::{Problem, addresses_of, is_failure, said};
 use crate::dns::{Answer, Lookup, RecordType};
 use crate::domain::Domain;
 use crate::explain::escape::escaped;
-use crate::spf::SpfResult;
 use crate::spf::evaluate::fits_dns;
 use crate::spf::macros::{DomainSpec, Values};
 use crate::spf::record::{Directive, Mechanism, Published, Qualifier, Record};
@@ -24,12 +22,13 @@ pub async fn read<L: Lookup>(lookup: &L, domain: &Domain) -> Spf {
         terms: 0,
         voids: [0, 0],
         depending: [0, 0],
+        cut_short: false,
         end: None,
         problems: Vec::new(),
     };
     let record = reader.record(domain.to_string(), Place { role: Role::Speaks, led_by: LedBy::Question }).await;
     reader.judge(&record);
-    let Reader { terms, voids: [void_terms, void_terms_ipv6], depending, end, problems, .. } = reader;
+    let Reader { terms, voids: [void_terms, void_terms_ipv6], depending, cut_short, end, problems, .. } = reader;
     let [depending_terms, depending_records] = depending;
     Spf {
         record,
@@ -38,7 +37,7 @@ pub async fn read<L: Lookup>(lookup: &L, domain: &Domain) -> Spf {
         void_terms_ipv6,
         depending_terms,
         depending_records,
-        cut_short: terms > MAX_FOLLOWED,
+        cut_short,
         end,
         client: None,
         problems,
@@ -47,14 +46,14 @@ pub async fn read<L: Lookup>(lookup: &L, domain: &Domain) -> Spf {
 
 /// How a record came to be read.
 #[derive(Clone, Copy)]
-struct Place {
-    role: Role,
-    led_by: LedBy,
+pub struct Place {
+    pub role: Role,
+    pub led_by: LedBy,
 }
 
 /// What a record's result is for the domain. A redirect keeps the role of the record that it stands in for.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Role {
+pub enum Role {
     /// It is the domain's.
     Speaks,
     /// Its pass is the domain's pass: it is included, without a sign but `+`.
@@ -64,24 +63,26 @@ enum Role {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum LedBy {
+pub enum LedBy {
     Question,
     Include,
     Redirect,
 }
 
-struct Reader<'a, L> {
+pub struct Reader<'a, L> {
     lookup: &'a L,
     sender_domain: &'a str,
     /// The records that led to the one that is read.
     path: Vec<String>,
-    terms: usize,
+    pub terms: usize,
     /// For IPv4 and IPv6.
-    voids: [usize; 2],
+    pub voids: [usize; 2],
     /// Terms that depend on the client or the sender, and those of them that lead to a record.
-    depending: [usize; 2],
-    end: Option<End>,
-    problems: Vec<Problem>,
+    pub depending: [usize; 2],
+    /// Whether there is more than was followed.
+    pub cut_short: bool,
+    pub end: Option<End>,
+    pub problems: Vec<Problem>,
 }
 
 impl<L: Lookup> Reader<'_, L> {
@@ -91,11 +92,11 @@ impl<L: Lookup> Reader<'_, L> {
             let shown = escaped(name.as_bytes());
             let mut node = Node { name: shown, said: "not_followed", ttl_seconds: 0, text: None, terms: Vec::new() };
             if self.path.contains(&name) {
-                let what =
-                    format!("the record of {} leads back to itself: permerror for whoever gets there", node.name);
-                self.wrong(what, "take out the include or redirect that closes the circle");
+                self.circle(&node);
+                return node;
             }
             if self.terms > MAX_FOLLOWED {
+                self.cut_short = true;
                 return node;
             }
             let answer = self.lookup.ask(&name, RecordType::Txt).await;
@@ -130,10 +131,7 @@ impl<L: Lookup> Reader<'_, L> {
                             self.path.pop();
                         }
                         Err(error) => {
-                            let term = faulty_term(text).map(|term| format!("{}: ", escaped(term.as_bytes())));
-                            let term = term.unwrap_or_default();
-                            let what = format!("the record of {} can't be read: {term}{error} (permerror)", node.name);
-                            self.wrong(what, "mend the record: one error makes the whole of it void");
+                            self.unreadable(text, *error, &node);
                         }
                     }
                 }
@@ -168,57 +166,10 @@ impl<L: Lookup> Reader<'_, L> {
                 node.terms.push(term);
             }
             None if !has_all && role == Role::Speaks => {
-                let what = format!("the record of {} has no end: {NEUTRAL}", node.name);
-                self.wrong(what, "end it in \"-all\", or in \"~all\" until all your servers are in it");
-                self.end = Some(End { result: SpfResult::Neutral, name: node.name.clone(), term: None });
+                self.endless(node);
             }
             None => {}
         }
-    }
-
-    /// Notes terms that let everybody in, and what the record says of those that it does not name.
-    fn breadth(&mut self, (qualifier, mechanism, text): (Qualifier, &Mechanism, &str), role: Role, node: &Node) {
-        let whose = match role {
-            Role::Speaks | Role::Other => format!("the record of {}", node.name),
-            Role::Passes => format!("the record of {}, which is included,", node.name),
-        };
-        let is_open = match mechanism {
-            Mechanism::All if role == Role::Speaks => {
-                let term = Some(escaped(text.as_bytes()));
-                self.end = Some(End { result: qualifier.result(), name: node.name.clone(), term });
-                if qualifier == Qualifier::Neutral {
-                    let what = format!("\"?all\" in {whose} says no more than no end would: {NEUTRAL}");
-                    self.wrong(what, "once all your servers are in the record, end it in \"~all\" or \"-all\"");
-                }
-                true
-            }
-            Mechanism::All | Mechanism::Ip4(_, 0) | Mechanism::Ip6(_, 0) => true,
-            _ => false,
-        };
-        if is_open && qualifier == Qualifier::Pass && role != Role::Other {
-            let text = if *mechanism == Mechanism::All { "+all".into() } else { escaped(text.as_bytes()) };
-            let what = format!("\"{text}\" in {whose} lets the whole world send for the domain");
-            self.wrong(what, "name your own servers, and end the record in \"-all\" or \"~all\"");
-        }
-    }
-
-    /// Notes words that are read as modifiers that nobody knows, and ignored (RFC 7208 §6).
-    fn slips(&mut self, text: &str, node: &Node) {
-        for term in text.split(' ') {
-            let Some((name, _)) = term.split_once('=') else { continue };
-            let is_mechanism = |word: &&str| name.trim_start_matches(['+', '-', '~', '?']).eq_ignore_ascii_case(word);
-            if MECHANISMS.iter().any(|word| is_mechanism(&word)) {
-                let what = format!("{} in the record of {} is no mechanism", escaped(term.as_bytes()), node.name);
-                self.wrong(what, "write a colon in the place of the equals sign");
-            }
-        }
-    }
-
-    fn several(&mut self, node: &Node, texts: &[&[u8]]) {
-        let is_record = |text: &&&[u8]| Published::read(&[(**text).into()]) != Published::Absent;
-        let records = texts.iter().filter(is_record).map(|text| quoted(text)).collect::<Vec<_>>().join(" and ");
-        let what = format!("{} has several SPF records: permerror (RFC 7208 §4.5): {records}", node.name);
-        self.wrong(what, "join them into one record that begins with v=spf1 and has one \"all\", at its end");
     }
 
     async fn term(&mut self, (mechanism, text): (&Mechanism, &str), name: &str, inner: Role) -> Term {
@@ -247,6 +198,7 @@ impl<L: Lookup> Reader<'_, L> {
             return Term { found: vec![DEPENDS.into()], ..shown() };
         };
         if self.terms > MAX_FOLLOWED {
+            self.cut_short = true;
             return shown();
         }
         let found = match mechanism {
@@ -307,7 +259,9 @@ impl<L: Lookup> Reader<'_, L> {
             voids = [voids[0] && none[0], voids[1] && none[1]];
             found.push(format!("{} ({})", escaped(mx.exchange.as_bytes()), addresses.join(", ")));
         }
-        if !exchangers.is_empty() {
+        if exchangers.is_empty() {
+            found.push("null MX: there is no mail server".into());
+        } else {
             self.void(voids, &format!("mx of {}", escaped(target.as_bytes())));
         }
         found
@@ -355,68 +309,6 @@ impl<L: Lookup> Reader<'_, L> {
             );
         }
     }
-
-    fn missing(&mut self, node: &Node, place: Place, texts: &[&[u8]]) {
-        if is_failure(node.said) {
-            self.problems.push(Problem::failure(ABOUT, &node.name, node.said));
-            return;
-        }
-        for text in texts {
-            if let Some(near) = near_miss::spf(text) {
-                self.note(near.problem(ABOUT, &node.name, text));
-            }
-        }
-        let gone = if node.said == "nxdomain" { "does not exist" } else { "has no SPF record" };
-        match place.led_by {
-            LedBy::Include => {
-                let what = format!("{} is included and {gone}: permerror (RFC 7208 §5.2)", node.name);
-                self.wrong(what, "take it out of the record, or ask its owner to publish one");
-            }
-            LedBy::Redirect => {
-                let what = format!("redirect= leads to {}, which {gone}: permerror (RFC 7208 §6.1)", node.name);
-                self.wrong(what, "take the redirect out and end the record in \"-all\" or \"~all\", or mend the name");
-            }
-            LedBy::Question if node.said == "nxdomain" => {
-                self.wrong(format!("{} does not exist", node.name), "look for a slip of the pen");
-            }
-            LedBy::Question => {
-                let remedy = "publish one; for a domain that sends no mail: v=spf1 -all";
-                self.wrong("there is no SPF record", remedy);
-            }
-        }
-    }
-
-    /// What only the whole tells.
-    fn judge(&mut self, record: &Node) {
-        if record.said != "record" {
-            return;
-        }
-        if self.terms > MAX_TERMS {
-            let least = if self.terms > MAX_FOLLOWED || self.depending[1] > 0 { "at least " } else { "" };
-            let what = format!("{least}{} terms ask DNS, ten are allowed: permerror (RFC 7208 §4.6.4)", self.terms);
-            self.wrong(what, "take out includes of services that you no longer use, \"a\" and \"mx\" that add nothing; put addresses in the place of others");
-        }
-        let [four, six] = self.voids;
-        for (voids, family) in [(four, "IPv4"), (six, "IPv6")] {
-            if voids > MAX_VOIDS {
-                let what = format!(
-                    "for clients with {family} {voids} terms find nothing, two are allowed: permerror (RFC 7208 §4.6.4)"
-                );
-                self.wrong(what, "take out the terms that find nothing");
-            }
-        }
-    }
-
-    fn wrong(&mut self, what: impl Into<String>, remedy: &'static str) {
-        self.note(Problem::new(ABOUT, what, remedy));
-    }
-
-    fn note(&mut self, problem: Problem) {
-        // A record that is included twice is wrong once.
-        if self.problems.len() < MAX_PROBLEMS && !self.problems.contains(&problem) {
-            self.problems.push(problem);
-        }
-    }
 }
 
 /// Addresses, or what was said.
@@ -427,23 +319,8 @@ fn told(answer: &Answer) -> Vec<String> {
     }
 }
 
-/// The first term that can't be read by itself.
-fn faulty_term(text: &str) -> Option<&str> {
-    let is_faulty = |term: &&str| {
-        let alone = Published::read(&[format!("v=spf1 {term}").into_bytes().into()]);
-        matches!(alone, Published::One { record: Err(_), .. })
-    };
-    text.split(' ').skip(1).find(is_faulty)
-}
-
 const DEPENDS: &str = "depends on the client or the sender";
-const NEUTRAL: &str =
-    "of clients that it does not name it says nothing (neutral), so that SPF tells nobody which mail is forged";
-/// RFC 7208 §5.
-const MECHANISMS: [&str; 8] = ["all", "include", "a", "mx", "ptr", "ip4", "ip6", "exists"];
 /// RFC 7208 §4.6.4.
 const MAX_EXCHANGERS: usize = 10;
 /// Terms that are followed, so that it can be told by how much a record is over the limit.
 const MAX_FOLLOWED: usize = 40;
-/// Things that are told to be wrong.
-const MAX_PROBLEMS: usize = 50;
