@@ -41,7 +41,7 @@ impl<L: Lookup> Reader<'_, L> {
         for term in text.split(' ') {
             let Some((name, _)) = term.split_once('=') else { continue };
             let is_mechanism = |word: &&str| name.trim_start_matches(['+', '-', '~', '?']).eq_ignore_ascii_case(word);
-            if MECHANISMS.iter().any(|word| is_mechanism(&word)) {
+            if MECHANISMS.iter().any(is_mechanism) {
                 let what = format!("{} in the record of {} is no mechanism", escaped(term.as_bytes()), node.name);
                 self.wrong(what, "write a colon in the place of the equals sign");
             }
