@@ -81,7 +81,7 @@ pub struct Check {
 impl Check {
     /// Tells what would become of the message.
     pub fn run(self, output: &mut dyn Write) -> Result<Fate, Failure> {
-        let config = self.configuration()?;
+        let config = configuration(self.config.as_deref(), &self.dns)?;
         let path = self.file.as_deref().filter(|path| *path != Path::new("-"));
         let name = path.map_or("standard input".into(), |path| path.display().to_string());
         let input = Input::read(path, config.limits.message_size)
@@ -91,17 +91,6 @@ impl Check {
         let facts = runtime.block_on(self.find_out(&config, &input, &name))?;
         let text = if self.json { facts.to_json() } else { story::tell(&facts) };
         print(output, &text).map(|()| facts.fate)
-    }
-
-    fn configuration(&self) -> Result<Config, Failure> {
-        let mut config = match &self.config {
-            Some(path) => ConfigFile { config: path.clone() }.load()?.config,
-            None => Config::built_in(),
-        };
-        if !self.dns.is_empty() {
-            config.dns.servers.clone_from(&self.dns);
-        }
-        Ok(config)
     }
 
     async fn find_out(&self, config: &Config, input: &Input, name: &str) -> Result<Facts, Failure> {
@@ -207,6 +196,19 @@ fn forward_path(text: &str) -> Result<ForwardPath, &'static str> {
 
 fn bracketed(address: &str) -> String {
     if address.starts_with('<') { address.to_owned() } else { format!("<{address}>") }
+}
+
+/// The configuration of the file, or the built-in defaults without one; `servers`, if there are any, take the place of its
+/// name servers.
+pub fn configuration(path: Option<&Path>, servers: &[DnsServer]) -> Result<Config, Failure> {
+    let mut config = match path {
+        Some(path) => ConfigFile { config: path.to_owned() }.load()?.config,
+        None => Config::built_in(),
+    };
+    if !servers.is_empty() {
+        config.dns.servers = servers.to_vec();
+    }
+    Ok(config)
 }
 
 pub fn dns_server(text: &str) -> Result<DnsServer, String> {

@@ -7,6 +7,7 @@ mod dkim;
 mod dmarc;
 pub mod facts;
 mod mx;
+mod near_miss;
 mod spf;
 mod story;
 
@@ -19,8 +20,8 @@ use clap::Args;
 use tokio::runtime;
 
 use self::facts::{Facts, Health};
-use crate::cli::check::dns_server;
-use crate::cli::{ConfigFile, Failure, print};
+use crate::cli::check::{configuration, dns_server};
+use crate::cli::{Failure, print};
 use crate::config::{Config, DnsServer};
 use crate::dns::{self, Resolver};
 use crate::domain::Domain;
@@ -61,23 +62,12 @@ pub struct Lookup {
 impl Lookup {
     /// Tells what there is, and how well it is.
     pub fn run(self, output: &mut dyn Write) -> Result<Health, Failure> {
-        let config = self.configuration()?;
+        let config = configuration(self.config.as_deref(), &self.dns)?;
         let runtime = runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Failure::running(&error))?;
         let facts = runtime.block_on(self.find_out(&config))?;
         let text = if self.json { facts.to_json() } else { story::tell(&facts) };
         print(output, &text).map(|()| facts.health)
-    }
-
-    fn configuration(&self) -> Result<Config, Failure> {
-        let mut config = match &self.config {
-            Some(path) => ConfigFile { config: path.clone() }.load()?.config,
-            None => Config::built_in(),
-        };
-        if !self.dns.is_empty() {
-            config.dns.servers.clone_from(&self.dns);
-        }
-        Ok(config)
     }
 
     async fn find_out(&self, config: &Config) -> Result<Facts, Failure> {

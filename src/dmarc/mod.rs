@@ -5,6 +5,7 @@
 pub mod alignment;
 pub mod public_suffix;
 pub mod record;
+pub mod report_destination;
 pub mod report_uri;
 #[cfg(test)]
 mod rfc9989;

@@ -14,6 +14,22 @@ impl ReportUri {
         &self.0
     }
 
+    /// The domain of the address, if it is a `mailto:`.
+    pub fn mail_host(&self) -> Option<Domain> {
+        let (scheme, rest) = self.0.split_once(':')?;
+        scheme.eq_ignore_ascii_case("mailto").then(|| mailbox(rest)).flatten().map(|(_, domain)| domain)
+    }
+
+    /// The host: that of the address or of the authority (RFC 3986 §3.2.2); none if there is none, or no domain.
+    pub fn host(&self) -> Option<Domain> {
+        self.mail_host().or_else(|| {
+            let (_, rest) = self.0.split_once(':')?;
+            let authority = rest.strip_prefix("//")?.split(['/', '?', '#']).next()?;
+            let place = authority.rsplit_once('@').map_or(authority, |(_, place)| place);
+            Domain::parse(place.split(':').next()?).ok()
+        })
+    }
+
     /// Reads one item of `rua` or `ruf`; none if it is no valid URI.
     ///
     /// A `mailto:` needs an address; of other schemes the generic syntax of RFC 3986 is asked, since any valid URI may
@@ -26,7 +42,7 @@ impl ReportUri {
             && scheme_bytes.next().is_some_and(|b| b.is_ascii_alphabetic())
             && scheme_bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'))
             && is_uri_text(rest)
-            && (!scheme.eq_ignore_ascii_case("mailto") || names_mailbox(rest));
+            && (!scheme.eq_ignore_ascii_case("mailto") || mailbox(rest).is_some());
         valid.then(|| Self(uri.into()))
     }
 }
@@ -61,10 +77,10 @@ fn is_uri_text(text: &str) -> bool {
     true
 }
 
-/// Whether the part of a `mailto:` before `?` is an address: a local part, and a domain that DNS can have.
-fn names_mailbox(rest: &str) -> bool {
-    let to = rest.split(['?', '#']).next().unwrap_or_default();
-    to.rsplit_once('@').is_some_and(|(local, domain)| !local.is_empty() && Domain::parse(domain).is_ok())
+/// The address in the part of a `mailto:` before `?`: a local part, and a domain that DNS can have.
+fn mailbox(rest: &str) -> Option<(&str, Domain)> {
+    let (local, domain) = rest.split(['?', '#']).next()?.rsplit_once('@')?;
+    if local.is_empty() { None } else { Some((local, Domain::parse(domain).ok()?)) }
 }
 
 /// Octets of a URI: an address of 320 octets with escapes and a subject, and some to spare.
@@ -99,6 +115,26 @@ mod tests {
         ];
         for (text, expected) in cases {
             assert_eq!(ReportUri::parse(text).is_some(), expected, "{text}");
+        }
+    }
+    #[test]
+    fn hosts() {
+        let cases = [
+            ("mailto:a@Example.org?subject=b@example.net", Some("example.org"), Some("example.org")),
+            ("MAILTO:a%40b@example.org", Some("example.org"), Some("example.org")),
+            ("https://example.org", None, Some("example.org")),
+            ("https://u@v@Example.org:8443/x@y?z", None, Some("example.org")),
+            ("https://example.org?x", None, Some("example.org")),
+            ("https://example.org#x", None, Some("example.org")),
+            ("https://[2001:db8::1]/", None, None),
+            ("https:///x", None, None),
+            ("tel:+1", None, None),
+            ("x:a@example.org", None, None),
+        ];
+        for (text, mail, any) in cases {
+            let uri = ReportUri::parse(text).unwrap();
+            let texts = [uri.mail_host(), uri.host()].map(|host| host.map(|host| host.to_string()));
+            assert_eq!(texts, [mail, any].map(|host| host.map(str::to_owned)), "{text}");
         }
     }
 }

@@ -11,6 +11,7 @@
 //! The older way, by a public suffix list, asks at two names at most for an author domain and at none for an identifier.
 
 mod in_order;
+mod of_domain;
 #[cfg(test)]
 mod tests;
 
@@ -18,6 +19,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use self::in_order::InOrder;
+pub use self::of_domain::{DomainPolicy, of_domain};
 use crate::dmarc::alignment::{Alignment, DmarcResult, Doubt, Placed, alignment};
 use crate::dmarc::public_suffix::{Agreement, Discovery, List};
 use crate::dmarc::record::{AlignmentMode, Place, Policy, PolicyRecord, Psd, RecordAt, Standing, select};
@@ -186,19 +188,16 @@ impl Discoveries {
             dkim_aligned: false,
             dkim_skipped_may_be_aligned: false,
         };
-        match &author.finding {
-            Finding::Settled(result, reason) => {
-                (output.result, output.reason) = (*result, *reason);
-            }
-            Finding::Open(Open { doubt, reason, .. }) => {
-                (output.result, output.reason) = (DmarcResult::TempError, *reason);
-                // What passes whichever policy applies needs none.
-                let harmless = *doubt == Doubt::EnforcingAbove && has_aligned_pass(&output, spf, dkim);
-                output.doubt = Some(if harmless { Doubt::PolicyDiscovery } else { *doubt });
-            }
-            Finding::Applies(policy) => {
+        match author.finding.policy() {
+            Ok(policy) => {
                 output.policy = Some(policy.clone());
                 settle(&mut output, spf, dkim);
+            }
+            Err((result, reason, doubt)) => {
+                (output.result, output.reason) = (result, reason);
+                // What passes whichever policy applies needs none.
+                let harmless = doubt == Some(Doubt::EnforcingAbove) && has_aligned_pass(&output, spf, dkim);
+                output.doubt = if harmless { Some(Doubt::PolicyDiscovery) } else { doubt };
             }
         }
         output
@@ -214,6 +213,17 @@ impl Discovered {
             }
             // Nothing is walked: the plain comparison is all that can be told.
             Finding::Settled(..) | Finding::Open(_) => (AlignmentMode::Strict, AlignmentMode::Strict),
+        }
+    }
+}
+
+impl Finding {
+    /// The policy that applies; without one the result, why, and what is in doubt.
+    fn policy(&self) -> Result<&PublishedPolicy, (DmarcResult, &'static str, Option<Doubt>)> {
+        match self {
+            Self::Applies(policy) => Ok(policy),
+            Self::Settled(result, reason) => Err((*result, reason, None)),
+            Self::Open(Open { doubt, reason, .. }) => Err((DmarcResult::TempError, reason, Some(*doubt))),
         }
     }
 }

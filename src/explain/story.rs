@@ -91,7 +91,7 @@ impl Story {
 
     fn dmarc(&mut self, dmarc: &Dmarc) {
         self.heading(&format!("DMARC for {}: {}", dmarc.author_domain, dmarc.result));
-        self.walk("policy walk", &dmarc.walk);
+        self.walk("policy walk", dmarc.walk.iter().map(|step| (step, String::new())));
         if let Some(domain) = &dmarc.organizational_domain {
             self.fact("organization", domain);
         }
@@ -107,16 +107,18 @@ impl Story {
         }
     }
 
-    fn walk(&mut self, label: &str, steps: &[Step]) {
-        let width = steps.iter().map(|step| step.name.len()).max().unwrap_or_default();
-        for (index, Step { name, said, record, problems }) in steps.iter().enumerate() {
+    /// A walk, with a remark behind what was said at each name.
+    pub fn walk<'a>(&mut self, label: &str, steps: impl Iterator<Item = (&'a Step, String)> + Clone) {
+        let width = steps.clone().map(|(step, _)| step.name.len()).max().unwrap_or_default();
+        for (index, (Step { name, said, record, problems }, remark)) in steps.enumerate() {
             let what = record.as_deref().map_or_else(|| outcome(said).to_owned(), cut);
-            self.fact(if index == 0 { label } else { "" }, &format!("{name:width$}  {what}"));
+            self.fact(if index == 0 { label } else { "" }, &format!("{name:width$}  {what}{remark}"));
             problems.iter().for_each(|problem| self.fact("", &format!("{:width$}  wrong: {problem}", "")));
         }
     }
 
-    fn policy(&mut self, policy: &Policy) {
+    /// The policy that applies.
+    pub fn policy(&mut self, policy: &Policy) {
         let Policy { domain, requested, by, testing, adkim, aspf, .. } = policy;
         let testing = if *testing { ", in test mode (t=y)" } else { "" };
         self.fact("policy", &format!("{requested}, by {by}= at {domain}{testing}"));
@@ -133,7 +135,7 @@ impl Story {
             _ => "not aligned",
         };
         self.fact(&method.to_uppercase(), &format!("{domain}: {result}, {aligned}"));
-        self.walk("  its walk", walk);
+        self.walk("  its walk", walk.iter().map(|step| (step, String::new())));
         if let Some(domain) = organizational_domain {
             self.fact("  organization", domain);
         }
@@ -155,9 +157,7 @@ impl Story {
             Some(reply) => self.fact("  reply", reply),
             None => self.fact("  reply", "the mail server's own"),
         }
-        for (index, line) in decision.header_lines.iter().enumerate() {
-            self.fact(if index == 0 { "  added" } else { "" }, line);
-        }
+        self.facts("  added", decision.header_lines.iter().cloned());
         if decision.removed_fields > 0 {
             self.fact("  removed", &format!("{} incoming field(s) that claim to be ours", decision.removed_fields));
         }
@@ -196,6 +196,11 @@ impl Story {
     /// A line of a label and a text.
     pub fn fact(&mut self, label: &str, text: &str) {
         self.line(&format!("  {label:LABEL$}  {text}"));
+    }
+
+    /// Texts below one another, the first behind the label.
+    pub fn facts(&mut self, label: &str, texts: impl Iterator<Item = String>) {
+        texts.enumerate().for_each(|(index, text)| self.fact(if index == 0 { label } else { "" }, &text));
     }
 
     /// A line.

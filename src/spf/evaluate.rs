@@ -53,8 +53,22 @@ impl<'a> Request<'a> {
     }
 }
 
+/// What an evaluation spent of the limits of RFC 7208 §4.6.4.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Terms that ask DNS; the one beyond the limit of ten counts.
+    pub terms: usize,
+    /// Those of them that found nothing; the one beyond the limit of two counts.
+    pub void_terms: usize,
+}
+
 /// Evaluates SPF for `request`. It takes as long as its look-ups; the deadline is the handle's.
 pub async fn check_host(lookup: &impl Lookup, request: &Request<'_>) -> SpfOutput {
+    check_host_at_cost(lookup, request).await.0
+}
+
+/// Does what [`check_host`] does, and tells what it spent.
+pub async fn check_host_at_cost(lookup: &impl Lookup, request: &Request<'_>) -> (SpfOutput, Cost) {
     let output = |domain, finding: Finding, records, unsettled| SpfOutput {
         result: finding.result,
         identity: request.identity,
@@ -66,10 +80,12 @@ pub async fn check_host(lookup: &impl Lookup, request: &Request<'_>) -> SpfOutpu
     };
     // Malformed, an address literal, or a single label: nothing to look for (RFC 7208 §4.3).
     let Some(domain) = Domain::parse(request.domain).ok() else {
-        return output(None, Finding::new(SpfResult::None, "identity without a usable domain"), Vec::new(), false);
+        let finding = Finding::new(SpfResult::None, "identity without a usable domain");
+        return (output(None, finding, Vec::new(), false), Cost::default());
     };
     if domain.label_count() < 2 {
-        return output(Some(domain), Finding::new(SpfResult::None, "domain of a single label"), Vec::new(), false);
+        let finding = Finding::new(SpfResult::None, "domain of a single label");
+        return (output(Some(domain), finding, Vec::new(), false), Cost::default());
     }
     let mut check = Check {
         lookup,
@@ -77,15 +93,14 @@ pub async fn check_host(lookup: &impl Lookup, request: &Request<'_>) -> SpfOutpu
         helo: request.helo,
         local_part: if request.local_part.is_empty() { "postmaster" } else { request.local_part },
         sender_domain: domain.as_str(),
-        terms: 0,
-        voids: 0,
+        cost: Cost::default(),
         names: None,
         unsettled: false,
         records: Vec::new(),
     };
     let finding = check.domain(domain.as_str().to_owned()).await;
-    let (records, unsettled) = (check.records, check.unsettled);
-    output(Some(domain), finding, records, unsettled)
+    let Check { records, unsettled, cost, .. } = check;
+    (output(Some(domain), finding, records, unsettled), cost)
 }
 
 /// One evaluation over all its records.
@@ -95,10 +110,8 @@ struct Check<'a, L> {
     helo: &'a str,
     local_part: &'a str,
     sender_domain: &'a str,
-    /// Terms so far that ask DNS.
-    terms: usize,
-    /// Those of them that found nothing.
-    voids: usize,
+    /// So far.
+    cost: Cost,
     /// The client's names, once they were asked for.
     names: Option<Result<Arc<Records>, Miss>>,
     /// A look-up for those names failed and was passed over.
@@ -355,15 +368,19 @@ impl<L: Lookup> Check<'_, L> {
     }
 
     fn spend_term(&mut self) -> Result<(), Stop> {
-        self.terms += 1;
-        if self.terms > MAX_TERMS { Err(Stop::PermError("more than ten terms that ask DNS")) } else { Ok(()) }
+        self.cost.terms += 1;
+        if self.cost.terms > MAX_TERMS { Err(Stop::PermError("more than ten terms that ask DNS")) } else { Ok(()) }
     }
 
     /// Counts a term that found nothing. RFC 7208 §4.6.4 limits the terms, not the look-ups, that are in vain: an `mx`
     /// counts once, and only if none of its hosts has an address, or every sender without IPv6 would fail over IPv6.
     fn spend_void(&mut self) -> Result<(), Stop> {
-        self.voids += 1;
-        if self.voids > MAX_VOIDS { Err(Stop::PermError("more than two terms that find nothing")) } else { Ok(()) }
+        self.cost.void_terms += 1;
+        if self.cost.void_terms > MAX_VOIDS {
+            Err(Stop::PermError("more than two terms that find nothing"))
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -406,7 +423,7 @@ fn is_usable(domain: &str) -> bool {
 
 /// Whether DNS can carry a name, without its trailing dot (RFC 1035 §2.3.4): no label empty, none too long. Octets of any
 /// kind, since macros make such names.
-fn fits_dns(name: &str) -> bool {
+pub fn fits_dns(name: &str) -> bool {
     name.len() <= 253 && name.split('.').all(|label| (1..=63).contains(&label.len()))
 }
 

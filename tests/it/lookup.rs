@@ -36,6 +36,7 @@ fn zone() -> Zone {
         .txt("_dmarc.evil.example", "v=DMARC1; p=none; rua=\u{1b}]0;x\u{7}")
         .serv_fail("broken.example", RecordType::TXT)
         .txt("_dmarc.broken.example", "v=DMARC1; p=none")
+        .txt("wide.example", &format!("v=spf1 {} -all", "a:good.example ".repeat(60)))
         .txt("heavy.example", &format!("v=spf1 {} -all", "include:heavy.example ".repeat(3)))
 }
 
@@ -113,14 +114,16 @@ async fn what_is_wrong_is_told_with_what_to_do() {
         "SPF: a:none.bad.example finds nothing",
         "SPF: a:no.bad.example finds nothing",
         "SPF: empty.example is included and has no SPF record: permerror (RFC 7208 §5.2)",
-        "SPF: the record has no end: for unknown clients it says nothing",
+        "SPF: the record of bad.example has no end: of clients that it does not name it says nothing (neutral), so that SPF \
+         tells nobody which mail is forged",
         "SPF: for clients with IPv4 3 terms find nothing, two are allowed: permerror (RFC 7208 §4.6.4)",
         "SPF: for clients with IPv6 3 terms find nothing, two are allowed: permerror (RFC 7208 §4.6.4)",
         "DMARC: _dmarc.bad.example: adkim is invalid",
         "DMARC: rua: mailto:x@elsewhere.example gets no reports, for bad.example._report._dmarc.elsewhere.example has \
          no record that allows it (RFC 9990 §4)",
         "DMARC: rua: https://bad.example/r is no mailto: URI, and reports go by mail alone",
-        "DKIM: old._domainkey.bad.example: key is revoked",
+        "DKIM: old._domainkey.bad.example: key is revoked (p= is empty): whatever is signed with this selector counts as not \
+         validly signed (RFC 6376 §3.6.1)",
         "DKIM: there is no key at none._domainkey.bad.example",
         "MX: gone.bad.example has no address",
     ];
@@ -144,12 +147,16 @@ async fn what_is_not_there_and_what_is_not_known_are_told_apart() {
 #[tokio::test]
 async fn a_record_that_includes_itself_comes_to_an_end() {
     let dns = DnsServer::start(zone()).await;
-    let (code, facts) = facts(&dns, &["heavy.example"]).await;
-    assert_eq!(code, Some(3));
-    let terms = facts["spf"]["terms"].as_u64().unwrap();
-    assert!((11..200).contains(&terms), "{terms}");
-    assert!(problems(&facts).iter().any(|problem| problem.contains("terms ask DNS, ten are allowed")));
+    let (code, heavy) = facts(&dns, &["heavy.example"]).await;
+    assert_eq!((code, &heavy["spf"]["cut_short"]), (Some(3), &json!(true)));
+    let expected = "SPF: the record of heavy.example leads back to itself: permerror for whoever gets there";
+    assert_eq!(problems(&heavy)[0], expected);
     assert_eq!(dns.count("heavy.example", RecordType::TXT), 1, "one question for all of them");
+
+    let (_, wide) = facts(&dns, &["wide.example"]).await;
+    assert_eq!(wide["spf"]["cut_short"], json!(true));
+    let expected = "SPF: at least 60 terms ask DNS, ten are allowed: permerror (RFC 7208 §4.6.4)";
+    assert!(problems(&wide).contains(&expected.to_owned()), "{:?}", problems(&wide));
 }
 
 #[tokio::test]
@@ -179,6 +186,163 @@ async fn the_story_is_for_people_and_no_peer_steers_their_terminal() {
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text}");
     assert!(text.contains("What is wrong\n"), "{text}");
+}
+
+fn standings(facts: &Value) -> Vec<(String, Value)> {
+    let reports = facts["dmarc"]["reports"].as_array().unwrap().iter();
+    reports
+        .map(|r| (format!("{} {}", r["tag"].as_str().unwrap(), r["standing"].as_str().unwrap()), r["instead"].clone()))
+        .collect()
+}
+
+#[tokio::test]
+async fn reports_go_only_where_the_receiver_wants_them() {
+    let record =
+        "v=DMARC1; p=none; rua=mailto:x@b.test,mailto:x@c.test,mailto:x@d.test,mailto:x@e.test; ruf=mailto:x@b.test";
+    let zone = Zone::new()
+        .txt("a.example", "v=spf1 -all")
+        .txt("_dmarc.a.example", record)
+        .txt("a.example._report._dmarc.b.test", "v=DMARC1; rua=mailto:o@other.test")
+        .txt("a.example._report._dmarc.c.test", "v=DMARC1; rua=mailto:new@c.test")
+        .txt("a.example._report._dmarc.d.test", "v=dmarc1")
+        .txt("a.example._report._dmarc.e.test", "v=DMARC1; rua=https://e.test/")
+        .txt("_dmarc.example", "v=DMARC1; p=none; psd=y; rua=mailto:x@c.test; ruf=mailto:x@c.test")
+        .txt("example._report._dmarc.c.test", "v=DMARC1")
+        .txt("m.example", "v=spf1 -all");
+    let dns = DnsServer::start(zone).await;
+    let (code, found) = facts(&dns, &["a.example"]).await;
+    let expected = [
+        ("rua diverted".to_owned(), json!(["mailto:o@other.test"])),
+        ("rua replaced".to_owned(), json!(["mailto:new@c.test"])),
+        ("rua not_authorised".to_owned(), json!([])),
+        ("rua not_mail".to_owned(), json!(["https://e.test/"])),
+        // The rua of the confirming record is no matter to failure reports.
+        ("ruf authorised".to_owned(), json!([])),
+    ];
+    assert_eq!((standings(&found), code), (expected.to_vec(), Some(3)));
+    let expected = [
+        "DMARC: a.example._report._dmarc.d.test has \"v=dmarc1\", which counts as no DMARC record: DMARC1 has to be in \
+         capitals",
+        "DMARC: rua: neither mailto:x@b.test nor mailto:o@other.test gets reports, for a.example._report._dmarc.b.test \
+         names the latter, which is at another host (RFC 9990 §4)",
+        "DMARC: rua: mailto:x@d.test gets no reports, for a.example._report._dmarc.d.test has no record that allows it \
+         (RFC 9990 §4)",
+        "DMARC: rua: mailto:x@e.test gets no reports, for a.example._report._dmarc.e.test replaces it by \
+         https://e.test/, and reports go by mail alone",
+    ];
+    assert_eq!(problems(&found), expected);
+
+    let (_, found) = facts(&dns, &["m.example"]).await;
+    let expected = [("rua authorised".to_owned(), json!([])), ("ruf public_suffix".to_owned(), json!([]))];
+    assert_eq!(standings(&found), expected);
+    let expected = "DMARC: ruf: mailto:x@c.test gets no failure reports, for the record is a public suffix domain's \
+                    (psd=y, RFC 9991 §2)";
+    assert_eq!(problems(&found), [expected]);
+}
+
+#[tokio::test]
+async fn counts_are_the_least_where_terms_depend_on_the_client() {
+    let zone = Zone::new()
+        .txt("a.example", "v=spf1 a:%{i}.x.example include:%{l}.y.example ptr a:none.example ~all")
+        .txt("postmaster.y.example", "v=spf1 a:void.example -all");
+    let dns = DnsServer::start(zone).await;
+    let (_, found) = facts(&dns, &["a.example", "--ip", "192.0.2.77"]).await;
+    let spf = &found["spf"];
+    let counts =
+        ["terms", "void_terms", "depending_terms", "depending_records"].map(|name| spf[name].as_u64().unwrap());
+    assert_eq!(counts, [4, 1, 3, 1]);
+    assert_eq!((&spf["client"]["terms"], &spf["client"]["void_terms"]), (&json!(4), &json!(3)));
+    assert_eq!(spf["client"]["result"], json!("permerror"));
+    let text = String::from_utf8(lookup(&dns, &["a.example"]).await.stdout).unwrap();
+    for line in [
+        "  costs           at least 4 of 10 terms that ask DNS; 1 lead(s) to records that depend on the client or the sender",
+        "  in vain         at least 1 of 2 for IPv4 clients, 1 of 2 for IPv6 clients; 3 term(s) depend on the client or the \
+         sender",
+        "  others          softfail: probably forged, by ~all at a.example",
+    ] {
+        assert!(text.lines().any(|there| there == line), "{line:?} in\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn records_that_leave_the_door_open_are_told() {
+    let neutral =
+        "of clients that it does not name it says nothing (neutral), so that SPF tells nobody which mail is forged";
+    let open = |whose: &str| format!("\"+all\" in the record of {whose} lets the whole world send for the domain");
+    let cases = [
+        ("v=spf1 +all", Some("pass"), vec![open("a.example")]),
+        ("v=spf1 redirect=all.example", Some("pass"), vec![open("all.example")]),
+        ("v=spf1 include:all.example -all", Some("fail"), vec![open("all.example, which is included,")]),
+        ("v=spf1 include:to-all.example -all", Some("fail"), vec![open("all.example, which is included,")]),
+        ("v=spf1 ?include:all.example -all", Some("fail"), vec![]),
+        ("v=spf1 ip4:0.0.0.0/0 -all", Some("fail"), vec![open("a.example").replace("+all", "ip4:0.0.0.0/0")]),
+        (
+            "v=spf1 redirect=open.example",
+            Some("neutral"),
+            vec![format!("the record of open.example has no end: {neutral}")],
+        ),
+        ("v=spf1 include:open.example -all", Some("fail"), vec![]),
+        ("v=spf1", Some("neutral"), vec![format!("the record of a.example has no end: {neutral}")]),
+        (
+            "v=spf1 ?all",
+            Some("neutral"),
+            vec![format!("\"?all\" in the record of a.example says no more than no end would: {neutral}")],
+        ),
+        (
+            "v=spf1 redirect=gone.example",
+            None,
+            vec!["redirect= leads to gone.example, which does not exist: permerror (RFC 7208 §6.1)".to_owned()],
+        ),
+        (
+            "v=spf1 include=all.example -all",
+            Some("fail"),
+            vec!["include=all.example in the record of a.example is no mechanism".to_owned()],
+        ),
+        (
+            "v=spf1 mx ip:192.0.2.1 -all",
+            None,
+            vec!["the record of a.example can't be read: ip:192.0.2.1: unknown mechanism (permerror)".to_owned()],
+        ),
+        (
+            "v=spf10 -all",
+            None,
+            vec![
+                "a.example has \"v=spf10 -all\", which counts as no SPF record: the version is not spf1".to_owned(),
+                "there is no SPF record".to_owned(),
+            ],
+        ),
+        ("v=spf1 -all", Some("fail"), vec![]),
+    ];
+    for (text, end, expected) in cases {
+        let zone = Zone::new()
+            .txt("a.example", text)
+            .txt("all.example", "v=spf1 +all")
+            .txt("to-all.example", "v=spf1 redirect=all.example")
+            .txt("open.example", "v=spf1 ip4:192.0.2.1")
+            .txt("_dmarc.a.example", "v=DMARC1; p=none");
+        let (_, found) = facts(&DnsServer::start(zone).await, &["a.example"]).await;
+        let expected: Vec<String> = expected.iter().map(|what| format!("SPF: {what}")).collect();
+        assert_eq!((problems(&found), found["spf"]["end"]["result"].as_str()), (expected, end), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn texts_that_were_meant_as_records_are_named() {
+    let zone = Zone::new()
+        .txt("a.example", "v=spf1 -all")
+        .txt("a.example", "v=DMARC1; p=none")
+        .txt("_dmarc.a.example", "v=DMARC1 p=reject")
+        .txt("s._domainkey.a.example", "k=rsa; v=DKIM1; p=AAAA");
+    let dns = DnsServer::start(zone).await;
+    let (_, found) = facts(&dns, &["a.example", "--selector", "s"]).await;
+    let expected = [
+        "DMARC: _dmarc.a.example has \"v=DMARC1 p=reject\", which counts as no DMARC record: a semicolon is missing \
+         behind v=DMARC1",
+        "DMARC: \"v=DMARC1; p=none\" stands at a.example itself, where nobody looks for it",
+        "DMARC: no policy applies: no policy record",
+        "DKIM: s._domainkey.a.example: key record has another version: v= does not come first",
+    ];
+    assert_eq!(problems(&found), expected);
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::facts::{Problem, is_failure, said};
+use super::near_miss::{self, NearMiss};
 use crate::dns::{Lookup, RecordType};
 use crate::domain::Domain;
 use crate::evaluation::dkim::{KeyFacts, inspect};
@@ -24,6 +25,8 @@ pub struct Record {
     /// None if it is no usable key.
     pub key: Option<Key>,
     pub fault: Option<&'static str>,
+    #[serde(skip)]
+    near_miss: Option<NearMiss>,
 }
 
 #[derive(Debug, Serialize)]
@@ -62,7 +65,26 @@ impl Record {
             }
             Err(fault) => (None, Some(fault)),
         };
-        Self { text: escaped(text), key, fault }
+        let near_miss = fault.and_then(|_| near_miss::dkim(text));
+        Self { text: escaped(text), key, fault, near_miss }
+    }
+}
+
+impl Record {
+    fn problem(&self, name: &str) -> Option<Problem> {
+        let fault = self.fault?;
+        if let Some(NearMiss { fault: why, remedy }) = self.near_miss {
+            return Some(Problem::new(ABOUT, format!("{name}: {fault}: {why}"), remedy));
+        }
+        let (meaning, remedy) = match fault {
+            REVOKED => (
+                " (p= is empty): whatever is signed with this selector counts as not validly signed (RFC 6376 §3.6.1)",
+                "nothing is to be done if the key was withdrawn on purpose and nothing signs with it any more; else \
+                 publish the key of the signing program, or sign with a selector that has one",
+            ),
+            _ => ("", "publish the record anew as the signing program gives it out"),
+        };
+        Some(Problem::new(ABOUT, format!("{name}: {fault}{meaning}"), remedy))
     }
 }
 
@@ -82,10 +104,7 @@ fn of_selector(selector: &Selector) -> Vec<Problem> {
     }
     let mut problems = Vec::new();
     for record in &selector.records {
-        if let Some(fault) = record.fault {
-            let remedy = "publish the record anew as the signing program gives it out";
-            problems.push(Problem::new(ABOUT, format!("{name}: {fault}"), remedy));
-        }
+        problems.extend(record.problem(name));
         let Some(key) = &record.key else { continue };
         if key.algorithm == "rsa" && key.bits < RECOMMENDED_BITS {
             let what = format!("{name}: {} bits are too few for years to come (RFC 8301 §3.2)", key.bits);
@@ -105,5 +124,7 @@ fn of_selector(selector: &Selector) -> Vec<Problem> {
 }
 
 const ABOUT: &str = "DKIM";
+/// What [`inspect`] calls a key whose `p=` is empty.
+const REVOKED: &str = "key is revoked";
 /// RFC 8301 §3.2: what signers should have.
 const RECOMMENDED_BITS: usize = 2048;

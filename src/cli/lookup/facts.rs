@@ -9,8 +9,9 @@ use super::dmarc::Dmarc;
 use super::mx::Exchangers;
 use super::spf::Spf;
 use super::{Lookup, dkim, dmarc, mx, spf};
-use crate::dns::{MessageLookup, Miss};
+use crate::dns::{Answer, MessageLookup, Miss};
 use crate::evaluation::discovery::Rules;
+use crate::explain::escape::escaped_start;
 use crate::label::Label;
 use crate::label_enum;
 
@@ -101,13 +102,28 @@ pub fn said(miss: Miss) -> &'static str {
     }
 }
 
+/// The addresses of both families.
+pub fn addresses_of(four: &Answer, six: &Answer) -> Vec<String> {
+    let four = four.outcome.iter().flat_map(|records| records.as_a()).map(ToString::to_string);
+    let six = six.outcome.iter().flat_map(|records| records.as_aaaa()).map(ToString::to_string);
+    four.chain(six).collect()
+}
+
+/// A text of a peer in quotation marks, or its beginning.
+pub fn quoted(text: &[u8]) -> String {
+    format!("\"{}\"", escaped_start(text, MAX_QUOTED))
+}
+
 /// Whether [`said`] tells of a failure.
 pub fn is_failure(said: &str) -> bool {
     crate::dns::Failure::ALL.iter().any(|failure| failure.as_str() == said)
 }
 
-fn word<S: Serializer>(label: &impl Label, serializer: S) -> Result<S::Ok, S::Error> {
+/// Serializes a label as its word.
+pub fn word<S: Serializer>(label: &impl Label, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(label.as_str())
 }
 
+/// Octets of a text that are quoted: enough to find it again.
+const MAX_QUOTED: usize = 80;
 const FAILURE_REMEDY: &str = "try again; if it stays so, the domain's name servers are at fault, and mail of the domain is deferred where it matters";

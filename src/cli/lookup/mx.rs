@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::facts::{Problem, is_failure, said};
+use super::facts::{Problem, addresses_of, is_failure, said};
 use crate::dns::{Lookup, Miss, RecordType};
 use crate::domain::Domain;
 use crate::explain::escape::escaped;
@@ -50,12 +50,10 @@ pub async fn find(lookup: &impl Lookup, domain: &Domain) -> Exchangers {
         let (four, six) =
             tokio::join!(lookup.ask(&mx.exchange, RecordType::A), lookup.ask(&mx.exchange, RecordType::Aaaa));
         let failed = [&four, &six].iter().any(|answer| matches!(answer.outcome, Err(Miss::Failed(_))));
-        let four = four.outcome.iter().flat_map(|records| records.as_a()).map(ToString::to_string).collect::<Vec<_>>();
-        let six = six.outcome.iter().flat_map(|records| records.as_aaaa()).map(ToString::to_string).collect();
         found.exchangers.push(Exchanger {
             preference: mx.preference,
             name: escaped(mx.exchange.as_bytes()),
-            addresses: [four, six].concat(),
+            addresses: addresses_of(&four, &six),
             failed,
         });
     }

@@ -1,11 +1,13 @@
 //! Tells the facts to people.
 
 use super::dkim::Selector;
-use super::dmarc::{Destination, Dmarc, Tag, Visited};
+use super::dmarc::{Destination, Dmarc, Standing, Tag};
 use super::facts::{Facts, Health};
 use super::mx::Exchangers;
-use super::spf::{Node, Spf};
+use super::spf::{Client, End, MAX_TERMS, MAX_VOIDS, Node, Spf};
 use crate::explain::story::{self, Story, cut};
+use crate::label::Label;
+use crate::spf::SpfResult;
 
 /// The whole story, ended by a line end.
 pub fn tell(facts: &Facts) -> String {
@@ -26,13 +28,33 @@ impl Telling {
     fn spf(&mut self, spf: &Spf) {
         self.0.heading(&format!("SPF for {}", spf.record.name));
         self.record(&spf.record, 1);
-        let Spf { terms, void_terms, void_terms_ipv6, .. } = spf;
-        self.0.fact("costs", &format!("{terms} of 10 terms that ask DNS"));
-        self.0.fact("in vain", &format!("{void_terms} of 2 for IPv4 clients, {void_terms_ipv6} of 2 for IPv6 clients"));
-        if let Some(client) = &spf.client {
-            let by = client.term.as_ref().map(|term| format!(" by {term}")).unwrap_or_default();
-            self.0.fact("client", &format!("{}: {}{by}, {}", client.ip, client.result, client.reason));
+        if spf.record.said == "record" {
+            self.costs(spf);
         }
+        if let Some(End { result, name, term }) = &spf.end {
+            let term = term.as_deref().unwrap_or("no end");
+            self.0.fact("others", &format!("{}, by {} at {name}", unnamed(*result), cut(term)));
+        }
+        if let Some(Client { ip, result, term, reason, terms, void_terms }) = &spf.client {
+            let by = term.as_ref().map(|term| format!(" by {term}")).unwrap_or_default();
+            self.0.fact("client", &format!("{ip}: {result}{by}, {reason}"));
+            self.0.fact("", &format!("at {terms} of {MAX_TERMS} terms, {void_terms} of {MAX_VOIDS} in vain"));
+        }
+    }
+
+    /// The counts, as what they are: where terms depend on the client or the sender, the least.
+    fn costs(&mut self, spf: &Spf) {
+        let Spf { terms, void_terms: four, void_terms_ipv6: six, depending_terms: terms_open, .. } = spf;
+        let (least_terms, records_open) = match spf.depending_records {
+            0 => (spf.cut_short, String::new()),
+            records => (true, format!("; {records} lead(s) to records that {DEPEND}")),
+        };
+        let least = |is_least| if is_least { "at least " } else { "" };
+        self.0.fact("costs", &format!("{}{terms} of {MAX_TERMS} terms that ask DNS{records_open}", least(least_terms)));
+        let terms_open = if *terms_open == 0 { String::new() } else { format!("; {terms_open} term(s) {DEPEND}") };
+        let least_voids = least(least_terms || !terms_open.is_empty());
+        let voids = format!("{four} of {MAX_VOIDS} for IPv4 clients, {six} of {MAX_VOIDS} for IPv6 clients");
+        self.0.fact("in vain", &format!("{least_voids}{voids}{terms_open}"));
     }
 
     fn record(&mut self, node: &Node, depth: usize) {
@@ -54,30 +76,25 @@ impl Telling {
 
     fn dmarc(&mut self, domain: &str, dmarc: &Dmarc) {
         self.0.heading(&format!("DMARC for {domain}"));
-        let width = dmarc.walk.iter().map(|visited| visited.step.name.len()).max().unwrap_or_default();
-        for (index, Visited { step, ttl_seconds }) in dmarc.walk.iter().enumerate() {
-            let said = step.record.as_deref().map_or_else(|| outcome(&step.said).to_owned(), cut);
-            let label = if index == 0 { "walk" } else { "" };
-            self.0.fact(label, &format!("{:width$}  {said}  (kept for {ttl_seconds} s)", step.name));
-        }
+        let kept = |ttl_seconds: u64| format!("  (kept for {ttl_seconds} s)");
+        self.0.walk("walk", dmarc.walk.iter().map(|visited| (&visited.step, kept(visited.ttl_seconds))));
         if let Some(organization) = &dmarc.organizational_domain {
             self.0.fact("organization", organization);
         }
         match &dmarc.policy {
-            Some(policy) => {
-                self.0.fact("policy", &format!("{}, by {}= at {}", policy.requested, policy.by, policy.domain));
-            }
+            Some(policy) => self.0.policy(policy),
             None => self.0.fact("policy", &format!("{}: {}", dmarc.state, dmarc.reason)),
         }
-        for (index, Tag { name, value, published }) in dmarc.tags.iter().enumerate() {
-            let default = if *published { "" } else { "  (default)" };
-            self.0.fact(if index == 0 { "tags" } else { "" }, &format!("{name:<5} {}{default}", cut(value)));
-        }
-        for (index, Destination { tag, uri, asked, standing }) in dmarc.reports.iter().enumerate() {
+        let told = |Tag { name, value, published }: &Tag| {
+            format!("{name:<5} {}{}", cut(value), if *published { "" } else { "  (default)" })
+        };
+        self.0.facts("tags", dmarc.tags.iter().map(told));
+        let told = |Destination { tag, uri, asked, standing, instead }: &Destination| {
             let by = asked.as_ref().map(|asked| format!(", by {asked}")).unwrap_or_default();
-            let standing = standing.replace('_', " ");
-            self.0.fact(if index == 0 { "reports" } else { "" }, &format!("{tag} {}: {standing}{by}", cut(uri)));
-        }
+            let instead = if instead.is_empty() { String::new() } else { format!(" -> {}", instead.join(", ")) };
+            format!("{tag} {}: {}{by}{}", cut(uri), words(*standing), cut(&instead))
+        };
+        self.0.facts("reports", dmarc.reports.iter().map(told));
     }
 
     fn dkim(&mut self, selector: &Selector) {
@@ -128,6 +145,26 @@ impl Telling {
     }
 }
 
+fn words(standing: Standing) -> String {
+    match standing {
+        Standing::PublicSuffix => "goes nowhere, for psd=y".to_owned(),
+        Standing::Diverted => "goes nowhere, for it is diverted".to_owned(),
+        other => other.as_str().replace('_', " "),
+    }
+}
+
+/// What the result says of clients that the record does not name.
+fn unnamed(result: SpfResult) -> &'static str {
+    match result {
+        SpfResult::Pass => "pass: everybody may send for the domain",
+        SpfResult::SoftFail => "softfail: probably forged",
+        SpfResult::Fail => "fail: forged",
+        SpfResult::Neutral | SpfResult::None | SpfResult::TempError | SpfResult::PermError => {
+            "neutral: nothing is said of them"
+        }
+    }
+}
+
 /// The words for what a question came to.
 fn outcome(said: &str) -> &str {
     match said {
@@ -137,3 +174,5 @@ fn outcome(said: &str) -> &str {
         other => story::outcome(other),
     }
 }
+
+const DEPEND: &str = "depend on the client or the sender";

@@ -39,6 +39,22 @@ async fn run(zone: &Zone, authors: &[&str], spf: &SpfOutput, dkim: &[DkimOutput]
     discover(zone, &Rules::default(), &authors, &identifiers).await.evaluate(spf, dkim)
 }
 
+/// What is told of the domain alone is what the message was judged by.
+async fn agrees_without_a_message(zone: &Zone, output: &DmarcOutput) {
+    let alone = of_domain(zone, &Rules::default(), &output.author_domain).await;
+    assert_eq!(alone.organizational_domain, output.organizational_domain);
+    match (&alone.policy, &output.policy) {
+        (Ok(alone), Some(policy)) => {
+            assert_eq!(
+                (&alone.domain, &alone.record, alone.requested),
+                (&policy.domain, &policy.record, policy.requested)
+            );
+        }
+        (Err(without), None) => assert_eq!(*without, (output.result, output.reason)),
+        (alone, policy) => panic!("{alone:?}, {policy:?}"),
+    }
+}
+
 async fn one(zone: &Zone, author: &str, spf: &SpfOutput, dkim: &[DkimOutput]) -> DmarcOutput {
     run(zone, &[author], spf, dkim).await.remove(0)
 }
@@ -168,6 +184,7 @@ async fn policy_discovery_settles_none_permerror_and_doubt() {
         assert_eq!(output.result, expected, "{name}");
         assert_eq!(output.doubt, (expected == TempError).then_some(Doubt::PolicyDiscovery), "{name}");
         assert_eq!(output.policy.is_some(), expected == Pass, "{name}");
+        agrees_without_a_message(&zone, &output).await;
     }
 }
 
@@ -332,6 +349,7 @@ async fn np_applies_to_names_that_do_not_exist() {
     ];
     for (name, zone, author, expected) in cases {
         let output = one(&zone, author, &no_spf(), &[]).await;
+        agrees_without_a_message(&zone, &output).await;
         assert_eq!(output.policy.map(|p| p.requested), expected, "{name}");
         let doubt = expected.is_none().then_some(Doubt::EnforcingAbove);
         assert_eq!(output.doubt, doubt, "{name}");
