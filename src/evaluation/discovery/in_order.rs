@@ -24,7 +24,7 @@ impl<'a, T> InOrder<'a, T> {
         Self { width: usize::MAX, slots: futures.map(|f| Slot::Waiting(Box::pin(f))).collect() }
     }
 
-    /// At most so many of them, from the first that is left, run at a time.
+    /// At most so many of them run at a time, the first ones that have no output yet.
     pub(super) fn at_a_time(self, width: usize) -> Self {
         Self { width, ..self }
     }
@@ -33,9 +33,13 @@ impl<'a, T> InOrder<'a, T> {
     pub(super) async fn next(&mut self) -> Option<T> {
         poll_fn(|context| {
             if self.slots.front_mut().is_some_and(|front| !front.is_ready(context)) {
-                self.slots.iter_mut().take(self.width).skip(1).for_each(|slot| {
-                    slot.is_ready(context);
-                });
+                let mut running = 1;
+                for slot in self.slots.iter_mut().skip(1) {
+                    if running >= self.width {
+                        break;
+                    }
+                    running += usize::from(!slot.is_ready(context));
+                }
                 return Poll::Pending;
             }
             Poll::Ready(self.slots.pop_front().and_then(Slot::output))
