@@ -105,10 +105,10 @@ impl Judge<'_> {
         }
     }
 
-    /// Whether DNS has failed for so long that the sender would be cut off. What we had no room to ask is not DNS's fault.
+    /// Whether the sender has been put off for so long that he would be cut off, whoever is at fault: a forger who floods
+    /// us for hours gains a mark.
     fn doubt_lasts(&self) -> bool {
-        let lasts = self.in_doubt_for.is_some_and(|time| time >= self.local.defer_at_most);
-        lasts && self.dmarc.doubt != Some(Doubt::OwnLimits)
+        self.in_doubt_for.is_some_and(|time| time >= self.local.defer_at_most)
     }
 
     fn failure(&self, policy: Policy, overrides: &mut Vec<Override>) -> (Disposition, Rule) {

@@ -42,13 +42,11 @@ impl Doubts {
         for (output, assessment) in dmarc.iter().zip(assessments) {
             let key = (network, output.author_domain.clone());
             let is_known = self.0.contains_key(&key);
-            // Our own bounds are ours to mend, and whoever fills them must not profit.
-            let goes_on = matches!(assessment.rule, Rule::LastingDoubt | Rule::OwnLimits);
-            if assessment.disposition == Disposition::Defer && assessment.rule != Rule::OwnLimits {
+            if assessment.disposition == Disposition::Defer {
                 if !is_known {
                     self.0.insert(key, now).await;
                 }
-            } else if is_known && !goes_on {
+            } else if is_known && assessment.rule != Rule::LastingDoubt {
                 self.0.invalidate(&key).await;
             }
         }
@@ -122,7 +120,5 @@ mod tests {
         assert_eq!(doubts.last(ip, &a, at(12)).await, lasts(12), "that it is deferred no more does not end it");
         doubts.note(ip, &a, &[assessment(Disposition::Accept, Rule::Pass)], at(13)).await;
         assert_eq!(doubts.last(ip, &a, at(14)).await, [None], "it was settled in between");
-        doubts.note(ip, &a, &[assessment(Disposition::Defer, Rule::OwnLimits)], at(15)).await;
-        assert_eq!(doubts.last(ip, &a, at(16)).await, [None], "what we had no room for is no doubt of theirs");
     }
 }
