@@ -19,7 +19,7 @@ pub struct DmarcFinding {
 }
 
 /// What the value of an ARC-Authentication-Results says of DMARC. `None` where it says nothing of it, says it twice, or
-/// names no author domain, and where anything in it can't be read; at most [`MAX_LENGTH`] octets are.
+/// names no author domain, and where anything in it can't be read; at most 16 KiB are.
 pub fn dmarc_finding(value: &[u8]) -> Option<DmarcFinding> {
     if value.len() > MAX_LENGTH {
         return None;
