@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use ipnet::IpNet;
+
 use crate::domain::Domain;
 use crate::smtp::address::{DomainPart, ForwardPath, ReversePath};
 use crate::smtp::command::{ClientName, MailParameters};
@@ -74,6 +76,17 @@ impl Envelope {
             DomainPart::Literal | DomainPart::Absent => None,
         }
     }
+}
+
+/// The network of a sender, whose hosts stand in for one another: an IPv4 /24 or an IPv6 /48, what one site gets.
+pub fn sender_network(ip: IpAddr) -> IpNet {
+    network(ip.to_canonical(), 24, 48)
+}
+
+/// An address cut to its leading bits; more bits than it has mean the address itself.
+pub fn network(ip: IpAddr, bits_v4: u8, bits_v6: u8) -> IpNet {
+    let bits = if ip.is_ipv4() { bits_v4 } else { bits_v6 };
+    IpNet::new(ip, bits).map_or_else(|_| ip.into(), |network| network.trunc())
 }
 
 /// An address without the IPv4-mapped form of IPv6 (RFC 4291 §2.5.5.2), in which dual-stack sockets show IPv4 clients.

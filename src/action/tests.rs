@@ -1,19 +1,19 @@
 //! What is written, and that nothing put in can make it say more.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::dmarc::alignment::{Alignment, DmarcResult, Doubt};
+use crate::dmarc::alignment::{DmarcResult, Doubt};
 use crate::dmarc::record::{Parsed, Place, parse};
 use crate::domain::Domain;
+use crate::evaluation::KeySearch;
+use crate::evaluation::sample::{self, domain, spf};
 use crate::evaluation::{ArcOutput, ArcResult, DkimOutput, DkimResult, DmarcOutput, PublishedPolicy, Sender};
 use crate::message::author::{Author, UnusableFrom};
-use crate::policy::{
-    Circumstances, LocalPolicy, Mode, OnTempError, OnUnusableFrom, Pct, Recipients, Reject, ReversePathKind, decide,
-};
+use crate::policy::sample::ORDINARY;
+use crate::policy::{LocalPolicy, Mode, OnTempError, Reject, decide};
 use crate::spf::{Identity, SpfOutput, SpfResult};
 
 use self::results::{ReceivedSpf, Results};
@@ -22,32 +22,11 @@ use self::results::{ReceivedSpf, Results};
 #[allow(dead_code, missing_docs)]
 mod results;
 
-fn domain(text: &str) -> Domain {
-    Domain::parse(text).unwrap()
-}
-
-fn spf(result: SpfResult, identity: Identity, domain_text: &str) -> SpfOutput {
-    SpfOutput {
-        result,
-        identity,
-        domain: Domain::parse(domain_text).ok(),
-        term: None,
-        reason: "no mechanism matched".into(),
-        unsettled: false,
-        records: Vec::new(),
-    }
-}
-
 fn signature(result: DkimResult, domain_text: &str) -> DkimOutput {
     DkimOutput {
-        result,
-        domain: Some(domain(domain_text)),
-        selector: "s1".into(),
         identity: Some(format!("@{domain_text}").into()),
-        algorithm: Some("rsa-sha256"),
-        signature_start: "abc/d+f=".into(),
-        key: crate::evaluation::KeySearch::Missing,
-        reason: "body hash did not verify",
+        key: KeySearch::Missing,
+        ..sample::signature(result, domain_text)
     }
 }
 
@@ -57,11 +36,7 @@ fn dmarc(author: &str, result: DmarcResult, tags: &str) -> DmarcOutput {
         _ => None,
     };
     DmarcOutput {
-        author_domain: domain(author),
-        organizational_domain: None,
-        result,
         doubt: (result == DmarcResult::TempError).then_some(Doubt::Identifier),
-        reason: "no identifier passed",
         policy: record.map(|record: Arc<crate::dmarc::record::PolicyRecord>| PublishedPolicy {
             discovery: crate::dmarc::public_suffix::Discovery::TreeWalk,
             agreement: crate::dmarc::public_suffix::Agreement::Same,
@@ -69,59 +44,17 @@ fn dmarc(author: &str, result: DmarcResult, tags: &str) -> DmarcOutput {
             requested: record.requested(Place::Here),
             record,
         }),
-        spf_alignment: Alignment::Unaligned,
-        dkim_alignment: Vec::new(),
-        spf_aligned: false,
-        dkim_aligned: false,
-        dkim_skipped_may_be_aligned: false,
+        ..sample::dmarc(author, result)
     }
 }
 
 fn evaluation(spf: SpfOutput, dkim: Vec<DkimOutput>, dmarc: Vec<DmarcOutput>) -> Evaluation {
-    Evaluation {
-        author: Author::Usable {
-            domains: dmarc.iter().map(|d| d.author_domain.clone()).collect(),
-            address_in_display_name: false,
-        },
-        sender: Sender {
-            ip: "192.0.2.10".parse().unwrap(),
-            helo: "mail.example.net".into(),
-            mail_from: "joe@bounce.example.org".into(),
-        },
-        spf,
-        spf_helo: None,
-        dkim,
-        dkim_skipped: 0,
-        arc: ArcOutput { result: ArcResult::None, sets: Vec::new(), unverified: Vec::new(), reason: "no chain" },
-        dmarc,
-        list_fields: false,
-        list_id: None,
-        evidence: crate::dns::Evidence::default(),
-        elapsed: Duration::ZERO,
-    }
+    Evaluation { spf, dkim, ..sample::evaluation(dmarc) }
 }
 
 fn action(evaluation: &Evaluation, mode: Mode, reject: Reject) -> Action {
-    let circumstances = Circumstances {
-        reverse_path: ReversePathKind::Mailbox,
-        recipients: Recipients::Ordinary,
-        recipient_domains: Vec::new(),
-        host: None,
-        in_doubt_for: Vec::new(),
-        now: 0,
-        sample: 0,
-    };
-    let local = LocalPolicy {
-        mode,
-        reject,
-        on_temperror: OnTempError::DeferIfItMatters,
-        defer_at_most: Duration::from_secs(4 * 3600),
-        unusable_from: OnUnusableFrom::Reject,
-        pct: Pct::Ignored,
-        trusted_sealers: Vec::new(),
-        overrides: Vec::new(),
-    };
-    Action::of(evaluation, &decide(evaluation, &circumstances, &local), &NAMES)
+    let local = LocalPolicy { mode, reject, ..LocalPolicy::default() };
+    Action::of(evaluation, &decide(evaluation, &ORDINARY, &local), &NAMES)
 }
 
 fn header(evaluation: &Evaluation, mode: Mode) -> String {
@@ -197,27 +130,9 @@ fn the_ehlo_name_has_a_result_of_its_own_behind_that_of_the_reverse_path() {
 
 /// The fields with Received-SPF among them.
 fn header_with_received_spf(evaluation: &Evaluation) -> String {
-    let circumstances = Circumstances {
-        reverse_path: ReversePathKind::Mailbox,
-        recipients: Recipients::Ordinary,
-        recipient_domains: Vec::new(),
-        host: None,
-        in_doubt_for: Vec::new(),
-        now: 0,
-        sample: 0,
-    };
-    let local = LocalPolicy {
-        mode: Mode::Tag,
-        reject: Reject::Never,
-        on_temperror: OnTempError::Pass,
-        defer_at_most: Duration::from_secs(4 * 3600),
-        unusable_from: OnUnusableFrom::Tag,
-        pct: Pct::Ignored,
-        trusted_sealers: Vec::new(),
-        overrides: Vec::new(),
-    };
+    let local = LocalPolicy { mode: Mode::Tag, reject: Reject::Never, ..LocalPolicy::default() };
     let names = Names { receiver: Some("mx1.example.net"), ..NAMES };
-    match Action::of(evaluation, &decide(evaluation, &circumstances, &local), &names) {
+    match Action::of(evaluation, &decide(evaluation, &ORDINARY, &local), &names) {
         Action::Relay { header } => header,
         other => panic!("{other:?}"),
     }
@@ -598,21 +513,10 @@ proptest! {
         received_spf in any::<bool>(),
         id in hostile(),
     ) {
-        let circumstances =
-            Circumstances { reverse_path: ReversePathKind::Mailbox, recipients: Recipients::Ordinary, recipient_domains: Vec::new(), host: None, in_doubt_for: Vec::new(), now: 0, sample: 0 };
-        let local = LocalPolicy {
-            mode,
-            reject: Reject::Always,
-            on_temperror: OnTempError::Pass,
-            defer_at_most: Duration::from_secs(4 * 3600),
-            unusable_from: OnUnusableFrom::Reject,
-            pct: Pct::Ignored,
-            trusted_sealers: Vec::new(),
-        overrides: Vec::new(),
-        };
+        let local = LocalPolicy { mode, reject: Reject::Always, on_temperror: OnTempError::Pass, ..LocalPolicy::default() };
         let receiver = received_spf.then_some("mx1.example.net");
         let names = Names { authserv_id: "mx.example.net", explain_id: &id, receiver };
-        let decision = decide(&facts, &circumstances, &local);
+        let decision = decide(&facts, &ORDINARY, &local);
         let Action::Relay { header } = Action::of(&facts, &decision, &names) else { panic!() };
 
         let is_tagged = matches!(decision.disposition, Disposition::Tag(_));

@@ -78,6 +78,11 @@ impl MessageLookup {
         self.kept().clone()
     }
 
+    /// The same at the end of the message, without a copy: the handle remembers nothing of it.
+    pub fn take_evidence(&self) -> Evidence {
+        std::mem::take(&mut self.kept())
+    }
+
     fn kept(&self) -> MutexGuard<'_, Evidence> {
         self.evidence.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::resolver::Purpose;
+use crate::envelope::sender_network;
 
 /// The shares of all networks.
 pub(super) struct Shares {
@@ -44,7 +45,7 @@ impl Shares {
 
     /// The share of a client's network.
     pub fn of(self: &Arc<Self>, client: Option<IpAddr>) -> Arc<Share> {
-        let network = client.map(network);
+        let network = client.map(sender_network);
         let mut networks = self.networks();
         if let Some(share) = networks.get(&network).and_then(Weak::upgrade) {
             return share;
@@ -83,18 +84,6 @@ impl Drop for Share {
         }
     }
 }
-
-fn network(ip: IpAddr) -> IpNet {
-    let ip = ip.to_canonical();
-    let prefix = if ip.is_ipv4() { PREFIX_V4 } else { PREFIX_V6 };
-    // Both lengths are within the address.
-    IpNet::new(ip, prefix).map_or_else(|_| ip.into(), |network| network.trunc())
-}
-
-/// Leading bits of an IPv4 address that make a network.
-const PREFIX_V4: u8 = 24;
-/// Leading bits of an IPv6 address that make a network: what one site gets.
-const PREFIX_V6: u8 = 48;
 
 #[cfg(test)]
 mod tests {

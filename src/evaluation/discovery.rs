@@ -242,7 +242,7 @@ fn settle(output: &mut DmarcOutput, spf: &SpfOutput, dkim: &[DkimOutput]) {
     let spf_check = match spf.result {
         SpfResult::Pass => Check::Passed,
         SpfResult::TempError => Check::InDoubt,
-        // A name of the client that could be asked for might have matched before whatever ended the check, or have led
+        // A name of the client that could not be asked for might have matched before whatever ended the check, or have led
         // to another record than the one that is missing.
         _ if spf.unsettled => Check::InDoubt,
         // RFC 7208 §2.6.7: else a permerror is the owner's to mend; it hides no pass.

@@ -8,6 +8,9 @@ pub mod caught;
 pub mod discovery;
 pub mod dkim;
 pub mod gather;
+#[cfg(test)]
+#[allow(missing_docs)]
+pub mod sample;
 pub mod subject;
 
 use std::sync::Arc;
@@ -156,6 +159,13 @@ pub struct DmarcOutput {
     pub dkim_aligned: bool,
     /// Whether one of [`Evaluation::dkim_skipped`] is or may be aligned: it might have passed.
     pub dkim_skipped_may_be_aligned: bool,
+}
+
+impl Evaluation {
+    /// Whether DNS, or a bound of ours, left something open for which the message might be deferred.
+    pub fn is_in_doubt(&self) -> bool {
+        self.arc.result == ArcResult::TempError || self.dmarc.iter().any(|d| d.result == DmarcResult::TempError)
+    }
 }
 
 /// All that was found out about one message.

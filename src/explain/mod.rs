@@ -51,10 +51,8 @@ pub struct Case {
     pub ip: IpAddr,
     /// What it called itself.
     pub hello: Box<str>,
-    /// The envelope; recipients beyond the first hundred are counted alone.
-    pub envelope: Envelope,
-    /// What stands in the header section.
-    pub header: Header,
+    /// What envelope and header section say, cut to what is told of them.
+    pub letter: Letter,
     /// Octets of content, if they were counted.
     pub octets: Option<u64>,
     /// What was found and decided; none if it was not evaluated.
@@ -73,9 +71,11 @@ pub struct Case {
     pub reply: Reply,
 }
 
-/// What a header section tells beside the author domains.
-#[derive(Debug, Default)]
-pub struct Header {
+/// What envelope and header section tell: recipients beyond the first hundred are counted alone.
+#[derive(Debug)]
+pub struct Letter {
+    envelope: Addresses,
+    recipient_count: usize,
     from: Vec<String>,
     message_id: Option<String>,
 }
@@ -164,12 +164,15 @@ async fn run(mut cases: mpsc::Receiver<Box<Case>>, store: Appender) {
     }
 }
 
-impl Header {
-    /// Takes the fields out of a header section.
-    pub fn read(section: &HeaderSection) -> Self {
+impl Letter {
+    /// Takes what is told out of envelope and header section; there is none of a message that was not taken.
+    pub fn new(envelope: &Envelope, section: Option<&HeaderSection>) -> Self {
+        let message_id = section.and_then(HeaderSection::message_id);
         Self {
-            from: From::fields(section, MAX_TEXT),
-            message_id: section.message_id().map(|id| escaped_start(id, MAX_TEXT)),
+            envelope: Addresses::new(envelope),
+            recipient_count: envelope.recipients.len(),
+            from: section.map(|section| From::fields(section, MAX_TEXT)).unwrap_or_default(),
+            message_id: message_id.map(|id| escaped_start(id, MAX_TEXT)),
         }
     }
 }
@@ -186,11 +189,11 @@ impl Explanation {
             session: case.session.to_string(),
             arrived: case.arrived,
             client: Client::new(case.ip, &case.hello),
-            envelope: Addresses::new(&case.envelope),
-            recipient_count: case.envelope.recipients.len(),
-            message_id: case.header.message_id.clone(),
+            envelope: case.letter.envelope.clone(),
+            recipient_count: case.letter.recipient_count,
+            message_id: case.letter.message_id.clone(),
             octets: case.octets,
-            evaluation: evaluation.map(|e| Results::new(e, case.header.from.clone(), &case.rules, MAX_TEXT)),
+            evaluation: evaluation.map(|e| Results::new(e, case.letter.from.clone(), &case.rules, MAX_TEXT)),
             decision: case.verdict.as_ref().map(|verdict| Decision::new(verdict, case.reject, case.removed)),
             outcome: case.outcome.into(),
             answered_by: case.answered_by.into(),

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::dns::{Answer, RecordType, Records, TxtRecords};
-use crate::evaluation::gather::Sender;
-use crate::evaluation::{ArcOutput, ArcResult, Evaluation};
+use crate::evaluation::{Evaluation, sample};
 use crate::message::author::{Author, UnusableFrom};
 use crate::smtp::address::{ForwardPath, ReversePath};
 use crate::smtp::command::MailParameters;
@@ -18,6 +17,7 @@ fn case(verdict: Option<Verdict>) -> Case {
     let mut envelope = Envelope::new(reverse_path, MailParameters::default());
     let recipient = |n: usize| ForwardPath::parse(format!("<r{n}@c.example>").as_bytes()).unwrap().0;
     envelope.recipients = (0..150).map(recipient).collect();
+    let section = HeaderSection::parse(b"From: x\r\nMessage-ID: <m@\x1b>\r\n\r\n".to_vec());
     Case {
         id: "7ZK0Q4M1XW9TA".into(),
         session: "S".into(),
@@ -25,8 +25,7 @@ fn case(verdict: Option<Verdict>) -> Case {
         arrived: 1_795_361_999,
         ip: "192.0.2.1".parse().unwrap(),
         hello: "mail.example".into(),
-        envelope,
-        header: Header::read(&HeaderSection::parse(b"From: x\r\nMessage-ID: <m@\x1b>\r\n\r\n".to_vec())),
+        letter: Letter::new(&envelope, Some(&section)),
         octets: Some(1000),
         verdict,
         rules: Arc::default(),
@@ -40,30 +39,14 @@ fn case(verdict: Option<Verdict>) -> Case {
 
 fn verdict(evidence: Vec<Asked>) -> Verdict {
     let evaluation = Evaluation {
-        sender: Sender {
-            ip: "192.0.2.1".parse().unwrap(),
-            helo: "mail.example".into(),
-            mail_from: "a@b.example".into(),
-        },
-        spf_helo: None,
         author: Author::Unusable(UnusableFrom::Missing),
         spf: SpfOutput {
-            result: SpfResult::None,
-            identity: Identity::MailFrom,
-            domain: None,
-            term: None,
-            reason: "no SPF record".into(),
-            unsettled: false,
             records: vec![("b.example".into(), "v=spf1 ".repeat(10_000).into())],
+            ..sample::spf(SpfResult::None, Identity::MailFrom, "")
         },
-        dkim: Vec::new(),
-        dkim_skipped: 0,
-        arc: ArcOutput { result: ArcResult::None, sets: Vec::new(), unverified: Vec::new(), reason: "no chain" },
-        dmarc: Vec::new(),
-        list_fields: false,
-        list_id: None,
         evidence: crate::dns::Evidence { asked: evidence, left_out: 7 },
         elapsed: Duration::from_millis(3),
+        ..sample::evaluation(Vec::new())
     };
     let settings = crate::config::Config::built_in().verdict();
     let (reverse_path, _) = ReversePath::parse(b"<a@b.example>").unwrap();

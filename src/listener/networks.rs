@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 
+use crate::envelope::network;
 use crate::label_enum;
 
 /// What one network may have.
@@ -110,9 +111,7 @@ impl Drop for Place {
 impl Bounds {
     /// The network that an address belongs to.
     fn network(&self, ip: IpAddr) -> IpNet {
-        let prefix = if ip.is_ipv4() { self.prefix_v4 } else { self.prefix_v6 };
-        // A prefix longer than the address means the address itself.
-        IpNet::new(ip, prefix).map_or_else(|_| ip.into(), |network| network.trunc())
+        network(ip, self.prefix_v4, self.prefix_v6)
     }
 }
 

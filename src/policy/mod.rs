@@ -403,4 +403,20 @@ fn significance(rule: Rule) -> u8 {
 }
 
 #[cfg(test)]
+pub(crate) mod sample {
+    use super::*;
+
+    /// An ordinary recipient and sender, nothing known beside them; no sample is left out by `pct`.
+    pub(crate) const ORDINARY: Circumstances = Circumstances {
+        reverse_path: ReversePathKind::Mailbox,
+        recipients: Recipients::Ordinary,
+        recipient_domains: Vec::new(),
+        host: None,
+        in_doubt_for: Vec::new(),
+        now: 0,
+        sample: 99,
+    };
+}
+
+#[cfg(test)]
 mod tests;

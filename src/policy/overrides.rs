@@ -140,46 +140,19 @@ fn any<'a>(wanted: &[Domain], found: impl IntoIterator<Item = &'a Domain>) -> bo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dmarc::alignment::{Alignment, DmarcResult};
-    use crate::evaluation::{ArcOutput, ArcResult, ArcSet, DkimOutput, Sender};
-    use crate::message::author::Author;
-    use crate::policy::{Recipients, ReversePathKind};
-    use crate::spf::{Identity, SpfOutput};
+    use crate::evaluation::sample::{self, arc, domain, signature, spf};
+    use crate::evaluation::{ArcOutput, ArcResult, ArcSet, DmarcResult, Sender};
+    use crate::policy::sample::ORDINARY;
+    use crate::spf::Identity;
 
-    fn domain(text: &str) -> Domain {
-        Domain::parse(text).unwrap()
-    }
-
-    fn spf(result: SpfResult, identity: Identity, name: &str) -> SpfOutput {
-        SpfOutput {
-            result,
-            identity,
-            domain: Some(domain(name)),
-            term: None,
-            reason: "".into(),
-            unsettled: false,
-            records: Vec::new(),
-        }
-    }
-
-    fn signature(result: DkimResult, name: &str) -> DkimOutput {
-        DkimOutput {
-            result,
-            domain: Some(domain(name)),
-            selector: "s".into(),
-            identity: None,
-            algorithm: None,
-            signature_start: "".into(),
-            key: crate::evaluation::KeySearch::Found,
-            reason: "",
-        }
+    fn author(name: &str) -> DmarcOutput {
+        sample::dmarc(name, DmarcResult::Fail)
     }
 
     /// From 192.0.2.7, named mx.fwd.example, for a@author.example by a list; everything of the forwarder passes.
     fn evaluation() -> Evaluation {
         let set = |instance, name| ArcSet { instance, sealer: domain(name), dmarc: None };
         Evaluation {
-            author: Author::Usable { domains: vec![domain("author.example")], address_in_display_name: false },
             sender: Sender {
                 ip: "192.0.2.7".parse().unwrap(),
                 helo: "trusted.example".into(),
@@ -188,46 +161,18 @@ mod tests {
             spf: spf(SpfResult::Pass, Identity::MailFrom, "bounce.fwd.example"),
             spf_helo: Some(spf(SpfResult::Pass, Identity::Helo, "trusted.example")),
             dkim: vec![signature(DkimResult::Fail, "author.example"), signature(DkimResult::Pass, "fwd.example")],
-            dkim_skipped: 0,
-            arc: ArcOutput {
-                unverified: Vec::new(),
-                result: ArcResult::Pass,
-                sets: vec![set(1, "first.example"), set(2, "fwd.example")],
-                reason: "",
-            },
-            dmarc: Vec::new(),
+            arc: ArcOutput { sets: vec![set(1, "first.example"), set(2, "fwd.example")], ..arc(ArcResult::Pass) },
             list_fields: true,
             list_id: Some(domain("talk.lists.example")),
-            evidence: crate::dns::Evidence::default(),
-            elapsed: std::time::Duration::ZERO,
-        }
-    }
-
-    fn author(name: &str) -> DmarcOutput {
-        DmarcOutput {
-            author_domain: domain(name),
-            organizational_domain: None,
-            result: DmarcResult::Fail,
-            doubt: None,
-            reason: "",
-            policy: None,
-            spf_alignment: Alignment::Unaligned,
-            dkim_alignment: Vec::new(),
-            dkim_skipped_may_be_aligned: false,
-            spf_aligned: false,
-            dkim_aligned: false,
+            ..sample::evaluation(vec![author("author.example")])
         }
     }
 
     fn circumstances() -> Circumstances {
         Circumstances {
-            reverse_path: ReversePathKind::Mailbox,
-            recipients: Recipients::Ordinary,
             recipient_domains: vec![Some(domain("rcpt.example")), Some(domain("sub.rcpt.example"))],
             host: Some(domain("mx.fwd.example")),
-            in_doubt_for: Vec::new(),
-            now: 0,
-            sample: 0,
+            ..ORDINARY
         }
     }
 
@@ -290,7 +235,7 @@ mod tests {
         let failing = Evaluation {
             spf: spf(SpfResult::SoftFail, Identity::MailFrom, "bounce.fwd.example"),
             dkim: vec![signature(DkimResult::Fail, "fwd.example"), signature(DkimResult::Policy, "fwd.example")],
-            arc: ArcOutput { unverified: Vec::new(), result: ArcResult::Fail, sets: Vec::new(), reason: "" },
+            arc: arc(ArcResult::Fail),
             ..evaluation()
         };
         let unknown = Circumstances { host: None, recipient_domains: vec![None], ..circumstances() };

@@ -4,20 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::overrides::{Criteria, LocalOverride, OverrideAction};
+use super::sample::ORDINARY;
 use super::*;
 use crate::dmarc::alignment::{Alignment, Doubt};
 use crate::dmarc::record::{Parsed, PolicyRecord, parse};
-use crate::domain::Domain;
+use crate::evaluation::sample::{self as facts_of, domain, signature, spf};
 use crate::evaluation::{
-    ArcOutput, ArcResult, ArcSet, DkimOutput, DkimResult, DmarcFinding, KeySearch, PublishedPolicy, Sender,
+    ArcOutput, ArcResult, ArcSet, DkimOutput, DkimResult, DmarcFinding, KeySearch, PublishedPolicy,
 };
 use crate::label::Label;
 use crate::message::author::UnusableFrom;
 use crate::spf::{Identity, SpfOutput, SpfResult};
-
-fn domain(text: &str) -> Domain {
-    Domain::parse(text).unwrap()
-}
 
 fn record(text: &str) -> Arc<PolicyRecord> {
     match parse(text.as_bytes()) {
@@ -38,11 +35,8 @@ fn dmarc(author: &str, result: &str, tags: &str) -> DmarcOutput {
     let result = *DmarcResult::ALL.iter().find(|r| r.as_str() == word).unwrap();
     let record = (!tags.is_empty()).then(|| record(&format!("v=DMARC1; {tags}")));
     DmarcOutput {
-        author_domain: domain(author),
         organizational_domain: Some(domain(author)),
-        result,
         doubt,
-        reason: "",
         policy: record.map(|record| PublishedPolicy {
             discovery: crate::dmarc::public_suffix::Discovery::TreeWalk,
             agreement: crate::dmarc::public_suffix::Agreement::Same,
@@ -50,49 +44,15 @@ fn dmarc(author: &str, result: &str, tags: &str) -> DmarcOutput {
             requested: record.requested(crate::dmarc::record::Place::Here),
             record,
         }),
-        spf_alignment: Alignment::Unaligned,
-        dkim_alignment: Vec::new(),
-        spf_aligned: false,
-        dkim_aligned: false,
-        dkim_skipped_may_be_aligned: false,
+        ..facts_of::dmarc(author, result)
     }
 }
 
 fn evaluation(dmarc: Vec<DmarcOutput>) -> Evaluation {
-    Evaluation {
-        author: Author::Usable {
-            domains: dmarc.iter().map(|d| d.author_domain.clone()).collect(),
-            address_in_display_name: false,
-        },
-        sender: Sender { ip: "192.0.2.1".parse().unwrap(), helo: "a.example".into(), mail_from: "".into() },
-        // A pass of the EHLO name, whosever it is, changes nothing anywhere in these tables (RFC 9989 §4.4.2).
-        spf_helo: Some(SpfOutput {
-            result: SpfResult::Pass,
-            identity: Identity::Helo,
-            domain: dmarc.first().map(|d| d.author_domain.clone()),
-            term: None,
-            reason: "".into(),
-            unsettled: true,
-            records: Vec::new(),
-        }),
-        spf: SpfOutput {
-            result: SpfResult::Fail,
-            identity: Identity::MailFrom,
-            domain: None,
-            term: None,
-            reason: "".into(),
-            unsettled: false,
-            records: Vec::new(),
-        },
-        dkim: Vec::new(),
-        dkim_skipped: 0,
-        arc: ArcOutput { result: ArcResult::None, sets: Vec::new(), unverified: Vec::new(), reason: "" },
-        dmarc,
-        list_fields: false,
-        list_id: None,
-        evidence: crate::dns::Evidence::default(),
-        elapsed: Duration::ZERO,
-    }
+    let author = dmarc.first().map_or(String::new(), |d| d.author_domain.to_string());
+    // A pass of the EHLO name, whosever it is, changes nothing anywhere in these tables (RFC 9989 §4.4.2).
+    let spf_helo = SpfOutput { unsettled: true, ..spf(SpfResult::Pass, Identity::Helo, &author) };
+    Evaluation { spf_helo: Some(spf_helo), ..facts_of::evaluation(dmarc) }
 }
 
 fn unusable() -> Evaluation {
@@ -108,16 +68,6 @@ const DEFAULT: LocalPolicy = LocalPolicy {
     pct: Pct::Ignored,
     trusted_sealers: Vec::new(),
     overrides: Vec::new(),
-};
-
-const ORDINARY: Circumstances = Circumstances {
-    reverse_path: ReversePathKind::Mailbox,
-    recipients: Recipients::Ordinary,
-    recipient_domains: Vec::new(),
-    host: None,
-    in_doubt_for: Vec::new(),
-    now: 0,
-    sample: 99,
 };
 
 /// `-` relayed, `q` marked quarantine, `r` marked reject, `4` deferred, `X` refused.
@@ -626,16 +576,7 @@ fn no_override_refuses_what_must_not_be_refused_and_none_outlives_its_end() {
     assert_eq!(decide(&failing(), &exempt, &rejects).rule, Rule::ExemptRecipients);
 
     let mut unsigned = failing();
-    unsigned.dkim = vec![DkimOutput {
-        result: DkimResult::Policy,
-        domain: Some(domain("example.org")),
-        selector: "s".into(),
-        identity: None,
-        algorithm: None,
-        signature_start: "".into(),
-        key: KeySearch::Found,
-        reason: "",
-    }];
+    unsigned.dkim = vec![signature(DkimResult::Policy, "example.org")];
     unsigned.dmarc[0].dkim_alignment = vec![Alignment::Strict];
     assert_eq!(decide(&unsigned, &ORDINARY, &rejects).rule, Rule::IndirectFlow);
 

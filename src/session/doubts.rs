@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use moka::future::Cache;
 
 use crate::domain::Domain;
+use crate::envelope::sender_network;
 use crate::evaluation::DmarcOutput;
 use crate::policy::{Assessment, Disposition, Rule};
 
@@ -27,7 +28,7 @@ impl Default for Doubts {
 impl Doubts {
     /// For each author domain, how long its mail from this client has been deferred; none where the last was not.
     pub async fn last(&self, client: IpAddr, dmarc: &[DmarcOutput], now: Instant) -> Vec<Option<Duration>> {
-        let network = network(client);
+        let network = sender_network(client);
         let mut times = Vec::with_capacity(dmarc.len());
         for output in dmarc {
             let since = self.0.get(&(network, output.author_domain.clone())).await;
@@ -38,7 +39,7 @@ impl Doubts {
 
     /// Notes what became of a message: where it is deferred the time begins or goes on, where it is settled it ends.
     pub async fn note(&self, client: IpAddr, dmarc: &[DmarcOutput], assessments: &[Assessment], now: Instant) {
-        let network = network(client);
+        let network = sender_network(client);
         for (output, assessment) in dmarc.iter().zip(assessments) {
             let key = (network, output.author_domain.clone());
             let is_known = self.0.contains_key(&key);
@@ -53,12 +54,6 @@ impl Doubts {
     }
 }
 
-/// The network of a sender, whose hosts take turns in trying again.
-fn network(client: IpAddr) -> IpNet {
-    let prefix = if client.is_ipv4() { 24 } else { 48 };
-    IpNet::new(client, prefix).map_or_else(|_| client.into(), |network| network.trunc())
-}
-
 /// Networks and author domains that are remembered: some ten megabytes.
 const MAX_ENTRIES: u64 = 50_000;
 /// Senders try again at least every few hours (RFC 5321 §4.5.4.1).
@@ -67,23 +62,11 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(12 * 3600);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dmarc::alignment::{Alignment, DmarcResult};
+    use crate::evaluation::{DmarcResult, sample};
     use crate::policy::ReportDisposition;
 
     fn output(author: &str) -> DmarcOutput {
-        DmarcOutput {
-            author_domain: Domain::parse(author).unwrap(),
-            organizational_domain: None,
-            result: DmarcResult::TempError,
-            doubt: None,
-            reason: "",
-            policy: None,
-            spf_alignment: Alignment::Unaligned,
-            dkim_alignment: Vec::new(),
-            dkim_skipped_may_be_aligned: false,
-            spf_aligned: false,
-            dkim_aligned: false,
-        }
+        sample::dmarc(author, DmarcResult::TempError)
     }
 
     fn assessment(disposition: Disposition, rule: Rule) -> Assessment {

@@ -11,7 +11,7 @@ use crate::action::Action;
 use crate::domain::Domain;
 use crate::envelope::{Envelope, Hello};
 use crate::evaluation::{ArcSet, Evaluation};
-use crate::explain::{Case, Header};
+use crate::explain::{Case, Letter};
 use crate::label::Label;
 use crate::message::author::Author;
 use crate::policy::Rule;
@@ -76,8 +76,7 @@ impl Session {
             arrived: epoch_seconds(),
             ip,
             hello: hello.name.as_str().into(),
-            envelope: envelope.clone(),
-            header: section.map(Header::read).unwrap_or_default(),
+            letter: Letter::new(envelope, section),
             octets: ending.size,
             verdict: ending.verdict,
             rules: Arc::clone(&self.gate.discovery.borrow()),

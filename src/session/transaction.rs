@@ -16,7 +16,7 @@ use crate::action::Action;
 use crate::dns::message_lookup::MessageLookup;
 use crate::envelope::{Envelope, Hello};
 use crate::evaluation::caught::caught_in;
-use crate::evaluation::gather::within;
+use crate::evaluation::gather::{Gathered, within};
 use crate::evaluation::subject::Subject;
 use crate::label_enum;
 use crate::message::body_hash::BodyHashes;
@@ -162,7 +162,7 @@ impl Session {
         }
     }
 
-    /// Waits for what DNS has to say, at most until the deadline, and judges.
+    /// Evaluates and judges; none if that does not come to an end, by a fault of ours.
     async fn judge(
         &mut self,
         transaction: &Transaction,
@@ -171,35 +171,42 @@ impl Session {
         end_of_data: Instant,
     ) -> Option<Verdict> {
         let lookup = transaction.lookup.as_ref()?;
-        let gathering = self.evaluation.take()?.finish();
-        let settings = &transaction.settings;
-        let mut gathering = pin!(within(settings.timeouts.evaluation, lookup, gathering));
-        let gathered = loop {
-            // A sender whose name servers are slow holds the upstream up no longer than one who is slow himself.
-            let (hold, wanted) = (self.link.hold_left(), self.link.wanted());
-            tokio::select! {
-                biased;
-                gathered = &mut gathering => break gathered?.ok()?,
-                () = pause(hold) => self.link.let_go().await,
-                () = wanted => self.link.let_go().await,
-            }
-        };
-        let host = match settings.verdict.policy.wants_host() {
+        let settings = &transaction.settings.verdict;
+        let gathered = self.gathered(&transaction.settings, lookup).await?;
+        let host = match settings.policy.wants_host() {
             true => self.reverse.name().await.confirmed(),
             false => None,
         };
         let elapsed = end_of_data.elapsed();
         self.gate.metrics.evaluation.observe(elapsed.as_secs_f64());
-        let evaluated = || gathered.evaluate(&hashes, epoch_seconds(), lookup.evidence(), elapsed);
+        let evaluated = || gathered.evaluate(&hashes, epoch_seconds(), lookup.take_evidence(), elapsed);
         let evaluation = caught_in(evaluated).ok()??;
-        let (ip, now) = (self.client.ip(), Instant::now());
-        let in_doubt_for = self.gate.doubts.last(ip, &evaluation.dmarc, now).await;
-        let circumstances =
-            Circumstances { host, in_doubt_for, ..settings.verdict.circumstances(envelope, epoch_seconds()) };
-        let judged = || verdict::conclude(evaluation, &circumstances, &settings.verdict, &transaction.id);
+        let (doubts, ip, now) = (&self.gate.doubts, self.client.ip(), Instant::now());
+        let in_doubt_for = match evaluation.is_in_doubt() {
+            true => doubts.last(ip, &evaluation.dmarc, now).await,
+            false => Vec::new(),
+        };
+        let circumstances = Circumstances { host, in_doubt_for, ..settings.circumstances(envelope, epoch_seconds()) };
+        let judged = || verdict::conclude(evaluation, &circumstances, settings, &transaction.id);
         let verdict = caught_in(judged).ok()?;
-        self.gate.doubts.note(ip, &verdict.evaluation.dmarc, &verdict.decision.assessments, now).await;
+        doubts.note(ip, &verdict.evaluation.dmarc, &verdict.decision.assessments, now).await;
         Some(verdict)
+    }
+
+    /// Waits for what DNS has to say, at most until the deadline. A sender whose name servers are slow holds the upstream up
+    /// no longer than one who is slow himself.
+    async fn gathered(&mut self, settings: &Settings, lookup: &MessageLookup) -> Option<Gathered> {
+        let gathering = self.evaluation.take()?.finish();
+        let mut gathering = pin!(within(settings.timeouts.evaluation, lookup, gathering));
+        loop {
+            let (hold, wanted) = (self.link.hold_left(), self.link.wanted());
+            tokio::select! {
+                biased;
+                gathered = &mut gathering => return gathered?.ok(),
+                () = pause(hold) => self.link.let_go().await,
+                () = wanted => self.link.let_go().await,
+            }
+        }
     }
 
     /// The top of the message as it goes on: our fields, then the header section without what others forged; and how many
