@@ -22,6 +22,14 @@ pub struct Family<L> {
     label: PhantomData<L>,
 }
 
+/// Counters of one name, one for each pair of variants of `L` and `M`.
+#[derive(Clone)]
+pub struct Pairs<L, M> {
+    /// By the first label.
+    counters: Vec<Family<M>>,
+    label: PhantomData<L>,
+}
+
 /// Histograms of one name, one for each variant of `L`.
 #[derive(Clone)]
 pub struct Histograms<L> {
@@ -75,6 +83,18 @@ impl Registry {
         Family { counters, label: PhantomData }
     }
 
+    /// Counters under two labels; the help text gets the values of both.
+    pub fn pairs<L: Label, M: Label>(&self, name: &str, help: &str, labels: [&str; 2]) -> Pairs<L, M> {
+        let [first, second] = labels;
+        let opts = Opts::new(name, with_values::<M>(&with_values::<L>(help, first), second));
+        let vector = self.register(IntCounterVec::new(opts, &labels).expect(METRIC_NAME));
+        let family = |l: &L| {
+            let counters = M::ALL.iter().map(|m| vector.with_label_values(&[l.as_str(), m.as_str()]));
+            Family { counters: counters.collect(), label: PhantomData }
+        };
+        Pairs { counters: L::ALL.iter().map(family).collect(), label: PhantomData }
+    }
+
     /// Histograms under the label `label`, all with the same upper bounds; the help text gets the label's values.
     pub fn histograms<L: Label>(&self, name: &str, help: &str, label: &str, buckets: &[f64]) -> Histograms<L> {
         let opts = HistogramOpts::new(name, with_values::<L>(help, label)).buckets(buckets.to_vec());
@@ -105,6 +125,14 @@ impl<L: Label> Family<L> {
     /// Adds one to the counter of `label`.
     pub fn inc(&self, label: L) {
         self.of(label).inc();
+    }
+}
+
+impl<L: Label, M: Label> Pairs<L, M> {
+    /// Adds one to the counter of both labels.
+    pub fn inc(&self, first: L, second: M) {
+        // Invariant: `index` is the place in `ALL`, and there is a family for each of `ALL`.
+        self.counters[first.index()].inc(second);
     }
 }
 
@@ -149,6 +177,19 @@ mod tests {
         assert!(text.contains("# HELP dmarcgate_test_total Things. By colour: red, green."), "{text}");
         assert!(text.contains("dmarcgate_test_total{colour=\"red\"} 0"), "{text}");
         assert!(text.contains("dmarcgate_test_total{colour=\"green\"} 1"), "{text}");
+    }
+
+    #[test]
+    fn series_of_pairs_start_at_zero_and_count_apart() {
+        let registry = Registry::new();
+        let pairs: Pairs<Colour, Colour> = registry.pairs("dmarcgate_test_total", "Things.", ["from", "to"]);
+        pairs.inc(Colour::Green, Colour::Red);
+        let text = registry.render();
+        let help = "# HELP dmarcgate_test_total Things. By from: red, green. By to: red, green.";
+        assert!(text.contains(help), "{text}");
+        assert_eq!(text.matches("dmarcgate_test_total{").count(), 4, "{text}");
+        assert!(text.contains("dmarcgate_test_total{from=\"green\",to=\"red\"} 1"), "{text}");
+        assert!(text.contains("dmarcgate_test_total{from=\"red\",to=\"green\"} 0"), "{text}");
     }
 
     #[test]

@@ -8,8 +8,12 @@ use ipnet::IpNet;
 
 use crate::calendar::{Date, SECONDS_PER_DAY};
 use crate::config::document::Document;
-use crate::config::{Config, Host, Identity, ListenerTls, Mode, RecipientDomain, ServerAddress, UpstreamTls};
+use crate::config::{
+    Config, Host, Identity, ListenerTls, Mode, Policy, RecipientDomain, Reject, ServerAddress, SwitchableSign,
+    UpstreamTls,
+};
 use crate::label::Label;
+use crate::policy::corroboration::Sign;
 use crate::policy::overrides::OverrideAction;
 
 /// Adds what is wrong to the document's problems.
@@ -36,9 +40,27 @@ pub fn warnings(config: &Config) -> Vec<String> {
     if config.bypass.trusted_networks.iter().any(|network| network.prefix_len() == 0) {
         warnings.push("bypass.trusted_networks holds the whole Internet: nothing is evaluated".to_owned());
     }
+    sign_warnings(&config.policy, &mut warnings);
     override_warnings(config, &mut warnings);
     tls_warnings(config, &mut warnings);
     warnings
+}
+
+/// Signs that are switched off where none would count, and all of them.
+fn sign_warnings(policy: &Policy, warnings: &mut Vec<String>) {
+    let counts = |sign| policy.signs.contains(&SwitchableSign(sign));
+    let off = Sign::SWITCHABLE.into_iter().filter(|sign| !counts(*sign));
+    // It counts under any policy.reject.
+    let off = off.filter(|sign| *sign != Sign::UnsignedEnd).count();
+    if off > 0 && policy.reject != Reject::Corroborated {
+        warnings.push(format!("policy.signs has no effect: policy.reject is \"{}\"", policy.reject));
+    } else if policy.signs.is_empty() {
+        warnings.push(
+            "policy.signs is empty, so that policy.reject = \"corroborated\" is much as \"always\", against RFC 9989 \
+             section 7.4"
+                .to_owned(),
+        );
+    }
 }
 
 /// Overrides that can never fit, fit no more, or let forgeries through.

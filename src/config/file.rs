@@ -9,10 +9,11 @@ use crate::config::document::{Document, Section};
 use crate::config::{
     Admin, AuthOffer, BareNewline, Bypass, ByteSize, Config, Discovery, Dns, Explain, Identity, Limits, ListUrl,
     Listener, ListenerTls, Log, LogFormat, LogLevel, Mailbox, Mode, OnTempError, OnUnusableFrom, OneOrMore, Override,
-    Policy, PublicSuffix, Reject, Reports, Results, Selection, Smtp, Spool, Store, Timeouts, Tls, Upstream,
-    UpstreamTls,
+    Policy, PublicSuffix, Reject, Reports, Results, Selection, Smtp, Spool, Store, SwitchableSign, Timeouts, Tls,
+    Upstream, UpstreamTls,
 };
 use crate::domain::Domain;
+use crate::policy::corroboration::Sign;
 use crate::policy::overrides::{Criteria, OverrideAction};
 use crate::store::{Location, Retention};
 
@@ -139,6 +140,7 @@ fn policy(section: &mut Section<'_>) -> Policy {
         defer_at_most: section.within("defer_at_most", minutes(4 * 60), SHORTEST..=minutes(7 * 24 * 60)),
         unusable_from: section.get("unusable_from", OnUnusableFrom::Reject),
         honor_pct: section.get("honor_pct", false),
+        signs: section.get("signs", Sign::SWITCHABLE.map(SwitchableSign).into()),
         discovery: section.get("discovery", Discovery::TreeWalk),
         exempt_recipients: section.get("exempt_recipients", exempt.into()),
         trusted_sealers: section.get("trusted_sealers", Vec::new()),

@@ -24,7 +24,8 @@ use crate::calendar::Date;
 pub use crate::config::document::{Line, Origin};
 pub use crate::config::problem::{Error, Problem};
 pub use crate::config::value::{
-    ByteSize, DnsServer, Host, ListUrl, Mailbox, OneOrMore, RecipientDomain, ServerAddress, parse_duration,
+    ByteSize, DnsServer, Host, ListUrl, Mailbox, OneOrMore, RecipientDomain, ServerAddress, SwitchableSign,
+    parse_duration,
 };
 pub use crate::dmarc::public_suffix::Discovery;
 use crate::domain::Domain;
@@ -127,6 +128,7 @@ pub struct Policy {
     pub defer_at_most: Duration,
     pub unusable_from: OnUnusableFrom,
     pub honor_pct: bool,
+    pub signs: Vec<SwitchableSign>,
     pub discovery: Discovery,
     pub exempt_recipients: Vec<Mailbox>,
     pub trusted_sealers: Vec<Domain>,

@@ -130,6 +130,7 @@ const KEYS: &[(&str, Takes)] = &[
     ("policy.defer_at_most", Takes::Reload),
     ("policy.unusable_from", Takes::Reload),
     ("policy.honor_pct", Takes::Reload),
+    ("policy.signs", Takes::Reload),
     ("policy.exempt_recipients", Takes::Reload),
     ("policy.trusted_sealers", Takes::Reload),
     ("policy.override.author_domain", Takes::Reload),

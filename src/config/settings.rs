@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use super::{Config, Host, Identity, Override, RecipientDomain, ServerAddress, UpstreamTls};
+use super::{Config, Host, Identity, Override, Policy, RecipientDomain, ServerAddress, SwitchableSign, UpstreamTls};
 use crate::calendar::{Date, SECONDS_PER_DAY};
 use crate::dns::resolver;
 use crate::listener::networks;
 use crate::message::header::AuthservIds;
 use crate::message::spool;
+use crate::policy::corroboration::Sign;
 use crate::policy::overrides::{Criteria, LocalOverride, OverrideAction};
 use crate::policy::{LocalPolicy, OverrideKind, Pct};
 use crate::session;
@@ -54,6 +55,12 @@ impl Override {
             note: self.note.as_str().into(),
             until: self.until.map(end),
         }
+    }
+}
+
+impl Policy {
+    fn ignored_signs(&self) -> Vec<Sign> {
+        Sign::SWITCHABLE.into_iter().filter(|sign| !self.signs.contains(&SwitchableSign(*sign))).collect()
     }
 }
 
@@ -247,6 +254,7 @@ impl Config {
             defer_at_most: self.policy.defer_at_most,
             unusable_from: self.policy.unusable_from,
             pct: if self.policy.honor_pct { Pct::Honored } else { Pct::Ignored },
+            ignored_signs: self.policy.ignored_signs(),
             trusted_sealers: self.policy.trusted_sealers.clone(),
             overrides: self.policy.overrides.iter().map(Override::local).collect(),
         }

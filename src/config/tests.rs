@@ -106,6 +106,17 @@ fn each_problem_is_named_with_line_key_value_and_what_is_allowed() {
             "2: policy.mode: \"enforced\" is not allowed; expected one of \"monitor\", \"tag\", \"enforce\"; did you \
              mean \"enforce\"?",
         ),
+        (
+            "[policy]\nsigns = [\"list_fields\", \"skipped_signature\"]\n",
+            "a sign that always counts",
+            "2: policy.signs: \"skipped_signature\" is not allowed; expected one of \"broken_signature\", \
+             \"unsigned_end\", \"list_fields\", \"arc_chain\"; skipped_signature is a bound of the gate's own",
+        ),
+        (
+            "[policy]\nsigns = [\"arc_undecided\"]\n",
+            "a sign that goes with another",
+            "2: policy.signs: \"arc_undecided\" is not allowed; expected one of",
+        ),
         ("[policy]\nmdoe = \"tag\"\n", "a key", "2: policy.mdoe: unknown key; did you mean policy.mode?"),
         ("[polcy]\nmode = \"tag\"\n", "a table", "1: polcy: unknown key; did you mean policy?"),
         ("message_size = \"1MiB\"\n", "a key at the top", "unknown key; did you mean limits.message_size?"),
@@ -216,6 +227,15 @@ fn what_is_probably_not_meant_is_said() {
         let text = format!("{quiet}tls = \"opportunistic\"\n{key}\n");
         assert!(warnings(&text).contains("with upstream.tls = \"opportunistic\" nothing is verified"), "{key}");
         assert_eq!(warnings(&text.replace("opportunistic", "required")), "", "{key}");
+    }
+    for (keys, expected) in [
+        ("signs = [\"list_fields\"]", ""),
+        ("signs = []", "policy.reject = \"corroborated\" is much as \"always\""),
+        ("signs = [\"unsigned_end\"]\nreject = \"always\"", "policy.signs has no effect: policy.reject is \"always\""),
+        ("signs = [\"broken_signature\", \"list_fields\", \"arc_chain\"]\nreject = \"always\"", ""),
+    ] {
+        let found = warnings(&format!("{quiet}[policy]\n{keys}\n"));
+        assert!(found.contains(expected) && found.is_empty() == expected.is_empty(), "{keys}: {found}");
     }
     assert!(warnings(&format!("{quiet}[tls]\ncertificate = \"/c\"\nkey = \"/k\"\n")).contains("every listener.tls"));
     assert!(warnings(&format!("{quiet}[bypass]\ntrusted_networks = [\"::/0\"]\n")).contains("whole Internet"));

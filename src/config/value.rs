@@ -15,6 +15,7 @@ use crate::dns::{NameServer, server};
 use crate::domain::Domain;
 use crate::label::Label;
 use crate::message::base64;
+use crate::policy::corroboration::Sign;
 use crate::store::{Location, LocationError};
 use crate::tls::Pin;
 
@@ -93,6 +94,10 @@ pub enum RecipientDomain {
     Domain(Domain),
 }
 
+/// One of the signs that can be switched off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SwitchableSign(pub Sign);
+
 /// Reads a string by `parse`.
 fn text<T>(
     value: &Spanned<DeValue<'_>>,
@@ -112,21 +117,47 @@ fn quoted(text: impl ToString) -> String {
 
 impl<L: Label> Setting for L {
     fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Fault>> {
-        let text = value.get_ref().as_str();
-        if let Some(label) = L::ALL.iter().find(|label| Some(label.as_str()) == text) {
-            return Ok(*label);
-        }
-        let words: Vec<String> = L::ALL.iter().map(|label| quoted(label.as_str())).collect();
-        let mut expected = format!("one of {}", words.join(", "));
-        if let Some(near) = text.and_then(|text| suggestion(text, L::ALL.iter().map(|label| label.as_str()))) {
-            expected.push_str(&format!("; did you mean {}?", quoted(near)));
-        }
-        Err(fault(value, expected))
+        one_of(value, L::ALL)
     }
 
     fn show(&self) -> String {
         quoted(self.as_str())
     }
+}
+
+impl Setting for SwitchableSign {
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Fault>> {
+        let mut read = one_of(value, &Sign::SWITCHABLE);
+        let why = match value.get_ref().as_str() {
+            Some("skipped_signature") => {
+                "; skipped_signature is a bound of the gate's own, for which nothing is ever refused: it always counts"
+            }
+            Some("arc_undecided") => "; arc_undecided goes with arc_chain",
+            _ => "",
+        };
+        if let Err(faults) = &mut read {
+            faults.iter_mut().for_each(|fault| fault.expected.push_str(why));
+        }
+        read.map(Self)
+    }
+
+    fn show(&self) -> String {
+        self.0.show()
+    }
+}
+
+/// Reads one of some labels.
+fn one_of<L: Label>(value: &Spanned<DeValue<'_>>, labels: &[L]) -> Result<L, Vec<Fault>> {
+    let text = value.get_ref().as_str();
+    if let Some(label) = labels.iter().find(|label| Some(label.as_str()) == text) {
+        return Ok(*label);
+    }
+    let words: Vec<String> = labels.iter().map(|label| quoted(label.as_str())).collect();
+    let mut expected = format!("one of {}", words.join(", "));
+    if let Some(near) = text.and_then(|text| suggestion(text, labels.iter().map(|label| label.as_str()))) {
+        expected.push_str(&format!("; did you mean {}?", quoted(near)));
+    }
+    Err(fault(value, expected))
 }
 
 impl Setting for ListUrl {

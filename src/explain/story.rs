@@ -149,6 +149,12 @@ impl Story {
         };
         self.line(&format!("  {mode}: {}{remark}", fate(decision)));
         self.fact("  rule", &decision.rule);
+        // Where nothing is refused, no sign could make a difference.
+        let ignored = decision.signs.iter().filter(|sign| decision.mode == "enforce" && !sign.counted);
+        let ignored: Vec<_> = ignored.map(|sign| sign.sign.replace('_', " ")).collect();
+        if !ignored.is_empty() {
+            self.fact("  not counted", &ignored.join(", "));
+        }
         decision.overrides.iter().for_each(|o| self.fact("  override", &format!("{}: {}", o.kind, o.comment)));
         if let Some(sealer) = &decision.voucher {
             self.fact("  vouched for", &format!("by {sealer} in the ARC chain"));

@@ -2,12 +2,15 @@
 //!
 //! RFC 9989 §7.4: a receiver MUST NOT reject solely on the basis of `p=reject`. What the gate has beside the policy is
 //! the absence of every trace that indirect mail flow leaves. A sign lowers reject to quarantine, never to pass, since
-//! anyone can forge each of them.
+//! anyone can forge each of them. Which of them count is the operator's to say (`policy.signs`), but for those that are a
+//! doubt of ours; what does not count is found and told all the same.
+
+use std::fmt;
 
 use crate::dmarc::alignment::Alignment;
 use crate::evaluation::{ArcResult, DkimOutput, DkimResult, DmarcOutput, Evaluation, KeySearch};
 use crate::label_enum;
-use crate::policy::OverrideKind;
+use crate::policy::{OverrideKind, Reject};
 
 label_enum! {
     /// One sign of indirect mail flow.
@@ -26,6 +29,39 @@ label_enum! {
         /// An ARC chain that might validate, had DNS answered: doubt never ends in a refusal.
         ArcUndecided = "arc_undecided",
     }
+}
+
+label_enum! {
+    /// How much a sign weighs under a policy.
+    pub enum Weight {
+        /// It keeps a message from being refused, however strict the operator.
+        Always = "always",
+        /// It does so under `reject = "corroborated"`.
+        Corroborates = "corroborates",
+        /// The operator has switched it off.
+        SwitchedOff = "switched_off",
+    }
+}
+
+label_enum! {
+    /// Whether a sign counts.
+    pub enum Counting {
+        /// A refusal becomes a mark for it.
+        Counted = "counted",
+        /// It is told and no more.
+        NotCounted = "not_counted",
+    }
+}
+
+/// A sign in a message, and what it weighs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FoundSign {
+    /// Which.
+    pub sign: Sign,
+    /// How much.
+    pub weight: Weight,
+    /// Whether it counts, by its weight and `policy.reject`.
+    pub counting: Counting,
 }
 
 /// The signs in a message for one of its author domains, in the order of [`Sign`].
@@ -56,7 +92,55 @@ pub fn signs(evaluation: &Evaluation, dmarc: &DmarcOutput) -> Vec<Sign> {
     signs
 }
 
+/// What the signs of a message weigh where `switched_off` are those of [`Sign::SWITCHABLE`] that don't count.
+///
+/// With `trusted_in_doubt` the chain whose keys could not be had is that of a sealer whose word would count: then nothing
+/// is refused for want of it, whatever is switched off.
+pub fn weigh(found: &[Sign], switched_off: &[Sign], reject: Reject, trusted_in_doubt: bool) -> Vec<FoundSign> {
+    let weigh = |sign: Sign| match (sign, sign.switch()) {
+        (_, None) => Weight::Always,
+        (Sign::ArcUndecided, _) if trusted_in_doubt => Weight::Always,
+        (_, Some(switch)) if switched_off.contains(&switch) => Weight::SwitchedOff,
+        (Sign::UnsignedEnd, _) => Weight::Always,
+        (_, Some(_)) => Weight::Corroborates,
+    };
+    let weighed = |sign: &Sign| {
+        let weight = weigh(*sign);
+        let counts = weight == Weight::Always || (weight == Weight::Corroborates && reject == Reject::Corroborated);
+        FoundSign { sign: *sign, weight, counting: if counts { Counting::Counted } else { Counting::NotCounted } }
+    };
+    found.iter().map(weighed).collect()
+}
+
+impl FoundSign {
+    /// Whether it counts.
+    pub fn counts(&self) -> bool {
+        self.counting == Counting::Counted
+    }
+}
+
+impl fmt::Display for FoundSign {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.counting {
+            Counting::Counted => write!(f, "{}", self.sign),
+            Counting::NotCounted => write!(f, "{} (not counted)", self.sign),
+        }
+    }
+}
+
 impl Sign {
+    /// Those that `policy.signs` may name.
+    pub const SWITCHABLE: [Self; 4] = [Self::BrokenSignature, Self::UnsignedEnd, Self::ListFields, Self::ArcChain];
+
+    /// Under which name `policy.signs` has it; none of a doubt of ours, which never ends in a refusal.
+    pub fn switch(self) -> Option<Self> {
+        match self {
+            Self::BrokenSignature | Self::UnsignedEnd | Self::ListFields | Self::ArcChain => Some(self),
+            Self::ArcUndecided => Some(Self::ArcChain),
+            Self::SkippedSignature => None,
+        }
+    }
+
     /// The reason for a report row.
     pub fn override_kind(self) -> OverrideKind {
         match self {

@@ -1,6 +1,6 @@
 //! Judges one author domain by the verdict table, and a From that names none.
 
-use super::corroboration::Sign;
+use super::corroboration::{FoundSign, Weight};
 use super::overrides::{LocalOverride, OverrideAction};
 use super::{
     Assessment, Circumstances, Decision, Disposition, LocalPolicy, Mark, Mode, OnTempError, OnUnusableFrom, Override,
@@ -17,7 +17,7 @@ pub(super) struct Judge<'a> {
     pub(super) circumstances: &'a Circumstances,
     pub(super) local: &'a LocalPolicy,
     pub(super) dmarc: &'a DmarcOutput,
-    pub(super) signs: &'a [Sign],
+    pub(super) signs: &'a [FoundSign],
     /// Who vouches for this author domain.
     pub(super) voucher: Option<&'a ArcSet>,
     /// Somebody might, if DNS gave the keys of the ARC chain.
@@ -167,19 +167,10 @@ impl Judge<'_> {
         Some((disposition, Rule::Override))
     }
 
-    /// Whether a sign keeps a message from being refused, however strict the operator: octets beyond an `l=` that covers
-    /// what the author's domain signed, a bound of ours, a trusted sealer whose key could not be had.
-    fn shields(&self, sign: Sign) -> bool {
-        match sign {
-            Sign::UnsignedEnd | Sign::SkippedSignature => true,
-            Sign::ArcUndecided => self.voucher_in_doubt,
-            Sign::BrokenSignature | Sign::ListFields | Sign::ArcChain => false,
-        }
-    }
-
-    /// What no strictness overrides: a sign of that kind, and that those who may complain are reachable.
+    /// What no strictness overrides: a sign that always counts (octets beyond an `l=` that covers what the author's domain
+    /// signed, a bound of ours, a trusted sealer whose key could not be had), and that those who may complain are reachable.
     fn shield(&self) -> Option<(OverrideKind, &'static str, Rule)> {
-        if let Some(sign) = self.signs.iter().find(|sign| self.shields(**sign)) {
+        if let Some(FoundSign { sign, .. }) = self.signs.iter().find(|found| found.weight == Weight::Always) {
             return Some((sign.override_kind(), sign.comment(), Rule::IndirectFlow));
         }
         let comment = "mail to these recipients is never refused";
@@ -197,10 +188,9 @@ impl Judge<'_> {
             }
             Reject::Corroborated | Reject::Always => {}
         }
-        let counts = |sign: &&Sign| self.local.reject == Reject::Corroborated || self.shields(**sign);
-        let signs: Vec<&Sign> = self.signs.iter().filter(counts).collect();
-        if !signs.is_empty() {
-            signs.iter().for_each(|sign| because(sign.override_kind(), sign.comment()));
+        let mut counted = self.signs.iter().filter(|found| found.counts()).peekable();
+        if counted.peek().is_some() {
+            counted.for_each(|found| because(found.sign.override_kind(), found.sign.comment()));
             return (Disposition::Tag(Mark::Quarantine), Rule::IndirectFlow);
         }
         match self.shield() {

@@ -20,7 +20,7 @@ use crate::domain::Domain;
 use crate::evaluation::{ArcSet, DmarcOutput, Evaluation};
 use crate::label_enum;
 use crate::message::author::Author;
-use crate::policy::corroboration::{Sign, signs};
+use crate::policy::corroboration::{FoundSign, Sign, signs, weigh};
 use crate::policy::trusted_sealer::{may_be_vouched_for, voucher};
 
 label_enum! {
@@ -194,6 +194,8 @@ pub struct LocalPolicy {
     pub unusable_from: OnUnusableFrom,
     /// Whether `pct` counts.
     pub pct: Pct,
+    /// Which of [`Sign::SWITCHABLE`] don't count.
+    pub ignored_signs: Vec<Sign>,
     /// Whose word in an ARC chain counts: domains of seals (`d=`), each for itself.
     pub trusted_sealers: Vec<Domain>,
     /// What the operator knows better, in the order in which it is tried.
@@ -273,8 +275,8 @@ pub struct Decision {
     pub deciding: Option<usize>,
     /// One for each author domain, in the order of `Evaluation::dmarc`.
     pub assessments: Vec<Assessment>,
-    /// Signs of indirect mail flow, whether or not they counted.
-    pub signs: Vec<Sign>,
+    /// Signs of indirect mail flow for the author domain that decided, whether or not they count.
+    pub signs: Vec<FoundSign>,
 }
 
 /// Decides by the verdict table.
@@ -285,12 +287,17 @@ pub fn decide(evaluation: &Evaluation, circumstances: &Circumstances, local: &Lo
     if let Author::Unusable(_) = evaluation.author {
         return unusable_from(circumstances, local);
     }
-    let signs_of: Vec<Vec<Sign>> = evaluation.dmarc.iter().map(|dmarc| signs(evaluation, dmarc)).collect();
-    let judge = |(index, (dmarc, signs)): (usize, (&DmarcOutput, &Vec<Sign>))| {
+    let may_be_vouched =
+        |dmarc: &DmarcOutput| may_be_vouched_for(&evaluation.arc, &local.trusted_sealers, &dmarc.author_domain);
+    let signs_of = |dmarc: &DmarcOutput| {
+        weigh(&signs(evaluation, dmarc), &local.ignored_signs, local.reject, may_be_vouched(dmarc))
+    };
+    let signs_of: Vec<Vec<FoundSign>> = evaluation.dmarc.iter().map(signs_of).collect();
+    let judge = |(index, (dmarc, signs)): (usize, (&DmarcOutput, &Vec<FoundSign>))| {
         let in_doubt_for = circumstances.in_doubt_for.get(index).copied().flatten();
         let voucher = voucher(&evaluation.arc, &local.trusted_sealers, &dmarc.author_domain);
         let fitting = first_that_fits(&local.overrides, evaluation, dmarc, circumstances);
-        let voucher_in_doubt = may_be_vouched_for(&evaluation.arc, &local.trusted_sealers, &dmarc.author_domain);
+        let voucher_in_doubt = may_be_vouched(dmarc);
         Judge { circumstances, local, dmarc, signs, voucher, voucher_in_doubt, fitting, in_doubt_for }.assess()
     };
     let mut assessments: Vec<Assessment> = evaluation.dmarc.iter().zip(&signs_of).enumerate().map(judge).collect();
@@ -316,6 +323,7 @@ impl Default for LocalPolicy {
             defer_at_most: Duration::from_secs(4 * 3600),
             unusable_from: OnUnusableFrom::Reject,
             pct: Pct::Ignored,
+            ignored_signs: Vec::new(),
             trusted_sealers: Vec::new(),
             overrides: Vec::new(),
         }

@@ -66,6 +66,7 @@ const DEFAULT: LocalPolicy = LocalPolicy {
     defer_at_most: Duration::from_secs(4 * 3600),
     unusable_from: OnUnusableFrom::Reject,
     pct: Pct::Ignored,
+    ignored_signs: Vec::new(),
     trusted_sealers: Vec::new(),
     overrides: Vec::new(),
 };
@@ -353,7 +354,8 @@ fn signs_of_indirect_flow() {
         let facts = Evaluation { dkim: vec![signature(result, key_found)], ..evaluation(vec![output]) };
         let done = [Reject::Corroborated, Reject::Always].map(|reject| {
             let decision = decide(&facts, &ORDINARY, &LocalPolicy { reject, ..DEFAULT });
-            assert_eq!(decision.signs, signs(&facts, &facts.dmarc[0]), "{name}");
+            let found: Vec<Sign> = decision.signs.iter().map(|found| found.sign).collect();
+            assert_eq!(found, signs(&facts, &facts.dmarc[0]), "{name}");
             letter(decision.disposition)
         });
         assert_eq!(String::from_iter(done), expected, "{name}");
@@ -369,6 +371,98 @@ fn signs_of_indirect_flow() {
     facts.list_fields = true;
     facts.arc.result = ArcResult::Fail;
     assert_eq!(signs(&facts, &facts.dmarc[0]), [Sign::ListFields], "an ARC chain that fails is no sign");
+}
+
+#[test]
+fn signs_that_are_switched_off_are_told_and_do_not_count() {
+    // A message with this sign alone; by `reject`: corroborated, always, never. With all on, with this one off, with all
+    // others off. `trusted` is whether the chain is that of a trusted sealer.
+    let rows = [
+        (Sign::BrokenSignature, false, "qXr", "XXr", "qXr"),
+        (Sign::UnsignedEnd, false, "qqr", "XXr", "qqr"),
+        (Sign::SkippedSignature, false, "qqr", "qqr", "qqr"),
+        (Sign::ListFields, false, "qXr", "XXr", "qXr"),
+        (Sign::ArcChain, false, "qXr", "XXr", "qXr"),
+        (Sign::ArcUndecided, false, "qXr", "XXr", "qXr"),
+        (Sign::ArcUndecided, true, "qqr", "qqr", "qqr"),
+    ];
+    for (sign, trusted, all_on, off, others_off) in rows {
+        let switch = if sign == Sign::ArcUndecided { Sign::ArcChain } else { sign };
+        let off_alone = Sign::SWITCHABLE.into_iter().filter(|one| *one == switch).collect::<Vec<_>>();
+        let others = Sign::SWITCHABLE.into_iter().filter(|one| *one != switch).collect::<Vec<_>>();
+        for (ignored_signs, expected) in [(Vec::new(), all_on), (off_alone, off), (others, others_off)] {
+            let found = Reject::ALL.iter().map(|reject| {
+                let trusted_sealers = if trusted { vec![domain("list.example")] } else { Vec::new() };
+                // Else a chain that trusted sealers could vouch for defers.
+                let on_temperror = OnTempError::Pass;
+                let local = LocalPolicy {
+                    reject: *reject,
+                    on_temperror,
+                    ignored_signs: ignored_signs.clone(),
+                    trusted_sealers,
+                    ..DEFAULT
+                };
+                let decision = decide(&with_sign(sign), &ORDINARY, &local);
+                let [found] = decision.signs[..] else { panic!("{sign}: {:?}", decision.signs) };
+                assert_eq!(found.sign, sign);
+                let kept = letter(decision.disposition) == 'q';
+                assert!(*reject == Reject::Never || found.counts() == kept, "{sign} {reject} {ignored_signs:?}");
+                assert_eq!(decision.rule == Rule::IndirectFlow, kept, "{sign} {reject} {ignored_signs:?}");
+                letter(decision.disposition)
+            });
+            assert_eq!(
+                found.collect::<String>(),
+                expected,
+                "{sign}, trusted sealer: {trusted}, off: {ignored_signs:?}"
+            );
+        }
+    }
+}
+
+/// A failure under p=reject with one sign; a chain is `list.example`'s, and vouches for the author.
+fn with_sign(sign: Sign) -> Evaluation {
+    let failing = dmarc("example.org", "fail", "p=reject");
+    let signed = |result| Evaluation {
+        dkim: vec![signature(result, "example.org")],
+        ..evaluation(vec![DmarcOutput { dkim_alignment: vec![Alignment::Strict], ..failing.clone() }])
+    };
+    let unsigned = || evaluation(vec![failing.clone()]);
+    let vouching = chain("list.example", "example.org");
+    match sign {
+        Sign::BrokenSignature => signed(DkimResult::Fail),
+        Sign::UnsignedEnd => signed(DkimResult::Policy),
+        Sign::SkippedSignature => {
+            evaluation(vec![DmarcOutput { dkim_skipped_may_be_aligned: true, ..failing.clone() }])
+        }
+        Sign::ListFields => Evaluation { list_fields: true, ..unsigned() },
+        Sign::ArcChain => Evaluation { arc: vouching, ..unsigned() },
+        Sign::ArcUndecided => {
+            let ArcOutput { sets: unverified, .. } = vouching;
+            let arc = ArcOutput { result: ArcResult::TempError, sets: Vec::new(), unverified, reason: "" };
+            Evaluation { arc, ..unsigned() }
+        }
+    }
+}
+
+#[test]
+fn an_override_refuses_in_spite_of_a_sign_that_is_switched_off_alone() {
+    let rejects = LocalPolicy { overrides: vec![one_override(OverrideAction::Reject)], ..DEFAULT };
+    let off = LocalPolicy { ignored_signs: vec![Sign::UnsignedEnd], ..rejects.clone() };
+    assert_eq!(decide(&with_sign(Sign::UnsignedEnd), &ORDINARY, &rejects).rule, Rule::IndirectFlow);
+    assert_eq!(decide(&with_sign(Sign::UnsignedEnd), &ORDINARY, &off).rule, Rule::Override);
+    let all = LocalPolicy { ignored_signs: Sign::SWITCHABLE.into(), ..rejects };
+    assert_eq!(decide(&with_sign(Sign::SkippedSignature), &ORDINARY, &all).rule, Rule::IndirectFlow);
+}
+
+#[test]
+fn one_sign_that_counts_is_enough_and_the_only_reason() {
+    let facts = Evaluation { list_fields: true, ..with_sign(Sign::BrokenSignature) };
+    let local = LocalPolicy { ignored_signs: vec![Sign::BrokenSignature], ..DEFAULT };
+    let decision = decide(&facts, &ORDINARY, &local);
+    assert_eq!(decision.rule, Rule::IndirectFlow);
+    assert_eq!(decision.overrides().iter().map(|o| o.kind).collect::<Vec<_>>(), [OverrideKind::MailingList]);
+    let told: Vec<String> = decision.signs.iter().map(ToString::to_string).collect();
+    assert_eq!(told, ["broken_signature (not counted)", "list_fields"]);
 }
 
 /// A chain of one set, in which `sealer` says that DMARC passes for `author`.
@@ -482,7 +576,7 @@ fn a_signature_beyond_our_bound_is_never_refused_for() {
     let facts = Evaluation { dkim_skipped: 1, ..evaluation(vec![left_out]) };
     for (reject, expected) in [(Reject::Corroborated, 'q'), (Reject::Always, 'q'), (Reject::Never, 'r')] {
         let decision = decide(&facts, &ORDINARY, &LocalPolicy { reject, ..DEFAULT });
-        assert_eq!((letter(decision.disposition), &*decision.signs), (expected, &[Sign::SkippedSignature][..]));
+        assert_eq!((letter(decision.disposition), decision.signs[0].sign), (expected, Sign::SkippedSignature));
     }
     let of_others = Evaluation { dkim_skipped: 9, ..evaluation(vec![dmarc("example.org", "fail", "p=reject")]) };
     assert_eq!(letter(decide(&of_others, &ORDINARY, &DEFAULT).disposition), 'X');

@@ -5,8 +5,9 @@ use super::state::Parting;
 use crate::dmarc::public_suffix::Agreement;
 use crate::evaluation::{ArcResult, DkimResult, DmarcResult};
 use crate::label_enum;
-use crate::metrics::{Family, Histogram, IntCounter, IntGauge, Registry};
+use crate::metrics::{Family, Histogram, IntCounter, IntGauge, Pairs, Registry};
 use crate::policy::Rule;
+use crate::policy::corroboration::{Counting, Sign};
 use crate::spf::SpfResult;
 
 label_enum! {
@@ -123,6 +124,8 @@ pub struct Metrics {
     pub guarded: IntCounter,
     /// Evaluated messages by the rule that decided.
     pub rules: Family<Rule>,
+    /// Signs of indirect flow in failing messages, by whether they count.
+    pub signs: Pairs<Sign, Counting>,
     /// Author domains by DMARC result.
     pub dmarc: Family<DmarcResult>,
     /// Author domains with a policy by whether tree walk and list agree on the organizational domain.
@@ -175,6 +178,11 @@ impl Metrics {
                 "Recipients refused because neither the upstream nor the configuration guards against relaying to them.",
             ),
             rules: registry.family("dmarcgate_decisions_total", "Evaluated messages.", "rule"),
+            signs: registry.pairs(
+                "dmarcgate_signs_total",
+                "Signs of indirect mail flow in messages that fail DMARC; not_counted by policy.signs or policy.reject.",
+                ["sign", "counting"],
+            ),
             dmarc: registry.family("dmarcgate_dmarc_results_total", "Author domains evaluated.", "result"),
             discovery: registry.family(
                 "dmarcgate_dmarc_discovery_total",

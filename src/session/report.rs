@@ -10,7 +10,7 @@ use super::transaction::{AnsweredBy, Ending, Transaction, epoch_seconds};
 use crate::action::Action;
 use crate::domain::Domain;
 use crate::envelope::{Envelope, Hello};
-use crate::evaluation::{ArcSet, Evaluation};
+use crate::evaluation::{ArcSet, DmarcResult, Evaluation};
 use crate::explain::{Case, Letter};
 use crate::label::Label;
 use crate::message::author::Author;
@@ -96,6 +96,10 @@ impl Session {
         }
         let Some(Verdict { evaluation, decision, .. }) = &ending.verdict else { return };
         metrics.rules.inc(decision.rule);
+        let deciding = decision.deciding.and_then(|index| evaluation.dmarc.get(index));
+        if deciding.is_some_and(|dmarc| dmarc.result == DmarcResult::Fail) {
+            decision.signs.iter().for_each(|found| metrics.signs.inc(found.sign, found.counting));
+        }
         metrics.spf.inc(evaluation.spf.result);
         evaluation.spf_helo.iter().for_each(|helo| metrics.spf_helo.inc(helo.result));
         metrics.arc.inc(evaluation.arc.result);

@@ -45,7 +45,7 @@ async fn explain(world: &World, id: &str, more: &[&str]) -> Output {
 }
 
 /// The story of a message, once it is written.
-async fn story(world: &World, id: &str) -> String {
+pub async fn story(world: &World, id: &str) -> String {
     let count = "dmarcgate_store_explanations_written_total";
     let pending = |output: &Output| String::from_utf8_lossy(&output.stderr).contains("nothing is kept");
     let mut output = explain(world, id, &[]).await;

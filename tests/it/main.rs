@@ -36,6 +36,7 @@ mod rfc9989;
 mod rows;
 mod session;
 mod signed;
+mod signs;
 mod smuggling;
 mod source;
 mod spf;

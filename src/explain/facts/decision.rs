@@ -35,6 +35,9 @@ pub struct Decision {
     /// For each author domain: the policy that applies, after `t` and `pct`.
     pub policies: Vec<Option<Word>>,
     pub mark: Option<Word>,
+    /// Signs of indirect mail flow for the author domain that decided.
+    #[serde(default)]
+    pub signs: Vec<Sign>,
     /// Why a failing message is treated otherwise than published.
     pub overrides: Vec<Override>,
     /// With rule `trusted_sealer`: whose word counted.
@@ -45,6 +48,13 @@ pub struct Decision {
     pub header_lines: Vec<String>,
     /// How many incoming fields are removed.
     pub removed_fields: usize,
+}
+
+/// One sign of indirect mail flow, and whether it counts by `policy.signs` and `policy.reject`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sign {
+    pub sign: Word,
+    pub counted: bool,
 }
 
 /// One reason for a treatment that was not published.
@@ -64,6 +74,7 @@ impl Decision {
             Action::Reject(text) | Action::Defer(text) => (Some(one_line(&verdict::reply(text))), Vec::new(), 0),
         };
         let overrides = decision.overrides().iter();
+        let signs = decision.signs.iter().map(|found| Sign { sign: named(found.sign), counted: found.counts() });
         Self {
             mode: named(decision.mode),
             reject: named(reject),
@@ -75,6 +86,7 @@ impl Decision {
                 Disposition::Tag(mark) => Some(named(mark)),
                 Disposition::Accept | Disposition::Defer | Disposition::Refuse => None,
             },
+            signs: signs.collect(),
             overrides: overrides.map(|o| Override { kind: named(o.kind), comment: o.comment.clone() }).collect(),
             voucher: decision.deciding_assessment().and_then(|a| a.voucher.as_ref()).map(|set| set.sealer.to_string()),
             reply,

@@ -37,6 +37,7 @@ pub fn authentication_results(input: &[u8]) {
         defer_at_most: Duration::from_secs(4 * 3600),
         unusable_from: OnUnusableFrom::Tag,
         pct: Pct::Ignored,
+        ignored_signs: Vec::new(),
         trusted_sealers: Vec::new(),
         overrides: Vec::new(),
     };
