@@ -137,14 +137,14 @@ fn relay_guard(config: &Config, document: &Document<'_>) {
 
 /// TLS that nothing could be shown for, or that is demanded where it is not offered.
 fn listeners(config: &Config, document: &Document<'_>) {
-    for listener in &config.listeners {
+    for (place, listener) in config.listeners.iter().enumerate() {
         if listener.tls != ListenerTls::Off && config.tls.certificate.0.is_empty() {
             let message = format!("\"{}\" needs tls.certificate and tls.key; without them only \"off\"", listener.tls);
-            document.problem("listener.tls", &message);
+            document.problem_in(place, "listener.tls", &message);
         }
         if listener.require_tls && listener.tls != ListenerTls::StartTls {
             let message = format!("goes with tls = \"starttls\" alone; here it is \"{}\"", listener.tls);
-            document.problem("listener.require_tls", &message);
+            document.problem_in(place, "listener.require_tls", &message);
         }
     }
 }
@@ -152,10 +152,10 @@ fn listeners(config: &Config, document: &Document<'_>) {
 /// Two listeners, or listener and admin, on one address; an upstream that is ourselves.
 fn addresses(config: &Config, document: &Document<'_>) {
     let mut seen = BTreeSet::new();
-    for listener in config.listeners.iter().filter(|listener| listener.address.port() != 0) {
+    for (place, listener) in config.listeners.iter().enumerate().filter(|(_, listener)| listener.address.port() != 0) {
         if !seen.insert(listener.address) {
             let message = format!("{} is used by another listener, too", listener.address);
-            document.problem("listener.address", &message);
+            document.problem_in(place, "listener.address", &message);
         }
         if let Some(server) = config.upstream.servers.iter().find(|server| is_own(server, listener.address)) {
             document.problem("upstream.servers", &format!("{server} is a listener of this gate: mail would loop"));

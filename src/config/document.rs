@@ -27,16 +27,18 @@ pub struct Findings {
     problems: RefCell<Vec<(usize, Problem)>>,
     unknown: RefCell<Vec<(usize, String)>>,
     lines: RefCell<Vec<Line>>,
-    /// Where a key's value begins.
-    places: RefCell<BTreeMap<String, usize>>,
+    /// Where a key's value begins: by path and which of several tables around it.
+    places: RefCell<BTreeMap<(String, usize), usize>>,
 }
 
 /// One key of the effective configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
-    /// The table: `policy`, `listener`, or empty for the top.
+    /// The table: `policy`, `listener`, `listener.policy`, or empty for the top.
     pub table: &'static str,
-    /// Which of several tables of that name, from 0.
+    /// Which of several tables `[[...]]` the outermost one around the key is, from 0.
+    pub outer: usize,
+    /// Which of several tables of that name inside the outermost, from 0.
     pub instance: usize,
     /// The key within it.
     pub key: &'static str,
@@ -53,6 +55,8 @@ pub enum Origin {
     Default,
     /// The file.
     File,
+    /// The table of that name, which holds for all that say nothing else.
+    General(&'static str),
 }
 
 /// One table of the document, or the absence of it.
@@ -60,10 +64,13 @@ pub struct Section<'a> {
     text: &'a str,
     found: &'a Findings,
     name: &'static str,
+    outer: usize,
     instance: usize,
     /// Where its first line is; none if it isn't in the file.
     place: Option<usize>,
     table: Option<&'a DeTable<'a>>,
+    /// The table whose values hold for keys that aren't set here; none: the built-in defaults do.
+    general: Option<&'static str>,
     asked: Vec<&'static str>,
 }
 
@@ -96,12 +103,7 @@ impl<'a> Document<'a> {
 
     /// Reads the table `name`, there or not.
     pub fn table<T>(&'a self, name: &'static str, read: impl FnOnce(&mut Section<'a>) -> T) -> T {
-        let value = self.root.get(name);
-        let table = value.and_then(|value| value.get_ref().as_table());
-        if let (Some(value), None) = (value, table) {
-            self.found.problem(value.span().start, name, &format!("expected a table [{name}]"));
-        }
-        self.section(name, 0, value.map(|value| value.span().start), table).read(read)
+        self.section("", 0, Some(0), Some(&self.root)).table(name, name, None, read)
     }
 
     /// Reads each of the tables `[[name]]`.
@@ -123,13 +125,21 @@ impl<'a> Document<'a> {
 
     /// Adds a problem that lies in how several keys stand to each other; `key` is the full path of one of them.
     pub fn problem(&self, key: &str, message: &str) {
-        let place = self.found.places.borrow().get(key).copied();
+        self.problem_in(0, key, message);
+    }
+
+    /// As [`problem`](Self::problem), with a key inside one of several tables `[[...]]`, counted from 0.
+    pub fn problem_in(&self, outer: usize, key: &str, message: &str) {
+        let place = self.found.places.borrow().get(&(key.to_owned(), outer)).copied();
         self.found.problem(place.unwrap_or(NOWHERE), key, message);
     }
 
-    /// The effective configuration, in the order of reading, and everything that is wrong, in the order of the file.
-    pub fn finish(self) -> (Vec<Line>, Vec<Problem>) {
-        let lines = self.found.lines.into_inner();
+    /// The effective configuration, its tables in the order `tables`, and everything that is wrong, in the order of the
+    /// file.
+    pub fn finish(self, tables: &[&str]) -> (Vec<Line>, Vec<Problem>) {
+        let mut lines = self.found.lines.into_inner();
+        // Keys at the top are in no table, and come first; what is inside a table stays in the order of reading.
+        lines.sort_by_key(|line| tables.iter().position(|table| *table == outermost(line.table)));
         let mut problems = self.found.problems.into_inner();
         for (place, key) in self.found.unknown.into_inner() {
             problems.push((place, Problem { line: None, message: unknown_key(&key, &lines), key }));
@@ -148,7 +158,8 @@ impl<'a> Document<'a> {
         place: Option<usize>,
         table: Option<&'a DeTable<'a>>,
     ) -> Section<'a> {
-        Section { text: self.text, found: &self.found, name, instance, place, table, asked: Vec::new() }
+        let (text, found, outer) = (self.text, &self.found, instance);
+        Section { text, found, name, outer, instance, place, table, general: None, asked: Vec::new() }
     }
 }
 
@@ -187,6 +198,25 @@ impl<'a> Section<'a> {
         self.optional(key)
     }
 
+    /// Reads the table `[this.key]`, whose full name is `name`, there or not. What isn't set in it holds as in the table
+    /// `general`, if one is named.
+    pub fn table<T>(
+        &mut self,
+        key: &'static str,
+        name: &'static str,
+        general: Option<&'static str>,
+        read: impl FnOnce(&mut Section<'a>) -> T,
+    ) -> T {
+        self.asked.push(key);
+        let value = self.entry(key);
+        let table = value.and_then(|value| value.get_ref().as_table());
+        if let (Some(value), None) = (value, table) {
+            self.found.problem(value.span().start, name, &format!("expected a table [{name}]"));
+        }
+        let place = value.map(|value| value.span().start);
+        Section { general, ..self.inner(name, 0, place, table) }.read(read)
+    }
+
     /// Reads each of the tables `[[this.key]]`, whose full name is `name`.
     pub fn tables<T>(&mut self, key: &'static str, name: &'static str, read: impl Fn(&mut Section<'a>) -> T) -> Vec<T> {
         self.asked.push(key);
@@ -196,17 +226,8 @@ impl<'a> Section<'a> {
         if value.get_ref().as_array().is_none_or(|array| array.len() > tables.len()) {
             self.problem(key, &format!("expected tables [[{name}]]"));
         }
-        let (text, found) = (self.text, self.found);
-        let section = |(instance, (place, table))| Section {
-            text,
-            found,
-            name,
-            instance,
-            place: Some(place),
-            table: Some(table),
-            asked: Vec::new(),
-        };
-        tables.into_iter().enumerate().map(section).map(|section| section.read(&read)).collect()
+        let each = tables.into_iter().enumerate();
+        each.map(|(i, (place, table))| self.inner(name, i, Some(place), Some(table)).read(&read)).collect()
     }
 
     /// Adds a problem with the table as a whole.
@@ -225,6 +246,18 @@ impl<'a> Section<'a> {
         self.entry(key).is_some()
     }
 
+    /// A table inside this one.
+    fn inner(
+        &self,
+        name: &'static str,
+        instance: usize,
+        place: Option<usize>,
+        table: Option<&'a DeTable<'a>>,
+    ) -> Section<'a> {
+        let (text, found, outer) = (self.text, self.found, self.outer);
+        Section { text, found, name, outer, instance, place, table, general: None, asked: Vec::new() }
+    }
+
     /// Reads by `read`, then notes which keys of the table nobody asked for.
     fn read<T>(mut self, read: impl FnOnce(&mut Self) -> T) -> T {
         let result = read(&mut self);
@@ -240,7 +273,7 @@ impl<'a> Section<'a> {
     fn value<T: Setting>(&mut self, key: &'static str) -> Option<T> {
         self.asked.push(key);
         let value = self.entry(key)?;
-        self.found.places.borrow_mut().insert(self.path(key), value.span().start);
+        self.found.places.borrow_mut().insert((self.path(key), self.outer), value.span().start);
         match T::read(value) {
             Ok(value) => Some(value),
             Err(faults) => {
@@ -261,10 +294,15 @@ impl<'a> Section<'a> {
     fn note<T: Setting>(&self, key: &'static str, value: Option<&T>, in_file: bool) {
         self.found.lines.borrow_mut().push(Line {
             table: self.name,
+            outer: self.outer,
             instance: self.instance,
             key,
             value: value.map(T::show),
-            origin: if in_file { Origin::File } else { Origin::Default },
+            origin: match self.general {
+                _ if in_file => Origin::File,
+                Some(general) => Origin::General(general),
+                None => Origin::Default,
+            },
         });
     }
 
@@ -290,15 +328,20 @@ impl Line {
 /// Says that a key is unknown, and which known one may have been meant: one like it in the same table, else the same
 /// key in another table.
 fn unknown_key(path: &str, lines: &[Line]) -> String {
-    let (table, key) = path.split_once('.').unwrap_or(("", path));
+    let (table, key) = path.rsplit_once('.').unwrap_or(("", path));
     let beside = lines.iter().filter(|line| line.table == table).map(|line| line.key);
-    let tables = lines.iter().map(|line| line.table).filter(|name| table.is_empty() && !name.is_empty());
+    let tables = lines.iter().map(|line| outermost(line.table)).filter(|name| table.is_empty() && !name.is_empty());
     let near = suggestion(key, beside.chain(tables)).map(|key| join(table, key));
     let elsewhere = || lines.iter().find(|line| line.key == key).map(Line::path);
     match near.or_else(elsewhere) {
         Some(known) => format!("unknown key; did you mean {known}?"),
         None => "unknown key".to_owned(),
     }
+}
+
+/// The table at the top that a table is, or lies in.
+fn outermost(table: &str) -> &str {
+    table.split('.').next().unwrap_or(table)
 }
 
 fn join(table: &str, key: &str) -> String {

@@ -133,18 +133,40 @@ fn dns(section: &mut Section<'_>) -> Dns {
 
 fn policy(section: &mut Section<'_>) -> Policy {
     let exempt = ["postmaster", "abuse"].map(|name| Mailbox { local_part: name.to_owned(), domain: None });
+    let built_in = Policy {
+        mode: Mode::Enforce,
+        reject: Reject::Corroborated,
+        on_temperror: OnTempError::DeferIfItMatters,
+        defer_at_most: minutes(4 * 60),
+        unusable_from: OnUnusableFrom::Reject,
+        honor_pct: false,
+        signs: Sign::SWITCHABLE.map(SwitchableSign).into(),
+        discovery: Discovery::TreeWalk,
+        exempt_recipients: exempt.into(),
+        trusted_sealers: Vec::new(),
+        overrides: Vec::new(),
+    };
+    let keys = policy_keys(section, &built_in);
+    let discovery = section.get("discovery", built_in.discovery);
+    Policy { discovery, overrides: section.tables("override", OVERRIDE, read_override), ..keys }
+}
+
+/// The keys that say what is done with a message, wherever they stand, without tables of overrides; what isn't set is as in
+/// `general`.
+fn policy_keys(section: &mut Section<'_>, general: &Policy) -> Policy {
+    let longest = minutes(7 * 24 * 60);
     Policy {
-        mode: section.get("mode", Mode::Enforce),
-        reject: section.get("reject", Reject::Corroborated),
-        on_temperror: section.get("on_temperror", OnTempError::DeferIfItMatters),
-        defer_at_most: section.within("defer_at_most", minutes(4 * 60), SHORTEST..=minutes(7 * 24 * 60)),
-        unusable_from: section.get("unusable_from", OnUnusableFrom::Reject),
-        honor_pct: section.get("honor_pct", false),
-        signs: section.get("signs", Sign::SWITCHABLE.map(SwitchableSign).into()),
-        discovery: section.get("discovery", Discovery::TreeWalk),
-        exempt_recipients: section.get("exempt_recipients", exempt.into()),
-        trusted_sealers: section.get("trusted_sealers", Vec::new()),
-        overrides: section.tables("override", OVERRIDE, read_override),
+        mode: section.get("mode", general.mode),
+        reject: section.get("reject", general.reject),
+        on_temperror: section.get("on_temperror", general.on_temperror),
+        defer_at_most: section.within("defer_at_most", general.defer_at_most, SHORTEST..=longest),
+        unusable_from: section.get("unusable_from", general.unusable_from),
+        honor_pct: section.get("honor_pct", general.honor_pct),
+        signs: section.get("signs", general.signs.clone()),
+        discovery: general.discovery,
+        exempt_recipients: section.get("exempt_recipients", general.exempt_recipients.clone()),
+        trusted_sealers: section.get("trusted_sealers", general.trusted_sealers.clone()),
+        overrides: general.overrides.clone(),
     }
 }
 
@@ -319,12 +341,17 @@ const fn minutes(n: u64) -> Duration {
     Duration::from_secs(n * 60)
 }
 
+/// Whether there may be several tables of a name.
+pub fn is_repeated(table: &str) -> bool {
+    table == LISTENER || table.ends_with(".override")
+}
+
 /// The table of which there may be several.
 pub const LISTENER: &str = "listener";
 /// The name of the tables of overrides.
-pub const OVERRIDE: &str = "policy.override";
-/// All tables; a name that is missing here would be refused as an unknown key, which the test of the reference shows.
-const TABLES: &[&str] = &[
+const OVERRIDE: &str = "policy.override";
+/// All tables, in the order of the reference; a name that is missing here would be refused as an unknown key, which the test of the reference shows.
+pub const TABLES: &[&str] = &[
     LISTENER,
     "tls",
     "upstream",

@@ -336,7 +336,7 @@ impl Config {
         let document = document::Document::parse(text)?;
         let config = file::read(&document);
         check::check(&config, &document);
-        let (lines, problems) = document.finish();
+        let (lines, problems) = document.finish(file::TABLES);
         if problems.is_empty() { Ok(Loaded { config, lines }) } else { Err(problems) }
     }
 
@@ -357,24 +357,32 @@ impl Config {
 }
 
 impl Loaded {
-    /// The effective configuration as TOML, each value that isn't in the file marked as a default.
+    /// The effective configuration as TOML, each value that isn't in the file marked with where it comes from. Tables
+    /// that only repeat a general one are left out.
     pub fn to_toml(&self) -> String {
         let mut text = String::new();
-        let mut current = ("", 0);
-        for line in &self.lines {
-            if (line.table, line.instance) != current {
-                current = (line.table, line.instance);
+        let place = |line: &Line| (line.table, line.outer, line.instance);
+        for lines in self.lines.chunk_by(|a, b| place(a) == place(b)) {
+            if lines.iter().all(|line| matches!(line.origin, Origin::General(_))) {
+                continue;
+            }
+            for (number, line) in lines.iter().enumerate() {
                 // Writing to a string can't fail.
                 let _ = match line.table {
-                    file::LISTENER | file::OVERRIDE => writeln!(text, "\n[[{}]]", line.table),
+                    _ if number > 0 => Ok(()),
+                    "" => Ok(()),
+                    table if file::is_repeated(table) => writeln!(text, "\n[[{table}]]"),
                     table => writeln!(text, "\n[{table}]"),
                 };
+                let _ = match (&line.value, line.origin) {
+                    (Some(value), Origin::File) => writeln!(text, "{} = {value}", line.key),
+                    (Some(value), Origin::Default) => writeln!(text, "{} = {value}  # default", line.key),
+                    (Some(value), Origin::General(table)) => {
+                        writeln!(text, "{} = {value}  # as in [{table}]", line.key)
+                    }
+                    (None, _) => writeln!(text, "# {} is not set", line.key),
+                };
             }
-            let _ = match (&line.value, line.origin) {
-                (Some(value), Origin::File) => writeln!(text, "{} = {value}", line.key),
-                (Some(value), Origin::Default) => writeln!(text, "{} = {value}  # default", line.key),
-                (None, _) => writeln!(text, "# {} is not set", line.key),
-            };
         }
         text
     }
