@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use rand::Rng;
 
-use crate::action::{Action, Names, ReplyText};
+use crate::action::{Action, Names, Replies, ReplyText};
 use crate::dmarc::alignment::Alignment;
 use crate::envelope::Envelope;
 use crate::evaluation::{DkimResult, DmarcOutput, Evaluation};
@@ -38,6 +38,8 @@ pub struct Settings {
     pub keep_results_from: Vec<IpNet>,
     /// Recipients whose mail is not refused, if there are no others.
     pub exempt_recipients: Vec<ExemptRecipient>,
+    /// What is said to clients whose message is refused or deferred.
+    pub replies: Replies,
 }
 
 /// A recipient whose mail is not refused.
@@ -123,7 +125,7 @@ impl ExemptRecipient {
 pub fn conclude(evaluation: Evaluation, circumstances: &Circumstances, settings: &Settings, id: &str) -> Verdict {
     let decision = decide(&evaluation, circumstances, &settings.policy);
     let names = Names { authserv_id: &settings.authserv_id, explain_id: id, receiver: settings.receiver.as_deref() };
-    let action = Action::of(&evaluation, &decision, &names);
+    let action = Action::of(&evaluation, &decision, &names, &settings.replies);
     Verdict { evaluation, decision, action }
 }
 
@@ -133,7 +135,7 @@ pub fn undecided(settings: &Settings, id: &str) -> Action {
         (Mode::Enforce, OnTempError::DeferIfItMatters | OnTempError::Defer) => Action::Defer(ReplyText {
             code: 451,
             enhanced: (4, 3, 0),
-            text: format!("Message could not be evaluated, please try again later (id {id})"),
+            lines: vec![format!("Message could not be evaluated, please try again later (id {id})")],
         }),
         _ => Action::bypass(&settings.authserv_id),
     }
@@ -142,7 +144,8 @@ pub fn undecided(settings: &Settings, id: &str) -> Action {
 /// A reply text as it goes over the wire.
 pub fn reply(text: &ReplyText) -> Reply {
     let (class, subject, detail) = text.enhanced;
-    Reply::new(text.code, &format!("{class}.{subject}.{detail}"), &text.text)
+    let enhanced = format!("{class}.{subject}.{detail}");
+    Reply::of_texts(text.code, &enhanced, text.lines.iter().map(String::as_str))
 }
 
 /// The rows of a message: one for each author domain, or one without if From is unusable. `arrived` is in epoch seconds.

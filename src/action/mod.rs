@@ -6,13 +6,14 @@
 pub mod authentication_results;
 pub mod received_spf;
 pub mod reply_text;
+pub mod template;
 
 use crate::evaluation::Evaluation;
 use crate::label::Label;
 use crate::policy::{Decision, Disposition};
 
 pub use authentication_results::Names;
-pub use reply_text::ReplyText;
+pub use reply_text::{Replies, ReplyText};
 
 /// What is done with a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,11 +30,11 @@ pub enum Action {
 }
 
 impl Action {
-    /// The action for a decision.
-    pub fn of(evaluation: &Evaluation, decision: &Decision, names: &Names<'_>) -> Self {
+    /// The action for a decision; `replies` are the texts of refusals and deferrals.
+    pub fn of(evaluation: &Evaluation, decision: &Decision, names: &Names<'_>, replies: &Replies) -> Self {
         match decision.disposition {
-            Disposition::Refuse => Self::Reject(reply_text::refusal(evaluation, decision, names.explain_id)),
-            Disposition::Defer => Self::Defer(reply_text::deferral(evaluation, decision, names.explain_id)),
+            Disposition::Refuse => Self::Reject(replies.refusal(evaluation, decision, names.explain_id)),
+            Disposition::Defer => Self::Defer(replies.deferral(evaluation, decision, names.explain_id)),
             Disposition::Accept => Self::Relay { header: fields(evaluation, decision, names, "") },
             Disposition::Tag(mark) => {
                 let mark = format!("{FAIL_POLICY}: {}\r\n", mark.as_str());

@@ -1,42 +1,155 @@
 //! Writes the replies to messages that are refused or deferred: clear to the sender's postmaster and to machines, with
 //! an id that our own postmaster can look up (RFC 9989 §7.2).
+//!
+//! The words are the operator's, or ours by default. Whatever they are, a refusal has the word DMARC in it and each reply
+//! the id; a domain of a peer gets in as a checked [`Domain`](crate::domain::Domain), his address as an address.
 
-use crate::evaluation::Evaluation;
+use crate::evaluation::{DkimResult, DmarcOutput, Evaluation};
+use crate::label::Label;
 use crate::message::author::{Author, UnusableFrom};
 use crate::policy::Decision;
+use crate::spf::SpfResult;
 
-/// A reply of one line.
+pub use super::template::{HelpUrl, Placeholder, Template, Values};
+
+/// A reply of one or several lines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplyText {
     /// The reply code.
     pub code: u16,
     /// The enhanced status code (RFC 3463).
     pub enhanced: (u8, u16, u16),
-    /// The text: printable ASCII, at most 480 characters, so that the line stays below 512 octets
+    /// The text: at least one line of printable ASCII, each short enough for 512 octets on the wire
     /// (RFC 5321 §4.5.3.1.5).
-    pub text: String,
+    pub lines: Vec<String>,
 }
 
-/// 550 5.7.1: the author domain's policy, or no usable author domain.
-pub fn refusal(evaluation: &Evaluation, decision: &Decision, explain_id: &str) -> ReplyText {
-    let text = match (&evaluation.author, deciding_domain(evaluation, decision)) {
-        (Author::Unusable(why), _) => {
-            let why = in_words(*why);
-            format!("Email rejected: DMARC needs a From field that names one usable author domain; {why}")
-        }
-        (Author::Usable { .. }, Some(domain)) => {
-            format!("Email rejected per DMARC policy for {domain}: neither SPF nor DKIM gave an aligned pass")
-        }
-        (Author::Usable { .. }, None) => "Email rejected per DMARC policy".to_owned(),
-    };
-    ReplyText { code: 550, enhanced: (5, 7, 1), text: with_id(&text, explain_id) }
+/// The texts of replies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replies {
+    refused: Template,
+    unusable_from: Template,
+    deferred: Template,
+    help_url: Option<HelpUrl>,
 }
 
-/// 451 4.7.0: DNS left DMARC undecided.
-pub fn deferral(evaluation: &Evaluation, decision: &Decision, explain_id: &str) -> ReplyText {
-    let of = deciding_domain(evaluation, decision).map(|domain| format!(" for {domain}")).unwrap_or_default();
-    let text = format!("DMARC{of} could not be evaluated: temporary DNS failure, please try again later");
-    ReplyText { code: 451, enhanced: (4, 7, 0), text: with_id(&text, explain_id) }
+impl Replies {
+    /// The operator's texts with what none may lack: the id, in a refusal the word DMARC (RFC 9989 §7.2), and behind our own
+    /// words the help page.
+    pub fn new(refused: Template, unusable_from: Template, deferred: Template, help_url: Option<HelpUrl>) -> Self {
+        let helpful = |template: Template, text: &str| match &help_url {
+            Some(_) if template.lines().eq([text]) => template.followed_by("For help see {help_url}"),
+            _ => template,
+        };
+        Self {
+            refused: helpful(complete(refused, Needs::DmarcAndId), REFUSED),
+            unusable_from: helpful(complete(unusable_from, Needs::DmarcAndId), UNUSABLE_FROM),
+            deferred: complete(deferred, Needs::Id),
+            help_url,
+        }
+    }
+
+    /// 550: the author domain's policy, or no usable author domain.
+    pub fn refusal(&self, evaluation: &Evaluation, decision: &Decision, explain_id: &str) -> ReplyText {
+        let (template, reason, enhanced) = match &evaluation.author {
+            Author::Unusable(why) => (&self.unusable_from, in_words(*why), POLICY),
+            Author::Usable { .. } => (&self.refused, NO_ALIGNED_PASS, code(evaluation)),
+        };
+        let lines = template.fill(&self.values(evaluation, decision, explain_id, reason));
+        ReplyText { code: 550, enhanced, lines }
+    }
+
+    /// 451 4.7.0: DNS left DMARC undecided.
+    pub fn deferral(&self, evaluation: &Evaluation, decision: &Decision, explain_id: &str) -> ReplyText {
+        let values = self.values(evaluation, decision, explain_id, DNS_FAILURE);
+        ReplyText { code: 451, enhanced: DNS, lines: self.deferred.fill(&values) }
+    }
+
+    /// Each text with its key and example values, for who writes them.
+    pub fn examples(&self) -> [(&'static str, ReplyText); 3] {
+        let example = |template: &Template, reason, code, enhanced| {
+            let mut values = Values::unknown();
+            values.put(Placeholder::Domain, "mail.example.org");
+            values.put(Placeholder::PolicyDomain, "example.org");
+            values.put(Placeholder::Policy, "reject");
+            values.put(Placeholder::Reason, reason);
+            values.put(Placeholder::Id, "4ZQ0N8M2T7W1K");
+            values.put(Placeholder::ClientIp, "192.0.2.1");
+            self.put_help_url(&mut values);
+            ReplyText { code, enhanced, lines: template.fill(&values) }
+        };
+        [
+            ("refused", example(&self.refused, NO_ALIGNED_PASS, 550, POLICY)),
+            ("unusable_from", example(&self.unusable_from, in_words(UnusableFrom::Missing), 550, POLICY)),
+            ("deferred", example(&self.deferred, DNS_FAILURE, 451, DNS)),
+        ]
+    }
+
+    fn put_help_url(&self, values: &mut Values) {
+        if let Some(url) = &self.help_url {
+            let url = url.fill(values);
+            values.put(Placeholder::HelpUrl, &url);
+        }
+    }
+
+    fn values(&self, evaluation: &Evaluation, decision: &Decision, explain_id: &str, reason: &str) -> Values {
+        let mut values = Values::unknown();
+        let id: String = explain_id.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').collect();
+        values.put(Placeholder::Id, &id);
+        values.put(Placeholder::Reason, reason);
+        values.put(Placeholder::ClientIp, &evaluation.sender.ip.to_canonical().to_string());
+        if let Some(dmarc) = deciding(evaluation, decision) {
+            values.put(Placeholder::Domain, dmarc.author_domain.as_str());
+            if let Some(policy) = &dmarc.policy {
+                values.put(Placeholder::PolicyDomain, policy.domain.as_str());
+            }
+        }
+        if let Some(policy) = decision.policy() {
+            values.put(Placeholder::Policy, policy.as_str());
+        }
+        self.put_help_url(&mut values);
+        values
+    }
+}
+
+impl Default for Replies {
+    fn default() -> Self {
+        Self::new(text_of_ours(REFUSED), text_of_ours(UNUSABLE_FROM), text_of_ours(DEFERRED), None)
+    }
+}
+
+/// One of [`REFUSED`], [`UNUSABLE_FROM`] and [`DEFERRED`].
+pub fn text_of_ours(text: &'static str) -> Template {
+    // Invariant: they are one line each, and well-formed, as a test shows.
+    Template::parse(&[text]).expect("a text of ours is well-formed")
+}
+
+/// What a text must have.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Needs {
+    Id,
+    DmarcAndId,
+}
+
+fn complete(template: Template, needs: Needs) -> Template {
+    let lacks_word = needs == Needs::DmarcAndId && !template.says("DMARC");
+    match (lacks_word, template.names(Placeholder::Id)) {
+        (false, true) => template,
+        (false, false) => template.ending(" (id {id})"),
+        (true, true) => template.ending(" (DMARC)"),
+        (true, false) => template.ending(" (DMARC, id {id})"),
+    }
+}
+
+/// RFC 7372 §4: 5.7.26 where more than one check failed and that is why. Only what failed beyond doubt counts: SPF does
+/// not permit the client, and there are signatures of which none is good. Where one of both is missing or merely not
+/// aligned, no check failed but the policy asks for the refusal: 5.7.1.
+fn code(evaluation: &Evaluation) -> (u8, u16, u16) {
+    let spf = matches!(evaluation.spf.result, SpfResult::Fail | SpfResult::SoftFail | SpfResult::PermError);
+    let has = |wanted: &[DkimResult]| evaluation.dkim.iter().any(|signature| wanted.contains(&signature.result));
+    let good = [DkimResult::Pass, DkimResult::Policy, DkimResult::TempError];
+    let dkim = has(&[DkimResult::Fail, DkimResult::PermError]) && !has(&good);
+    if spf && dkim { SEVERAL_CHECKS } else { POLICY }
 }
 
 /// What the sender's postmaster has to mend.
@@ -52,25 +165,24 @@ fn in_words(why: UnusableFrom) -> &'static str {
     }
 }
 
-fn deciding_domain<'a>(evaluation: &'a Evaluation, decision: &Decision) -> Option<&'a str> {
-    let dmarc = evaluation.dmarc.get(decision.deciding?)?;
-    Some(dmarc.author_domain.as_str())
+fn deciding<'a>(evaluation: &'a Evaluation, decision: &Decision) -> Option<&'a DmarcOutput> {
+    evaluation.dmarc.get(decision.deciding?)
 }
 
-fn with_id(text: &str, explain_id: &str) -> String {
-    let id: String = explain_id.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(MAX_ID).collect();
-    let mut line: String = text.chars().filter(|c| matches!(c, ' '..='~')).take(MAX_TEXT - MAX_ID - ID_WORDS).collect();
-    if !id.is_empty() {
-        line.push_str(" (id ");
-        line.push_str(&id);
-        line.push(')');
-    }
-    line
-}
-
-/// Characters of a reply's text.
-const MAX_TEXT: usize = 480;
-/// Characters of an id.
-const MAX_ID: usize = 64;
-/// Characters around it.
-const ID_WORDS: usize = 6;
+/// The built-in text for failures.
+pub const REFUSED: &str = "Email rejected per DMARC policy for {domain}: {reason} (id {id})";
+/// The built-in text for a From that names no author domain.
+pub const UNUSABLE_FROM: &str =
+    "Email rejected: DMARC needs a From field that names one usable author domain; {reason} (id {id})";
+/// The built-in text for what DNS left undecided.
+pub const DEFERRED: &str = "DMARC for {domain} could not be evaluated: {reason}, please try again later (id {id})";
+/// Why a message fails.
+const NO_ALIGNED_PASS: &str = "neither SPF nor DKIM gave an aligned pass";
+/// Why a message is put off.
+const DNS_FAILURE: &str = "temporary DNS failure";
+/// RFC 3463 §3.8: undefined, since no code says that it was DNS which kept a policy from being applied.
+const DNS: (u8, u16, u16) = (4, 7, 0);
+/// RFC 3463 §3.8: delivery is not authorized.
+const POLICY: (u8, u16, u16) = (5, 7, 1);
+/// RFC 7372 §3.4: several authentication checks failed.
+const SEVERAL_CHECKS: (u8, u16, u16) = (5, 7, 26);

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
+use super::reply_text::{REFUSED, UNUSABLE_FROM};
+use super::template::{HelpUrl, Placeholder, Template};
 use super::*;
 use crate::dmarc::alignment::{DmarcResult, Doubt};
 use crate::dmarc::record::{Parsed, Place, parse};
@@ -54,7 +56,7 @@ fn evaluation(spf: SpfOutput, dkim: Vec<DkimOutput>, dmarc: Vec<DmarcOutput>) ->
 
 fn action(evaluation: &Evaluation, mode: Mode, reject: Reject) -> Action {
     let local = LocalPolicy { mode, reject, ..LocalPolicy::default() };
-    Action::of(evaluation, &decide(evaluation, &ORDINARY, &local), &NAMES)
+    Action::of(evaluation, &decide(evaluation, &ORDINARY, &local), &NAMES, &Replies::default())
 }
 
 fn header(evaluation: &Evaluation, mode: Mode) -> String {
@@ -132,7 +134,7 @@ fn the_ehlo_name_has_a_result_of_its_own_behind_that_of_the_reverse_path() {
 fn header_with_received_spf(evaluation: &Evaluation) -> String {
     let local = LocalPolicy { mode: Mode::Tag, reject: Reject::Never, ..LocalPolicy::default() };
     let names = Names { receiver: Some("mx1.example.net"), ..NAMES };
-    match Action::of(evaluation, &decide(evaluation, &ORDINARY, &local), &names) {
+    match Action::of(evaluation, &decide(evaluation, &ORDINARY, &local), &names, &Replies::default()) {
         Action::Relay { header } => header,
         other => panic!("{other:?}"),
     }
@@ -252,7 +254,7 @@ fn replies_name_dmarc_the_domain_and_an_id() {
         vec![dmarc("a.example", DmarcResult::None, ""), dmarc("b.example", DmarcResult::Fail, "p=reject")],
     );
     let text = "Email rejected per DMARC policy for b.example: neither SPF nor DKIM gave an aligned pass (id 7f3a-01)";
-    let expected = ReplyText { code: 550, enhanced: (5, 7, 1), text: text.to_owned() };
+    let expected = ReplyText { code: 550, enhanced: (5, 7, 1), lines: vec![text.to_owned()] };
     assert_eq!(action(&reject, Mode::Enforce, Reject::Corroborated), Action::Reject(expected));
 
     let doubt = evaluation(
@@ -261,13 +263,13 @@ fn replies_name_dmarc_the_domain_and_an_id() {
         vec![dmarc("a.example", DmarcResult::TempError, "p=reject")],
     );
     let text = "DMARC for a.example could not be evaluated: temporary DNS failure, please try again later (id 7f3a-01)";
-    let expected = ReplyText { code: 451, enhanced: (4, 7, 0), text: text.to_owned() };
+    let expected = ReplyText { code: 451, enhanced: (4, 7, 0), lines: vec![text.to_owned()] };
     assert_eq!(action(&doubt, Mode::Enforce, Reject::Always), Action::Defer(expected));
 
     let mut unusable = evaluation(spf(SpfResult::None, Identity::MailFrom, ""), Vec::new(), Vec::new());
     unusable.author = Author::Unusable(UnusableFrom::Repeated);
     let text = "Email rejected: DMARC needs a From field that names one usable author domain; there is more than one From field (id 7f3a-01)";
-    let expected = ReplyText { code: 550, enhanced: (5, 7, 1), text: text.to_owned() };
+    let expected = ReplyText { code: 550, enhanced: (5, 7, 1), lines: vec![text.to_owned()] };
     assert_eq!(action(&unusable, Mode::Enforce, Reject::Never), Action::Reject(expected));
 }
 
@@ -280,7 +282,151 @@ fn the_longest_reply_stays_below_512_octets() {
         vec![dmarc(&long, DmarcResult::Fail, "p=reject")],
     );
     let Action::Reject(reply) = action(&facts, Mode::Enforce, Reject::Always) else { panic!() };
-    assert!("550 5.7.1 \r\n".len() + reply.text.len() < 512 && reply.text.ends_with("(id 7f3a-01)"), "{reply:?}");
+    let [line] = &*reply.lines else { panic!("{reply:?}") };
+    assert!("550 5.7.1 \r\n".len() + line.len() < 512 && line.ends_with("(id 7f3a-01)"), "{reply:?}");
+}
+
+#[test]
+fn several_failed_checks_have_a_code_of_their_own() {
+    use DkimResult as D;
+    use SpfResult as S;
+    let cases: &[(S, &[D], (u8, u16, u16))] = &[
+        (S::Fail, &[D::Fail], (5, 7, 26)),
+        (S::SoftFail, &[D::PermError], (5, 7, 26)),
+        (S::PermError, &[D::Neutral, D::Fail], (5, 7, 26)),
+        (S::Fail, &[], (5, 7, 1)),
+        (S::Fail, &[D::Neutral], (5, 7, 1)),
+        (S::Fail, &[D::Fail, D::Pass], (5, 7, 1)),
+        (S::Fail, &[D::Fail, D::Policy], (5, 7, 1)),
+        (S::Fail, &[D::Fail, D::TempError], (5, 7, 1)),
+        (S::Pass, &[D::Fail], (5, 7, 1)),
+        (S::None, &[D::Fail], (5, 7, 1)),
+        (S::Neutral, &[D::Fail], (5, 7, 1)),
+        (S::TempError, &[D::Fail], (5, 7, 1)),
+    ];
+    for (spf_result, signatures, expected) in cases {
+        let facts = evaluation(
+            spf(*spf_result, Identity::MailFrom, "bounce.example"),
+            signatures.iter().map(|result| signature(*result, "signer.example")).collect(),
+            vec![dmarc("a.example", DmarcResult::Fail, "p=reject")],
+        );
+        let Action::Reject(reply) = action(&facts, Mode::Enforce, Reject::Always) else { panic!() };
+        assert_eq!(reply.enhanced, *expected, "{spf_result} {signatures:?}");
+    }
+}
+
+/// The texts of an operator; each line of the first is a line of the reply.
+fn replies(refused: &[&str], help_url: Option<&str>) -> Replies {
+    let of = |lines: &[&str]| Template::parse(lines).unwrap();
+    let help_url = help_url.map(|url| HelpUrl::parse(url).unwrap());
+    Replies::new(of(refused), of(&[UNUSABLE_FROM]), of(&["later"]), help_url)
+}
+
+fn wire(text: &ReplyText) -> String {
+    String::from_utf8(crate::verdict::reply(text).as_wire().to_vec()).unwrap()
+}
+
+#[test]
+fn the_operators_words_with_what_they_lack() {
+    let url = Some("https://example.net/{id}");
+    let cases: &[(&[&str], Option<&str>, &str)] = &[
+        (&["no"], None, "550 5.7.1 no (DMARC, id 7f3a-01)\r\n"),
+        (&["no, {id}"], None, "550 5.7.1 no, 7f3a-01 (DMARC)\r\n"),
+        (&["Dmarc says no"], None, "550 5.7.1 Dmarc says no (id 7f3a-01)\r\n"),
+        (
+            &["DMARC: {domain} asks for {policy} at {policy_domain}", "You: {client_ip}", "{help_url}"],
+            url,
+            "550-5.7.1 DMARC: b.example asks for reject at b.example\r\n550-5.7.1 You: 192.0.2.10\r\n\
+             550 5.7.1 https://example.net/7f3a-01 (id 7f3a-01)\r\n",
+        ),
+        // A page that has DMARC in its address is no word to the reader.
+        (&["{help_url}"], Some("https://dmarc.example/"), "550 5.7.1 https://dmarc.example/ (DMARC, id 7f3a-01)\r\n"),
+        (
+            &[REFUSED],
+            url,
+            "550-5.7.1 Email rejected per DMARC policy for b.example: neither SPF nor DKIM gave an aligned pass (id \
+             7f3a-01)\r\n550 5.7.1 For help see https://example.net/7f3a-01\r\n",
+        ),
+    ];
+    let facts = evaluation(
+        spf(SpfResult::None, Identity::MailFrom, ""),
+        Vec::new(),
+        vec![dmarc("b.example", DmarcResult::Fail, "p=reject")],
+    );
+    let decision = decide(&facts, &ORDINARY, &LocalPolicy::default());
+    for (lines, help_url, expected) in cases {
+        let replies = replies(lines, *help_url);
+        assert_eq!(wire(&replies.refusal(&facts, &decision, "7f3a-01")), *expected, "{lines:?}");
+        let deferral = "451 4.7.0 later (id 7f3a-01)\r\n";
+        assert_eq!(wire(&replies.deferral(&facts, &decision, "7f3a-01")), deferral);
+    }
+}
+
+#[test]
+fn every_reason_fits() {
+    for why in UnusableFrom::ALL {
+        let facts = Evaluation {
+            author: Author::Unusable(*why),
+            ..evaluation(spf(SpfResult::None, Identity::MailFrom, ""), Vec::new(), Vec::new())
+        };
+        let decision = decide(&facts, &ORDINARY, &LocalPolicy::default());
+        let reply = Replies::new(
+            Template::parse(&["x"]).unwrap(),
+            Template::parse(&["DMARC {reason}. {id}"]).unwrap(),
+            Template::parse(&["x"]).unwrap(),
+            None,
+        );
+        let text = wire(&reply.refusal(&facts, &decision, "1"));
+        assert!(text.starts_with("550 5.7.1 DMARC the") && text.ends_with(". 1\r\n"), "{text}");
+        assert!(text.len() - "550 5.7.1 DMARC . 1\r\n".len() < Placeholder::Reason.longest(), "{text}");
+    }
+}
+
+/// A line of an operator: our alphabet, placeholders, and what is none.
+fn line() -> impl Strategy<Value = String> {
+    let names = prop::sample::select(Placeholder::ALL).prop_map(|placeholder| format!("{{{placeholder}}}"));
+    let pieces = prop_oneof![names, "[ -z|~]{0,60}", "[a-z]{300}", hostile()];
+    prop::collection::vec(pieces, 0..6).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_put_in_comes_out_as_a_reply(
+        lines in prop::collection::vec(line(), 1..5),
+        url in prop::option::of("https://[a-z]{1,150}/(\\{id\\})?"),
+        facts in any_evaluation(),
+        unusable in any::<bool>(),
+        id in hostile(),
+    ) {
+        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        let Ok(template) = Template::parse(&lines) else { return Ok(()) };
+        let url = url.map(|url| HelpUrl::parse(&url).unwrap());
+        let replies = Replies::new(template.clone(), template.clone(), template, url);
+        let mut facts = facts;
+        if unusable {
+            facts.author = Author::Unusable(UnusableFrom::Syntax);
+        }
+        let decision = decide(&facts, &ORDINARY, &LocalPolicy::default());
+        let id_in_reply: String = id.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(64).collect();
+        for (reply, code) in [
+            (replies.refusal(&facts, &decision, &id), "550"),
+            (replies.deferral(&facts, &decision, &id), "451"),
+        ] {
+            let text = wire(&reply);
+            let enhanced = format!("{}.{}.{} ", reply.enhanced.0, reply.enhanced.1, reply.enhanced.2);
+            let lines: Vec<&str> = text.split_terminator("\r\n").collect();
+            prop_assert!(text.ends_with("\r\n") && (1..=template::MAX_REPLY_LINES).contains(&lines.len()), "{}", text);
+            for (index, line) in lines.iter().enumerate() {
+                let mark = if index + 1 < lines.len() { '-' } else { ' ' };
+                prop_assert!(line.starts_with(&format!("{code}{mark}{enhanced}")), "{}", text);
+                prop_assert!(line.len() + 2 <= 512 && line.bytes().all(|b| (b' '..=b'~').contains(&b)), "{}", text);
+            }
+            // A long word may be broken.
+            let joined: String = lines.iter().map(|line| &line[4 + enhanced.len()..]).collect();
+            prop_assert!(joined.contains(&id_in_reply), "{}", text);
+            prop_assert!(code == "451" || joined.to_ascii_lowercase().contains("dmarc"), "{}", text);
+        }
+    }
 }
 
 #[test]
@@ -517,7 +663,7 @@ proptest! {
         let receiver = received_spf.then_some("mx1.example.net");
         let names = Names { authserv_id: "mx.example.net", explain_id: &id, receiver };
         let decision = decide(&facts, &ORDINARY, &local);
-        let Action::Relay { header } = Action::of(&facts, &decision, &names) else { panic!() };
+        let Action::Relay { header } = Action::of(&facts, &decision, &names, &Replies::default()) else { panic!() };
 
         let is_tagged = matches!(decision.disposition, Disposition::Tag(_));
         let names = [

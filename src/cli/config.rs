@@ -4,10 +4,11 @@ use std::io::Write;
 
 use clap::{Args, Subcommand};
 
+use crate::action::Replies;
 use crate::cli::{ConfigFile, Failure, print};
 use crate::config::{Config, REFERENCE};
 use crate::metrics::Registry;
-use crate::tls;
+use crate::{tls, verdict};
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -50,10 +51,25 @@ impl Check {
         for warning in warnings {
             text.push_str(&format!("warning: {warning}\n"));
         }
+        text.push_str(&replies(&loaded.config.replies()));
         let mode = loaded.config.policy.mode;
         text.push_str(&format!("{}: configuration is valid, mode {mode}\n", self.file.config.display()));
         print(output, &text)
     }
+}
+
+/// What clients will read, if it is not what they read anywhere.
+fn replies(replies: &Replies) -> String {
+    if *replies == Replies::default() {
+        return String::new();
+    }
+    let mut text = String::new();
+    for (key, example) in replies.examples() {
+        text.push_str(&format!("replies.{key}, for example:\n"));
+        let wire = String::from_utf8_lossy(verdict::reply(&example).as_wire()).into_owned();
+        wire.lines().for_each(|line| text.push_str(&format!("  {line}\n")));
+    }
+    text
 }
 
 /// Reads the files that TLS needs and says what is odd about them.
@@ -81,6 +97,20 @@ mod tests {
         let text = run(&["config", "check", "--config", &path]).unwrap();
         assert!(text.ends_with(&format!("{path}: configuration is valid, mode tag\n")), "{text}");
         assert!(text.contains("warning: policy.mode is tag: nothing is refused\n"), "{text}");
+    }
+
+    #[test]
+    fn what_clients_will_read_is_shown() {
+        let texts = "refused = [\"Refused.\", \"See {help_url}\"]\nhelp_url = \"https://example.net/{id}\"";
+        let (_directory, path) = configuration(&format!("[replies]\n{texts}"));
+        let text = run(&["config", "check", "--config", &path]).unwrap();
+        let refused =
+            "550-5.7.1 Refused.\n  550 5.7.1 See https://example.net/4ZQ0N8M2T7W1K (DMARC, id 4ZQ0N8M2T7W1K)\n";
+        assert!(text.contains(&format!("replies.refused, for example:\n  {refused}")), "{text}");
+        assert!(text.contains("  550 5.7.1 For help see https://example.net/4ZQ0N8M2T7W1K\n"), "{text}");
+        assert!(text.contains("  451 4.7.0 DMARC for mail.example.org could not be evaluated: "), "{text}");
+        let (_directory, path) = configuration("");
+        assert!(!run(&["config", "check", "--config", &path]).unwrap().contains("replies"));
     }
 
     #[test]

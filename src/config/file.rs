@@ -5,12 +5,14 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::action::reply_text::{DEFERRED, REFUSED, UNUSABLE_FROM, text_of_ours};
+use crate::action::template::{HelpUrl, Placeholder};
 use crate::config::document::{Document, Section};
 use crate::config::{
     Admin, AuthOffer, BareNewline, Bypass, ByteSize, Config, Discovery, Dns, Explain, Identity, Limits, ListUrl,
     Listener, ListenerTls, Log, LogFormat, LogLevel, Mailbox, Mode, OnTempError, OnUnusableFrom, OneOrMore, Override,
-    Policy, PublicSuffix, Reject, Reports, Results, Selection, Smtp, Spool, Store, SwitchableSign, Timeouts, Tls,
-    Upstream, UpstreamTls,
+    Policy, PublicSuffix, Reject, Replies, Reports, Results, Selection, Smtp, Spool, Store, SwitchableSign, Timeouts,
+    Tls, Upstream, UpstreamTls,
 };
 use crate::domain::Domain;
 use crate::policy::corroboration::Sign;
@@ -34,6 +36,7 @@ pub fn read<'a>(document: &'a Document<'a>) -> Config {
         limits: document.table("limits", limits),
         timeouts: document.table("timeouts", timeouts),
         results: document.table("results", results),
+        replies: document.table("replies", replies),
         smtp: document.table("smtp", smtp),
         spool: document.table("spool", spool),
         store: document.table("store", store),
@@ -272,6 +275,28 @@ fn results(section: &mut Section<'_>) -> Results {
     Results { received_spf: section.get("received_spf", false) }
 }
 
+fn replies(section: &mut Section<'_>) -> Replies {
+    let help_url: Option<HelpUrl> = section.optional("help_url");
+    // A placeholder that could never have a value is a mistake.
+    let read = |section: &mut Section<'_>, key, default, never: &[Placeholder]| {
+        let template = section.get(key, text_of_ours(default));
+        for placeholder in never.iter().filter(|placeholder| template.names(**placeholder)) {
+            section.problem(key, &format!("names {{{placeholder}}}, but such a message has none"));
+        }
+        if template.names(Placeholder::HelpUrl) && !section.is_set("help_url") {
+            section.problem(key, "names {help_url}, but replies.help_url is not set");
+        }
+        template
+    };
+    let of_author = [Placeholder::Domain, Placeholder::PolicyDomain, Placeholder::Policy];
+    Replies {
+        refused: read(section, "refused", REFUSED, &[]),
+        unusable_from: read(section, "unusable_from", UNUSABLE_FROM, &of_author),
+        deferred: read(section, "deferred", DEFERRED, &[]),
+        help_url,
+    }
+}
+
 fn smtp(section: &mut Section<'_>) -> Smtp {
     let banner: Option<String> = section.optional("banner");
     if banner.as_ref().is_some_and(|banner| !banner.is_ascii()) {
@@ -362,6 +387,7 @@ pub const TABLES: &[&str] = &[
     "limits",
     "timeouts",
     "results",
+    "replies",
     "smtp",
     "spool",
     "store",

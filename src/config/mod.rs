@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::action::template::{HelpUrl, Template};
 use crate::calendar::Date;
 pub use crate::config::document::{Line, Origin};
 pub use crate::config::problem::{Error, Problem};
@@ -61,6 +62,7 @@ pub struct Config {
     pub limits: Limits,
     pub timeouts: Timeouts,
     pub results: Results,
+    pub replies: Replies,
     pub smtp: Smtp,
     pub spool: Spool,
     pub store: Store,
@@ -216,6 +218,16 @@ pub struct Timeouts {
 #[expect(missing_docs, reason = "each key is documented in config/dmarcgate.toml")]
 pub struct Results {
     pub received_spf: bool,
+}
+
+/// `[replies]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each key is documented in config/dmarcgate.toml")]
+pub struct Replies {
+    pub refused: Template,
+    pub unusable_from: Template,
+    pub deferred: Template,
+    pub help_url: Option<HelpUrl>,
 }
 
 /// `[smtp]`.

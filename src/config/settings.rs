@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{Config, Host, Identity, Override, Policy, RecipientDomain, ServerAddress, SwitchableSign, UpstreamTls};
+use crate::action;
 use crate::calendar::{Date, SECONDS_PER_DAY};
 use crate::dns::resolver;
 use crate::listener::networks;
@@ -121,7 +122,14 @@ impl Config {
             own_ids: AuthservIds::new(ids),
             keep_results_from: self.bypass.keep_results_from.clone(),
             exempt_recipients: exempt.collect(),
+            replies: self.replies(),
         }
+    }
+
+    /// What is said to clients whose message is refused or deferred.
+    pub fn replies(&self) -> action::Replies {
+        let super::Replies { refused, unusable_from, deferred, help_url } = self.replies.clone();
+        action::Replies::new(refused, unusable_from, deferred, help_url)
     }
 
     /// For the link to the upstream.

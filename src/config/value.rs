@@ -1,5 +1,7 @@
 //! The kinds of value in the file: how each is read, what is allowed, and how it is written back.
 
+mod reply;
+
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::path::PathBuf;

@@ -42,25 +42,25 @@ impl Reply {
     /// A reply of ours. `enhanced` is an RFC 3463 code such as "5.7.1", or empty where none may stand (RFC 2034 §4: not
     /// in a greeting, an EHLO reply or a 3xx). `text` is one of ours: printable ASCII; longer text becomes several lines.
     pub fn new(code: u16, enhanced: &str, text: &str) -> Self {
-        let mut lines = wrap(text, MAX_TEXT).peekable();
-        let mut wire = Vec::with_capacity(text.len() + 16);
+        Self::of_texts(code, enhanced, [text])
+    }
+
+    /// A reply of several lines of ours, such as the one to EHLO.
+    pub fn lines<'a>(code: u16, lines: impl IntoIterator<Item = &'a str>) -> Self {
+        Self::of_texts(code, "", lines)
+    }
+
+    /// As [`new`](Self::new), each text on a line of its own; without a text there is no reply. The enhanced code stands on
+    /// every line (RFC 2034 §4).
+    pub fn of_texts<'a>(code: u16, enhanced: &str, texts: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut lines = texts.into_iter().flat_map(wrap).peekable();
+        let mut wire = Vec::new();
         while let Some(line) = lines.next() {
             let mark = if lines.peek().is_some() { '-' } else { ' ' };
             let space = if enhanced.is_empty() { "" } else { " " };
             wire.extend_from_slice(format!("{code}{mark}{enhanced}{space}").as_bytes());
             wire.extend(line.bytes().map(|b| if (b' '..=b'~').contains(&b) { b } else { b'?' }));
             wire.extend_from_slice(b"\r\n");
-        }
-        Self { code, wire }
-    }
-
-    /// A reply of several lines of ours, such as the one to EHLO.
-    pub fn lines<'a>(code: u16, lines: impl IntoIterator<Item = &'a str>) -> Self {
-        let mut lines = lines.into_iter().peekable();
-        let mut wire = Vec::new();
-        while let Some(line) = lines.next() {
-            let mark = if lines.peek().is_some() { '-' } else { ' ' };
-            wire.extend_from_slice(format!("{code}{mark}{line}\r\n").as_bytes());
         }
         Self { code, wire }
     }
@@ -161,8 +161,9 @@ impl ReplyReader {
     }
 }
 
-/// `text` in pieces of at most `width` octets, broken at spaces where there are any.
-fn wrap(text: &str, width: usize) -> impl Iterator<Item = &str> {
+/// `text` in pieces that each have room on one line of a reply, broken at spaces where there are any.
+pub fn wrap(text: &str) -> impl Iterator<Item = &str> {
+    let width = MAX_TEXT;
     let mut rest = Some(text);
     std::iter::from_fn(move || {
         let text = rest?;

@@ -32,7 +32,7 @@ async fn world() -> World {
 }
 
 /// The id that the log has of the `n`th message, counted from 1.
-async fn id(world: &World, n: usize) -> String {
+pub async fn id(world: &World, n: usize) -> String {
     let messages = |lines: &[String]| lines.iter().filter(|line| line.contains("\"message\":\"message\"")).count();
     world.gate.wait_until_log(|lines| messages(lines) >= n).await;
     let events = world.gate.events();

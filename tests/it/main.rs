@@ -32,6 +32,7 @@ mod overrides;
 mod process;
 mod public_suffix;
 mod reload;
+mod replies;
 mod rfc9989;
 mod rows;
 mod session;
