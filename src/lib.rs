@@ -13,6 +13,7 @@ pub mod label;
 pub mod causes;
 pub mod metrics;
 pub mod readiness;
+pub mod process;
 pub mod smtp;
 pub mod tls;
 pub mod envelope;

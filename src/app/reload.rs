@@ -15,6 +15,7 @@ use crate::label::Label;
 use crate::label_enum;
 use crate::listener;
 use crate::metrics::{Family, Info, IntGauge, Registry};
+use crate::process::Needed;
 use crate::upstream::probe::{self, RelayTest, Survey};
 use crate::upstream::security::Security;
 use crate::upstream::servers::Servers;
@@ -129,6 +130,19 @@ impl Running {
             config::Error::Unreadable { path, source } => {
                 error!(file = %path.display(), error = %source, "the configuration can't be read");
             }
+        }
+        self.refused();
+    }
+
+    /// Says which files of a configuration that was to be put into force the process can't reach; the one before stays.
+    pub fn refuse_files(&self, files: &[&Needed]) {
+        for file in files {
+            error!(
+                key = file.key,
+                file = %file.path.display(),
+                "needs a restart: when the gate was started nothing named a file in this directory, and process.landlock \
+                 keeps it out of reach"
+            );
         }
         self.refused();
     }

@@ -1,7 +1,7 @@
 //! `dmarcgate serve`: runs the gate until it is told to stop.
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::{env, fs, io};
 
 use clap::Args;
@@ -12,8 +12,10 @@ use super::{ConfigFile, Failure};
 use crate::app::service::Reloading;
 use crate::app::{self, Passed, Running};
 use crate::config::Config;
+use crate::config::reload::is_taken;
 use crate::logging;
 use crate::metrics::Registry;
+use crate::process::{self, Confined};
 
 /// Run the gate.
 #[derive(Debug, Args)]
@@ -28,11 +30,15 @@ impl Serve {
         // First of all: it clears the environment, which only a process with one thread may do.
         let passed = Passed::take();
         let loaded = self.file.load()?;
-        let registry = Registry::new();
-        let log = logging::init(&loaded.config.log, &registry).map_err(|e| Failure::running(&e))?;
-        warn_of(&loaded.config);
         let passed = passed.map_err(|e| Failure::running(&e))?;
         let sockets = app::bind(&loaded.config, passed).map_err(|e| Failure::running(&e))?;
+        let settings = loaded.config.process(&self.file.config);
+        let confined = process::confine(&settings, &scratch()).map_err(|e| Failure::running(&e))?;
+        // The log has a thread of its own: none may be older than what holds for all.
+        let registry = Registry::new();
+        let log = logging::init(&loaded.config.log, &registry).map_err(|e| Failure::running(&e))?;
+        confined.tell();
+        warn_of(&loaded.config);
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         let runtime = runtime.map_err(|e| Failure::running(&e))?;
         let result = runtime.block_on(async {
@@ -52,7 +58,7 @@ impl Serve {
             loop {
                 tokio::select! {
                     () = told_to_end() => break,
-                    _ = hangup.recv() => self.reload(&mut running, &log).await,
+                    _ = hangup.recv() => self.reload(&mut running, &log, &confined).await,
                 }
             }
             // Who says it twice does not want to wait.
@@ -65,10 +71,17 @@ impl Serve {
     }
 
     /// Reads the file again. This is the process's first thread, which serves nobody.
-    async fn reload(&self, running: &mut Running, log: &logging::Guard) {
+    async fn reload(&self, running: &mut Running, log: &logging::Guard, confined: &Confined) {
         let _reloading = Reloading::begin();
         match Config::load(&self.file.config) {
             Ok(loaded) => {
+                let mut files = loaded.config.process(&self.file.config).files;
+                // The others are not looked at before a restart.
+                files.retain(|file| is_taken(file.key));
+                let out_of_reach = confined.out_of_reach(&files);
+                if !out_of_reach.is_empty() {
+                    return running.refuse_files(&out_of_reach);
+                }
                 let adopt = |config: &Config| {
                     log.follow(&config.log);
                     warn_of(config);
@@ -84,6 +97,12 @@ fn warn_of(config: &Config) {
     for warning in config.warnings() {
         warn!("{warning}");
     }
+}
+
+/// Where [`tell_addresses`] writes.
+fn scratch() -> Vec<PathBuf> {
+    let path = env::var_os(ADDRESS_FILE).map(PathBuf::from);
+    path.as_deref().and_then(Path::parent).map(Path::to_owned).into_iter().collect()
 }
 
 /// Writes the addresses that were bound, for those who let the system choose the ports, into the file that the

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::action::reply_text::{DEFERRED, REFUSED, UNUSABLE_FROM, text_of_ours};
 use crate::action::template::{HelpUrl, Placeholder};
 use crate::config::document::{Document, Section};
+use crate::config::reach::Process;
 use crate::config::{
     Admin, AuthOffer, BareNewline, Bypass, ByteSize, Config, Discovery, Dns, Explain, Identity, Limits, ListUrl,
     Listener, ListenerTls, Log, LogFormat, LogLevel, Mailbox, Mode, OnTempError, OnUnusableFrom, OneOrMore, Override,
@@ -17,6 +18,7 @@ use crate::config::{
 use crate::domain::Domain;
 use crate::policy::corroboration::Sign;
 use crate::policy::overrides::{Criteria, OverrideAction};
+use crate::process::Landlock;
 use crate::store::{Location, Retention};
 
 /// Reads all tables. What is wrong stands in the document afterwards; the values are then of no use.
@@ -42,6 +44,7 @@ pub fn read<'a>(document: &'a Document<'a>) -> Config {
         store: document.table("store", store),
         explain: document.table("explain", explain),
         reports: document.table("reports", reports),
+        process: document.table("process", process),
         admin: document.table("admin", admin),
         log: document.table("log", log),
     }
@@ -344,6 +347,14 @@ fn reports(section: &mut Section<'_>) -> Reports {
     Reports { enabled, from, organization: section.optional("organization"), relay: section.optional("relay") }
 }
 
+fn process(section: &mut Section<'_>) -> Process {
+    let user: Option<String> = section.optional("user");
+    if user.as_ref().is_some_and(|user| user.is_empty() || user.contains(['\0', ':'])) {
+        section.problem("user", "is no name of a user");
+    }
+    Process { user, landlock: section.get("landlock", Landlock::BestEffort) }
+}
+
 fn admin(section: &mut Section<'_>) -> Admin {
     Admin { address: section.get("address", (Ipv4Addr::LOCALHOST, ADMIN_PORT).into()) }
 }
@@ -393,6 +404,7 @@ pub const TABLES: &[&str] = &[
     "store",
     "explain",
     "reports",
+    "process",
     "admin",
     "log",
 ];

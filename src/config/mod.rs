@@ -8,6 +8,7 @@ mod check;
 mod document;
 mod file;
 mod problem;
+mod reach;
 pub mod reload;
 mod settings;
 mod value;
@@ -24,6 +25,7 @@ use crate::action::template::{HelpUrl, Template};
 use crate::calendar::Date;
 pub use crate::config::document::{Line, Origin};
 pub use crate::config::problem::{Error, Problem};
+pub use crate::config::reach::Process;
 pub use crate::config::value::{
     ByteSize, DnsServer, Host, ListUrl, Mailbox, OneOrMore, RecipientDomain, ServerAddress, SwitchableSign,
     parse_duration,
@@ -68,6 +70,7 @@ pub struct Config {
     pub store: Store,
     pub explain: Explain,
     pub reports: Reports,
+    pub process: Process,
     pub admin: Admin,
     pub log: Log,
 }

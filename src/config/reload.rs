@@ -89,6 +89,11 @@ fn values(lines: &[Line]) -> BTreeMap<Place<'_>, Option<&str>> {
     places.collect()
 }
 
+/// Whether a running gate takes over a change of this key.
+pub fn is_taken(path: &str) -> bool {
+    kind(path) == Takes::Reload
+}
+
 /// A key that the table lacks is none that a running gate takes over.
 fn kind(path: &str) -> Takes {
     KEYS.iter().find(|(key, _)| *key == path).map_or(Takes::Restart, |(_, takes)| *takes)
@@ -201,6 +206,8 @@ const KEYS: &[(&str, Takes)] = &[
     ("reports.from", Takes::Reload),
     ("reports.organization", Takes::Reload),
     ("reports.relay", Takes::Reload),
+    ("process.user", Takes::Restart),
+    ("process.landlock", Takes::Restart),
     ("admin.address", Takes::Restart),
     ("log.format", Takes::Restart),
     ("log.level", Takes::Reload),

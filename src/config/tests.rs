@@ -316,3 +316,26 @@ fn overrides_that_do_nothing_or_too_much_are_warned_of() {
         assert!(warnings.iter().all(|warning| warning.contains(expected)), "{expected}: {warnings:?}");
     }
 }
+
+#[test]
+fn every_file_that_a_key_can_name_is_within_reach_of_the_process() {
+    let text = with_examples().replace("discovery = \"tree-walk\"", "discovery = \"public-suffix\"");
+    let loaded = Config::parse(&text).unwrap_or_else(|problems| panic!("{problems:?}"));
+    let files = loaded.config.process(Path::new("/etc/dmarcgate/dmarcgate.toml")).files;
+    let mut named = 0;
+    for line in &loaded.lines {
+        let value = line.value.as_deref().unwrap_or_default();
+        for path in value.split('"').filter_map(|word| word.strip_prefix("sqlite://").or(Some(word))) {
+            if path.starts_with('/') {
+                named += 1;
+                let is_needed = files.iter().any(|file| file.key == line.path() && file.path == Path::new(path));
+                assert!(
+                    is_needed,
+                    "{} names {path}: Config::files has to list it, or Landlock will hide it",
+                    line.path()
+                );
+            }
+        }
+    }
+    assert!(named >= 7, "{named}");
+}

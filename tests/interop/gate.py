@@ -61,6 +61,10 @@ url = "sqlite://{base}/dmarcgate.db"
 [limits]
 message_size = "24MiB"
 
+# Whose files the tests are.
+[process]
+user = "root"
+
 [admin]
 address = "127.0.0.1:{admin}"
 """

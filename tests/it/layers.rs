@@ -3,13 +3,14 @@
 use crate::source;
 
 /// The modules in the order in which data flows: each may use those above it, never those below.
-const ORDER: [&str; 30] = [
+const ORDER: [&str; 31] = [
     "calendar",
     "domain",
     "label",
     "causes",
     "metrics",
     "readiness",
+    "process",
     "smtp",
     "tls",
     "envelope",

@@ -8,6 +8,7 @@ mod chunking;
 mod citations;
 mod cli;
 mod composition;
+mod confinement;
 mod content;
 mod dashboards;
 mod dkim;

@@ -22,6 +22,8 @@ impl ConfigText {
             .set("spool.directory", path("spool"))
             .set("public_suffix.file", path("public_suffix_list.dat"))
             .set("store.url", format!("sqlite://{}", path("dmarcgate.db")))
+            // Whoever starts it, and whatever users the system has.
+            .set("process.user", "root")
             .set("admin.address", "127.0.0.1:0")
             .set("log.format", "json")
     }

@@ -224,6 +224,11 @@ impl Gate {
         output.expect("cargo has built the binary")
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal (`TERM`, `HUP`, `KILL`) by the shell's own `kill`.
     pub fn signal(&self, name: &str) {
         let script = format!("kill -{name} {}", self.child.id());

@@ -1,0 +1,210 @@
+//! Makes a process of root one of a user who has no rights but his own.
+
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, lchown};
+use std::path::Path;
+
+use nix::unistd::{Gid, Uid, User, initgroups, setresgid, setresuid};
+use rustix::io::Errno;
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, clear_ambient_capability_set, remove_capability_from_bounding_set, set_capabilities,
+    set_no_new_privs,
+};
+
+use super::{Error, Needed, USER, Usage};
+
+/// Whose the process is to be.
+#[derive(Debug, Clone)]
+pub struct Account {
+    name: String,
+    /// None: it stays whose it is.
+    change: Option<Change>,
+    /// That the configuration wants something else.
+    doubt: Option<String>,
+    root: Root,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Change {
+    uid: Uid,
+    gid: Gid,
+}
+
+/// Whether the process will be root's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Root {
+    /// Somebody else's.
+    No,
+    /// Root's, as the configuration says.
+    Wanted,
+    /// Root's, for want of anybody else.
+    Left,
+}
+
+impl Account {
+    /// Finds out whose the process is and whose it is to be.
+    pub fn of(wanted: Option<&str>) -> Result<Self, Error> {
+        let present = Uid::effective();
+        let own = || match User::from_uid(present) {
+            Ok(Some(user)) => user.name,
+            _ => present.to_string(),
+        };
+        let stays = |name, root, doubt| Ok(Self { name, change: None, doubt, root });
+        if !present.is_root() {
+            let name = own();
+            let other = wanted.filter(|wanted| *wanted != name);
+            let doubt = other.map(|w| format!("process.user = \"{w}\" has no effect: {name} has started the gate"));
+            return stays(name, Root::No, doubt);
+        }
+        let user = match (wanted, look_up(wanted.unwrap_or(USER))?) {
+            (_, Some(user)) => user,
+            (Some(name), None) => return Err(Error::User { name: name.to_owned() }),
+            (None, None) => return stays(own(), Root::Left, None),
+        };
+        if user.uid.is_root() {
+            return stays(user.name, Root::Wanted, None);
+        }
+        Ok(Self { name: user.name, change: Some(Change { uid: user.uid, gid: user.gid }), doubt: None, root: Root::No })
+    }
+
+    /// The user's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether the process is root's although nobody has said so.
+    pub fn is_root(&self) -> bool {
+        self.root == Root::Left
+    }
+
+    /// Makes the directories that are not there yet, for the user: he could not, below root's. What fails will be told
+    /// by who opens the file.
+    pub fn make_directories(&self, files: &[Needed]) {
+        for file in files {
+            let directory = match file.usage {
+                Usage::Read => None,
+                Usage::WriteBeside => file.path.parent(),
+                Usage::WriteInto => Some(file.path.as_path()),
+            };
+            if let Some(directory) = directory {
+                let _ = self.make_directory(directory);
+            }
+        }
+    }
+
+    fn make_directory(&self, directory: &Path) -> io::Result<()> {
+        if directory.as_os_str().is_empty() || directory.exists() {
+            return Ok(());
+        }
+        if let Some(above) = directory.parent() {
+            self.make_directory(above)?;
+        }
+        DirBuilder::new().mode(MODE).create(directory)?;
+        match self.change {
+            // Never what a link leads to.
+            Some(Change { uid, gid }) => lchown(directory, Some(uid.as_raw()), Some(gid.as_raw())),
+            None => Ok(()),
+        }
+    }
+
+    /// Becomes that user, for good, and gives up all capabilities; root who stays root keeps his. Gives what is not as
+    /// it should be.
+    pub fn adopt(&self) -> Result<Vec<String>, Error> {
+        let failed = |step| move |source| Error::Privileges { name: self.name.clone(), step, source };
+        let mut doubts: Vec<String> = self.doubt.iter().cloned().collect();
+        if let Some(change) = self.change {
+            // While the right to do so is there. It is of use only to programs that are run, and none can be.
+            empty_bounding_set().map_err(failed("giving up capabilities"))?;
+            become_user(&self.name, change).map_err(failed("becoming that user"))?;
+        }
+        if self.root == Root::No
+            && let Err(error) = drop_capabilities()
+        {
+            // A filter of system calls may forbid it; the one capability that is given to such a process binds low ports.
+            doubts.push(format!("capabilities can't be given up: {error}"));
+        }
+        if let Err(error) = set_no_new_privs(true) {
+            doubts.push(format!("no_new_privs can't be set: {error}"));
+        }
+        Ok(doubts)
+    }
+}
+
+fn look_up(name: &str) -> Result<Option<User>, Error> {
+    User::from_name(name).map_err(|errno| Error::Users { name: name.to_owned(), source: errno.into() })
+}
+
+fn become_user(name: &str, Change { uid, gid }: Change) -> io::Result<()> {
+    let name = std::ffi::CString::new(name)?;
+    // Supplementary groups are his: those of root go.
+    initgroups(&name, gid)?;
+    setresgid(gid, gid, gid)?;
+    setresuid(uid, uid, uid)?;
+    // A kernel that lets him back has not understood.
+    match setresuid(Uid::from_raw(0), Uid::from_raw(0), Uid::from_raw(0)) {
+        Ok(()) => Err(io::Error::other("the way back to root is open")),
+        Err(_) => Ok(()),
+    }
+}
+
+fn empty_bounding_set() -> Result<(), io::Error> {
+    for bit in 0..u64::BITS {
+        match remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(1 << bit)) {
+            // Beyond the last that this kernel knows.
+            Err(Errno::INVAL) => break,
+            result => result?,
+        }
+    }
+    Ok(())
+}
+
+fn drop_capabilities() -> Result<(), io::Error> {
+    let none = CapabilitySet::empty();
+    clear_ambient_capability_set()?;
+    Ok(set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?)
+}
+
+/// Directories of ours: mail of others may lie in them.
+const MODE: u32 = 0o750;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_that_nobody_knows_is_an_error_and_root_stays_root_only_by_name() {
+        if !Uid::effective().is_root() {
+            let own = User::from_uid(Uid::effective()).unwrap().unwrap().name;
+            assert!(Account::of(Some(&own)).unwrap().doubt.is_none());
+            let account = Account::of(Some("root")).unwrap();
+            assert!(account.doubt.is_some() && account.change.is_none() && !account.is_root());
+            return;
+        }
+        assert!(matches!(Account::of(Some("no-such-user")), Err(Error::User { .. })));
+        let root = Account::of(Some("root")).unwrap();
+        assert!(root.change.is_none() && !root.is_root() && root.name() == "root");
+        let nobody = Account::of(Some("nobody")).unwrap();
+        assert!(nobody.change.is_some_and(|change| !change.uid.is_root()) && !nobody.is_root());
+    }
+
+    #[test]
+    fn directories_are_made_with_all_that_lead_to_them_and_belong_to_the_user() {
+        use std::os::unix::fs::MetadataExt;
+        let place = tempfile::tempdir().unwrap();
+        let wanted = if Uid::effective().is_root() { Some("nobody") } else { None };
+        let account = Account::of(wanted).unwrap();
+        let path = place.path().join("a/b/c");
+        let needed = |usage| Needed { key: "k", path: path.clone(), usage };
+        account.make_directories(&[needed(Usage::Read)]);
+        assert!(!place.path().join("a").exists(), "nothing is made for what is read");
+        account.make_directories(&[needed(Usage::WriteBeside)]);
+        assert!(place.path().join("a/b").exists() && !path.exists());
+        account.make_directories(&[needed(Usage::WriteInto)]);
+        let expected = account.change.map_or(Uid::effective(), |change| change.uid);
+        for directory in ["a", "a/b", "a/b/c"] {
+            let found = place.path().join(directory).metadata().unwrap();
+            assert_eq!((found.uid(), found.mode() & 0o7777 & !0o750), (expected.as_raw(), 0), "{directory}");
+        }
+    }
+}
