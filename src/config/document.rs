@@ -348,13 +348,23 @@ fn join(table: &str, key: &str) -> String {
     if table.is_empty() { key.to_owned() } else { format!("{table}.{key}") }
 }
 
-/// The text of a value, on one line and not too long.
+/// The text of a value, on one line, not too long and without a password.
 fn excerpt(text: &str, span: &Range<usize>) -> String {
-    let value = text.get(span.clone()).unwrap_or_default();
+    let value = without_password(text.get(span.clone()).unwrap_or_default());
     let cut = value.floor_char_boundary(MAX_EXCERPT);
     let mark = if cut < value.len() { "..." } else { "" };
     let shown: String = value[..cut].chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect();
     shown + mark
+}
+
+/// A URL that is wrong may still have the right password in it; too much is hidden rather than too little.
+fn without_password(value: &str) -> String {
+    let value = value.split_once("password=").map_or(value.into(), |(before, _)| format!("{before}password=***\""));
+    let parts = value.split_once("://").and_then(|(scheme, rest)| {
+        let (login, host) = rest.rsplit_once('@')?;
+        Some((scheme, login.split_once(':')?.0, host))
+    });
+    parts.map(|(scheme, user, host)| format!("{scheme}://{user}:***@{host}")).unwrap_or(value)
 }
 
 fn line_of(text: &str, place: usize) -> usize {

@@ -323,7 +323,8 @@ fn spool(section: &mut Section<'_>) -> Spool {
 }
 
 fn store(section: &mut Section<'_>) -> Store {
-    Store { url: section.get("url", Location::Sqlite(PathBuf::from("/var/lib/dmarcgate/dmarcgate.db"))) }
+    let url = section.get("url", Location::Sqlite(PathBuf::from("/var/lib/dmarcgate/dmarcgate.db")));
+    Store { url: url.with_password_file(section.optional("password_file")) }
 }
 
 fn explain(section: &mut Section<'_>) -> Explain {

@@ -199,6 +199,7 @@ const KEYS: &[(&str, Takes)] = &[
     ("spool.directory", Takes::Restart),
     ("spool.memory", Takes::Restart),
     ("store.url", Takes::Restart),
+    ("store.password_file", Takes::Restart),
     ("explain.enabled", Takes::Restart),
     ("explain.keep", Takes::Restart),
     ("explain.size", Takes::Restart),

@@ -153,7 +153,12 @@ fn each_problem_is_named_with_line_key_value_and_what_is_allowed() {
         ("policy = 1\n", "no table", "1: policy: expected a table [policy]"),
         ("[reports]\nenabled = true\n", "reports", "2: reports.enabled: reports are not sent by this version"),
         ("[reports]\nfrom = \"me\"\n", "no address", "2: reports.from: has no domain"),
-        ("[store]\nurl = \"postgres://h/db\"\n", "PostgreSQL", "PostgreSQL is not supported by this version"),
+        ("[store]\nurl = \"postgres://h/db\"\n", "no user", "expected \"postgres://user@host/database\", with user"),
+        (
+            "[store]\nurl = \"postgres://u:hunter2@h/db?sslmode=no\"\n",
+            "a password in what is wrong",
+            "2: store.url: \"postgres://u:***@h/db?sslmode=no\" is not allowed; expected sslmode=disable",
+        ),
         ("[limits]\nsignatures = 101\n", "a range", "2: limits.signatures: 101 is out of range; expected 1 to 100"),
         (
             "[limits]\nmessage_size = \"1MiB\"\nheader_size = \"2MiB\"\n",

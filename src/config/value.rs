@@ -18,7 +18,7 @@ use crate::domain::Domain;
 use crate::label::Label;
 use crate::message::base64;
 use crate::policy::corroboration::Sign;
-use crate::store::{Location, LocationError};
+use crate::store::Location;
 use crate::tls::Pin;
 
 /// A kind of value.
@@ -399,11 +399,7 @@ impl Setting for String {
 impl Setting for Location {
     fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Fault>> {
         let url = value.get_ref().as_str().unwrap_or_default();
-        let expected = |error| match error {
-            LocationError::Postgres => r#""sqlite:///absolute/path"; PostgreSQL is not supported by this version"#,
-            LocationError::Unknown => r#""sqlite:///absolute/path", without '%', '?' and '#'"#,
-        };
-        Self::parse(url).map_err(|error| fault(value, expected(error)))
+        Self::parse(url).map_err(|error| fault(value, error.to_string()))
     }
 
     fn show(&self) -> String {

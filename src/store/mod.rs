@@ -6,7 +6,25 @@
 //! process, as long as the database takes it; while it does not, rows wait in a bounded memory. Explanations go the same
 //! way, with a small share of the memory; they are deleted after some days, and the oldest earlier where they take more
 //! room than they may.
+//!
+//! One set of statements serves SQLite and PostgreSQL, through sqlx's `Any`. Whoever adds a table:
+//!
+//! - writes `NNNN_name.sql` under `migrations/sqlite` and under `migrations/postgres`, which differ in BLOB and BYTEA and
+//!   in `COLLATE "C"` alone (for texts that are compared or sorted), and names it in `database::MIGRATIONS`. Numbers go up
+//!   by one; who lands second takes the next. There are BIGINT, TEXT and BLOB and no NULL; times are seconds since the
+//!   epoch, days are days since it, keys are made by us (a hash, a text), not by the database;
+//! - puts its statements into a file of its own here, beside its value types: `$n` parameters; `ON CONFLICT (key) DO
+//!   UPDATE SET n = t.n + excluded.n`; `CAST(SUM(..) AS BIGINT)`; a claim is one conditional `UPDATE .. RETURNING` with a
+//!   lease. No `QueryBuilder`, no `query!`, no function that one of them lacks (such as MAX of two values). PostgreSQL
+//!   takes no NUL octet in a text, and one row twice in one upsert is an error: what comes together is added up before,
+//!   and written in the order of its keys, so that two gates don't wait for each other;
+//! - lets what comes with mail go through the writer (an `Item`, as rows and explanations do), and writes all else (states
+//!   of reports, suppressions) in short transactions (`database::begin`) over a connection of its own
+//!   (`database::open`; for reading [`database::open_read_only`]), wherever waiting for it does not hold up mail;
+//! - tests it over both, with `testing::on_both!`.
 
+mod database;
+mod location;
 mod row;
 mod statements;
 mod writer;
@@ -22,6 +40,7 @@ use tracing::error;
 use crate::label_enum;
 use crate::metrics::{Family, Histogram, IntCounter, IntGauge, Registry};
 use crate::record::{Disposition, Record};
+pub use crate::store::location::{Location, LocationError, Postgres};
 use crate::store::writer::{Database, LogLimit, Writer};
 
 /// What the operator sets.
@@ -61,21 +80,14 @@ pub struct Explanation {
     pub body: Box<[u8]>,
 }
 
-/// Which database.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Location {
-    /// A file of our own.
-    Sqlite(PathBuf),
-}
-
 /// Why the store can't be opened or read; the operator's to mend.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The file is no database, or can't be opened.
-    #[error("{path} can't be opened as a database", path = path.display())]
+    /// The file is no database, or can't be opened; the server does not answer or does not let us in.
+    #[error("{location} can't be opened as a database")]
     Open {
-        /// Which file.
-        path: PathBuf,
+        /// Which one.
+        location: Location,
         /// Why.
         source: sqlx::Error,
     },
@@ -91,24 +103,13 @@ pub enum Error {
     #[error("the database can't be read")]
     Read(#[from] sqlx::Error),
     /// The schema can't be brought up to date; that of a later version is not touched.
-    #[error("{path} has a schema that this version can't use", path = path.display())]
+    #[error("{location} has a schema that this version can't use")]
     Schema {
-        /// Which file.
-        path: PathBuf,
+        /// Which one.
+        location: Location,
         /// Why.
         source: sqlx::migrate::MigrateError,
     },
-}
-
-/// Why a URL names no database that we can use; the operator's to mend.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum LocationError {
-    /// `postgres://`: not in this version.
-    #[error("PostgreSQL is not supported by this version; expected \"sqlite:///absolute/path\"")]
-    Postgres,
-    /// Something else.
-    #[error("expected \"sqlite:///absolute/path\", without '%', '?' and '#'")]
-    Unknown,
 }
 
 label_enum! {
@@ -258,7 +259,7 @@ impl Reader {
     /// See [`Error`]; there is no database before the gate's first start.
     pub async fn summary(&self, since: i64, until: i64) -> Result<Vec<SummaryLine>, Error> {
         let day = |seconds: i64| seconds.div_euclid(crate::calendar::SECONDS_PER_DAY);
-        let mut connection = statements::open_read_only(&self.location).await?;
+        let mut connection = database::open_read_only(&self.location).await?;
         let lines = statements::summary(&mut connection, day(since), day(until)).await?;
         // The answer is complete; an error while closing changes nothing about it.
         let _ = sqlx::Connection::close(connection).await;
@@ -271,7 +272,7 @@ impl Reader {
     ///
     /// See [`Error`]; there is no database before the gate's first start.
     pub async fn explanation(&self, id: &str) -> Result<Option<Vec<u8>>, Error> {
-        let mut connection = statements::open_read_only(&self.location).await?;
+        let mut connection = database::open_read_only(&self.location).await?;
         let body = statements::explanation(&mut connection, id).await?;
         let _ = sqlx::Connection::close(connection).await;
         Ok(body)
@@ -295,31 +296,6 @@ impl Settings {
 impl Default for Retention {
     fn default() -> Self {
         Self { keep: Duration::from_secs(7 * 86_400), octets: 256 * 1024 * 1024 }
-    }
-}
-
-impl Location {
-    /// Reads a URL: `sqlite://` and an absolute path.
-    ///
-    /// # Errors
-    ///
-    /// Says what is expected.
-    pub fn parse(url: &str) -> Result<Self, LocationError> {
-        if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-            return Err(LocationError::Postgres);
-        }
-        let path = url.strip_prefix("sqlite://").ok_or(LocationError::Unknown)?;
-        if !path.starts_with('/') || path.ends_with('/') || path.contains(['%', '?', '#']) {
-            return Err(LocationError::Unknown);
-        }
-        Ok(Self::Sqlite(PathBuf::from(path)))
-    }
-}
-
-impl std::fmt::Display for Location {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self::Sqlite(path) = self;
-        write!(f, "sqlite://{}", path.display())
     }
 }
 
@@ -358,5 +334,7 @@ impl Metrics {
 /// A batch takes a millisecond on a good disk; beyond half a second the promise of one lost second at most is broken.
 const BATCH_BUCKETS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
 
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

@@ -1,65 +1,13 @@
-//! The database: how it is opened, the schema, and each statement, once for every kind of database.
-//!
-//! Only `$n` parameters, BIGINT, TEXT and BLOB; what differs between databases is the DDL under `migrations/`, which
-//! is compiled in.
+//! The statements for rows and explanations, once for every kind of database.
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
 
-use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
-use sqlx::migrate::{Migration, MigrationType, Migrator};
-use sqlx::{AnyConnection, ConnectOptions, Connection, Row as _, SqlSafeStr};
+use sqlx::{AnyConnection, Row as _};
 
 use crate::label::Label;
 use crate::record::Disposition;
 use crate::store::row::{Key, Row};
-use crate::store::{Error, Explanation, Location, SummaryLine};
-
-/// Opens the database for writing: makes directory and file if they are not there, and brings the schema up to date.
-///
-/// # Errors
-///
-/// The operator's: a path that can't be made or opened, a file that is no database or of a newer version.
-pub async fn open(location: &Location) -> Result<AnyConnection, Error> {
-    let Location::Sqlite(path) = location;
-    make_file(path).map_err(|source| Error::Path { path: path.clone(), source })?;
-    let failed = |source| Error::Open { path: path.clone(), source };
-    // A pool of one connection, since the migrator takes a pool in a spawned task, but not a connection.
-    let pool = AnyPoolOptions::new().max_connections(1).connect_with(options(path, "rw").map_err(failed)?).await;
-    let pool = pool.map_err(failed)?;
-    for pragma in WRITER_PRAGMAS {
-        sqlx::query(*pragma).execute(&pool).await.map_err(failed)?;
-    }
-    Migrator::with_migrations(migrations())
-        .run(&pool)
-        .await
-        .map_err(|source| Error::Schema { path: path.clone(), source })?;
-    Ok(pool.acquire().await.map_err(failed)?.detach())
-}
-
-/// Which file a path names, by device and inode; none if there is none.
-pub fn file_identity(location: &Location) -> Option<(u64, u64)> {
-    let Location::Sqlite(path) = location;
-    fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
-}
-
-/// Opens the database for reading alone; a gate that writes to it isn't disturbed.
-///
-/// # Errors
-///
-/// As [`open`]; also if there is no database yet.
-pub async fn open_read_only(location: &Location) -> Result<AnyConnection, Error> {
-    let Location::Sqlite(path) = location;
-    let connect = async {
-        // SQLite says no more than that it can't; what keeps us from the file is said by the file system.
-        fs::metadata(path)?;
-        options(path, "ro")?.connect().await
-    };
-    connect.await.map_err(|source| Error::Open { path: path.clone(), source })
-}
+use crate::store::{Explanation, SummaryLine, database};
 
 /// Writes rows, in the order of their keys, and explanations in one transaction: all or none.
 ///
@@ -71,7 +19,7 @@ pub async fn write(
     rows: &BTreeMap<Key, Row>,
     explanations: &[Explanation],
 ) -> Result<(), sqlx::Error> {
-    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+    let mut transaction = database::begin(connection).await?;
     for (key, row) in rows {
         let mut query = sqlx::query(UPSERT)
             .bind(key.as_slice())
@@ -152,36 +100,6 @@ pub async fn summary(connection: &mut AnyConnection, first: i64, last: i64) -> R
         })
         .collect()
 }
-
-fn options(path: &Path, mode: &str) -> Result<AnyConnectOptions, sqlx::Error> {
-    sqlx::any::install_default_drivers();
-    let options: AnyConnectOptions = format!("sqlite://{}?mode={mode}", path.display()).parse()?;
-    Ok(options.disable_statement_logging())
-}
-
-/// Makes the directory and an empty file, closed to the world: rows tell who writes to whom. SQLite gives the files
-/// beside it the same mode.
-fn make_file(path: &Path) -> io::Result<()> {
-    if let Some(directory) = path.parent() {
-        DirBuilder::new().recursive(true).mode(0o750).create(directory)?;
-    }
-    OpenOptions::new().append(true).create(true).mode(0o640).open(path).map(drop)
-}
-
-fn migrations() -> Vec<Migration> {
-    let simple = |version, name: &'static str, sql: &'static str| {
-        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
-    };
-    vec![
-        simple(1, "report rows", include_str!("../../migrations/sqlite/0001_report_rows.sql")),
-        simple(2, "explanations", include_str!("../../migrations/sqlite/0002_explanations.sql")),
-    ]
-}
-
-/// With a write-ahead log readers don't wait for the writer, and what was committed survives the death of the process;
-/// NORMAL may lose the last commits, and nothing else, when the machine loses its power.
-const WRITER_PRAGMAS: &[&str] =
-    &["PRAGMA journal_mode = WAL", "PRAGMA synchronous = NORMAL", "PRAGMA busy_timeout = 2000"];
 
 const UPSERT: &str = "INSERT INTO report_rows AS t (
     row_key, day, n, first_seen, last_seen,

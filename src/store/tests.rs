@@ -1,32 +1,45 @@
-//! The store against real files.
+//! The store against real databases.
 
 use std::io::{BufRead, BufReader};
-use std::path::Path;
 use std::process::{Command, Stdio};
 
-use sqlx::Executor;
 use tempfile::TempDir;
 
 use super::*;
 use crate::record::sample;
+use crate::store::testing::{Home, on_both};
 
-#[tokio::test]
-async fn equal_rows_add_up_in_memory_and_in_the_table() {
-    let gate = Gate::new().await;
+on_both![
+    equal_rows_add_up_in_memory_and_in_the_table,
+    rows_are_summed_by_day_domain_and_disposition,
+    ten_thousand_different_rows_are_all_kept,
+    what_is_a_second_old_survives_kill_9,
+    a_database_that_breaks_makes_rows_wait_and_then_takes_them,
+    beyond_the_memory_only_rows_with_a_new_key_are_lost,
+    a_full_queue_never_makes_mail_wait,
+    closing_ends_at_the_deadline_and_counts_what_is_lost,
+    a_schema_of_a_later_version_is_not_touched,
+    nothing_can_be_read_before_the_first_start,
+    explanations_are_found_by_their_id_until_they_are_too_old,
+    beyond_their_room_the_oldest_explanations_go,
+    explanations_wait_in_a_share_of_the_memory_and_rows_are_not_lost_for_them,
+];
+
+async fn equal_rows_add_up_in_memory_and_in_the_table(home: Home) {
+    let gate = Gate::open(home).await;
     for _ in 0..3 {
         gate.append(sample::record());
     }
     gate.wait_until_written(3).await;
     gate.append(Record { arrived: sample::record().arrived + 60, ..sample::record() });
-    let directory = gate.close().await;
+    let home = gate.close().await;
 
-    assert_eq!(lines(directory.path()).await, [line(20_454, "example.org", Disposition::Reject, 4)]);
-    assert_eq!(count_rows(directory.path()).await, 1);
+    assert_eq!(lines(&home).await, [line(20_454, "example.org", Disposition::Reject, 4)]);
+    assert_eq!(count_rows(&home).await, 1);
 }
 
-#[tokio::test]
-async fn rows_are_summed_by_day_domain_and_disposition() {
-    let gate = Gate::new().await;
+async fn rows_are_summed_by_day_domain_and_disposition(home: Home) {
+    let gate = Gate::open(home).await;
     let mut other = sample::record();
     other.evaluated.disposition = Disposition::None;
     other.policy = None;
@@ -34,22 +47,21 @@ async fn rows_are_summed_by_day_domain_and_disposition() {
     gate.append(Record { arrived: sample::record().arrived + 86_400, ..sample::record() });
     gate.append(sample::record());
     gate.append(Record { source_ip: [192, 0, 2, 2].into(), ..sample::record() });
-    let directory = gate.close().await;
+    let home = gate.close().await;
 
     let expected = [
         line(20_454, "", Disposition::None, 1),
         line(20_454, "example.org", Disposition::Reject, 2),
         line(20_455, "example.org", Disposition::Reject, 1),
     ];
-    assert_eq!(lines(directory.path()).await, expected);
-    let reader = Reader::new(location(directory.path()));
+    assert_eq!(lines(&home).await, expected);
+    let reader = Reader::new(home.location.clone());
     let second_day = sample::record().arrived + 86_400;
     assert_eq!(reader.summary(second_day, second_day).await.unwrap(), expected[2..]);
 }
 
-#[tokio::test]
-async fn ten_thousand_different_rows_are_all_kept() {
-    let gate = Gate::new().await;
+async fn ten_thousand_different_rows_are_all_kept(home: Home) {
+    let gate = Gate::open(home).await;
     for i in 0..10_000_u32 {
         // The queue is bounded and this is faster than any mail: give the writer its turn.
         if i % 1000 == 0 {
@@ -57,17 +69,15 @@ async fn ten_thousand_different_rows_are_all_kept() {
         }
         gate.append(Record { source_ip: std::net::Ipv4Addr::from_bits(i).into(), ..sample::record() });
     }
-    let directory = gate.close().await;
-    assert_eq!(lines(directory.path()).await[0].messages, 10_000);
-    assert_eq!(count_rows(directory.path()).await, 10_000);
+    let home = gate.close().await;
+    assert_eq!(lines(&home).await[0].messages, 10_000);
+    assert_eq!(count_rows(&home).await, 10_000);
 }
 
-#[tokio::test]
-async fn what_is_a_second_old_survives_kill_9() {
-    let directory = TempDir::new().unwrap();
+async fn what_is_a_second_old_survives_kill_9(home: Home) {
     let mut gate = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "--nocapture", "store::tests::the_gate_that_is_killed"])
-        .env(KILLED_GATE, directory.path())
+        .env(KILLED_GATE, home.location.to_string())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -76,19 +86,20 @@ async fn what_is_a_second_old_survives_kill_9() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     gate.kill().unwrap();
     gate.wait().unwrap();
-    assert_eq!(lines(directory.path()).await, [line(20_454, "example.org", Disposition::Reject, 500)]);
+    assert_eq!(lines(&home).await, [line(20_454, "example.org", Disposition::Reject, 500)]);
 
-    let gate = Gate::open(directory).await;
+    let gate = Gate::open(home).await;
     gate.append(sample::record());
-    let directory = gate.close().await;
-    assert_eq!(lines(directory.path()).await[0].messages, 501, "the next start goes on with the same file");
+    let home = gate.close().await;
+    assert_eq!(lines(&home).await[0].messages, 501, "the next start goes on with the same file");
 }
 
 /// Not a test of its own: the process that the test above kills.
 #[tokio::test]
 async fn the_gate_that_is_killed() {
-    let Some(directory) = std::env::var_os(KILLED_GATE) else { return };
-    let store = Store::open(settings(Path::new(&directory)), &Registry::new()).await.unwrap();
+    let Ok(url) = std::env::var(KILLED_GATE) else { return };
+    let settings = Settings::new(Location::parse(&url).unwrap());
+    let store = Store::open(settings, &Registry::new()).await.unwrap();
     for i in 0..500_u32 {
         let source_ip = std::net::Ipv4Addr::from_bits(i).into();
         store.appender().append(Record { source_ip, ..sample::record() });
@@ -102,43 +113,40 @@ const APPENDED: &str = "all appended";
 
 #[tokio::test]
 async fn a_file_that_is_taken_away_is_made_anew() {
-    let gate = Gate::new().await;
+    let home = Home::sqlite();
+    let gate = Gate::open(home).await;
     gate.append(sample::record());
     gate.wait_until_written(1).await;
-    for file in std::fs::read_dir(gate.directory.path()).unwrap() {
+    for file in std::fs::read_dir(gate.home.directory.path()).unwrap() {
         std::fs::remove_file(file.unwrap().path()).unwrap();
     }
     gate.append(sample::record());
     gate.wait_until_written(2).await;
-    let directory = gate.close().await;
-    assert_eq!(lines(directory.path()).await[0].messages, 1);
+    let home = gate.close().await;
+    assert_eq!(lines(&home).await[0].messages, 1);
 }
 
-#[tokio::test]
-async fn a_database_that_breaks_makes_rows_wait_and_then_takes_them() {
-    let gate = Gate::new().await;
+async fn a_database_that_breaks_makes_rows_wait_and_then_takes_them(home: Home) {
+    let gate = Gate::open(home).await;
     gate.append(sample::record());
     gate.wait_until_written(1).await;
-    execute(gate.directory.path(), "ALTER TABLE report_rows RENAME TO gone").await;
+    gate.home.execute("ALTER TABLE report_rows RENAME TO gone").await;
     gate.append(sample::record());
     gate.wait_for("dmarcgate_store_up 0").await;
     gate.append(sample::record());
     assert!(gate.scrape().contains("dmarcgate_store_rows_pending 2"), "{}", gate.scrape());
 
-    execute(gate.directory.path(), "ALTER TABLE gone RENAME TO report_rows").await;
+    gate.home.execute("ALTER TABLE gone RENAME TO report_rows").await;
     gate.wait_until_written(3).await;
     assert!(gate.scrape().contains("dmarcgate_store_up 1"));
     assert!(gate.scrape().contains("dmarcgate_store_rows_pending 0"));
-    let directory = gate.close().await;
-    assert_eq!(lines(directory.path()).await[0].messages, 3);
+    let home = gate.close().await;
+    assert_eq!(lines(&home).await[0].messages, 3);
 }
 
-#[tokio::test]
-async fn beyond_the_memory_only_rows_with_a_new_key_are_lost() {
-    let directory = TempDir::new().unwrap();
-    let settings = Settings { memory: 3000, ..settings(directory.path()) };
-    let gate = Gate::with(directory, settings).await;
-    execute(gate.directory.path(), "ALTER TABLE report_rows RENAME TO gone").await;
+async fn beyond_the_memory_only_rows_with_a_new_key_are_lost(home: Home) {
+    let gate = Gate::with_settings(home, |settings| settings.memory = 3000).await;
+    gate.home.execute("ALTER TABLE report_rows RENAME TO gone").await;
     gate.append(sample::record());
     gate.wait_for("dmarcgate_store_up 0").await;
     for i in 0..100 {
@@ -146,7 +154,7 @@ async fn beyond_the_memory_only_rows_with_a_new_key_are_lost() {
         gate.append(sample::record());
     }
     gate.wait_for("dmarcgate_store_rows_pending 10").await;
-    execute(gate.directory.path(), "ALTER TABLE gone RENAME TO report_rows").await;
+    gate.home.execute("ALTER TABLE gone RENAME TO report_rows").await;
     gate.wait_for("dmarcgate_store_rows_pending 0").await;
 
     let lost = gate.metric("dmarcgate_store_rows_lost_total{reason=\"memory_full\"}");
@@ -156,23 +164,20 @@ async fn beyond_the_memory_only_rows_with_a_new_key_are_lost() {
     gate.close().await;
 }
 
-#[tokio::test]
-async fn a_full_queue_never_makes_mail_wait() {
-    let directory = TempDir::new().unwrap();
-    let gate = Gate::with_settings(directory, |settings| settings.queue = 10).await;
+async fn a_full_queue_never_makes_mail_wait(home: Home) {
+    let gate = Gate::with_settings(home, |settings| settings.queue = 10).await;
     // No await in between: the writer has no turn on this thread.
     for _ in 0..1000 {
         gate.append(sample::record());
     }
     assert_eq!(gate.metric("dmarcgate_store_rows_lost_total{reason=\"queue_full\"}"), 990);
-    let directory = gate.close().await;
-    assert_eq!(lines(directory.path()).await[0].messages, 10);
+    let home = gate.close().await;
+    assert_eq!(lines(&home).await[0].messages, 10);
 }
 
-#[tokio::test]
-async fn closing_ends_at_the_deadline_and_counts_what_is_lost() {
-    let gate = Gate::new().await;
-    execute(gate.directory.path(), "DROP TABLE report_rows").await;
+async fn closing_ends_at_the_deadline_and_counts_what_is_lost(home: Home) {
+    let gate = Gate::open(home).await;
+    gate.home.execute("DROP TABLE report_rows").await;
     gate.append(sample::record());
     gate.append(sample::record());
     let appender = gate.store.appender();
@@ -201,11 +206,10 @@ async fn a_store_that_cannot_be_opened_is_refused_with_path_and_cause() {
     }
 }
 
-#[tokio::test]
-async fn a_schema_of_a_later_version_is_not_touched() {
-    let directory = Gate::new().await.close().await;
-    execute(directory.path(), "UPDATE _sqlx_migrations SET version = 99 WHERE version = 2").await;
-    let result = Store::open(settings(directory.path()), &Registry::new()).await;
+async fn a_schema_of_a_later_version_is_not_touched(home: Home) {
+    let home = Gate::open(home).await.close().await;
+    home.execute("UPDATE _sqlx_migrations SET version = 99 WHERE version = 2").await;
+    let result = Store::open(Settings::new(home.location.clone()), &Registry::new()).await;
     assert!(matches!(result, Err(Error::Schema { .. })));
 }
 
@@ -215,7 +219,7 @@ async fn the_directory_is_made_and_closed_to_the_world() {
 
     let directory = TempDir::new().unwrap();
     let below = directory.path().join("a/b");
-    let store = Store::open(settings(&below), &Registry::new()).await.unwrap();
+    let store = Store::open(Settings::new(Location::Sqlite(below.join("store.db"))), &Registry::new()).await.unwrap();
     for (path, forbidden) in [(below.clone(), 0o027), (below.join("store.db"), 0o137)] {
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & forbidden, 0, "{mode:o} {}", path.display());
@@ -223,37 +227,31 @@ async fn the_directory_is_made_and_closed_to_the_world() {
     store.close(Duration::from_secs(5)).await;
 }
 
-#[tokio::test]
-async fn nothing_can_be_read_before_the_first_start() {
-    let directory = TempDir::new().unwrap();
-    let result = Reader::new(location(directory.path())).summary(0, 1).await;
-    assert!(matches!(result, Err(Error::Open { .. })));
+async fn nothing_can_be_read_before_the_first_start(home: Home) {
+    let result = Reader::new(home.location.clone()).summary(0, 1).await;
+    assert!(matches!(result, Err(Error::Open { .. } | Error::Read(_))), "{result:?}");
 }
 
-#[tokio::test]
-async fn explanations_are_found_by_their_id_until_they_are_too_old() {
-    let directory = TempDir::new().unwrap();
-    let gate = Gate::with_settings(directory, |s| s.retention.keep = Duration::from_secs(86_400)).await;
+async fn explanations_are_found_by_their_id_until_they_are_too_old(home: Home) {
+    let gate = Gate::with_settings(home, |s| s.retention.keep = Duration::from_secs(86_400)).await;
     let now = now();
     gate.explain("OLD", now - 86_500, b"old");
     gate.explain("NEW", now - 86_300, b"new");
     gate.explain("NEW", now, b"a second under one id");
-    let directory = gate.close().await;
-    let reader = Reader::new(location(directory.path()));
+    let home = gate.close().await;
+    let reader = Reader::new(home.location.clone());
     assert_eq!(reader.explanation("NEW").await.unwrap().as_deref(), Some(&b"new"[..]));
     assert_eq!(reader.explanation("MISSING").await.unwrap(), None);
 
     // A gate that starts deletes what has become too old, though no mail comes.
-    let gate = Gate::with_settings(directory, |s| s.retention.keep = Duration::from_secs(86_400)).await;
+    let gate = Gate::with_settings(home, |s| s.retention.keep = Duration::from_secs(86_400)).await;
     gate.wait_for("dmarcgate_store_explanations_bytes 3\n").await;
-    let directory = gate.close().await;
-    assert_eq!(Reader::new(location(directory.path())).explanation("OLD").await.unwrap(), None);
+    let home = gate.close().await;
+    assert_eq!(Reader::new(home.location.clone()).explanation("OLD").await.unwrap(), None);
 }
 
-#[tokio::test]
-async fn beyond_their_room_the_oldest_explanations_go() {
-    let directory = TempDir::new().unwrap();
-    let gate = Gate::with_settings(directory, |settings| {
+async fn beyond_their_room_the_oldest_explanations_go(home: Home) {
+    let gate = Gate::with_settings(home, |settings| {
         settings.retention.octets = 100_000;
         settings.batch_delay = Duration::from_millis(1);
     });
@@ -264,18 +262,16 @@ async fn beyond_their_room_the_oldest_explanations_go() {
         gate.wait_for(&format!("dmarcgate_store_explanations_written_total {}\n", n + 1)).await;
     }
     let octets = gate.metric("dmarcgate_store_explanations_bytes");
-    let directory = gate.close().await;
+    let home = gate.close().await;
     assert!((50_000..=101_000).contains(&octets), "{octets}");
-    let reader = Reader::new(location(directory.path()));
+    let reader = Reader::new(home.location.clone());
     assert!(reader.explanation("499").await.unwrap().is_some());
     assert!(reader.explanation("420").await.unwrap().is_some());
     assert!(reader.explanation("399").await.unwrap().is_none());
 }
 
-#[tokio::test]
-async fn explanations_wait_in_a_share_of_the_memory_and_rows_are_not_lost_for_them() {
-    let directory = TempDir::new().unwrap();
-    let gate = Gate::with_settings(directory, |settings| {
+async fn explanations_wait_in_a_share_of_the_memory_and_rows_are_not_lost_for_them(home: Home) {
+    let gate = Gate::with_settings(home, |settings| {
         settings.memory = 40_000;
         settings.batch_delay = Duration::from_secs(3600);
     });
@@ -285,58 +281,28 @@ async fn explanations_wait_in_a_share_of_the_memory_and_rows_are_not_lost_for_th
     }
     gate.wait_for("dmarcgate_store_explanations_lost_total{reason=\"memory_full\"} 10\n").await;
     gate.append(sample::record());
-    let directory = gate.close().await;
-    assert_eq!(count_rows(directory.path()).await, 1);
+    let home = gate.close().await;
+    assert_eq!(count_rows(&home).await, 1);
 }
 
-#[test]
-fn urls() {
-    let sqlite = |path: &str| Ok(Location::Sqlite(path.into()));
-    let cases = [
-        ("sqlite:///var/lib/dmarcgate/dmarcgate.db", sqlite("/var/lib/dmarcgate/dmarcgate.db")),
-        ("sqlite:///a path/b.db", sqlite("/a path/b.db")),
-        ("sqlite://relative.db", Err(LocationError::Unknown)),
-        ("sqlite:///var/lib/", Err(LocationError::Unknown)),
-        ("sqlite:///a.db?mode=memory", Err(LocationError::Unknown)),
-        ("sqlite::memory:", Err(LocationError::Unknown)),
-        ("/var/lib/a.db", Err(LocationError::Unknown)),
-        ("postgres://u@h/db", Err(LocationError::Postgres)),
-    ];
-    for (url, expected) in cases {
-        assert_eq!(Location::parse(url), expected, "{url}");
-        if let Ok(location) = expected {
-            assert_eq!(location.to_string(), url);
-        }
-    }
-}
-
-/// A store in a directory of its own.
+/// A store over a database of its own.
 struct Gate {
-    directory: TempDir,
+    home: Home,
     registry: Registry,
     store: Store,
 }
 
 impl Gate {
-    async fn new() -> Self {
-        Self::open(TempDir::new().unwrap()).await
+    async fn open(home: Home) -> Self {
+        Self::with_settings(home, |_| ()).await
     }
 
-    async fn open(directory: TempDir) -> Self {
-        let settings = settings(directory.path());
-        Self::with(directory, settings).await
-    }
-
-    async fn with_settings(directory: TempDir, change: impl FnOnce(&mut Settings)) -> Self {
-        let mut settings = settings(directory.path());
+    async fn with_settings(home: Home, change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = Settings::new(home.location.clone());
         change(&mut settings);
-        Self::with(directory, settings).await
-    }
-
-    async fn with(directory: TempDir, settings: Settings) -> Self {
         let registry = Registry::new();
         let store = Store::open(settings, &registry).await.unwrap();
-        Self { directory, registry, store }
+        Self { home, registry, store }
     }
 
     fn append(&self, record: Record) {
@@ -371,9 +337,9 @@ impl Gate {
         panic!("no {text} in {}", self.scrape());
     }
 
-    async fn close(self) -> TempDir {
+    async fn close(self) -> Home {
         self.store.close(Duration::from_secs(10)).await;
-        self.directory
+        self.home
     }
 }
 
@@ -381,28 +347,14 @@ fn now() -> i64 {
     i64::try_from(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()).unwrap()
 }
 
-fn location(directory: &Path) -> Location {
-    Location::Sqlite(directory.join("store.db"))
-}
-
-fn settings(directory: &Path) -> Settings {
-    Settings::new(location(directory))
-}
-
 fn line(day: i64, policy_domain: &str, disposition: Disposition, messages: i64) -> SummaryLine {
     SummaryLine { day, policy_domain: policy_domain.into(), disposition, messages }
 }
 
-async fn lines(directory: &Path) -> Vec<SummaryLine> {
-    Reader::new(location(directory)).summary(0, i64::MAX).await.unwrap()
+async fn lines(home: &Home) -> Vec<SummaryLine> {
+    Reader::new(home.location.clone()).summary(0, i64::MAX).await.unwrap()
 }
 
-async fn count_rows(directory: &Path) -> i64 {
-    let mut connection = statements::open(&location(directory)).await.unwrap();
-    sqlx::query_scalar("SELECT COUNT(*) FROM report_rows").fetch_one(&mut connection).await.unwrap()
-}
-
-async fn execute(directory: &Path, sql: &'static str) {
-    let mut connection = statements::open(&location(directory)).await.unwrap();
-    connection.execute(sql).await.unwrap();
+async fn count_rows(home: &Home) -> i64 {
+    home.number("SELECT COUNT(*) FROM report_rows").await
 }

@@ -16,7 +16,7 @@ use tracing::{error, info, warn};
 use crate::causes::Causes;
 use crate::record::Record;
 use crate::store::row::{Key, Row};
-use crate::store::{Error, Explanation, Item, Location, Loss, Metrics, Retention, Settings, statements};
+use crate::store::{Error, Explanation, Item, Location, Loss, Metrics, Retention, Settings, database, statements};
 
 /// Owns the write connection and all rows that wait for it. It goes on taking records while the database writes.
 pub struct Writer {
@@ -256,16 +256,16 @@ impl Database {
     ///
     /// # Errors
     ///
-    /// See [`statements::open`].
+    /// See [`database::open`].
     pub async fn open(location: &Location) -> Result<Self, Error> {
-        let connection = statements::open(location).await?;
-        Ok(Self { connection, file: statements::file_identity(location) })
+        let connection = database::open(location).await?;
+        Ok(Self { connection, file: database::file_identity(location) })
     }
 }
 
 async fn try_write(database: &mut Option<Database>, location: &Location, batch: &Waiting) -> Result<(), Error> {
     let database = match database {
-        Some(database) if database.file == statements::file_identity(location) => database,
+        Some(database) if database.file == database::file_identity(location) => database,
         other => other.insert(Database::open(location).await?),
     };
     Ok(statements::write(&mut database.connection, &batch.rows, &batch.explanations).await?)
