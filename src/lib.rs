@@ -27,6 +27,7 @@ pub mod action;
 pub mod record;
 pub mod store;
 pub mod upstream;
+pub mod report;
 pub mod suffix_list;
 pub mod verdict;
 pub mod explain;

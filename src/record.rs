@@ -42,6 +42,15 @@ pub struct Record {
     pub reply: FinalReply,
 }
 
+/// Messages that the rows of a store do not tell apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Counted {
+    /// The first of them.
+    pub record: Record,
+    /// How many there were.
+    pub count: u64,
+}
+
 /// The policy record as published, with defaults filled in (RFC 9990 §3.1.1.5).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PolicyPublished {
@@ -83,7 +92,7 @@ pub struct PolicyEvaluated {
 }
 
 /// Why the published policy was not applied (RFC 9990 §3.1.1.14).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct OverrideReason {
     /// The type.
     #[serde(rename = "type")]
@@ -94,7 +103,7 @@ pub struct OverrideReason {
 }
 
 /// What one signature came to (RFC 9990 §3.1.1.12).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct DkimAuthResult {
     /// `d=`.
     pub domain: String,
@@ -105,7 +114,7 @@ pub struct DkimAuthResult {
 }
 
 /// What SPF came to (RFC 9990 §3.1.1.13).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SpfAuthResult {
     /// The domain that was checked.
     pub domain: String,

@@ -1,4 +1,18 @@
-//! Reads base64 (RFC 4648 §4) as signatures, key records and encoded words have it.
+//! Base64 (RFC 4648 §4): reads it as signatures, key records and encoded words have it, and writes it.
+
+/// Encodes octets, with padding.
+pub(crate) fn encode(octets: &[u8]) -> String {
+    let mut text = String::with_capacity(octets.len().div_ceil(3) * 4);
+    for group in octets.chunks(3) {
+        let bits = group.iter().fold(0_u32, |bits, octet| bits << 8 | u32::from(*octet)) << (8 * (3 - group.len()));
+        for place in 0..4 {
+            let digit = usize::try_from(bits >> (18 - 6 * place) & 63).unwrap_or_default();
+            let letter = ALPHABET.get(digit).filter(|_| place <= group.len());
+            text.push(letter.copied().map_or('=', char::from));
+        }
+    }
+    text
+}
 
 /// Decodes base64 without white space; padding may be missing, since the grammar of RFC 6376 §2.10 lets it.
 ///
@@ -33,6 +47,8 @@ fn value(b: u8) -> Option<u8> {
         _ => None,
     }
 }
+
+const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 #[cfg(test)]
 mod tests {

@@ -44,7 +44,7 @@ fn help_is_as_the_golden_file_has_it() {
 }
 
 /// Holds a text to a file of `tests/data`; `UPDATE_GOLDEN=1` writes it.
-fn golden(name: &str, text: &str) {
+pub fn golden(name: &str, text: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name);
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::create_dir_all(path.parent().expect("tests/data")).unwrap();

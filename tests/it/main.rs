@@ -1,6 +1,7 @@
 //! The integration tests, one binary: real sockets on loopback, the built gate between a scripted client and a scripted
 //! upstream, DNS from a zone written in the test.
 
+mod aggregate;
 mod auth;
 mod check;
 mod check_upstream;
