@@ -10,6 +10,7 @@ use rand::Rng;
 use crate::action::{Action, Names, Replies, ReplyText};
 use crate::dmarc::alignment::Alignment;
 use crate::envelope::Envelope;
+use crate::evaluation::caught::caught_in;
 use crate::evaluation::{DkimResult, DmarcOutput, Evaluation};
 use crate::label::Label;
 use crate::message::author::Author;
@@ -40,6 +41,17 @@ pub struct Settings {
     pub exempt_recipients: Vec<ExemptRecipient>,
     /// What is said to clients whose message is refused or deferred.
     pub replies: Replies,
+    /// What is only asked what it would do.
+    pub shadow: Option<ShadowPolicy>,
+}
+
+/// A policy beside the one in force: it sees the same facts under the same circumstances, and is never acted on.
+#[derive(Debug)]
+pub struct ShadowPolicy {
+    /// What it wants.
+    pub policy: LocalPolicy,
+    /// Whom it exempts.
+    pub exempt_recipients: Vec<ExemptRecipient>,
 }
 
 /// A recipient whose mail is not refused.
@@ -60,6 +72,17 @@ pub struct Verdict {
     pub decision: Decision,
     /// Its execution.
     pub action: Action,
+    /// What the shadow policy would have done; none without one, or by a fault of ours in it.
+    pub shadow: Option<Shadow>,
+}
+
+/// What the shadow policy would have done with a message.
+#[derive(Debug)]
+pub struct Shadow {
+    /// What it decides.
+    pub decision: Decision,
+    /// What would come of that.
+    pub action: Action,
 }
 
 impl Settings {
@@ -75,7 +98,8 @@ impl Settings {
     /// client's name and how long DNS has failed, is for the caller to add.
     pub fn circumstances(&self, envelope: &Envelope, now: u64) -> Circumstances {
         let mut recipient_domains = Vec::new();
-        if !self.policy.overrides.is_empty() {
+        let shadow = self.shadow.as_ref();
+        if !self.policy.overrides.is_empty() || shadow.is_some_and(|shadow| !shadow.policy.overrides.is_empty()) {
             for recipient in &envelope.recipients {
                 let domain = match recipient.mailbox().domain() {
                     DomainPart::Name(domain) => Some(domain),
@@ -86,16 +110,12 @@ impl Settings {
                 }
             }
         }
-        let is_exempt = |path: &ForwardPath| self.exempt_recipients.iter().any(|exempt| exempt.covers(path));
         Circumstances {
             reverse_path: match envelope.reverse_path {
                 ReversePath::Null => ReversePathKind::Null,
                 ReversePath::Mailbox(_) => ReversePathKind::Mailbox,
             },
-            recipients: match envelope.recipients.iter().all(is_exempt) {
-                true => Recipients::AllExempt,
-                false => Recipients::Ordinary,
-            },
+            recipients: kind_of(&envelope.recipients, &self.exempt_recipients),
             recipient_domains,
             host: None,
             in_doubt_for: Vec::new(),
@@ -105,7 +125,20 @@ impl Settings {
     }
 }
 
+impl ShadowPolicy {
+    /// What it would do with a message.
+    fn decide(&self, evaluation: &Evaluation, envelope: &Envelope, circumstances: &Circumstances) -> Decision {
+        let recipients = kind_of(&envelope.recipients, &self.exempt_recipients);
+        decide(evaluation, &Circumstances { recipients, ..circumstances.clone() }, &self.policy)
+    }
+}
+
 impl Verdict {
+    /// Whether the shadow policy would have treated the message otherwise.
+    pub fn shadow_differs(&self) -> bool {
+        self.shadow.as_ref().is_some_and(|shadow| shadow.decision.disposition != self.decision.disposition)
+    }
+
     /// Whether the message goes on with a mark.
     pub fn is_tagged(&self) -> bool {
         matches!(self.decision.disposition, Disposition::Tag(_))
@@ -121,12 +154,32 @@ impl ExemptRecipient {
     }
 }
 
-/// Judges an evaluated message.
-pub fn conclude(evaluation: Evaluation, circumstances: &Circumstances, settings: &Settings, id: &str) -> Verdict {
+fn kind_of(recipients: &[ForwardPath], exempt: &[ExemptRecipient]) -> Recipients {
+    let is_exempt = |path: &ForwardPath| exempt.iter().any(|exempt| exempt.covers(path));
+    if recipients.iter().all(is_exempt) { Recipients::AllExempt } else { Recipients::Ordinary }
+}
+
+/// Judges an evaluated message with this envelope.
+pub fn conclude(
+    evaluation: Evaluation,
+    envelope: &Envelope,
+    circumstances: &Circumstances,
+    settings: &Settings,
+    id: &str,
+) -> Verdict {
     let decision = decide(&evaluation, circumstances, &settings.policy);
     let names = Names { authserv_id: &settings.authserv_id, explain_id: id, receiver: settings.receiver.as_deref() };
-    let action = Action::of(&evaluation, &decision, &names, &settings.replies);
-    Verdict { evaluation, decision, action }
+    let act = |decision: &Decision| Action::of(&evaluation, decision, &names, &settings.replies);
+    let action = act(&decision);
+    let shadow = settings.shadow.as_ref().and_then(|shadow| {
+        let judged = || {
+            let decision = shadow.decide(&evaluation, envelope, circumstances);
+            Shadow { action: act(&decision), decision }
+        };
+        // A fault of ours in it is none in the verdict.
+        caught_in(judged).ok()
+    });
+    Verdict { evaluation, decision, action, shadow }
 }
 
 /// What is done with a message whose evaluation did not come to an end: a fault of ours, never a 5xx.
@@ -219,3 +272,6 @@ fn dkim_results(evaluation: &Evaluation, dmarc: Option<&DmarcOutput>) -> Vec<Dki
     results.sort_by_key(|(rank, _)| *rank);
     results.into_iter().map(|(_, result)| result).collect()
 }
+
+#[cfg(test)]
+mod tests;

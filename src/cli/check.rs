@@ -105,7 +105,11 @@ impl Check {
         let evaluation = self.evaluate(config, &rules, &received, &lookup).await;
         let evaluation =
             evaluation.ok_or_else(|| Failure::Running("the evaluation did not come to an end".to_owned()))?;
-        let host = match config.verdict().policy.wants_host() {
+        // A session knows it, too, where it is told to the upstream.
+        let settings = config.verdict();
+        let for_shadow = settings.shadow.as_ref().is_some_and(|shadow| shadow.policy.wants_host());
+        let wants_host = settings.policy.wants_host() || (for_shadow && config.upstream.identity.tells_name());
+        let host = match wants_host {
             true => confirmed_name(&lookup, self.ip()).await.confirmed(),
             false => None,
         };

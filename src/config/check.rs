@@ -9,8 +9,8 @@ use ipnet::IpNet;
 use crate::calendar::{Date, SECONDS_PER_DAY};
 use crate::config::document::Document;
 use crate::config::{
-    Config, Host, Identity, ListenerTls, Mode, Policy, RecipientDomain, Reject, ServerAddress, SwitchableSign,
-    UpstreamTls,
+    Config, Host, Identity, ListenerTls, Mode, Override, Policy, RecipientDomain, Reject, ServerAddress,
+    SwitchableSign, UpstreamTls,
 };
 use crate::label::Label;
 use crate::policy::corroboration::Sign;
@@ -40,44 +40,86 @@ pub fn warnings(config: &Config) -> Vec<String> {
     if config.bypass.trusted_networks.iter().any(|network| network.prefix_len() == 0) {
         warnings.push("bypass.trusted_networks holds the whole Internet: nothing is evaluated".to_owned());
     }
-    sign_warnings(&config.policy, &mut warnings);
-    override_warnings(config, &mut warnings);
+    let policy = &config.policy;
+    let shadow = policy.shadow.as_deref();
+    // What the shadow takes over may be meant for it.
+    if shadow.is_none_or(|shadow| shadow.signs != policy.signs || shadow.reject == policy.reject) {
+        sign_warnings("policy", policy, &mut warnings);
+    }
+    override_warnings(config, "policy", policy, &mut warnings);
+    if policy.mode == Mode::Monitor
+        && !policy.overrides.is_empty()
+        && shadow.is_none_or(|shadow| shadow.mode == Mode::Monitor || shadow.overrides != policy.overrides)
+    {
+        warnings.push("policy.override has no effect: policy.mode is monitor".to_owned());
+    }
+    shadow_warnings(config, &mut warnings);
     tls_warnings(config, &mut warnings);
     warnings
 }
 
 /// Signs that are switched off where none would count, and all of them.
-fn sign_warnings(policy: &Policy, warnings: &mut Vec<String>) {
+fn sign_warnings(name: &str, policy: &Policy, warnings: &mut Vec<String>) {
     let counts = |sign| policy.signs.contains(&SwitchableSign(sign));
     let off = Sign::SWITCHABLE.into_iter().filter(|sign| !counts(*sign));
     // It counts under any policy.reject.
     let off = off.filter(|sign| *sign != Sign::UnsignedEnd).count();
     if off > 0 && policy.reject != Reject::Corroborated {
-        warnings.push(format!("policy.signs has no effect: policy.reject is \"{}\"", policy.reject));
+        warnings.push(format!("{name}.signs has no effect: {name}.reject is \"{}\"", policy.reject));
     } else if policy.signs.is_empty() {
-        warnings.push(
-            "policy.signs is empty, so that policy.reject = \"corroborated\" is much as \"always\", against RFC 9989 \
+        warnings.push(format!(
+            "{name}.signs is empty, so that {name}.reject = \"corroborated\" is much as \"always\", against RFC 9989 \
              section 7.4"
-                .to_owned(),
-        );
+        ));
+    }
+}
+
+/// A shadow policy that says nothing new, or that can't see what it asks for.
+fn shadow_warnings(config: &Config, warnings: &mut Vec<String>) {
+    let policy = &config.policy;
+    let Some(shadow) = policy.shadow.as_deref() else { return };
+    let name = "policy.shadow";
+    if *shadow == (Policy { shadow: None, ..policy.clone() }) {
+        warnings.push(format!("{name} says nothing new: it is as [policy]"));
+    }
+    if (&shadow.signs, shadow.reject) != (&policy.signs, policy.reject) {
+        sign_warnings(name, shadow, warnings);
+    }
+    if shadow.overrides == policy.overrides {
+        return;
+    }
+    override_warnings(config, name, shadow, warnings);
+    if shadow.mode == Mode::Monitor && !shadow.overrides.is_empty() {
+        warnings.push(format!("{name}.override has no effect: {name}.mode is monitor"));
+    }
+    let asks = |one: &Override| !one.host.is_empty();
+    if shadow.overrides.iter().any(asks) && !policy.overrides.iter().any(asks) {
+        let identity = config.upstream.identity;
+        let known = if identity.tells_name() { "may come too late" } else { "is not looked up" };
+        warnings.push(format!(
+            "{name}.override with host may not match: for a shadow no name is asked for, and with upstream.identity = \
+             \"{identity}\" it {known}"
+        ));
     }
 }
 
 /// Overrides that can never fit, fit no more, or let forgeries through.
-fn override_warnings(config: &Config, warnings: &mut Vec<String>) {
-    let overrides = &config.policy.overrides;
+fn override_warnings(config: &Config, policy_name: &str, policy: &Policy, warnings: &mut Vec<String>) {
+    let overrides = &policy.overrides;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let today = Date::of_day(i64::try_from(now).unwrap_or(i64::MAX) / SECONDS_PER_DAY);
     for (place, one) in overrides.iter().enumerate() {
-        let name = format!("policy.override {} (\"{}\")", place + 1, one.note);
+        let name = format!("{policy_name}.override {} (\"{}\")", place + 1, one.note);
         let criteria = one.criteria();
         if let Some(until) = one.until.filter(|until| *until <= today) {
             warnings.push(format!("{name} has no effect any more: it held until {until}"));
         }
         let earlier = overrides.iter().take(place).position(|o| o.until.is_none() && o.criteria().cover(&criteria));
         if let Some(earlier) = earlier {
-            warnings
-                .push(format!("{name} has no effect: whatever it fits is taken by policy.override {}", earlier + 1));
+            warnings.push(format!(
+                "{name} has no effect: whatever it fits is taken by {policy_name}.override {}",
+                earlier + 1
+            ));
         }
         if one.action == OverrideAction::Pass && criteria.hang_on_claims_alone() {
             warnings
@@ -87,9 +129,6 @@ fn override_warnings(config: &Config, warnings: &mut Vec<String>) {
         if !criteria.networks.is_empty() && criteria.networks.iter().all(trusted) {
             warnings.push(format!("{name} has no effect: its networks are in bypass.trusted_networks"));
         }
-    }
-    if config.policy.mode == Mode::Monitor && !overrides.is_empty() {
-        warnings.push("policy.override has no effect: policy.mode is monitor".to_owned());
     }
 }
 

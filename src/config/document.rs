@@ -225,6 +225,9 @@ impl<'a> Section<'a> {
         let tables: Vec<_> = items.filter_map(|item| Some((item.span().start, item.get_ref().as_table()?))).collect();
         if value.get_ref().as_array().is_none_or(|array| array.len() > tables.len()) {
             self.problem(key, &format!("expected tables [[{name}]]"));
+        } else if tables.is_empty() {
+            // That there are none is said, too: it may not be what holds without a word.
+            self.line(key, Some("[]".to_owned()), Origin::File);
         }
         let each = tables.into_iter().enumerate();
         each.map(|(i, (place, table))| self.inner(name, i, Some(place), Some(table)).read(&read)).collect()
@@ -292,18 +295,17 @@ impl<'a> Section<'a> {
     }
 
     fn note<T: Setting>(&self, key: &'static str, value: Option<&T>, in_file: bool) {
-        self.found.lines.borrow_mut().push(Line {
-            table: self.name,
-            outer: self.outer,
-            instance: self.instance,
-            key,
-            value: value.map(T::show),
-            origin: match self.general {
-                _ if in_file => Origin::File,
-                Some(general) => Origin::General(general),
-                None => Origin::Default,
-            },
-        });
+        let origin = match self.general {
+            _ if in_file => Origin::File,
+            Some(general) => Origin::General(general),
+            None => Origin::Default,
+        };
+        self.line(key, value.map(T::show), origin);
+    }
+
+    fn line(&self, key: &'static str, value: Option<String>, origin: Origin) {
+        let (table, outer, instance) = (self.name, self.outer, self.instance);
+        self.found.lines.borrow_mut().push(Line { table, outer, instance, key, value, origin });
     }
 
     fn path(&self, key: &str) -> String {

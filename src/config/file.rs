@@ -151,10 +151,25 @@ fn policy(section: &mut Section<'_>) -> Policy {
         exempt_recipients: exempt.into(),
         trusted_sealers: Vec::new(),
         overrides: Vec::new(),
+        shadow: None,
     };
     let keys = policy_keys(section, &built_in);
     let discovery = section.get("discovery", built_in.discovery);
-    Policy { discovery, overrides: section.tables("override", OVERRIDE, read_override), ..keys }
+    let policy = Policy { discovery, overrides: section.tables("override", OVERRIDE, read_override), ..keys };
+    let shadow = section.is_set("shadow").then(|| {
+        let read = |section: &mut Section<'_>| shadow(section, &policy);
+        Box::new(section.table("shadow", SHADOW, Some("policy"), read))
+    });
+    Policy { shadow, ..policy }
+}
+
+/// What isn't set is as in the policy in force, and so are the overrides if it has none of its own.
+fn shadow(section: &mut Section<'_>, in_force: &Policy) -> Policy {
+    let keys = policy_keys(section, in_force);
+    if !section.is_set("override") {
+        return keys;
+    }
+    Policy { overrides: section.tables("override", SHADOW_OVERRIDE, read_override), ..keys }
 }
 
 /// The keys that say what is done with a message, wherever they stand, without tables of overrides; what isn't set is as in
@@ -173,6 +188,7 @@ fn policy_keys(section: &mut Section<'_>, general: &Policy) -> Policy {
         exempt_recipients: section.get("exempt_recipients", general.exempt_recipients.clone()),
         trusted_sealers: section.get("trusted_sealers", general.trusted_sealers.clone()),
         overrides: general.overrides.clone(),
+        shadow: None,
     }
 }
 
@@ -387,6 +403,10 @@ pub fn is_repeated(table: &str) -> bool {
 pub const LISTENER: &str = "listener";
 /// The name of the tables of overrides.
 const OVERRIDE: &str = "policy.override";
+/// The table of the policy that is never acted on; there is none without it.
+pub const SHADOW: &str = "policy.shadow";
+/// The name of its tables of overrides.
+const SHADOW_OVERRIDE: &str = "policy.shadow.override";
 /// All tables, in the order of the reference; a name that is missing here would be refused as an unknown key, which the test of the reference shows.
 pub const TABLES: &[&str] = &[
     LISTENER,

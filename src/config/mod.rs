@@ -138,6 +138,8 @@ pub struct Policy {
     pub exempt_recipients: Vec<Mailbox>,
     pub trusted_sealers: Vec<Domain>,
     pub overrides: Vec<Override>,
+    /// Without one of its own.
+    pub shadow: Option<Box<Policy>>,
 }
 
 /// `[[policy.override]]`.
@@ -378,7 +380,9 @@ impl Loaded {
         let mut text = String::new();
         let place = |line: &Line| (line.table, line.outer, line.instance);
         for lines in self.lines.chunk_by(|a, b| place(a) == place(b)) {
-            if lines.iter().all(|line| matches!(line.origin, Origin::General(_))) {
+            // That there is a shadow says something, even if it is as what it stands beside.
+            let is_shadow = lines.iter().any(|line| line.table == file::SHADOW);
+            if !is_shadow && lines.iter().all(|line| matches!(line.origin, Origin::General(_))) {
                 continue;
             }
             for (number, line) in lines.iter().enumerate() {

@@ -96,7 +96,10 @@ pub fn is_taken(path: &str) -> bool {
 
 /// A key that the table lacks is none that a running gate takes over.
 fn kind(path: &str) -> Takes {
-    KEYS.iter().find(|(key, _)| *key == path).map_or(Takes::Restart, |(_, takes)| *takes)
+    // That there are no tables of overrides, where it is said.
+    let overrides = path.ends_with(".override").then_some(Takes::Reload);
+    let known = KEYS.iter().find(|(key, _)| *key == path).map(|(_, takes)| *takes);
+    known.or(overrides).unwrap_or(Takes::Restart)
 }
 
 const ADDRESS: &str = "listener.address";
@@ -151,6 +154,27 @@ const KEYS: &[(&str, Takes)] = &[
     ("policy.override.reason", Takes::Reload),
     ("policy.override.until", Takes::Reload),
     ("policy.discovery", Takes::Restart),
+    ("policy.shadow.mode", Takes::Reload),
+    ("policy.shadow.reject", Takes::Reload),
+    ("policy.shadow.on_temperror", Takes::Reload),
+    ("policy.shadow.defer_at_most", Takes::Reload),
+    ("policy.shadow.unusable_from", Takes::Reload),
+    ("policy.shadow.honor_pct", Takes::Reload),
+    ("policy.shadow.signs", Takes::Reload),
+    ("policy.shadow.exempt_recipients", Takes::Reload),
+    ("policy.shadow.trusted_sealers", Takes::Reload),
+    ("policy.shadow.override.author_domain", Takes::Reload),
+    ("policy.shadow.override.network", Takes::Reload),
+    ("policy.shadow.override.host", Takes::Reload),
+    ("policy.shadow.override.dkim", Takes::Reload),
+    ("policy.shadow.override.spf", Takes::Reload),
+    ("policy.shadow.override.arc_sealer", Takes::Reload),
+    ("policy.shadow.override.list_id", Takes::Reload),
+    ("policy.shadow.override.recipient_domain", Takes::Reload),
+    ("policy.shadow.override.action", Takes::Reload),
+    ("policy.shadow.override.note", Takes::Reload),
+    ("policy.shadow.override.reason", Takes::Reload),
+    ("policy.shadow.override.until", Takes::Reload),
     ("public_suffix.file", Takes::Restart),
     ("public_suffix.url", Takes::Restart),
     ("public_suffix.max_age", Takes::Restart),
@@ -230,7 +254,8 @@ mod tests {
     #[test]
     fn every_key_has_its_place_in_the_table_and_no_other_has() {
         let one_override = "[[policy.override]]\nspf = \"a.example\"\naction = \"pass\"\nnote = \"n\"\n";
-        let known: BTreeSet<_> = lines(one_override).iter().map(Line::path).collect();
+        let one_more = one_override.replace("policy.", "policy.shadow.");
+        let known: BTreeSet<_> = lines(&format!("{one_override}{one_more}")).iter().map(Line::path).collect();
         let table: BTreeSet<_> = KEYS.iter().map(|(key, _)| (*key).to_owned()).collect();
         assert_eq!(known, table);
         assert_eq!(KEYS.len(), table.len(), "a key stands in the table twice");

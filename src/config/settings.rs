@@ -22,7 +22,7 @@ use crate::upstream::probe::RelayTest;
 use crate::upstream::security::Security;
 use crate::upstream::servers::Servers;
 use crate::upstream::{self, Blind};
-use crate::verdict::{self, ExemptRecipient};
+use crate::verdict::{self, ExemptRecipient, ShadowPolicy};
 use crate::{listener, store};
 
 impl Override {
@@ -60,6 +60,28 @@ impl Override {
 }
 
 impl Policy {
+    fn local(&self) -> LocalPolicy {
+        LocalPolicy {
+            mode: self.mode,
+            reject: self.reject,
+            on_temperror: self.on_temperror,
+            defer_at_most: self.defer_at_most,
+            unusable_from: self.unusable_from,
+            pct: if self.honor_pct { Pct::Honored } else { Pct::Ignored },
+            ignored_signs: self.ignored_signs(),
+            trusted_sealers: self.trusted_sealers.clone(),
+            overrides: self.overrides.iter().map(Override::local).collect(),
+        }
+    }
+
+    fn exempt(&self) -> Vec<ExemptRecipient> {
+        let exempt = self.exempt_recipients.iter().map(|mailbox| match &mailbox.domain {
+            None => ExemptRecipient::LocalPart(mailbox.local_part.as_str().into()),
+            Some(_) => ExemptRecipient::Address(mailbox.to_string().into()),
+        });
+        exempt.collect()
+    }
+
     fn ignored_signs(&self) -> Vec<Sign> {
         Sign::SWITCHABLE.into_iter().filter(|sign| !self.signs.contains(&SwitchableSign(*sign))).collect()
     }
@@ -111,17 +133,18 @@ impl Config {
     /// For the judgement of messages.
     pub fn verdict(&self) -> verdict::Settings {
         let ids = std::iter::once(&self.authserv_id).chain(&self.strip_authserv_ids);
-        let exempt = self.policy.exempt_recipients.iter().map(|mailbox| match &mailbox.domain {
-            None => ExemptRecipient::LocalPart(mailbox.local_part.as_str().into()),
-            Some(_) => ExemptRecipient::Address(mailbox.to_string().into()),
-        });
         verdict::Settings {
-            policy: self.local_policy(),
+            policy: self.policy.local(),
             authserv_id: self.authserv_id.as_str().into(),
             receiver: self.results.received_spf.then(|| self.hostname.as_str().into()),
             own_ids: AuthservIds::new(ids),
             keep_results_from: self.bypass.keep_results_from.clone(),
-            exempt_recipients: exempt.collect(),
+            exempt_recipients: self.policy.exempt(),
+            shadow: self
+                .policy
+                .shadow
+                .as_ref()
+                .map(|shadow| ShadowPolicy { policy: shadow.local(), exempt_recipients: shadow.exempt() }),
             replies: self.replies(),
         }
     }
@@ -251,20 +274,6 @@ impl Config {
                 prefix_v4: u8::try_from(self.limits.network_prefix_v4).unwrap_or(u8::MAX),
                 prefix_v6: u8::try_from(self.limits.network_prefix_v6).unwrap_or(u8::MAX),
             },
-        }
-    }
-
-    fn local_policy(&self) -> LocalPolicy {
-        LocalPolicy {
-            mode: self.policy.mode,
-            reject: self.policy.reject,
-            on_temperror: self.policy.on_temperror,
-            defer_at_most: self.policy.defer_at_most,
-            unusable_from: self.policy.unusable_from,
-            pct: if self.policy.honor_pct { Pct::Honored } else { Pct::Ignored },
-            ignored_signs: self.policy.ignored_signs(),
-            trusted_sealers: self.policy.trusted_sealers.clone(),
-            overrides: self.policy.overrides.iter().map(Override::local).collect(),
         }
     }
 

@@ -14,7 +14,7 @@ fn problems(text: &str) -> Vec<String> {
 
 /// The reference with each example put into force.
 fn with_examples() -> String {
-    let is_key = |line: &&str| line.starts_with(|c: char| c.is_ascii_lowercase()) || line.starts_with("[[");
+    let is_key = |line: &&str| line.starts_with(|c: char| c.is_ascii_lowercase()) || line.starts_with('[');
     let lines = REFERENCE.lines().map(|line| line.strip_prefix('#').filter(is_key).unwrap_or(line));
     // Keys at the top come before all tables, as in the reference.
     lines.collect::<Vec<_>>().join("\n")
@@ -297,6 +297,75 @@ fn overrides_are_read_and_what_is_wrong_with_them_is_told() {
     for (table, expected) in cases {
         let problems = problems(&with(table));
         assert!(problems.iter().any(|problem| problem.contains(expected)), "{table}: {problems:?}");
+    }
+}
+
+#[test]
+fn a_shadow_takes_over_what_it_does_not_set() {
+    let policy = "[policy]\nmode = \"monitor\"\nsigns = [\"list_fields\"]\ntrusted_sealers = [\"a.example\"]\n";
+    let one = "[[policy.override]]\nspf = \"a.example\"\naction = \"pass\"\nnote = \"active\"\n";
+    let read = |more: &str| Config::parse(&format!("{SMALLEST}{policy}{one}{more}")).unwrap();
+    assert!(read("").config.verdict().shadow.is_none());
+
+    let loaded = read("[policy.shadow]\nmode = \"enforce\"\nexempt_recipients = []\n");
+    let verdict = loaded.config.verdict();
+    let shadow = verdict.shadow.unwrap();
+    let expected = crate::policy::LocalPolicy { mode: Mode::Enforce, ..verdict.policy };
+    assert_eq!(shadow.policy, expected, "all else, the override too, is as in force");
+    assert_eq!((shadow.exempt_recipients.len(), verdict.exempt_recipients.len()), (0, 2));
+    let shown = loaded.to_toml();
+    let table = shown.split("[policy.shadow]\n").nth(1).unwrap().split("\n[").next().unwrap();
+    assert!(table.starts_with("mode = \"enforce\"\nreject = \"corroborated\"  # as in [policy]\n"), "{shown}");
+    assert_eq!(Config::parse(&shown).unwrap().config, loaded.config);
+
+    let cases = [
+        ("[policy.shadow]\n", vec!["active"]),
+        ("[policy.shadow]\noverride = []\n", vec![]),
+        ("[[policy.shadow.override]]\ndkim = \"b.example\"\naction = \"tag\"\nnote = \"own\"\n", vec!["own"]),
+    ];
+    for (more, expected) in cases {
+        let loaded = read(more);
+        let overrides = loaded.config.verdict().shadow.unwrap().policy.overrides;
+        assert_eq!(overrides.iter().map(|o| &*o.note).collect::<Vec<_>>(), expected, "{more}");
+        assert_eq!(Config::parse(&loaded.to_toml()).unwrap().config, loaded.config, "{more}\n{}", loaded.to_toml());
+    }
+    for (more, expected) in [
+        ("[policy.shadow]\nmdoe = \"tag\"\n", "policy.shadow.mdoe: unknown key; did you mean policy.shadow.mode?"),
+        ("[policy.shadow]\ndiscovery = \"tree-walk\"\n", "policy.shadow.discovery: unknown key"),
+        ("[policy]\nshadow = 1\n", "policy.shadow: expected a table [policy.shadow]"),
+        ("[policy.shadow.shadow]\nmode = \"tag\"\n", "policy.shadow.shadow: unknown key"),
+    ] {
+        let found = problems(&format!("{SMALLEST}{more}"));
+        assert!(found.iter().any(|problem| problem.contains(expected)), "{more}: {found:?}");
+    }
+}
+
+#[test]
+fn a_shadow_that_is_of_no_use_is_warned_of() {
+    let start = "hostname = \"mx.example.net\"\n[upstream]\nservers = [\"127.0.0.1:10025\"]\n";
+    let host = "[[policy.shadow.override]]\nhost = \"a.example\"\naction = \"pass\"\nnote = \"n\"\n";
+    let list = "[[policy.override]]\ndkim = \"a.example\"\naction = \"pass\"\nnote = \"n\"\n";
+    let cases = [
+        ("[policy.shadow]\nreject = \"always\"\n".to_owned(), ""),
+        ("[policy.shadow]\n".to_owned(), "policy.shadow says nothing new"),
+        (host.to_owned(), "policy.shadow.override with host may not match"),
+        (format!("{}{host}", host.replace(".shadow", "").replace("\"pass\"", "\"tag\"")), ""),
+        ("[policy.shadow]\nsigns = []\n".to_owned(), "policy.shadow.signs is empty"),
+        (
+            format!("[policy]\nmode = \"monitor\"\n{list}"),
+            "policy.mode is monitor\npolicy.override has no effect: policy.mode is monitor",
+        ),
+        (format!("[policy]\nmode = \"monitor\"\n{list}[policy.shadow]\nmode = \"tag\"\n"), "policy.mode is monitor"),
+        (
+            format!("{}[policy.shadow]\nmode = \"monitor\"\n", list.replace("policy.", "policy.shadow.")),
+            "policy.shadow.override has no effect: policy.shadow.mode is monitor",
+        ),
+    ];
+    for (more, expected) in cases {
+        let mut warnings = Config::parse(&format!("{start}{more}")).unwrap().config.warnings();
+        warnings.sort();
+        let fit = warnings.iter().zip(expected.lines()).all(|(warning, expected)| warning.contains(expected));
+        assert!(fit && warnings.len() == expected.lines().count(), "{more}: {warnings:?}");
     }
 }
 

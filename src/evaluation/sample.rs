@@ -1,10 +1,14 @@
 //! Values for tests of what is drawn from an evaluation: each has what most of them don't care about.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    Alignment, ArcOutput, ArcResult, DkimOutput, DkimResult, DmarcOutput, DmarcResult, Evaluation, KeySearch, Sender,
+    Alignment, ArcOutput, ArcResult, DkimOutput, DkimResult, DmarcOutput, DmarcResult, Evaluation, KeySearch,
+    PublishedPolicy, Sender,
 };
+use crate::dmarc::public_suffix::{Agreement, Discovery};
+use crate::dmarc::record::{Parsed, Place, PolicyRecord, parse};
 use crate::dns::Evidence;
 use crate::domain::Domain;
 use crate::message::author::Author;
@@ -56,6 +60,19 @@ pub fn dmarc(author: &str, result: DmarcResult) -> DmarcOutput {
         spf_aligned: false,
         dkim_aligned: false,
         dkim_skipped_may_be_aligned: false,
+    }
+}
+
+/// What an author's own record with these tags publishes.
+pub fn published(author: &str, tags: &str) -> PublishedPolicy {
+    let Parsed::Record(record) = parse(format!("v=DMARC1; {tags}").as_bytes()) else { panic!("{tags}") };
+    let record = Arc::from(record);
+    PublishedPolicy {
+        discovery: Discovery::TreeWalk,
+        agreement: Agreement::Same,
+        domain: domain(author),
+        requested: PolicyRecord::requested(&record, Place::Here),
+        record,
     }
 }
 

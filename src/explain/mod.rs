@@ -32,7 +32,6 @@ use crate::evaluation::discovery::Rules;
 use crate::message::header::HeaderSection;
 use crate::message::trace::date;
 use crate::metrics::{IntCounter, Registry};
-use crate::policy::Reject;
 use crate::smtp::reply::Reply;
 use crate::store::{self, Appender};
 use crate::verdict::Verdict;
@@ -59,8 +58,6 @@ pub struct Case {
     pub verdict: Option<Verdict>,
     /// How its policy was discovered.
     pub rules: Arc<Rules>,
-    /// `policy.reject` as it was.
-    pub reject: Reject,
     /// Incoming fields that were removed, if the message went on.
     pub removed: usize,
     /// What became of it, as the metrics name it.
@@ -94,6 +91,9 @@ pub struct Explanation {
     octets: Option<u64>,
     evaluation: Option<Results>,
     decision: Option<Decision>,
+    /// What the shadow policy would have done.
+    #[serde(default)]
+    shadow: Option<Decision>,
     outcome: Word,
     answered_by: Word,
     reply: String,
@@ -194,7 +194,8 @@ impl Explanation {
             message_id: case.letter.message_id.clone(),
             octets: case.octets,
             evaluation: evaluation.map(|e| Results::new(e, case.letter.from.clone(), &case.rules, MAX_TEXT)),
-            decision: case.verdict.as_ref().map(|verdict| Decision::new(verdict, case.reject, case.removed)),
+            decision: case.verdict.as_ref().map(|verdict| Decision::new(verdict, case.removed)),
+            shadow: case.verdict.as_ref().and_then(|verdict| Decision::of_shadow(verdict, case.removed)),
             outcome: case.outcome.into(),
             answered_by: case.answered_by.into(),
             reply: one_line(&case.reply),
@@ -238,6 +239,9 @@ impl Explanation {
         if let Some(decision) = &self.decision {
             story.heading("Decision");
             story.decision(decision, "");
+            if let Some(shadow) = &self.shadow {
+                story.shadow(shadow, decision);
+            }
         }
         story.heading("Reply to the client");
         story.fact(if self.answered_by == "gate" { "by the gate" } else { "by the server" }, &self.reply);

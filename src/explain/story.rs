@@ -169,6 +169,13 @@ impl Story {
         }
     }
 
+    /// What the shadow policy would have done, and how that differs from the decision in force.
+    pub fn shadow(&mut self, shadow: &Decision, in_force: &Decision) {
+        self.heading("Shadow policy, which is not acted on");
+        let same = (shadow.fate, &shadow.mark) == (in_force.fate, &in_force.mark);
+        self.decision(shadow, if same { ", the same" } else { ", which differs" });
+    }
+
     /// What DNS was asked and what it said.
     pub fn dns(&mut self, questions: &[Question]) {
         self.heading(&format!("DNS: {} question(s), in the order of the answers", questions.len()));

@@ -29,7 +29,6 @@ fn case(verdict: Option<Verdict>) -> Case {
         octets: Some(1000),
         verdict,
         rules: Arc::default(),
-        reject: Reject::Corroborated,
         removed: 0,
         outcome: "refused",
         answered_by: "gate",
@@ -51,7 +50,7 @@ fn verdict(evidence: Vec<Asked>) -> Verdict {
     let settings = crate::config::Config::built_in().verdict();
     let (reverse_path, _) = ReversePath::parse(b"<a@b.example>").unwrap();
     let envelope = Envelope::new(reverse_path, MailParameters::default());
-    crate::verdict::conclude(evaluation, &settings.circumstances(&envelope, 0), &settings, "ID")
+    crate::verdict::conclude(evaluation, &envelope, &settings.circumstances(&envelope, 0), &settings, "ID")
 }
 
 fn asked(n: usize, text: &[u8]) -> Asked {

@@ -214,5 +214,6 @@ pub(super) fn unusable_from(circumstances: &Circumstances, local: &LocalPolicy) 
         (Mode::Tag, _, _) | (Mode::Enforce, false, _) => (tag, Rule::UnusableFrom),
     };
     let (assessments, signs) = (Vec::new(), Vec::new());
-    Decision { disposition, rule, mode: local.mode, deciding: None, assessments, signs }
+    let LocalPolicy { mode, reject, .. } = *local;
+    Decision { disposition, rule, mode, reject, deciding: None, assessments, signs }
 }

@@ -7,6 +7,7 @@
 pub mod corroboration;
 mod judge;
 pub mod overrides;
+pub mod treatment;
 pub mod trusted_sealer;
 
 use std::borrow::Cow;
@@ -271,6 +272,8 @@ pub struct Decision {
     pub rule: Rule,
     /// The mode under which it was decided.
     pub mode: Mode,
+    /// `policy.reject` under which it was decided.
+    pub reject: Reject,
     /// Which author domain decided, as an index into `Evaluation::dmarc` and `assessments`; none if From is unusable.
     pub deciding: Option<usize>,
     /// One for each author domain, in the order of `Evaluation::dmarc`.
@@ -311,7 +314,7 @@ pub fn decide(evaluation: &Evaluation, circumstances: &Circumstances, local: &Lo
         assessment.report(dmarc, disposition);
     }
     let signs = deciding.and_then(|index| signs_of.into_iter().nth(index)).unwrap_or_default();
-    Decision { disposition, rule, mode: local.mode, deciding, assessments, signs }
+    Decision { disposition, rule, mode: local.mode, reject: local.reject, deciding, assessments, signs }
 }
 
 impl Default for LocalPolicy {

@@ -1,27 +1,16 @@
 //! The verdict table as a table.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::overrides::{Criteria, LocalOverride, OverrideAction};
 use super::sample::ORDINARY;
 use super::*;
 use crate::dmarc::alignment::{Alignment, Doubt};
-use crate::dmarc::record::{Parsed, PolicyRecord, parse};
 use crate::evaluation::sample::{self as facts_of, domain, signature, spf};
-use crate::evaluation::{
-    ArcOutput, ArcResult, ArcSet, DkimOutput, DkimResult, DmarcFinding, KeySearch, PublishedPolicy,
-};
+use crate::evaluation::{ArcOutput, ArcResult, ArcSet, DkimOutput, DkimResult, DmarcFinding, KeySearch};
 use crate::label::Label;
 use crate::message::author::UnusableFrom;
 use crate::spf::{Identity, SpfOutput, SpfResult};
-
-fn record(text: &str) -> Arc<PolicyRecord> {
-    match parse(text.as_bytes()) {
-        Parsed::Record(record) => Arc::from(record),
-        Parsed::Foreign => panic!("{text}"),
-    }
-}
 
 /// `result` is a DMARC result, `temperror/policy` or `temperror/identifier`; `record` the rest of the policy record.
 fn dmarc(author: &str, result: &str, tags: &str) -> DmarcOutput {
@@ -33,17 +22,10 @@ fn dmarc(author: &str, result: &str, tags: &str) -> DmarcOutput {
         None => (result, None),
     };
     let result = *DmarcResult::ALL.iter().find(|r| r.as_str() == word).unwrap();
-    let record = (!tags.is_empty()).then(|| record(&format!("v=DMARC1; {tags}")));
     DmarcOutput {
         organizational_domain: Some(domain(author)),
         doubt,
-        policy: record.map(|record| PublishedPolicy {
-            discovery: crate::dmarc::public_suffix::Discovery::TreeWalk,
-            agreement: crate::dmarc::public_suffix::Agreement::Same,
-            domain: domain(author),
-            requested: record.requested(crate::dmarc::record::Place::Here),
-            record,
-        }),
+        policy: (!tags.is_empty()).then(|| facts_of::published(author, tags)),
         ..facts_of::dmarc(author, result)
     }
 }

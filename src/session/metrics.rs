@@ -8,6 +8,7 @@ use crate::label_enum;
 use crate::metrics::{Family, Histogram, IntCounter, IntGauge, Pairs, Registry};
 use crate::policy::Rule;
 use crate::policy::corroboration::{Counting, Sign};
+use crate::policy::treatment::{Opinion, Treatment};
 use crate::spf::SpfResult;
 
 label_enum! {
@@ -29,6 +30,18 @@ label_enum! {
         Unacceptable = "unacceptable",
         /// The upstream or the spool failed; the client is to come again.
         Failed = "failed",
+    }
+}
+
+label_enum! {
+    /// What the upstream said to a message that was passed on.
+    pub enum UpstreamReply {
+        /// It took it.
+        Accepted = "accepted",
+        /// It refused it for good.
+        Refused = "refused",
+        /// It asks the client to come again.
+        Deferred = "deferred",
     }
 }
 
@@ -124,6 +137,12 @@ pub struct Metrics {
     pub guarded: IntCounter,
     /// Evaluated messages by the rule that decided.
     pub rules: Family<Rule>,
+    /// Messages for which the shadow policy was asked, too.
+    pub shadow_compared: IntCounter,
+    /// Those that it would have treated otherwise.
+    pub shadow_differences: Pairs<Treatment, Treatment>,
+    /// What the gate thinks of messages beside what the upstream said to them.
+    pub verdict_replies: Pairs<Opinion, UpstreamReply>,
     /// Signs of indirect flow in failing messages, by whether they count.
     pub signs: Pairs<Sign, Counting>,
     /// Author domains by DMARC result.
@@ -178,6 +197,20 @@ impl Metrics {
                 "Recipients refused because neither the upstream nor the configuration guards against relaying to them.",
             ),
             rules: registry.family("dmarcgate_decisions_total", "Evaluated messages.", "rule"),
+            shadow_compared: registry.counter(
+                "dmarcgate_shadow_compared_total",
+                "Messages that the shadow policy judged beside the one in force; at each attempt, where one is deferred.",
+            ),
+            shadow_differences: registry.pairs(
+                "dmarcgate_shadow_differences_total",
+                "Those of them that the shadow policy would have treated otherwise.",
+                ["active", "shadow"],
+            ),
+            verdict_replies: registry.pairs(
+                "dmarcgate_verdict_replies_total",
+                "Messages that were passed on: what DMARC says of them, and the upstream's reply.",
+                ["verdict", "reply"],
+            ),
             signs: registry.pairs(
                 "dmarcgate_signs_total",
                 "Signs of indirect mail flow in messages that fail DMARC; not_counted by policy.signs or policy.reject.",

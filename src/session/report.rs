@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tracing::info;
 
 use super::Session;
-use super::metrics::{BypassReason, Outcome};
+use super::metrics::{BypassReason, Outcome, UpstreamReply};
 use super::transaction::{AnsweredBy, Ending, Transaction, epoch_seconds};
 use crate::action::Action;
 use crate::domain::Domain;
@@ -15,10 +15,11 @@ use crate::explain::{Case, Letter};
 use crate::label::Label;
 use crate::message::author::Author;
 use crate::policy::Rule;
+use crate::policy::treatment::{Opinion, Treatment};
 use crate::record::FinalReply;
 use crate::smtp::reply::Reply;
 use crate::spf::SpfOutput;
-use crate::verdict::{self, Verdict};
+use crate::verdict::{self, Shadow, Verdict};
 
 /// What became of a message, by its verdict and the reply to its end of data.
 pub fn outcome(verdict: Option<&Verdict>, reply: &Reply, answered_by: AnsweredBy) -> Outcome {
@@ -31,6 +32,18 @@ pub fn outcome(verdict: Option<&Verdict>, reply: &Reply, answered_by: AnsweredBy
         (AnsweredBy::Gate, 5) => Outcome::Refused,
         (AnsweredBy::Gate, _) if verdict.is_some_and(|v| matches!(v.action, Action::Defer(_))) => Outcome::Deferred,
         (AnsweredBy::Gate, _) => Outcome::Failed,
+    }
+}
+
+impl UpstreamReply {
+    /// What the upstream said to the message; none if it was not asked, or did not come to say it.
+    fn of(ending: &Ending<'_>) -> Option<Self> {
+        match (ending.answered_by, ending.reply.code() / 100) {
+            (AnsweredBy::Gate, _) => None,
+            (AnsweredBy::Upstream, 2) => Some(Self::Accepted),
+            (AnsweredBy::Upstream, 5) => Some(Self::Refused),
+            (AnsweredBy::Upstream, _) => Some(Self::Deferred),
+        }
     }
 }
 
@@ -80,7 +93,6 @@ impl Session {
             octets: ending.size,
             verdict: ending.verdict,
             rules: Arc::clone(&self.gate.discovery.borrow()),
-            reject: settings.policy.reject,
             removed: section.map_or(0, |section| settings.removals(section, ip).count()),
             outcome: ending.outcome.as_str(),
             answered_by: ending.answered_by.as_str(),
@@ -94,8 +106,19 @@ impl Session {
         if let Some(reason) = bypass {
             metrics.bypassed.inc(reason);
         }
-        let Some(Verdict { evaluation, decision, .. }) = &ending.verdict else { return };
+        let Some(verdict) = &ending.verdict else { return };
+        let Verdict { evaluation, decision, .. } = verdict;
         metrics.rules.inc(decision.rule);
+        if let Some(shadow) = &verdict.shadow {
+            metrics.shadow_compared.inc();
+            if verdict.shadow_differs() {
+                let [active, shadow] = [decision, &shadow.decision].map(|d| Treatment::of(d.disposition));
+                metrics.shadow_differences.inc(active, shadow);
+            }
+        }
+        if let Some(reply) = UpstreamReply::of(ending) {
+            metrics.verdict_replies.inc(Opinion::of(evaluation, decision), reply);
+        }
         let deciding = decision.deciding.and_then(|index| evaluation.dmarc.get(index));
         if deciding.is_some_and(|dmarc| dmarc.result == DmarcResult::Fail) {
             decision.signs.iter().for_each(|found| metrics.signs.inc(found.sign, found.counting));
@@ -144,6 +167,7 @@ impl Session {
             disposition = findings.disposition,
             r#override = findings.overrides,
             voucher = findings.voucher,
+            shadow = findings.shadow,
             outcome = ending.outcome.as_str(),
             answered_by = ending.answered_by.as_str(),
             reply = ending.reply.summary(),
@@ -176,11 +200,14 @@ struct Findings {
     overrides: String,
     /// The ARC sealer whose word counted.
     voucher: String,
+    /// What the shadow policy would have done, where that differs; empty without one.
+    shadow: String,
     evaluation_ms: u64,
 }
 
 impl Findings {
-    fn of(Verdict { evaluation, decision, .. }: &Verdict) -> Self {
+    fn of(verdict: &Verdict) -> Self {
+        let Verdict { evaluation, decision, shadow, .. } = verdict;
         let deciding = decision.deciding.and_then(|index| evaluation.dmarc.get(index));
         Self {
             author_domain: match &evaluation.author {
@@ -217,6 +244,13 @@ impl Findings {
                 .and_then(|a| a.voucher.as_ref())
                 .map(|set| format!("{} (i={})", set.sealer, set.instance))
                 .unwrap_or_default(),
+            shadow: match shadow {
+                Some(Shadow { decision, .. }) if verdict.shadow_differs() => {
+                    format!("{} ({})", Treatment::of(decision.disposition), decision.rule)
+                }
+                Some(_) => "same".to_owned(),
+                None => String::new(),
+            },
             evaluation_ms: u64::try_from(evaluation.elapsed.as_millis()).unwrap_or(u64::MAX),
         }
     }

@@ -24,8 +24,7 @@ pub enum ReverseLookup {
 impl ReverseLookup {
     /// Begins the look-up, if the name will be told to the upstream.
     pub fn start(resolver: &Resolver, client: &Client, identity: Identity, kind: ClientKind) -> Self {
-        let is_told = matches!(identity, Identity::Auto | Identity::Xclient | Identity::Received);
-        if kind == ClientKind::HealthCheck || !is_told {
+        if kind == ClientKind::HealthCheck || !identity.tells_name() {
             return Self::Unasked;
         }
         let mut reverse = Self::Unasked;
@@ -40,6 +39,14 @@ impl ReverseLookup {
             *self = Self::Running(tokio::spawn(async move {
                 timeout(REVERSE_LOOKUP, confirmed_name(&lookup, ip)).await.unwrap_or(ConfirmedName::TempError)
             }));
+        }
+    }
+
+    /// The name, if it is known already.
+    pub async fn known(&mut self) -> ConfirmedName {
+        match self {
+            Self::Running(task) if !task.is_finished() => ConfirmedName::None,
+            Self::Running(_) | Self::Done(_) | Self::Unasked => self.name().await,
         }
     }
 

@@ -175,7 +175,8 @@ impl Session {
         let gathered = self.gathered(&transaction.settings, lookup).await?;
         let host = match settings.policy.wants_host() {
             true => self.reverse.name().await.confirmed(),
-            false => None,
+            // What the shadow policy alone would like to know is not asked or waited for.
+            false => self.reverse.known().await.confirmed(),
         };
         let elapsed = end_of_data.elapsed();
         self.gate.metrics.evaluation.observe(elapsed.as_secs_f64());
@@ -187,7 +188,7 @@ impl Session {
             false => Vec::new(),
         };
         let circumstances = Circumstances { host, in_doubt_for, ..settings.circumstances(envelope, epoch_seconds()) };
-        let judged = || verdict::conclude(evaluation, &circumstances, settings, &transaction.id);
+        let judged = || verdict::conclude(evaluation, envelope, &circumstances, settings, &transaction.id);
         let verdict = caught_in(judged).ok()?;
         doubts.note(ip, &verdict.evaluation.dmarc, &verdict.decision.assessments, now).await;
         Some(verdict)

@@ -26,6 +26,13 @@ label_enum! {
     }
 }
 
+impl Identity {
+    /// Whether the client's name by DNS may be told, so that it is looked up from the session's beginning.
+    pub fn tells_name(self) -> bool {
+        matches!(self, Self::Auto | Self::Xclient | Self::Received)
+    }
+}
+
 /// What the upstream is told about the client.
 #[derive(Debug, Clone)]
 pub struct Introduction {

@@ -111,7 +111,9 @@ fn modules() -> Vec<(String, Vec<String>, String)> {
     let sources = source::sources();
     let mut only_in_tests = Vec::new();
     for (path, text) in &sources {
-        let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
+        // `dns/mod.rs` has its modules in `dns/`, and so has `dns.rs`.
+        let module = path.strip_suffix(".rs").unwrap_or(path);
+        let directory = module.strip_suffix("/mod").unwrap_or(module);
         only_in_tests.extend(source::test_modules(text).iter().map(|name| format!("{directory}/{name}.rs")));
     }
     let compiled = sources.into_iter().filter(|(path, _)| !only_in_tests.contains(path));

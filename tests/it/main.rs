@@ -38,6 +38,7 @@ mod replies;
 mod rfc9989;
 mod rows;
 mod session;
+mod shadow;
 mod signed;
 mod signs;
 mod smuggling;

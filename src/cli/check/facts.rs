@@ -34,6 +34,8 @@ pub struct Facts {
     pub evaluation: Option<Results>,
     /// In the order of the modes; of enforce one for each value of `policy.reject`.
     pub decisions: Vec<Decision>,
+    /// That of the shadow policy, if there is one.
+    pub shadow: Option<Decision>,
     /// In the mode that is in force.
     pub fate: Fate,
     pub dns: Vec<Question>,
@@ -71,7 +73,7 @@ impl Facts {
         ];
         let objection = received.objection(config.smtp.bare_newline);
         let trusted_network = config.bypass.trusted_networks.iter().any(|network| network.contains(&check.ip()));
-        let decisions = findings.decisions(check);
+        let (decisions, shadow) = findings.decisions(check);
         let in_force = decisions.iter().find(|decision| decision.in_force).map_or(Fate::PassedOn, |d| d.fate);
         Self {
             message: Message {
@@ -92,6 +94,7 @@ impl Facts {
                 usize::MAX,
             )),
             decisions,
+            shadow,
             dns: evaluation.evidence.asked.iter().map(|asked| Question::new(asked, usize::MAX)).collect(),
             ..Self::envelope(check, input, name)
         }
@@ -118,6 +121,7 @@ impl Facts {
             trusted_network: false,
             evaluation: None,
             decisions: Vec::new(),
+            shadow: None,
             fate: Fate::PassedOn,
             dns: Vec::new(),
         }
@@ -137,8 +141,8 @@ impl Message {
 }
 
 impl Findings<'_> {
-    /// The decision in each mode, all under the same circumstances.
-    fn decisions(&self, check: &Check) -> Vec<Decision> {
+    /// The decision in each mode, and that of the shadow policy, all under the same circumstances.
+    fn decisions(&self, check: &Check) -> (Vec<Decision>, Option<Decision>) {
         let configured = self.config.policy.reject;
         let enforced = Reject::ALL.iter().map(|reject| (Mode::Enforce, *reject));
         let cases = [(Mode::Monitor, configured), (Mode::Tag, configured)].into_iter().chain(enforced);
@@ -151,11 +155,13 @@ impl Findings<'_> {
             (config.policy.mode, config.policy.reject) = (mode, reject);
             let settings = config.verdict();
             let removed = settings.removals(&self.received.subject.section, check.ip()).count();
-            let verdict = verdict::conclude(self.evaluation.clone(), &circumstances, &settings, ID);
+            let verdict = verdict::conclude(self.evaluation.clone(), self.envelope, &circumstances, &settings, ID);
             let in_force = mode == self.config.policy.mode && reject == configured;
-            Decision { in_force, ..Decision::new(&verdict, reject, removed) }
+            let shadow = Decision::of_shadow(&verdict, removed).filter(|_| in_force);
+            (Decision { in_force, ..Decision::new(&verdict, removed) }, shadow)
         };
-        cases.map(decision).collect()
+        let (decisions, shadows): (_, Vec<_>) = cases.map(decision).unzip();
+        (decisions, shadows.into_iter().flatten().next())
     }
 }
 

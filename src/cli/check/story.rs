@@ -13,6 +13,10 @@ pub fn tell(facts: &Facts) -> String {
         for decision in &facts.decisions {
             story.decision(decision, if decision.in_force { "  <- configured" } else { "" });
         }
+        let in_force = facts.decisions.iter().find(|decision| decision.in_force);
+        if let Some((shadow, in_force)) = facts.shadow.as_ref().zip(in_force) {
+            story.shadow(shadow, in_force);
+        }
         story.dns(&facts.dns);
     }
     story.fate(facts.fate);

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Word, named, one_line};
 use crate::action::Action;
-use crate::policy::{Disposition, Reject};
+use crate::policy::{self, Disposition};
 use crate::verdict::{self, Verdict};
 
 crate::label_enum! {
@@ -66,9 +66,17 @@ pub struct Override {
 }
 
 impl Decision {
-    /// The decision of a verdict that was made under `reject`; of a message that goes on, `removed` fields are removed.
-    pub fn new(verdict: &Verdict, reject: Reject, removed: usize) -> Self {
-        let Verdict { decision, action, .. } = verdict;
+    /// The decision in force; of a message that goes on, `removed` fields are removed.
+    pub fn new(verdict: &Verdict, removed: usize) -> Self {
+        Self { in_force: true, ..Self::told(&verdict.decision, &verdict.action, removed) }
+    }
+
+    /// That of the shadow policy.
+    pub fn of_shadow(verdict: &Verdict, removed: usize) -> Option<Self> {
+        verdict.shadow.as_ref().map(|shadow| Self::told(&shadow.decision, &shadow.action, removed))
+    }
+
+    fn told(decision: &policy::Decision, action: &Action, removed: usize) -> Self {
         let (reply, header_lines, removed_fields) = match action {
             Action::Relay { header } => (None, header.lines().map(str::to_owned).collect(), removed),
             Action::Reject(text) | Action::Defer(text) => (Some(one_line(&verdict::reply(text))), Vec::new(), 0),
@@ -77,8 +85,8 @@ impl Decision {
         let signs = decision.signs.iter().map(|found| Sign { sign: named(found.sign), counted: found.counts() });
         Self {
             mode: named(decision.mode),
-            reject: named(reject),
-            in_force: true,
+            reject: named(decision.reject),
+            in_force: false,
             fate: Fate::of(decision.disposition),
             rule: named(decision.rule),
             policies: decision.assessments.iter().map(|a| a.policy.map(named)).collect(),

@@ -1,0 +1,137 @@
+//! Names what becomes of a message, so that one policy can be held against another, and the gate's verdict against the
+//! upstream's reply.
+
+use crate::dmarc::alignment::DmarcResult;
+use crate::evaluation::Evaluation;
+use crate::label_enum;
+use crate::policy::{Decision, Disposition, Mark};
+
+label_enum! {
+    /// What is done with a message, or would be.
+    pub enum Treatment {
+        /// It goes to the upstream.
+        PassedOn = "passed_on",
+        /// It goes there marked, as a quarantine asks.
+        TaggedQuarantine = "tagged_quarantine",
+        /// It goes there marked, as a reject asks.
+        TaggedReject = "tagged_reject",
+        /// The client is asked to come again.
+        Deferred = "deferred",
+        /// It is refused.
+        Refused = "refused",
+    }
+}
+
+label_enum! {
+    /// What the gate thinks of a message that it passes on.
+    pub enum Opinion {
+        /// DMARC passed.
+        Pass = "pass",
+        /// No policy applies, or its record is broken.
+        NoPolicy = "none",
+        /// DMARC failed, or From names no author domain.
+        Fail = "fail",
+        /// The same, and it is marked.
+        FailTagged = "fail_tagged",
+        /// DNS left it open.
+        Doubt = "doubt",
+        /// The same, and it is marked.
+        DoubtTagged = "doubt_tagged",
+    }
+}
+
+impl Treatment {
+    /// What a disposition comes to.
+    pub fn of(disposition: Disposition) -> Self {
+        match disposition {
+            Disposition::Accept => Self::PassedOn,
+            Disposition::Tag(Mark::Quarantine) => Self::TaggedQuarantine,
+            Disposition::Tag(Mark::Reject) => Self::TaggedReject,
+            Disposition::Defer => Self::Deferred,
+            Disposition::Refuse => Self::Refused,
+        }
+    }
+}
+
+impl Opinion {
+    /// By the author domain that decided.
+    pub fn of(evaluation: &Evaluation, decision: &Decision) -> Self {
+        let deciding = decision.deciding.and_then(|index| evaluation.dmarc.get(index));
+        let is_tagged = matches!(decision.disposition, Disposition::Tag(_));
+        match deciding.map_or(DmarcResult::Fail, |dmarc| dmarc.result) {
+            DmarcResult::Pass => Self::Pass,
+            DmarcResult::None | DmarcResult::PermError => Self::NoPolicy,
+            DmarcResult::Fail if is_tagged => Self::FailTagged,
+            DmarcResult::Fail => Self::Fail,
+            DmarcResult::TempError if is_tagged => Self::DoubtTagged,
+            DmarcResult::TempError => Self::Doubt,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evaluation::sample;
+    use crate::message::author::{Author, UnusableFrom};
+    use crate::policy::overrides::{Criteria, LocalOverride, OverrideAction};
+    use crate::policy::sample::ORDINARY;
+    use crate::policy::{LocalPolicy, Mode, OverrideKind, Rule, decide};
+
+    #[test]
+    fn treatments_have_one_word_each() {
+        use Disposition::{Accept, Defer, Refuse, Tag};
+        let cases = [
+            (Accept, "passed_on"),
+            (Tag(Mark::Quarantine), "tagged_quarantine"),
+            (Tag(Mark::Reject), "tagged_reject"),
+            (Defer, "deferred"),
+            (Refuse, "refused"),
+        ];
+        for (disposition, word) in cases {
+            assert_eq!(Treatment::of(disposition).to_string(), word);
+        }
+    }
+
+    /// An override that tags everything that fails, so that no policy record is needed.
+    fn tagging() -> LocalPolicy {
+        let tag = LocalOverride {
+            criteria: Criteria::default(),
+            action: OverrideAction::Tag,
+            kind: OverrideKind::LocalPolicy,
+            note: "all".into(),
+            until: None,
+        };
+        LocalPolicy { overrides: vec![tag], ..LocalPolicy::default() }
+    }
+
+    #[test]
+    fn opinions_follow_the_result_that_decided_and_the_mark() {
+        let monitor = LocalPolicy { mode: Mode::Monitor, ..LocalPolicy::default() };
+        let cases = [
+            (DmarcResult::Pass, "pass", "pass"),
+            (DmarcResult::None, "none", "none"),
+            (DmarcResult::PermError, "none", "none"),
+            (DmarcResult::Fail, "fail", "fail_tagged"),
+            (DmarcResult::TempError, "doubt", "doubt"),
+        ];
+        for (result, unmarked, marked) in cases {
+            let facts = sample::evaluation(vec![sample::dmarc("a.example", result)]);
+            for (local, expected) in [(&monitor, unmarked), (&tagging(), marked)] {
+                let decision = decide(&facts, &ORDINARY, local);
+                assert_eq!(Opinion::of(&facts, &decision).to_string(), expected, "{result} {}", local.mode);
+            }
+            let lasting = Decision {
+                disposition: Disposition::Tag(Mark::Quarantine),
+                rule: Rule::LastingDoubt,
+                ..decide(&facts, &ORDINARY, &monitor)
+            };
+            if result == DmarcResult::TempError {
+                assert_eq!(Opinion::of(&facts, &lasting), Opinion::DoubtTagged);
+            }
+        }
+        let unusable = Evaluation { author: Author::Unusable(UnusableFrom::Missing), ..sample::evaluation(Vec::new()) };
+        let decision = decide(&unusable, &ORDINARY, &LocalPolicy { mode: Mode::Tag, ..LocalPolicy::default() });
+        assert_eq!(Opinion::of(&unusable, &decision), Opinion::FailTagged);
+    }
+}
