@@ -35,8 +35,12 @@ impl Config {
         files.extend(self.tls.key.0.iter().map(|path| read("tls.key", path)));
         files.extend(self.upstream.tls_ca.iter().map(|path| read("upstream.tls_ca", path)));
         files.extend(self.dns.ca.iter().map(|path| read("dns.ca", path)));
-        let Location::Sqlite(path) = &self.store.url;
-        files.push(needed("store.url", path, Usage::WriteBeside));
+        match &self.store.url {
+            Location::Sqlite(path) => files.push(needed("store.url", path, Usage::WriteBeside)),
+            Location::Postgres(server) => {
+                files.extend(server.files().map(|(key, path)| needed(key, &path, Usage::Read)))
+            }
+        }
         if self.policy.discovery == Discovery::PublicSuffix {
             files.push(needed("public_suffix.file", &self.public_suffix.file, Usage::WriteBeside));
         }

@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn the_longest_names_make_lines_that_every_server_takes() {
         let label = "a".repeat(61);
-        let long = format!("{}.example", vec![label.as_str(); 3].join("."));
+        let long = format!("{}.example", [label.as_str(); 3].join("."));
         let feedback = feedback(&long, &format!("b.{long}"));
         let text = message(&feedback, &format!("{}@{long}", "l".repeat(64)), 0);
         assert!(text.is_ascii());

@@ -88,6 +88,20 @@ impl Postgres {
         Ok(Self { url: url.to_owned(), password_file: None })
     }
 
+    /// The files that are read when a connection is opened, each with the key that names it.
+    pub fn files(&self) -> impl Iterator<Item = (&'static str, PathBuf)> {
+        let url = AnyConnectOptions::from_str(&self.url).map(|options| options.database_url);
+        let is_file = |name: &str| matches!(name, "sslrootcert" | "sslcert" | "sslkey");
+        let named = url.map(|url| {
+            url.query_pairs()
+                .filter(|(name, _)| is_file(name))
+                .map(|(_, value)| value.into_owned().into())
+                .collect::<Vec<_>>()
+        });
+        let password = self.password_file.clone().map(|file| ("store.password_file", file));
+        password.into_iter().chain(named.unwrap_or_default().into_iter().map(|file| ("store.url", file)))
+    }
+
     /// What to connect with, the password of the file in it.
     ///
     /// # Errors
