@@ -125,6 +125,7 @@ impl Session {
             info!(
                 session = &*self.id,
                 client_ip = %self.client.ip(),
+                listener = %self.gate.listener,
                 recipient = path.to_string(),
                 "recipient refused by smtp.recipient_domains"
             );

@@ -13,7 +13,7 @@ use crate::smtp::extension::Extension;
 use crate::upstream::servers::Servers;
 use crate::{label_enum, verdict};
 
-/// What the operator sets for sessions. A transaction keeps the settings that it began with.
+/// What the operator sets for the sessions of one listener. A transaction keeps the settings that it began with.
 #[derive(Debug)]
 pub struct Settings {
     /// The gate's name: greeting and EHLO reply.
@@ -30,6 +30,8 @@ pub struct Settings {
     pub message: receive::Bounds,
     /// What becomes of bare CR and LF.
     pub bare_newline: BareNewline,
+    /// Which table says what is done with a message.
+    pub policy_table: PolicyTable,
     /// Where recipients may be, from clients that are not trusted.
     pub relay_guard: RelayGuard,
     /// Clients whose mail is not evaluated.
@@ -55,6 +57,16 @@ label_enum! {
         Normalize = "normalize",
         /// The message is refused.
         Reject = "reject",
+    }
+}
+
+label_enum! {
+    /// Which table of the configuration says what is done with a message.
+    pub enum PolicyTable {
+        /// The one for all listeners that have none.
+        General = "policy",
+        /// The listener's own.
+        Listener = "listener.policy",
     }
 }
 

@@ -26,6 +26,7 @@ mod identity;
 mod interop;
 mod layers;
 mod limits;
+mod listeners;
 mod lookup;
 mod lookups;
 mod observability;
