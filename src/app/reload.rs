@@ -119,8 +119,9 @@ impl Running {
         self.reload_listeners(&config, &servers);
 
         adopt(&config);
-        self.metrics.reloads.inc(Outcome::Applied);
         self.metrics.tell(&self.listener_settings);
+        // Last: who sees it counted sees it in force.
+        self.metrics.reloads.inc(Outcome::Applied);
         info!(changed = changes.applied.join(" "), "the configuration was read again");
         if !changes.restart.is_empty() {
             warn!(keys = changes.restart.join(" "), "what was changed in the configuration needs a restart");

@@ -252,6 +252,7 @@ fn public_suffix(section: &mut Section<'_>) -> PublicSuffix {
 fn bypass(section: &mut Section<'_>, general: &Bypass) -> Bypass {
     Bypass {
         trusted_networks: section.get("trusted_networks", general.trusted_networks.clone()),
+        client_certificates: section.get("client_certificates", general.client_certificates.clone()),
         authenticated: section.get("authenticated", general.authenticated),
         keep_results_from: section.get("keep_results_from", general.keep_results_from.clone()),
     }

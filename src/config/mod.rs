@@ -39,7 +39,7 @@ pub use crate::policy::{Mode, OnTempError, OnUnusableFrom, Reject};
 pub use crate::session::settings::{AuthOffer, BareNewline};
 pub use crate::smtp::extension::Extension;
 use crate::store::Location;
-pub use crate::tls::{ListenerTls, Pin};
+pub use crate::tls::{ClientFingerprint, ListenerTls, Pin};
 pub use crate::upstream::handover::Identity;
 pub use crate::upstream::pool::Selection;
 pub use crate::upstream::security::UpstreamTls;
@@ -178,13 +178,19 @@ pub struct PublicSuffix {
 #[expect(missing_docs, reason = "each key is documented in config/dmarcgate.toml")]
 pub struct Bypass {
     pub trusted_networks: Vec<IpNet>,
+    pub client_certificates: Vec<ClientFingerprint>,
     pub authenticated: bool,
     pub keep_results_from: Vec<IpNet>,
 }
 
 impl Default for Bypass {
     fn default() -> Self {
-        Self { trusted_networks: Vec::new(), authenticated: true, keep_results_from: Vec::new() }
+        Self {
+            trusted_networks: Vec::new(),
+            client_certificates: Vec::new(),
+            authenticated: true,
+            keep_results_from: Vec::new(),
+        }
     }
 }
 

@@ -178,6 +178,7 @@ const KEYS: &[(&str, Takes)] = &[
     ("public_suffix.url", Takes::Restart),
     ("public_suffix.max_age", Takes::Restart),
     ("bypass.trusted_networks", Takes::Reload),
+    ("bypass.client_certificates", Takes::Reload),
     ("bypass.authenticated", Takes::Reload),
     ("bypass.keep_results_from", Takes::Reload),
     ("limits.message_size", Takes::Reload),

@@ -92,6 +92,7 @@ impl Config {
             bare_newline: self.smtp.bare_newline,
             relay_guard: self.relay_guard(),
             trusted_networks: self.bypass.trusted_networks.clone(),
+            client_certificates: self.bypass.client_certificates.as_slice().into(),
             trusts_logins: self.bypass.authenticated,
             hidden: self.smtp.hide_extensions.clone(),
             auth: self.auth_offer(),

@@ -117,6 +117,7 @@ impl Session {
             None => Findings { rule: "not_evaluated", ..Findings::default() },
         };
         let recipients = envelope.recipients.iter().take(MAX_RECIPIENTS).map(ToString::to_string).collect::<Vec<_>>();
+        let certificate = self.client.tls.and_then(|tls| tls.certificate);
         let message_id = ending.subject.and_then(|subject| subject.section.message_id());
         let message_id = message_id.map(String::from_utf8_lossy).unwrap_or_default();
         info!(
@@ -126,6 +127,7 @@ impl Session {
             listener = %self.gate.listener,
             ehlo = hello.name.as_str(),
             tls = self.client.tls.map(|tls| format!("{} {}", tls.version, tls.cipher)).unwrap_or_default(),
+            client_certificate = certificate.map(|certificate| certificate.to_string()).unwrap_or_default(),
             reverse_path = envelope.reverse_path.to_string(),
             recipients = recipients.join(" "),
             recipient_count = envelope.recipients.len(),

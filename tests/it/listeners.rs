@@ -45,7 +45,7 @@ async fn each_listener_judges_by_its_own_policy_and_says_which() {
     let [enforce, tag, general, own] = ["enforce", "tag", "policy", "listener.policy"].map(serde_json::Value::from);
     assert_eq!(told, [(&addresses[0], &enforce, &general), (&addresses[1], &tag, &own)]);
     let scrape = world.gate.metrics().await;
-    assert!(scrape.0.contains("mode=\"mixed\""), "{}", scrape.0);
+    assert!(scrape.0.contains("dmarcgate_build_info{mode=\"mixed\""), "{}", scrape.0);
     let count = |mode: &str| scrape.value(&format!("dmarcgate_listeners{{mode=\"{mode}\"}}"));
     assert_eq!([count("monitor"), count("tag"), count("enforce")], [0.0, 1.0, 1.0]);
 
@@ -126,7 +126,7 @@ async fn a_reload_changes_each_listener_and_transactions_keep_what_they_began_wi
 
     // Its own table is gone: it falls back, from its next transaction on.
     let scrape = world.gate.reloaded(|config| config.without_in_listener("policy")).await;
-    assert!(scrape.0.contains("mode=\"enforce\""), "{}", scrape.0);
+    assert!(scrape.0.contains("dmarcgate_build_info{mode=\"enforce\""), "{}", scrape.0);
     client.content(&forged().content).await.assert(250);
     client.pipeline(&commands).await[2].assert(354);
     client.content(&forged().content).await.assert(550);

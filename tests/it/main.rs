@@ -5,6 +5,7 @@ mod auth;
 mod check;
 mod check_upstream;
 mod chunking;
+mod client_certificates;
 mod citations;
 mod cli;
 mod composition;
