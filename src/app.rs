@@ -60,7 +60,8 @@ pub struct Running {
     open_files: OpenFiles,
     shutdown: Duration,
     in_force: InForce,
-    settings: watch::Sender<Arc<session::Settings>>,
+    /// The upstream servers, as the sessions' settings have them.
+    servers: watch::Sender<Arc<Servers>>,
     listener_settings: Vec<ListenerSettings>,
     prober: Prober,
     metrics: reload::Metrics,
@@ -151,20 +152,23 @@ pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Resu
     let upstream_settings = Arc::new(config.upstream(security));
     let servers = Servers::new(upstream_settings, upstream::Metrics::new(&registry), readiness.clone());
     let servers = Arc::new(servers);
-    let (settings, settings_in_force) = watch::channel(Arc::new(config.session(Arc::clone(&servers))));
-    let gate = Arc::new(Gate {
-        settings: settings_in_force,
+    let session_metrics = session::metrics::Metrics::new(&registry);
+    let active = session_metrics.active.clone();
+    let discovery = suffix_list.rules();
+    let gate = |listener, settings| Gate {
+        listener,
+        settings,
         resolver: resolver.clone(),
-        discovery: suffix_list.rules(),
-        spooler,
+        discovery: discovery.clone(),
+        spooler: spooler.clone(),
         survey: surveyed.clone(),
         rows: store.appender(),
-        explanations,
+        explanations: explanations.clone(),
         doubts: Doubts::default(),
         tls: tls.clone(),
-        metrics: session::metrics::Metrics::new(&registry),
-        stop: stopped,
-    });
+        metrics: session_metrics.clone(),
+        stop: stopped.clone(),
+    };
 
     let mut tasks = JoinSet::new();
     if config.policy.discovery == Discovery::PublicSuffix {
@@ -174,15 +178,16 @@ pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Resu
     if let Some(tls) = &tls {
         tasks.spawn(tls.clone().watch());
     }
-    let task = tasks.spawn(probe::run(servers, relay_test, survey.clone()));
-    tasks.spawn(watch_survey(surveyed, settings.subscribe(), readiness.clone()));
+    let task = tasks.spawn(probe::run(Arc::clone(&servers), relay_test, survey.clone()));
+    let (servers_in_force, known_servers) = watch::channel(Arc::clone(&servers));
+    tasks.spawn(watch_survey(surveyed.clone(), known_servers, readiness.clone()));
     let slots = Arc::new(Slots::new(
         sockets.open_files.sessions(config.limits.sessions, config.upstream.connections),
         &registry,
     ));
-    let active = gate.metrics.active.clone();
     let room = Room { slots: Arc::clone(&slots), networks: Networks::new() };
-    let served = serve_listeners(&config, sockets.listeners, &gate, &room, &registry)?;
+    let served = serve_listeners((&config, &servers), sockets.listeners, gate, &room, &registry)?;
+    drop(explanations);
     readiness.holds(Condition::Listeners);
     tasks.spawn(service::run(service::Sources { readiness: readiness.clone(), slots: Arc::clone(&slots), active }));
 
@@ -191,7 +196,7 @@ pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Resu
     let sources = admin::Sources { registry: registry.clone(), readiness: readiness.clone() };
     let admin_task = tokio::spawn(serve_admin(admin_listener, sources, admin_stopped));
 
-    metrics.tell(&config);
+    metrics.tell(&served.settings);
     tell_start(&config, &served.addresses, admin);
     Ok(Running {
         listeners: served.addresses,
@@ -207,7 +212,7 @@ pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Resu
         open_files: sockets.open_files,
         shutdown: config.timeouts.shutdown,
         in_force: InForce::new(lines),
-        settings,
+        servers: servers_in_force,
         listener_settings: served.settings,
         prober: Prober { survey, relay_test, task },
         metrics,
@@ -290,9 +295,9 @@ struct Served {
 }
 
 fn serve_listeners(
-    config: &Config,
+    (config, servers): (&Config, &Arc<Servers>),
     sockets: Vec<(std::net::TcpListener, Backlog)>,
-    gate: &Arc<Gate>,
+    gate: impl Fn(SocketAddr, watch::Receiver<Arc<session::Settings>>) -> Gate,
     room: &Room,
     registry: &Registry,
 ) -> Result<Served, Error> {
@@ -300,11 +305,15 @@ fn serve_listeners(
     let mut served = Served { addresses: Vec::new(), settings: Vec::new(), tasks: JoinSet::new() };
     for ((socket, backlog), configured) in sockets.into_iter().zip(&config.listeners) {
         let socket = adopt(socket, configured.address)?;
+        let address = socket.local_addr().unwrap_or(configured.address);
         let (sender, settings) = watch::channel(Arc::new(config.listener(configured)));
-        served.addresses.push(socket.local_addr().unwrap_or(configured.address));
-        served.settings.push(ListenerSettings { address: configured.address, settings: sender });
+        let of_sessions = config.session_at(configured, Arc::clone(servers));
+        let (sessions, sessions_settings) = watch::channel(Arc::new(of_sessions));
+        served.addresses.push(address);
+        served.settings.push(ListenerSettings { configured: config.kept(configured), settings: sender, sessions });
         let listening = Listening { socket, backlog, settings };
-        served.tasks.spawn(listener::run(listening, Arc::clone(gate), room.clone(), metrics.clone()));
+        let gate = Arc::new(gate(address, sessions_settings));
+        served.tasks.spawn(listener::run(listening, gate, room.clone(), metrics.clone()));
     }
     Ok(served)
 }
@@ -324,20 +333,26 @@ fn tell_start(config: &Config, listeners: &[SocketAddr], admin: SocketAddr) {
         admin = %admin,
         "dmarcgate serves"
     );
+    for (listener, address) in config.listeners.iter().zip(listeners) {
+        if let Some(policy) = &listener.policy {
+            let (mode, reject) = (policy.mode.as_str(), policy.reject.as_str());
+            info!(listener = %address, mode, reject, "a listener has a policy of its own");
+        }
+    }
 }
 
-/// Keeps readiness in step with what the probes find, and with what the settings in force make of it.
+/// Keeps readiness in step with what the probes find, and with what the configuration in force makes of it.
 async fn watch_survey(
     mut survey: watch::Receiver<Survey>,
-    mut settings: watch::Receiver<Arc<session::Settings>>,
+    mut servers: watch::Receiver<Arc<Servers>>,
     readiness: Readiness,
 ) {
     loop {
         tokio::select! {
             changed = survey.changed() => if changed.is_err() { return },
-            changed = settings.changed() => if changed.is_err() { return },
+            changed = servers.changed() => if changed.is_err() { return },
         }
-        let blind = settings.borrow_and_update().servers.settings().blind;
+        let blind = servers.borrow_and_update().settings().blind;
         let found = survey.borrow_and_update().clone();
         if found.capabilities.is_none() {
             continue;
@@ -345,7 +360,8 @@ async fn watch_survey(
         if found.open_relay {
             readiness.lacks(Condition::RelayGuard, "the upstream relays for strangers to foreign domains");
         } else if found.blind && blind == upstream::Blind::Refused {
-            let reason = "the upstream can't see the client, and smtp.recipient_domains is not set";
+            let reason =
+                "the upstream can't see the client, and smtp.recipient_domains is not set, or not for every listener";
             error!("not ready: {reason}");
             readiness.lacks(Condition::RelayGuard, reason);
         } else {

@@ -22,6 +22,13 @@ pub struct Family<L> {
     label: PhantomData<L>,
 }
 
+/// Gauges of one name, one for each variant of `L`.
+#[derive(Clone)]
+pub struct Gauges<L> {
+    gauges: Vec<IntGauge>,
+    label: PhantomData<L>,
+}
+
 /// Counters of one name, one for each pair of variants of `L` and `M`.
 #[derive(Clone)]
 pub struct Pairs<L, M> {
@@ -83,6 +90,14 @@ impl Registry {
         Family { counters, label: PhantomData }
     }
 
+    /// A family of gauges under the label `label`; the help text gets the label's values.
+    pub fn gauges<L: Label>(&self, name: &str, help: &str, label: &str) -> Gauges<L> {
+        let opts = Opts::new(name, with_values::<L>(help, label));
+        let vector = self.register(IntGaugeVec::new(opts, &[label]).expect(METRIC_NAME));
+        let gauges = L::ALL.iter().map(|l| vector.with_label_values(&[l.as_str()])).collect();
+        Gauges { gauges, label: PhantomData }
+    }
+
     /// Counters under two labels; the help text gets the values of both.
     pub fn pairs<L: Label, M: Label>(&self, name: &str, help: &str, labels: [&str; 2]) -> Pairs<L, M> {
         let [first, second] = labels;
@@ -125,6 +140,14 @@ impl<L: Label> Family<L> {
     /// Adds one to the counter of `label`.
     pub fn inc(&self, label: L) {
         self.of(label).inc();
+    }
+}
+
+impl<L: Label> Gauges<L> {
+    /// The gauge of one variant.
+    pub fn of(&self, label: L) -> &IntGauge {
+        // Invariant: `index` is the place in `ALL`, and there is a gauge for each of `ALL`.
+        &self.gauges[label.index()]
     }
 }
 

@@ -1,6 +1,5 @@
 //! Puts a new configuration into force while the gate runs.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -14,8 +13,10 @@ use crate::config::{self, Loaded};
 use crate::label::Label;
 use crate::label_enum;
 use crate::listener;
-use crate::metrics::{Family, Info, IntGauge, Registry};
+use crate::metrics::{Family, Gauges, Info, IntGauge, Registry};
+use crate::policy::Mode;
 use crate::process::Needed;
+use crate::session;
 use crate::upstream::probe::{self, RelayTest, Survey};
 use crate::upstream::security::Security;
 use crate::upstream::servers::Servers;
@@ -33,6 +34,7 @@ label_enum! {
 /// What is told about the configuration in force.
 pub(super) struct Metrics {
     build: Info,
+    listeners: Gauges<Mode>,
     reloads: Family<Outcome>,
     loaded: IntGauge,
 }
@@ -47,8 +49,10 @@ pub(super) struct Prober {
 /// The settings of one listener, to be changed.
 pub(super) struct ListenerSettings {
     /// As configured: the port may be 0.
-    pub address: SocketAddr,
+    pub configured: config::Listener,
     pub settings: watch::Sender<Arc<listener::Settings>>,
+    /// For the sessions.
+    pub sessions: watch::Sender<Arc<session::Settings>>,
 }
 
 impl Metrics {
@@ -56,9 +60,10 @@ impl Metrics {
         Self {
             build: registry.info(
                 "dmarcgate_build_info",
-                "Always 1; version and mode in its labels.",
+                "Always 1; version and mode in its labels, \"mixed\" where listeners differ.",
                 &["version", "mode"],
             ),
+            listeners: registry.gauges("dmarcgate_listeners", "Listeners that serve.", "mode"),
             reloads: registry.family(
                 "dmarcgate_config_reloads_total",
                 "Configurations read again at SIGHUP.",
@@ -72,8 +77,17 @@ impl Metrics {
     }
 
     /// Tells of a configuration that comes into force.
-    pub(super) fn tell(&self, config: &config::Config) {
-        self.build.set(&[env!("CARGO_PKG_VERSION"), config.policy.mode.as_str()]);
+    pub(super) fn tell(&self, listeners: &[ListenerSettings]) {
+        let modes: Vec<_> = listeners.iter().map(|l| l.sessions.borrow().verdict.policy.mode).collect();
+        let mode = match &*modes {
+            [first, others @ ..] if others.iter().all(|mode| mode == first) => first.as_str(),
+            _ => "mixed",
+        };
+        self.build.set(&[env!("CARGO_PKG_VERSION"), mode]);
+        for mode in Mode::ALL {
+            let count = modes.iter().filter(|other| *other == mode).count();
+            self.listeners.of(*mode).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.loaded.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
     }
@@ -101,12 +115,13 @@ impl Running {
         self.resolver.set_lookups_per_message(usize::try_from(config.limits.lookups).unwrap_or(usize::MAX));
         self.slots.resize(self.open_files.sessions(config.limits.sessions, config.upstream.connections));
         self.shutdown = config.timeouts.shutdown;
-        self.reload_listeners(&config);
-        self.reload_sessions(&config, security);
+        let servers = self.reload_servers(&config, security);
+        self.reload_listeners(&config, &servers);
 
         adopt(&config);
+        self.metrics.tell(&self.listener_settings);
+        // Last: who sees it counted sees it in force.
         self.metrics.reloads.inc(Outcome::Applied);
-        self.metrics.tell(&config);
         info!(changed = changes.applied.join(" "), "the configuration was read again");
         if !changes.restart.is_empty() {
             warn!(keys = changes.restart.join(" "), "what was changed in the configuration needs a restart");
@@ -152,24 +167,31 @@ impl Running {
         error!("the configuration was refused: all stays as it was");
     }
 
-    /// Listeners are known by their addresses; of several with one address, the first in the file is the first here.
-    fn reload_listeners(&self, config: &config::Config) {
+    /// Listeners are known by their addresses; of several with one address, the first in the file is the first here. One
+    /// that is gone from the file goes on until the restart, with what it had of its own.
+    fn reload_listeners(&mut self, config: &config::Config, servers: &Arc<Servers>) {
         let mut rest: Vec<_> = config.listeners.iter().collect();
-        for listener in &self.listener_settings {
-            if let Some(place) = rest.iter().position(|l| l.address == listener.address) {
-                let tls = listener.settings.borrow().tls;
-                let settings = listener::Settings { tls, ..config.listener(rest.remove(place)) };
-                listener.settings.send_replace(Arc::new(settings));
+        for listener in &mut self.listener_settings {
+            match rest.iter().position(|l| l.address == listener.configured.address) {
+                Some(place) => {
+                    listener.configured = config.kept(rest.remove(place));
+                    let tls = listener.settings.borrow().tls;
+                    let settings = listener::Settings { tls, ..config.listener(&listener.configured) };
+                    listener.settings.send_replace(Arc::new(settings));
+                }
+                None => listener.configured = config.forgotten(&listener.configured),
             }
+            let settings = config.session_at(&listener.configured, Arc::clone(servers));
+            listener.sessions.send_replace(Arc::new(settings));
         }
     }
 
     /// The servers stay the same ones, with what is known of their health, unless something about them has changed; the
     /// authorities in a file are read anew each time.
-    fn reload_sessions(&mut self, config: &config::Config, security: Security) {
+    fn reload_servers(&mut self, config: &config::Config, security: Security) -> Arc<Servers> {
         let relay_test = config.relay_test();
         let upstream = config.upstream(security);
-        let present = Arc::clone(&self.settings.borrow().servers);
+        let present = Arc::clone(&self.servers.borrow());
         let same = **present.settings() == upstream && config.upstream.tls_ca.is_none();
         let servers = match same {
             true => present,
@@ -178,12 +200,13 @@ impl Running {
                 Arc::new(Servers::new(Arc::new(upstream), metrics, self.readiness.clone()))
             }
         };
-        self.settings.send_replace(Arc::new(config.session(Arc::clone(&servers))));
+        self.servers.send_replace(Arc::clone(&servers));
         if !same || self.prober.relay_test != relay_test {
             self.prober.task.abort();
             let survey = self.prober.survey.clone();
             self.prober.relay_test = relay_test;
-            self.prober.task = self.tasks.spawn(probe::run(servers, relay_test, survey));
+            self.prober.task = self.tasks.spawn(probe::run(Arc::clone(&servers), relay_test, survey));
         }
+        servers
     }
 }

@@ -9,7 +9,7 @@ mod story;
 
 use std::env;
 use std::io::Write;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -73,6 +73,11 @@ pub struct Check {
     /// The configuration file; without one the built-in defaults hold
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Judge as at the listener with this address
+    ///
+    /// It makes a difference where the listener has a policy, a bypass or recipient domains of its own.
+    #[arg(long, value_name = "ADDRESS:PORT", requires = "config")]
+    listener: Option<SocketAddr>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -81,7 +86,7 @@ pub struct Check {
 impl Check {
     /// Tells what would become of the message.
     pub fn run(self, output: &mut dyn Write) -> Result<Fate, Failure> {
-        let config = configuration(self.config.as_deref(), &self.dns)?;
+        let config = self.at_listener(configuration(self.config.as_deref(), &self.dns)?)?;
         let path = self.file.as_deref().filter(|path| *path != Path::new("-"));
         let name = path.map_or("standard input".into(), |path| path.display().to_string());
         let input = Input::read(path, config.limits.message_size)
@@ -91,6 +96,18 @@ impl Check {
         let facts = runtime.block_on(self.find_out(&config, &input, &name))?;
         let text = if self.json { facts.to_json() } else { story::tell(&facts) };
         print(output, &text).map(|()| facts.fate)
+    }
+
+    fn at_listener(&self, config: Config) -> Result<Config, Failure> {
+        let Some(address) = self.listener else { return Ok(config) };
+        match config.listeners.iter().find(|listener| listener.address == address) {
+            Some(listener) => Ok(config.at(listener)),
+            None => {
+                let known = config.listeners.iter().map(|listener| listener.address.to_string());
+                let known = known.collect::<Vec<_>>().join(", ");
+                Err(Failure::Usage(format!("no [[listener]] has the address {address}; there are {known}")))
+            }
+        }
     }
 
     async fn find_out(&self, config: &Config, input: &Input, name: &str) -> Result<Facts, Failure> {

@@ -53,7 +53,13 @@ impl Check {
         }
         text.push_str(&replies(&loaded.config.replies()));
         let mode = loaded.config.policy.mode;
-        text.push_str(&format!("{}: configuration is valid, mode {mode}\n", self.file.config.display()));
+        text.push_str(&format!("{}: configuration is valid, mode {mode}", self.file.config.display()));
+        for listener in &loaded.config.listeners {
+            if let Some(policy) = &listener.policy {
+                text.push_str(&format!(", at {} mode {}", listener.address, policy.mode));
+            }
+        }
+        text.push('\n');
         print(output, &text)
     }
 }

@@ -156,21 +156,30 @@ fn tls_warnings(config: &Config, warnings: &mut Vec<String>) {
     }
 }
 
-/// An upstream that can't see the client must not relay for everyone (README, relay guard).
+/// An upstream that can't see the client must not relay for everyone (README, relay guard): at no port.
 fn relay_guard(config: &Config, document: &Document<'_>) {
-    let domains = &config.smtp.recipient_domains;
     let identity = config.upstream.identity;
-    if matches!(identity, Identity::Received | Identity::None) && domains.is_empty() {
+    let hides = matches!(identity, Identity::Received | Identity::None);
+    let unguarded: Vec<_> = config.listeners.iter().filter(|listener| config.guard_at(listener).is_empty()).collect();
+    if hides && !unguarded.is_empty() {
+        let addresses = unguarded.iter().map(|listener| listener.address.to_string()).collect::<Vec<_>>().join(", ");
         let message = format!(
             "\"{}\" hides the client from the upstream, which then may relay for everyone: set \
              smtp.recipient_domains to the domains that it takes mail for (or to [\"*\"] if it is known to guard \
-             itself)",
+             itself), or recipient_domains of each listener; now nothing guards {addresses}",
             identity.as_str()
         );
         document.problem("upstream.identity", &message);
     }
-    if domains.contains(&RecipientDomain::Any) && domains.len() > 1 {
-        document.problem("smtp.recipient_domains", "\"*\" stands for every domain and can't have others beside it");
+    let message = "\"*\" stands for every domain and can't have others beside it";
+    let is_odd = |domains: &[RecipientDomain]| domains.contains(&RecipientDomain::Any) && domains.len() > 1;
+    if is_odd(&config.smtp.recipient_domains) {
+        document.problem("smtp.recipient_domains", message);
+    }
+    for (place, listener) in config.listeners.iter().enumerate() {
+        if listener.recipient_domains.as_deref().is_some_and(is_odd) {
+            document.problem_in(place, "listener.recipient_domains", message);
+        }
     }
 }
 

@@ -171,6 +171,14 @@ impl<'a> Section<'a> {
         value.unwrap_or(default)
     }
 
+    /// As [`get`](Self::get), with the value of the table `general` for the default.
+    pub fn inherit<T: Setting>(&mut self, key: &'static str, general: &'static str, default: T) -> T {
+        let before = self.general.replace(general);
+        let value = self.get(key, default);
+        self.general = before;
+        value
+    }
+
     /// As [`get`](Self::get), for a value that has to lie in a range.
     pub fn within<T: Setting + PartialOrd>(&mut self, key: &'static str, default: T, range: RangeInclusive<T>) -> T {
         let value = self.get(key, default);
@@ -228,6 +236,17 @@ impl<'a> Section<'a> {
         } else if tables.is_empty() {
             // That there are none is said, too: it may not be what holds without a word.
             self.line(key, Some("[]".to_owned()), Origin::File);
+        }
+        if self.general.is_some() && tables.is_empty() {
+            // None at all is something else than those of the general table.
+            self.found.lines.borrow_mut().push(Line {
+                table: self.name,
+                outer: self.outer,
+                instance: self.instance,
+                key,
+                value: Some("[]".to_owned()),
+                origin: Origin::File,
+            });
         }
         let each = tables.into_iter().enumerate();
         each.map(|(i, (place, table))| self.inner(name, i, Some(place), Some(table)).read(&read)).collect()
@@ -334,7 +353,8 @@ fn unknown_key(path: &str, lines: &[Line]) -> String {
     let beside = lines.iter().filter(|line| line.table == table).map(|line| line.key);
     let tables = lines.iter().map(|line| outermost(line.table)).filter(|name| table.is_empty() && !name.is_empty());
     let near = suggestion(key, beside.chain(tables)).map(|key| join(table, key));
-    let elsewhere = || lines.iter().find(|line| line.key == key).map(Line::path);
+    let depth = |line: &&Line| line.table.matches('.').count();
+    let elsewhere = || lines.iter().filter(|line| line.key == key).min_by_key(depth).map(Line::path);
     match near.or_else(elsewhere) {
         Some(known) => format!("unknown key; did you mean {known}?"),
         None => "unknown key".to_owned(),

@@ -24,22 +24,26 @@ use crate::store::{Location, Retention};
 /// Reads all tables. What is wrong stands in the document afterwards; the values are then of no use.
 pub fn read<'a>(document: &'a Document<'a>) -> Config {
     let (hostname, authserv_id, strip_authserv_ids) = document.top(TABLES, names);
+    // First what listeners fall back on.
+    let policy = document.table(POLICY, policy);
+    let bypass = document.table(BYPASS, |section| bypass(section, &Bypass::default()));
+    let smtp = document.table(SMTP, smtp);
     Config {
         hostname,
         authserv_id,
         strip_authserv_ids,
-        listeners: listeners(document),
+        listeners: listeners(document, (&policy, &bypass, &smtp)),
         tls: document.table("tls", tls),
         upstream: document.table("upstream", upstream),
         dns: document.table("dns", dns),
-        policy: document.table("policy", policy),
+        policy,
         public_suffix: document.table("public_suffix", public_suffix),
-        bypass: document.table("bypass", bypass),
+        bypass,
         limits: document.table("limits", limits),
         timeouts: document.table("timeouts", timeouts),
         results: document.table("results", results),
         replies: document.table("replies", replies),
-        smtp: document.table("smtp", smtp),
+        smtp,
         spool: document.table("spool", spool),
         store: document.table("store", store),
         explain: document.table("explain", explain),
@@ -62,28 +66,48 @@ fn names(top: &mut Section<'_>) -> (Domain, Domain, Vec<Domain>) {
     (hostname, authserv_id, top.get("strip_authserv_ids", Vec::new()))
 }
 
+/// The tables that a listener may replace for itself.
+type General<'a> = (&'a Policy, &'a Bypass, &'a Smtp);
+
 /// Without a `[[listener]]`: port 25 on every address.
-fn listeners<'a>(document: &'a Document<'a>) -> Vec<Listener> {
+fn listeners<'a>(document: &'a Document<'a>, general: General<'_>) -> Vec<Listener> {
     let any: [SocketAddr; 2] = [(Ipv4Addr::UNSPECIFIED, SMTP_PORT).into(), (Ipv6Addr::UNSPECIFIED, SMTP_PORT).into()];
-    let listeners = document.tables(LISTENER, |section| listener(section, None));
+    let listeners = document.tables(LISTENER, |section| listener(section, None, general));
     if !listeners.is_empty() {
         return listeners;
     }
     let each = any.into_iter().enumerate();
-    each.map(|(i, address)| document.absent(LISTENER, i, |section| listener(section, Some(address)))).collect()
+    each.map(|(i, address)| document.absent(LISTENER, i, |section| listener(section, Some(address), general))).collect()
 }
 
-fn listener(section: &mut Section<'_>, default: Option<SocketAddr>) -> Listener {
+fn listener(section: &mut Section<'_>, default: Option<SocketAddr>, general: General<'_>) -> Listener {
+    let (policy, bypass, smtp) = general;
     let address = match default {
         Some(address) => section.get("address", address),
         None => section.required("address", r#""0.0.0.0:25""#).unwrap_or((Ipv4Addr::UNSPECIFIED, 0).into()),
     };
+    let tls = section.get("tls", ListenerTls::Off);
+    let require_tls = section.get("require_tls", false);
+    let proxy_protocol_from = section.get("proxy_protocol_from", Vec::new());
+    let reuse_port = section.get("reuse_port", false);
+    let recipient_domains = section.inherit("recipient_domains", SMTP, smtp.recipient_domains.clone());
+    let own_policy = section.table("policy", LISTENER_POLICY, Some(POLICY), |section| {
+        let keys = policy_keys(section, policy);
+        match section.is_set("override") {
+            true => Policy { overrides: section.tables("override", LISTENER_OVERRIDE, read_override), ..keys },
+            false => keys,
+        }
+    });
+    let own_bypass = section.table("bypass", LISTENER_BYPASS, Some(BYPASS), |section| self::bypass(section, bypass));
     Listener {
         address,
-        tls: section.get("tls", ListenerTls::Off),
-        require_tls: section.get("require_tls", false),
-        proxy_protocol_from: section.get("proxy_protocol_from", Vec::new()),
-        reuse_port: section.get("reuse_port", false),
+        tls,
+        require_tls,
+        proxy_protocol_from,
+        reuse_port,
+        recipient_domains: section.is_set("recipient_domains").then_some(recipient_domains),
+        policy: section.is_set("policy").then_some(own_policy),
+        bypass: section.is_set("bypass").then_some(own_bypass),
     }
 }
 
@@ -241,11 +265,12 @@ fn public_suffix(section: &mut Section<'_>) -> PublicSuffix {
     }
 }
 
-fn bypass(section: &mut Section<'_>) -> Bypass {
+fn bypass(section: &mut Section<'_>, general: &Bypass) -> Bypass {
     Bypass {
-        trusted_networks: section.get("trusted_networks", Vec::new()),
-        authenticated: section.get("authenticated", true),
-        keep_results_from: section.get("keep_results_from", Vec::new()),
+        trusted_networks: section.get("trusted_networks", general.trusted_networks.clone()),
+        client_certificates: section.get("client_certificates", general.client_certificates.clone()),
+        authenticated: section.get("authenticated", general.authenticated),
+        keep_results_from: section.get("keep_results_from", general.keep_results_from.clone()),
     }
 }
 
@@ -401,6 +426,14 @@ pub fn is_repeated(table: &str) -> bool {
 
 /// The table of which there may be several.
 pub const LISTENER: &str = "listener";
+/// The names of tables that a listener may have for itself.
+const LISTENER_POLICY: &str = "listener.policy";
+const LISTENER_BYPASS: &str = "listener.bypass";
+const LISTENER_OVERRIDE: &str = "listener.policy.override";
+/// The names of those that hold where a listener says nothing.
+const POLICY: &str = "policy";
+const BYPASS: &str = "bypass";
+const SMTP: &str = "smtp";
 /// The name of the tables of overrides.
 const OVERRIDE: &str = "policy.override";
 /// The table of the policy that is never acted on; there is none without it.
@@ -413,14 +446,14 @@ pub const TABLES: &[&str] = &[
     "tls",
     "upstream",
     "dns",
-    "policy",
+    POLICY,
     "public_suffix",
-    "bypass",
+    BYPASS,
     "limits",
     "timeouts",
     "results",
     "replies",
-    "smtp",
+    SMTP,
     "spool",
     "store",
     "explain",

@@ -39,7 +39,7 @@ pub use crate::policy::{Mode, OnTempError, OnUnusableFrom, Reject};
 pub use crate::session::settings::{AuthOffer, BareNewline};
 pub use crate::smtp::extension::Extension;
 use crate::store::Location;
-pub use crate::tls::{ListenerTls, Pin};
+pub use crate::tls::{ClientFingerprint, ListenerTls, Pin};
 pub use crate::upstream::handover::Identity;
 pub use crate::upstream::pool::Selection;
 pub use crate::upstream::security::UpstreamTls;
@@ -84,6 +84,12 @@ pub struct Listener {
     pub require_tls: bool,
     pub proxy_protocol_from: Vec<IpNet>,
     pub reuse_port: bool,
+    /// None: those of `[smtp]`.
+    pub recipient_domains: Option<Vec<RecipientDomain>>,
+    /// None: `[policy]`. What it does not set is that of `[policy]` already.
+    pub policy: Option<Policy>,
+    /// None: `[bypass]`. As above.
+    pub bypass: Option<Bypass>,
 }
 
 /// `[tls]`.
@@ -174,8 +180,20 @@ pub struct PublicSuffix {
 #[expect(missing_docs, reason = "each key is documented in config/dmarcgate.toml")]
 pub struct Bypass {
     pub trusted_networks: Vec<IpNet>,
+    pub client_certificates: Vec<ClientFingerprint>,
     pub authenticated: bool,
     pub keep_results_from: Vec<IpNet>,
+}
+
+impl Default for Bypass {
+    fn default() -> Self {
+        Self {
+            trusted_networks: Vec::new(),
+            client_certificates: Vec::new(),
+            authenticated: true,
+            keep_results_from: Vec::new(),
+        }
+    }
 }
 
 /// `[limits]`. Sizes are octets.
@@ -367,6 +385,15 @@ impl Config {
         Self::parse(upstream).or_else(|_| named()).expect("the defaults are valid").config
     }
 
+    /// What holds at one listener: its own tables in the place of the general ones.
+    pub fn at(&self, listener: &Listener) -> Self {
+        let mut config = self.clone();
+        config.policy = listener.policy.clone().unwrap_or(config.policy);
+        config.bypass = listener.bypass.clone().unwrap_or(config.bypass);
+        config.smtp.recipient_domains = listener.recipient_domains.clone().unwrap_or(config.smtp.recipient_domains);
+        config
+    }
+
     /// What is allowed, but probably not meant; one line each.
     pub fn warnings(&self) -> Vec<String> {
         check::warnings(self)
@@ -374,8 +401,8 @@ impl Config {
 }
 
 impl Loaded {
-    /// The effective configuration as TOML, each value that isn't in the file marked with where it comes from. Tables
-    /// that only repeat a general one are left out.
+    /// The effective configuration as TOML, each value that isn't in the file marked with where it comes from. What holds
+    /// because it holds in general is a comment; tables that have nothing else are left out.
     pub fn to_toml(&self) -> String {
         let mut text = String::new();
         let place = |line: &Line| (line.table, line.outer, line.instance);
@@ -397,7 +424,7 @@ impl Loaded {
                     (Some(value), Origin::File) => writeln!(text, "{} = {value}", line.key),
                     (Some(value), Origin::Default) => writeln!(text, "{} = {value}  # default", line.key),
                     (Some(value), Origin::General(table)) => {
-                        writeln!(text, "{} = {value}  # as in [{table}]", line.key)
+                        writeln!(text, "# {} = {value}, as in [{table}]", line.key)
                     }
                     (None, _) => writeln!(text, "# {} is not set", line.key),
                 };

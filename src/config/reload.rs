@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Line, file};
+use super::{Line, Origin, file};
 
 /// What a gate was started with and what holds now.
 #[derive(Debug)]
@@ -47,19 +47,25 @@ impl InForce {
 }
 
 /// The keys of one kind with different values. Settings of listeners are compared by address; one that comes or goes
-/// is a change of `listener.address` alone.
+/// is a change of `listener.address` alone. What holds at a listener because it holds for all is a change of the general key.
 fn differences(old: &[Line], new: &[Line], takes: Takes) -> Vec<String> {
     let (before, after) = (values(old), values(new));
+    let is_known = |place: &Place<'_>| {
+        let address = Place { path: ADDRESS.to_owned(), instance: 0, ..place.clone() };
+        !place.path.starts_with("listener.") || before.contains_key(&address) && after.contains_key(&address)
+    };
+    let is_general = |line: &Line| matches!(line.origin, Origin::General(_));
     let mut paths = Vec::new();
     for line in new.iter().chain(old) {
         let path = line.path();
         if paths.contains(&path) || kind(&path) != takes {
             continue;
         }
-        let mut of_key = before.keys().chain(after.keys()).filter(|place| place.0 == path);
+        let mut of_key = before.keys().chain(after.keys()).filter(|place| place.path == path);
         let differs = of_key.any(|place| match (before.get(place), after.get(place)) {
-            (Some(before), Some(after)) => before != after,
-            _ => line.table != file::LISTENER || path == ADDRESS,
+            (Some(before), Some(after)) if is_general(before) && is_general(after) => false,
+            (Some(before), Some(after)) => before.value != after.value,
+            _ => path == ADDRESS || is_known(place),
         });
         if differs {
             paths.push(path);
@@ -68,25 +74,32 @@ fn differences(old: &[Line], new: &[Line], takes: Takes) -> Vec<String> {
     paths
 }
 
-/// A key's path and, for a listener, its address and how many before it have the same (several may have port 0).
-type Place<'a> = (String, &'a str, usize);
+/// Where a key stands.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Place<'a> {
+    path: String,
+    /// For a listener, its address and how many before it have the same (several may have port 0).
+    listener: (&'a str, usize),
+    /// Which of several tables of its name inside that.
+    instance: usize,
+}
 
-fn values(lines: &[Line]) -> BTreeMap<Place<'_>, Option<&str>> {
+fn values(lines: &[Line]) -> BTreeMap<Place<'_>, &Line> {
     let mut listeners = BTreeMap::new();
     let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
     for line in lines.iter().filter(|line| line.path() == ADDRESS) {
         let address = line.value.as_deref().unwrap_or_default();
         let count = seen.entry(address).or_default();
-        listeners.insert(line.instance, (address, *count));
+        listeners.insert(line.outer, (address, *count));
         *count += 1;
     }
-    let places = lines.iter().map(|line| {
-        let listener = (line.table == file::LISTENER).then(|| listeners.get(&line.instance)).flatten();
-        let (address, count) = listener.copied().unwrap_or_default();
-        let instance = if line.table == file::LISTENER { count } else { line.instance };
-        ((line.path(), address, instance), line.value.as_deref())
-    });
-    places.collect()
+    let place = |line: &Line| {
+        let path = line.path();
+        let listener = path.starts_with("listener.").then(|| listeners.get(&line.outer)).flatten();
+        let instance = if line.table == file::LISTENER { 0 } else { line.instance };
+        Place { path, listener: listener.copied().unwrap_or_default(), instance }
+    };
+    lines.iter().map(|line| (place(line), line)).collect()
 }
 
 /// Whether a running gate takes over a change of this key.
@@ -94,12 +107,20 @@ pub fn is_taken(path: &str) -> bool {
     kind(path) == Takes::Reload
 }
 
-/// A key that the table lacks is none that a running gate takes over.
+/// A key that the table lacks is none that a running gate takes over. What a listener has of its own is of the kind of what
+/// it replaces.
 fn kind(path: &str) -> Takes {
+    let general = general(path);
     // That there are no tables of overrides, where it is said.
-    let overrides = path.ends_with(".override").then_some(Takes::Reload);
-    let known = KEYS.iter().find(|(key, _)| *key == path).map(|(_, takes)| *takes);
+    let overrides = general.ends_with(".override").then_some(Takes::Reload);
+    let known = KEYS.iter().find(|(key, _)| *key == general).map(|(_, takes)| *takes);
     known.or(overrides).unwrap_or(Takes::Restart)
+}
+
+/// The key that holds where a listener has none of its own.
+fn general(path: &str) -> &str {
+    let own = path.strip_prefix("listener.");
+    own.filter(|own| own.starts_with("policy.") || own.starts_with("bypass.")).unwrap_or(path)
 }
 
 const ADDRESS: &str = "listener.address";
@@ -114,6 +135,7 @@ const KEYS: &[(&str, Takes)] = &[
     ("listener.require_tls", Takes::Reload),
     ("listener.proxy_protocol_from", Takes::Reload),
     ("listener.reuse_port", Takes::Restart),
+    ("listener.recipient_domains", Takes::Reload),
     ("tls.certificate", Takes::Restart),
     ("tls.key", Takes::Restart),
     ("tls.hide_from", Takes::Restart),
@@ -141,6 +163,7 @@ const KEYS: &[(&str, Takes)] = &[
     ("policy.signs", Takes::Reload),
     ("policy.exempt_recipients", Takes::Reload),
     ("policy.trusted_sealers", Takes::Reload),
+    ("policy.override", Takes::Reload),
     ("policy.override.author_domain", Takes::Reload),
     ("policy.override.network", Takes::Reload),
     ("policy.override.host", Takes::Reload),
@@ -179,6 +202,7 @@ const KEYS: &[(&str, Takes)] = &[
     ("public_suffix.url", Takes::Restart),
     ("public_suffix.max_age", Takes::Restart),
     ("bypass.trusted_networks", Takes::Reload),
+    ("bypass.client_certificates", Takes::Reload),
     ("bypass.authenticated", Takes::Reload),
     ("bypass.keep_results_from", Takes::Reload),
     ("limits.message_size", Takes::Reload),
@@ -255,7 +279,10 @@ mod tests {
     fn every_key_has_its_place_in_the_table_and_no_other_has() {
         let one_override = "[[policy.override]]\nspf = \"a.example\"\naction = \"pass\"\nnote = \"n\"\n";
         let one_more = one_override.replace("policy.", "policy.shadow.");
-        let known: BTreeSet<_> = lines(&format!("{one_override}{one_more}")).iter().map(Line::path).collect();
+        let a_listener = "[[listener]]\naddress = \"127.0.0.1:1\"\n[listener.policy]\n[[listener.policy.override]]\n";
+        let a_listener = format!("{a_listener}spf = \"a.example\"\naction = \"pass\"\nnote = \"n\"\n");
+        let all = format!("{one_override}{one_more}{a_listener}");
+        let known: BTreeSet<_> = lines(&all).iter().map(|line| general(&line.path()).to_owned()).collect();
         let table: BTreeSet<_> = KEYS.iter().map(|(key, _)| (*key).to_owned()).collect();
         assert_eq!(known, table);
         assert_eq!(KEYS.len(), table.len(), "a key stands in the table twice");
@@ -275,7 +302,7 @@ mod tests {
                 // The second table of a name shows no comments again.
                 (None, Some(key)) => {
                     let path = if table.is_empty() { key.to_owned() } else { format!("{table}.{key}") };
-                    if found.insert(path.clone()) {
+                    if found.insert(general(&path).to_owned()) {
                         let said = comment.contains("needs a restart");
                         assert_eq!(said, kind(&path) == Takes::Restart, "{path}: {comment}");
                     }
@@ -312,6 +339,40 @@ mod tests {
                 "[[listener]]\naddress = \"127.0.0.1:0\"\n[[listener]]\naddress = \"127.0.0.1:0\"\nreuse_port = true\n",
                 &[],
                 &["listener.reuse_port"],
+            ),
+            // A listener's own settings.
+            (
+                "[[listener]]\naddress = \"127.0.0.1:1\"\n",
+                "[[listener]]\naddress = \"127.0.0.1:1\"\n[listener.policy]\nmode = \"tag\"\n",
+                &["listener.policy.mode"],
+                &[],
+            ),
+            (
+                "[[listener]]\naddress = \"127.0.0.1:1\"\n[listener.policy]\nmode = \"tag\"\n",
+                "[policy]\nmode = \"tag\"\nreject = \"always\"\n[[listener]]\naddress = \"127.0.0.1:1\"\n",
+                &["policy.mode", "policy.reject"],
+                &[],
+            ),
+            (
+                "[[listener]]\naddress = \"127.0.0.1:1\"\n[listener.bypass]\nauthenticated = false\n\
+                 [[listener]]\naddress = \"127.0.0.1:2\"\n",
+                "[[listener]]\naddress = \"127.0.0.1:2\"\n[listener.bypass]\nauthenticated = false\n\
+                 [[listener]]\naddress = \"127.0.0.1:1\"\nrecipient_domains = [\"a.example\"]\n",
+                &["listener.recipient_domains", "listener.bypass.authenticated"],
+                &[],
+            ),
+            (
+                "[[listener]]\naddress = \"127.0.0.1:1\"\n",
+                "[[listener]]\naddress = \"127.0.0.1:1\"\n[listener.policy]\noverride = []\n",
+                &["listener.policy.override"],
+                &[],
+            ),
+            (
+                "[[listener]]\naddress = \"127.0.0.1:1\"\n[[listener]]\naddress = \"127.0.0.1:2\"\n[listener.policy]\n\
+                 mode = \"tag\"\n[[listener.policy.override]]\nspf = \"a.example\"\naction = \"pass\"\nnote = \"n\"\n",
+                "[[listener]]\naddress = \"127.0.0.1:1\"\n",
+                &[],
+                &["listener.address"],
             ),
         ];
         for (old, new, applied, restart) in cases {

@@ -15,7 +15,7 @@ use crate::policy::{LocalPolicy, OverrideKind, Pct};
 use crate::session;
 use crate::session::patience;
 use crate::session::receive::Bounds;
-use crate::session::settings::{AuthOffer, RelayGuard, Timeouts};
+use crate::session::settings::{AuthOffer, PolicyTable, RelayGuard, Timeouts};
 use crate::suffix_list;
 use crate::tls::{self, CertificateFiles, Trust, TrustError};
 use crate::upstream::probe::RelayTest;
@@ -88,9 +88,19 @@ impl Policy {
 }
 
 impl Config {
-    /// For the sessions, which hand them on to all that they call.
-    pub fn session(&self, servers: Arc<Servers>) -> session::Settings {
+    /// For the sessions of one listener.
+    pub fn session_at(&self, listener: &super::Listener, servers: Arc<Servers>) -> session::Settings {
+        let policy_table = match listener.policy {
+            Some(_) => PolicyTable::Listener,
+            None => PolicyTable::General,
+        };
+        session::Settings { policy_table, ..self.at(listener).session(servers) }
+    }
+
+    /// For sessions, which hand them on to all that they call.
+    fn session(&self, servers: Arc<Servers>) -> session::Settings {
         session::Settings {
+            policy_table: PolicyTable::General,
             hostname: self.hostname.as_str().into(),
             banner: self.smtp.banner.as_deref().map(Into::into),
             patience: patience::Bounds {
@@ -104,6 +114,7 @@ impl Config {
             bare_newline: self.smtp.bare_newline,
             relay_guard: self.relay_guard(),
             trusted_networks: self.bypass.trusted_networks.clone(),
+            client_certificates: self.bypass.client_certificates.as_slice().into(),
             trusts_logins: self.bypass.authenticated,
             hidden: self.smtp.hide_extensions.clone(),
             auth: self.auth_offer(),
@@ -222,9 +233,11 @@ impl Config {
         })
     }
 
-    /// Whether the probes try what the upstream relays.
+    /// Whether the probes try what the upstream relays: not if the operator says anywhere that it guards itself.
     pub fn relay_test(&self) -> RelayTest {
-        if self.smtp.recipient_domains.contains(&RecipientDomain::Any) { RelayTest::Skip } else { RelayTest::Run }
+        let guards = self.listeners.iter().map(|listener| self.guard_at(listener));
+        let trusts = guards.chain([&*self.smtp.recipient_domains]).any(|guard| guard.contains(&RecipientDomain::Any));
+        if trusts { RelayTest::Skip } else { RelayTest::Run }
     }
 
     /// For the resolver.
@@ -301,8 +314,28 @@ impl Config {
         if is_safe { self.smtp.auth } else { AuthOffer::Never }
     }
 
+    /// The domains that recipients may be in at a listener; empty: nobody says.
+    pub(super) fn guard_at<'a>(&'a self, listener: &'a super::Listener) -> &'a [RecipientDomain] {
+        listener.recipient_domains.as_ref().unwrap_or(&self.smtp.recipient_domains)
+    }
+
+    /// A listener of this file with the guard that holds there for its own, which it keeps when the file forgets it.
+    pub fn kept(&self, listener: &super::Listener) -> super::Listener {
+        super::Listener { recipient_domains: Some(self.guard_at(listener).to_vec()), ..listener.clone() }
+    }
+
+    /// A listener that is not in this file any more but goes on until the restart. One without a guard takes any that the
+    /// file has: an upstream that can't see the client may need it now.
+    pub fn forgotten(&self, listener: &super::Listener) -> super::Listener {
+        let guards = [self.guard_at(listener), &*self.smtp.recipient_domains].into_iter();
+        let mut guards = guards.chain(self.listeners.iter().map(|listener| self.guard_at(listener)));
+        let guard = guards.find(|guard| !guard.is_empty()).unwrap_or_default().to_vec();
+        super::Listener { recipient_domains: Some(guard), ..listener.clone() }
+    }
+
+    /// Whether no listener lets anyone's mail through to whomever an upstream that can't see the client may relay it.
     fn is_guarded(&self) -> bool {
-        !self.smtp.recipient_domains.is_empty()
+        self.listeners.iter().all(|listener| !self.guard_at(listener).is_empty())
     }
 
     /// Whether the client is handed over for certain, or not a single connection is used.

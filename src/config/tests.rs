@@ -370,6 +370,68 @@ fn a_shadow_that_is_of_no_use_is_warned_of() {
 }
 
 #[test]
+fn a_listener_has_what_it_sets_and_the_rest_of_all() {
+    let text = format!(
+        "{SMALLEST}[policy]\nreject = \"always\"\nexempt_recipients = [\"root\"]\n[bypass]\nauthenticated = false\n\
+         [[listener]]\naddress = \"127.0.0.1:1\"\n[[listener]]\naddress = \"127.0.0.1:2\"\nrecipient_domains = [\"*\"]\n\
+         [listener.policy]\nmode = \"tag\"\n[listener.bypass]\ntrusted_networks = [\"10.0.0.0/8\"]\n\
+         [[listener.policy.override]]\nspf = \"a.example\"\naction = \"pass\"\nnote = \"n\"\n"
+    );
+    let loaded = Config::parse(&text).unwrap();
+    let config = &loaded.config;
+    assert_eq!(config.at(&config.listeners[0]), *config);
+    let own = config.at(&config.listeners[1]);
+    assert_eq!((own.policy.mode, own.policy.reject), (Mode::Tag, Reject::Always));
+    assert_eq!(own.policy.exempt_recipients, config.policy.exempt_recipients);
+    assert_eq!((own.policy.overrides.len(), config.policy.overrides.len()), (1, 0));
+    assert_eq!((own.bypass.trusted_networks.len(), own.bypass.authenticated), (1, false));
+    assert_eq!(own.smtp.recipient_domains, [RecipientDomain::Any]);
+    assert_eq!((config.policy.mode, config.smtp.recipient_domains.len()), (Mode::Enforce, 0));
+
+    let shown = loaded.to_toml();
+    assert!(shown.contains("\n[listener.policy]\nmode = \"tag\"\n# reject = \"always\", as in [policy]\n"), "{shown}");
+    assert!(shown.contains("\n[[listener.policy.override]]\n"), "{shown}");
+    assert_eq!(shown.matches("[listener.policy]").count(), 1, "{shown}");
+    assert_eq!(Config::parse(&shown).unwrap().config, *config);
+}
+
+#[test]
+fn what_is_wrong_with_a_listeners_own_settings_is_told_at_its_line() {
+    let text = |more: &str| {
+        format!("{SMALLEST}[[listener]]\naddress = \"127.0.0.1:1\"\n[[listener]]\naddress = \"127.0.0.1:2\"\n{more}")
+    };
+    let hides = "[upstream]\nservers = [\"127.0.0.1:10025\"]\nidentity = \"none\"\n[smtp]\nrecipient_domains = []\n";
+    let cases = [
+        (
+            text("[listener.policy]\nmdoe = 1\n"),
+            "8: listener.policy.mdoe: unknown key; did you mean listener.policy.mode?",
+        ),
+        (text("[listener.policy]\ndiscovery = \"tree-walk\"\n"), "8: listener.policy.discovery: unknown key"),
+        (text("[listener.policy]\nmode = \"off\"\n"), "8: listener.policy.mode: \"off\" is not allowed"),
+        (text("policy = 1\n"), "7: listener.policy: expected a table [listener.policy]"),
+        (text("recipient_domains = [\"*\", \"a.example\"]\n"), "7: listener.recipient_domains: \"*\" stands for every"),
+        (
+            text("[[listener.policy.override]]\naction = \"tag\"\nnote = \"n\"\n"),
+            "listener.policy.override: fits every",
+        ),
+        (text("require_tls = true\n"), "7: listener.require_tls: goes with"),
+        (
+            format!(
+                "{hides}[[listener]]\naddress = \"127.0.0.1:1\"\n[[listener]]\naddress = \"127.0.0.1:2\"\n\
+                 recipient_domains = [\"a.example\"]\n"
+            ),
+            "now nothing guards 127.0.0.1:1",
+        ),
+    ];
+    for (text, expected) in cases {
+        let problems = problems(&text);
+        assert!(problems.iter().any(|problem| problem.contains(expected)), "{expected}: {problems:?}");
+    }
+    let guarded = format!("{hides}[[listener]]\naddress = \"127.0.0.1:1\"\nrecipient_domains = [\"a.example\"]\n");
+    assert_eq!(problems(&guarded), Vec::<String>::new());
+}
+
+#[test]
 fn overrides_that_do_nothing_or_too_much_are_warned_of() {
     let start = "hostname = \"mx.example.net\"\n[upstream]\nservers = [\"127.0.0.1:10025\"]\n";
     let table = |more: &str| format!("[[policy.override]]\naction = \"pass\"\nnote = \"n\"\n{more}\n");

@@ -19,7 +19,7 @@ use crate::label::Label;
 use crate::message::base64;
 use crate::policy::corroboration::Sign;
 use crate::store::Location;
-use crate::tls::Pin;
+use crate::tls::{ClientFingerprint, Pin};
 
 /// A kind of value.
 pub trait Setting: Sized {
@@ -482,6 +482,18 @@ impl Setting for Pin {
 
     fn show(&self) -> String {
         quoted(self.0.map(|octet| format!("{octet:02x}")).concat())
+    }
+}
+
+impl Setting for ClientFingerprint {
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Fault>> {
+        let expected = "the SHA-256 of a certificate, 64 hexadecimal digits with or without colons, as \
+                        `openssl x509 -noout -fingerprint -sha256` prints it";
+        text(value, expected, Self::parse)
+    }
+
+    fn show(&self) -> String {
+        quoted(self)
     }
 }
 

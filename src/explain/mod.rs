@@ -10,7 +10,7 @@ pub(crate) mod facts;
 pub(crate) mod story;
 
 use std::io::{Read, Write};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use flate2::Compression;
@@ -44,6 +44,10 @@ pub struct Case {
     pub session: Box<str>,
     /// The gate's name.
     pub gate: Box<str>,
+    /// Which listener the client came to.
+    pub listener: SocketAddr,
+    /// Which table of the configuration decided.
+    pub policy_table: &'static str,
     /// When end-of-data was answered, in seconds since the epoch.
     pub arrived: u64,
     /// The client's address.
@@ -84,6 +88,11 @@ pub struct Explanation {
     gate: String,
     session: String,
     arrived: u64,
+    /// None in those of versions before there were listeners with a policy of their own; so with `policy_table`.
+    #[serde(default)]
+    listener: Option<String>,
+    #[serde(default)]
+    policy_table: Option<Word>,
     client: Client,
     envelope: Addresses,
     recipient_count: usize,
@@ -188,6 +197,8 @@ impl Explanation {
             gate: case.gate.to_string(),
             session: case.session.to_string(),
             arrived: case.arrived,
+            listener: Some(case.listener.to_string()),
+            policy_table: Some(case.policy_table.into()),
             client: Client::new(case.ip, &case.hello),
             envelope: case.letter.envelope.clone(),
             recipient_count: case.letter.recipient_count,
@@ -238,6 +249,9 @@ impl Explanation {
         }
         if let Some(decision) = &self.decision {
             story.heading("Decision");
+            if let Some((table, listener)) = self.policy_table.as_ref().zip(self.listener.as_ref()) {
+                story.fact("by", &format!("[{table}], at the listener {listener}"));
+            }
             story.decision(decision, "");
             if let Some(shadow) = &self.shadow {
                 story.shadow(shadow, decision);

@@ -22,6 +22,8 @@ fn case(verdict: Option<Verdict>) -> Case {
         id: "7ZK0Q4M1XW9TA".into(),
         session: "S".into(),
         gate: "mx.example".into(),
+        listener: "192.0.2.9:25".parse().unwrap(),
+        policy_table: "policy",
         arrived: 1_795_361_999,
         ip: "192.0.2.1".parse().unwrap(),
         hello: "mail.example".into(),

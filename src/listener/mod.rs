@@ -283,9 +283,10 @@ async fn secure(
         return Some((stream, None));
     }
     let tls = gate.tls.as_ref()?;
+    let named = Arc::clone(&gate.settings.borrow().client_certificates);
     let mut stop = gate.stop.clone();
     tokio::select! {
-        secured = tls.accept_first(stream) => match secured {
+        secured = tls.accept_first(stream, &named) => match secured {
             Ok((stream, protection)) => Some((stream, Some(protection))),
             Err(cause) => {
                 debug!(client_ip = %client.ip(), error = %cause, "closed: no TLS");

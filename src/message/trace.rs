@@ -114,7 +114,7 @@ mod tests {
             "Received: from a?b?c ([IPv6:2001:db8::1])\r\n\tby mx.example with ESMTP id X1;\r\n\tThu, 1 Jan 1970 \
              00:00:00 +0000\r\n"
         );
-        let tls = Some(Protection { version: Version::Tls13, cipher: "TLS_AES_128_GCM_SHA256" });
+        let tls = Some(Protection { version: Version::Tls13, cipher: "TLS_AES_128_GCM_SHA256", certificate: None });
         let field = Hop { tls, ..hop.clone() }.field();
         assert!(field.contains("\tby mx.example with ESMTPS (TLSv1.3 TLS_AES_128_GCM_SHA256) id X1;\r\n"), "{field}");
         let field = Hop { tls, is_authenticated: true, is_utf8: true, ..hop }.field();

@@ -50,6 +50,8 @@ label_enum! {
     pub enum BypassReason {
         /// The client's address is in `bypass.trusted_networks`.
         TrustedNetwork = "trusted_network",
+        /// The client's certificate is in `bypass.client_certificates`.
+        ClientCertificate = "client_certificate",
         /// The client has authenticated, and `bypass.authenticated` is set.
         Authenticated = "authenticated",
     }

@@ -20,6 +20,7 @@ pub mod settings;
 pub mod state;
 pub mod transaction;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,9 +55,11 @@ use crate::tls;
 use crate::upstream::Link;
 use crate::upstream::probe::Survey;
 
-/// What all sessions share.
+/// What the sessions of one listener share, most of it with those of the others.
 pub struct Gate {
-    /// The settings in force.
+    /// Where the listener listens.
+    pub listener: SocketAddr,
+    /// The settings in force there.
     pub settings: watch::Receiver<Arc<Settings>>,
     /// DNS.
     pub resolver: Resolver,
@@ -68,7 +71,7 @@ pub struct Gate {
     pub survey: watch::Receiver<Survey>,
     /// Where rows go.
     pub rows: Appender,
-    /// Since when mail is deferred for DNS.
+    /// Since when mail is deferred for DNS, at this listener: another may put off nothing.
     pub doubts: Doubts,
     /// Where it goes what happened to a message that was no plain pass.
     pub explanations: Recorder,

@@ -6,7 +6,6 @@ use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use super::background::{Background, alongside};
-use super::metrics::BypassReason;
 use super::state::{Event, State};
 use super::transaction::Transaction;
 use super::{LINE_END, MAX_COMMAND_LINE, Session};
@@ -80,13 +79,7 @@ impl Session {
     fn begin(&mut self, hello: &Hello, path: &ReversePath) {
         let settings = self.settings();
         let ip = self.client.ip();
-        let bypass = if settings.trusts(ip) {
-            Some(BypassReason::TrustedNetwork)
-        } else if self.client.login.is_some() && settings.trusts_logins {
-            Some(BypassReason::Authenticated)
-        } else {
-            None
-        };
+        let bypass = settings.bypass(&self.client);
         let mut transaction = Transaction::new(settings, bypass);
         if transaction.bypass.is_none() {
             if transaction.settings.verdict.policy.wants_host() {
@@ -114,8 +107,7 @@ impl Session {
     fn may_send_to(&self, path: &ForwardPath) -> bool {
         let settings = self.transaction.as_ref().map(|t| &t.settings);
         let Some(settings) = settings else { return false };
-        let is_known = self.client.login.is_some() || settings.trusts(self.client.ip());
-        is_known || settings.relay_guard.admits(path)
+        settings.lets_relay(&self.client) || settings.relay_guard.admits(path)
     }
 
     /// The first refusal of a session is told to the operator, who may be asked about it; a flood is not.
@@ -125,6 +117,7 @@ impl Session {
             info!(
                 session = &*self.id,
                 client_ip = %self.client.ip(),
+                listener = %self.gate.listener,
                 recipient = path.to_string(),
                 "recipient refused by smtp.recipient_domains"
             );

@@ -86,6 +86,8 @@ impl Session {
             id: transaction.id.clone(),
             session: self.id.clone(),
             gate: transaction.settings.hostname.clone(),
+            listener: self.gate.listener,
+            policy_table: transaction.settings.policy_table.as_str(),
             arrived: epoch_seconds(),
             ip,
             hello: hello.name.as_str().into(),
@@ -138,14 +140,17 @@ impl Session {
             None => Findings { rule: "not_evaluated", ..Findings::default() },
         };
         let recipients = envelope.recipients.iter().take(MAX_RECIPIENTS).map(ToString::to_string).collect::<Vec<_>>();
+        let certificate = self.client.tls.and_then(|tls| tls.certificate);
         let message_id = ending.subject.and_then(|subject| subject.section.message_id());
         let message_id = message_id.map(String::from_utf8_lossy).unwrap_or_default();
         info!(
             session = &*self.id,
             transaction = &*transaction.id,
             client_ip = %self.client.ip(),
+            listener = %self.gate.listener,
             ehlo = hello.name.as_str(),
             tls = self.client.tls.map(|tls| format!("{} {}", tls.version, tls.cipher)).unwrap_or_default(),
+            client_certificate = certificate.map(|certificate| certificate.to_string()).unwrap_or_default(),
             reverse_path = envelope.reverse_path.to_string(),
             recipients = recipients.join(" "),
             recipient_count = envelope.recipients.len(),
@@ -162,6 +167,7 @@ impl Session {
             dmarc = findings.dmarc,
             policy = findings.policy,
             mode = findings.mode,
+            policy_table = transaction.settings.policy_table.as_str(),
             rule = findings.rule,
             signs = findings.signs,
             disposition = findings.disposition,

@@ -1,5 +1,7 @@
 //! STARTTLS (RFC 3207): what came before it is thrown away, and the session begins anew.
 
+use std::sync::Arc;
+
 use tracing::debug;
 
 use super::metrics::Ended;
@@ -27,8 +29,10 @@ impl Session {
             debug!(session = &*self.id, client_ip = %self.client.ip(), octets = unread, "thrown away before TLS");
         }
         let plain = self.stream.take();
+        let named = Arc::clone(&self.settings().client_certificates);
         // Boxed, so that sessions at rest have no room for it.
-        let (stream, protection) = Box::pin(tls.accept(plain)).await.map_err(|_| End::silently(Ended::Handshake))?;
+        let (stream, protection) =
+            Box::pin(tls.accept(plain, &named)).await.map_err(|_| End::silently(Ended::Handshake))?;
         self.stream = stream;
         self.client.tls = Some(protection);
         Ok(())

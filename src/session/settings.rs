@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::metrics::BypassReason;
 use super::{patience, receive};
 use crate::domain::Domain;
+use crate::envelope::Client;
 use crate::smtp::address::{DomainPart, ForwardPath};
 use crate::smtp::extension::Extension;
 use crate::upstream::servers::Servers;
-use crate::{label_enum, verdict};
+use crate::{label_enum, tls, verdict};
 
-/// What the operator sets for sessions. A transaction keeps the settings that it began with.
+/// What the operator sets for the sessions of one listener. A transaction keeps the settings that it began with.
 #[derive(Debug)]
 pub struct Settings {
     /// The gate's name: greeting and EHLO reply.
@@ -30,10 +32,14 @@ pub struct Settings {
     pub message: receive::Bounds,
     /// What becomes of bare CR and LF.
     pub bare_newline: BareNewline,
+    /// Which table says what is done with a message.
+    pub policy_table: PolicyTable,
     /// Where recipients may be, from clients that are not trusted.
     pub relay_guard: RelayGuard,
     /// Clients whose mail is not evaluated.
     pub trusted_networks: Vec<IpNet>,
+    /// Clients whose mail is not evaluated, by their certificates; if there are any, clients are asked for one.
+    pub client_certificates: tls::Named,
     /// Whether mail of clients who have authenticated is not evaluated.
     pub trusts_logins: bool,
     /// What is never announced, whatever the upstream offers.
@@ -55,6 +61,16 @@ label_enum! {
         Normalize = "normalize",
         /// The message is refused.
         Reject = "reject",
+    }
+}
+
+label_enum! {
+    /// Which table of the configuration says what is done with a message.
+    pub enum PolicyTable {
+        /// The one for all listeners that have none.
+        General = "policy",
+        /// The listener's own.
+        Listener = "listener.policy",
     }
 }
 
@@ -95,6 +111,30 @@ pub struct Timeouts {
 }
 
 impl Settings {
+    /// Why a client's mail is not evaluated; none if it is.
+    pub fn bypass(&self, client: &Client) -> Option<BypassReason> {
+        if self.trusts(client.ip()) {
+            Some(BypassReason::TrustedNetwork)
+        } else if self.knows(client) {
+            Some(BypassReason::ClientCertificate)
+        } else if client.login.is_some() && self.trusts_logins {
+            Some(BypassReason::Authenticated)
+        } else {
+            None
+        }
+    }
+
+    /// Whether a client's recipients are not guarded.
+    pub fn lets_relay(&self, client: &Client) -> bool {
+        client.login.is_some() || self.trusts(client.ip()) || self.knows(client)
+    }
+
+    /// Whether a client has proved to be one of those that the operator knows by their certificates.
+    fn knows(&self, client: &Client) -> bool {
+        let certificate = client.tls.and_then(|tls| tls.certificate);
+        certificate.is_some_and(|certificate| self.client_certificates.contains(&certificate))
+    }
+
     /// Whether a client's mail is not evaluated, and its recipients are not guarded, for its address.
     pub fn trusts(&self, ip: IpAddr) -> bool {
         self.trusted_networks.iter().any(|network| network.contains(&ip))

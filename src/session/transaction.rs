@@ -97,7 +97,9 @@ impl Session {
         };
         let action = match (&verdict, transaction.bypass) {
             (Some(verdict), _) => verdict.action.clone(),
-            (None, Some(BypassReason::TrustedNetwork)) => Action::bypass(&transaction.settings.verdict.authserv_id),
+            (None, Some(BypassReason::TrustedNetwork | BypassReason::ClientCertificate)) => {
+                Action::bypass(&transaction.settings.verdict.authserv_id)
+            }
             (None, Some(BypassReason::Authenticated)) => {
                 Action::authenticated(&transaction.settings.verdict.authserv_id)
             }

@@ -7,6 +7,7 @@
 
 mod certificate;
 mod client;
+mod client_certificate;
 mod metrics;
 mod server;
 #[cfg(test)]
@@ -21,8 +22,9 @@ use tokio_rustls::rustls::{self, AlertDescription, CipherSuite, CommonState, Pro
 
 pub use self::certificate::{CertificateFiles, FileError};
 pub use self::client::{Client, ClientSettings, Pin, Trust, TrustError, client_config};
+pub use self::client_certificate::ClientFingerprint;
 pub use self::metrics::{ClientMetrics, Handshake, Reload, ServerMetrics};
-pub use self::server::{Server, ServerSettings, inspect};
+pub use self::server::{Named, Server, ServerSettings, inspect};
 use crate::label_enum;
 
 label_enum! {
@@ -54,6 +56,8 @@ pub struct Protection {
     pub version: Version,
     /// The cipher suite, by the name that IANA has for it.
     pub cipher: &'static str,
+    /// The certificate of a client that was asked for one and has proved to hold its key.
+    pub certificate: Option<ClientFingerprint>,
 }
 
 /// Why a handshake failed. The connection is of no more use.
@@ -88,7 +92,7 @@ impl Protection {
             CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => "TLS_CHACHA20_POLY1305_SHA256",
             other => other.as_str().unwrap_or("unknown"),
         };
-        Some(Self { version, cipher })
+        Some(Self { version, cipher, certificate: None })
     }
 }
 

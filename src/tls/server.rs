@@ -12,13 +12,14 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, join};
 use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::{CryptoProvider, aws_lc_rs};
 use tokio_rustls::rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use tokio_rustls::rustls::sign::CertifiedKey;
+use tokio_rustls::rustls::{ConfigBuilder, ServerConfig, WantsVerifier};
 use tracing::{debug, error, info, warn};
 
 use super::certificate::{Certificate, CertificateFiles, FileError, Fingerprint};
+use super::client_certificate::{Asker, ClientFingerprint};
 use super::metrics::{Handshake, Reload, ServerMetrics};
 use super::{HandshakeError, Protection, provider};
 use crate::domain::Domain;
@@ -36,6 +37,9 @@ pub struct ServerSettings {
     /// How long a handshake may take.
     pub handshake: Duration,
 }
+
+/// Certificates of clients that somebody has a use for.
+pub type Named = Arc<[ClientFingerprint]>;
 
 /// The server side of TLS. A clone is the same one.
 #[derive(Clone)]
@@ -66,12 +70,7 @@ impl Server {
         // Before they are read: what changes meanwhile is seen as a change.
         let watch = Mutex::new(Watch::new(Fingerprint::of(&settings.certificates)));
         let shown = Arc::new(Shown(RwLock::new(load(&settings.certificates, &provider)?)));
-        let mut config = ServerConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
-            // The provider is a constant of ours, and it has ciphers for both versions.
-            .expect("the provider speaks TLS 1.2 and 1.3")
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::<Shown>::clone(&shown));
+        let mut config = builder(&provider).with_no_client_auth().with_cert_resolver(Arc::<Shown>::clone(&shown));
         // Tickets need no memory for each client. One is enough: an MTA resumes seldom. Without randomness for their
         // key nothing is resumed.
         config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -91,30 +90,31 @@ impl Server {
         self.0.settings.hide_from.iter().any(|network| network.contains(&ip))
     }
 
-    /// The handshake behind STARTTLS, whose reply has been flushed. What was read in the clear is thrown away.
+    /// The handshake behind STARTTLS, whose reply has been flushed. What was read in the clear is thrown away. If there are
+    /// any `named`, the client is asked for a certificate.
     ///
     /// # Errors
     ///
     /// The connection is gone.
-    pub async fn accept(&self, stream: Stream) -> Result<(Stream, Protection), HandshakeError> {
-        let handshake = async { self.shake(stream.into_socket().ok_or(HandshakeError::Twice)?).await };
+    pub async fn accept(&self, stream: Stream, named: &Named) -> Result<(Stream, Protection), HandshakeError> {
+        let handshake = async { self.shake(stream.into_socket().ok_or(HandshakeError::Twice)?, named).await };
         self.counted(handshake).await
     }
 
     /// The handshake that opens a connection. What was read and not consumed is the client's first message, which came
-    /// in one piece with the PROXY header.
+    /// in one piece with the PROXY header. `named` as for [`accept`](Self::accept).
     ///
     /// # Errors
     ///
     /// The connection is gone.
-    pub async fn accept_first(&self, stream: Stream) -> Result<(Stream, Protection), HandshakeError> {
+    pub async fn accept_first(&self, stream: Stream, named: &Named) -> Result<(Stream, Protection), HandshakeError> {
         let handshake = async {
             let (socket, begun) = stream.into_parts().ok_or(HandshakeError::Twice)?;
             if begun.is_empty() {
-                return self.shake(socket).await;
+                return self.shake(socket, named).await;
             }
             let (reader, writer) = socket.into_split();
-            self.shake(join(std::io::Cursor::new(begun).chain(reader), writer)).await
+            self.shake(join(std::io::Cursor::new(begun).chain(reader), writer), named).await
         };
         self.counted(handshake).await
     }
@@ -227,14 +227,34 @@ impl Server {
         }
     }
 
-    async fn shake<IO>(&self, socket: IO) -> Result<(Stream, Protection), HandshakeError>
+    /// For a client that is to show its certificate. Nothing is resumed: a ticket would vouch for a proof that it has not seen.
+    fn asking(&self, named: &Named) -> (TlsAcceptor, Arc<Asker>) {
+        let Shared { provider, shown, .. } = &*self.0;
+        let asker = Arc::new(Asker::new(Arc::clone(named), Arc::clone(provider)));
+        let verifier = Arc::<Asker>::clone(&asker);
+        let mut config =
+            builder(provider).with_client_cert_verifier(verifier).with_cert_resolver(Arc::<Shown>::clone(shown));
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        (TlsAcceptor::from(Arc::new(config)), asker)
+    }
+
+    async fn shake<IO>(&self, socket: IO, named: &Named) -> Result<(Stream, Protection), HandshakeError>
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + std::fmt::Debug + 'static,
     {
-        let secured = timeout(self.0.settings.handshake, self.0.acceptor.accept(socket)).await;
+        let (acceptor, asker) = match named.is_empty() {
+            true => (self.0.acceptor.clone(), None),
+            false => {
+                let (acceptor, asker) = self.asking(named);
+                (acceptor, Some(asker))
+            }
+        };
+        let secured = timeout(self.0.settings.handshake, acceptor.accept(socket)).await;
         let secured = secured.map_err(|_| HandshakeError::Timeout)?.map_err(HandshakeError::Failed)?;
         let connection = secured.get_ref().1;
         let protection = Protection::of(connection).ok_or(HandshakeError::Twice)?;
+        let protection = Protection { certificate: asker.and_then(|asker| asker.proven()), ..protection };
         debug!(tls = %protection.version, cipher = protection.cipher, sni = connection.server_name(), "client under TLS");
         let secured: Box<dyn Secured> = Box::new(secured);
         Ok((Stream::over(secured), protection))
@@ -355,6 +375,13 @@ pub(super) fn concerns(certificates: &[Arc<Certificate>], hostname: &Domain, now
         )));
     }
     concerns
+}
+
+fn builder(provider: &Arc<CryptoProvider>) -> ConfigBuilder<ServerConfig, WantsVerifier> {
+    ServerConfig::builder_with_provider(Arc::clone(provider))
+        .with_safe_default_protocol_versions()
+        // The provider is a constant of ours, and it has ciphers for both versions.
+        .expect("the provider speaks TLS 1.2 and 1.3")
 }
 
 fn load(files: &[CertificateFiles], provider: &CryptoProvider) -> Result<Arc<[Arc<Certificate>]>, FileError> {

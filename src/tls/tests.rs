@@ -58,7 +58,8 @@ async fn shown(server: &Server, wish: &Wish) -> Option<Negotiated> {
     let (stream, peer) = pair().await;
     let (config, name) = wish.client();
     let connector = TlsConnector::from(config);
-    let (accepted, connected) = tokio::join!(server.accept(stream), connector.connect(name, peer));
+    let nobody = Named::default();
+    let (accepted, connected) = tokio::join!(server.accept(stream, &nobody), connector.connect(name, peer));
     let (_, protection) = accepted.ok()?;
     let connected = connected.ok()?;
     let negotiated = Negotiated::of(connected.get_ref().1, None);
@@ -120,7 +121,8 @@ async fn what_was_read_in_the_clear_is_thrown_away() {
     stream.queue(b"never sent");
     let (config, name) = Wish::default().client();
     let connector = TlsConnector::from(config);
-    let (accepted, connected) = tokio::join!(server.accept(stream), connector.connect(name, peer));
+    let nobody = Named::default();
+    let (accepted, connected) = tokio::join!(server.accept(stream, &nobody), connector.connect(name, peer));
     let (mut stream, protection) = accepted.unwrap();
     assert_eq!((protection.version, protection.cipher), (Version::Tls13, "TLS_AES_256_GCM_SHA384"));
     let mut peer = connected.unwrap();
@@ -132,7 +134,7 @@ async fn what_was_read_in_the_clear_is_thrown_away() {
     let mut got = Vec::new();
     peer.read_to_end(&mut got).await.unwrap();
     assert_eq!(got, b"250 x\r\n");
-    assert!(matches!(server.accept(stream).await, Err(HandshakeError::Twice)));
+    assert!(matches!(server.accept(stream, &Named::default()).await, Err(HandshakeError::Twice)));
 }
 
 #[tokio::test]
@@ -147,7 +149,7 @@ async fn a_handshake_that_came_with_the_proxy_header_goes_on() {
     while read < 5 || read < 5 + usize::from(u16::from_be_bytes([stream.buffered()[3], stream.buffered()[4]])) {
         read += stream.fill().await.unwrap();
     }
-    assert_eq!(server.accept_first(stream).await.unwrap().1.version, Version::Tls13);
+    assert_eq!(server.accept_first(stream, &Named::default()).await.unwrap().1.version, Version::Tls13);
     connecting.await.unwrap().unwrap();
 }
 
@@ -180,7 +182,7 @@ async fn failures_are_told_apart() {
                 None
             }
         };
-        let cause = server.accept(stream).await.unwrap_err();
+        let cause = server.accept(stream, &Named::default()).await.unwrap_err();
         assert_eq!(cause.cause(), expected, "{case}: {cause}");
         drop(peer);
     }
@@ -375,4 +377,45 @@ fn authorities_that_can_not_be_read_are_an_error_with_the_file() {
     let settings = ClientSettings { trust: Trust::System, handshake: DAY };
     let system = Client::open(&settings, ClientMetrics::new(&Registry::new()));
     assert!(matches!(system, Ok(_) | Err(TrustError::NoRoots)));
+}
+
+#[tokio::test]
+async fn a_client_is_known_by_the_certificate_whose_key_it_holds() {
+    let directory = tempfile::tempdir().unwrap();
+    let (server, _) = server(directory.path(), &[Certificate::new(&["mx.example.net"])]);
+    let partner = Wanted::new(&["partner.example"]).until(SystemTime::now() - DAY).from(SystemTime::now() - 2 * DAY);
+    let (partner, rsa, stranger) = (
+        partner.self_signed(),
+        Wanted::new(&["rsa.example"]).rsa().self_signed(),
+        Certificate::new(&["stranger.example"]),
+    );
+    let fingerprint = |certificate: &Certificate| ClientFingerprint::parse(&certificate.fingerprint()).unwrap();
+    let named: Named = [fingerprint(&partner), fingerprint(&rsa)].into();
+    let nobody = Named::default();
+    let any = Wish::default;
+    // Who is known in the end; none where the handshake fails.
+    let cases: [(&str, Wish, &Named, Option<Option<ClientFingerprint>>); 8] = [
+        ("a certificate that is named, expired", any().showing(&partner), &named, Some(Some(fingerprint(&partner)))),
+        ("one with an RSA key", any().showing(&rsa), &named, Some(Some(fingerprint(&rsa)))),
+        ("one that is not named", any().showing(&stranger), &named, Some(Some(fingerprint(&stranger)))),
+        ("none", any(), &named, Some(None)),
+        ("somebody else's that is named", any().claiming(&partner, &stranger.key), &named, None),
+        ("somebody else's that is not", any().claiming(&stranger, &partner.key), &named, Some(None)),
+        ("one where nobody is named", any().showing(&partner), &nobody, Some(None)),
+        ("none where nobody is named", any(), &nobody, Some(None)),
+    ];
+    for (case, wish, named, expected) in cases {
+        for (version, wish) in [("TLSv1.3", wish.clone()), ("TLSv1.2", wish.version_1_2())] {
+            let (stream, peer) = pair().await;
+            let (config, name) = wish.client();
+            // In TLS 1.3 a client is through before the server has seen what it shows.
+            let connecting = tokio::spawn(async move { TlsConnector::from(config).connect(name, peer).await });
+            let known = server.accept(stream, named).await.ok().map(|(_, protection)| {
+                assert_eq!(protection.version.as_str(), version);
+                protection.certificate
+            });
+            assert_eq!(known, expected, "{case}, {version}");
+            drop(connecting);
+        }
+    }
 }

@@ -83,6 +83,8 @@ async fn the_exit_code_tells_the_verdict() {
     let strict = configured("strict.toml", "[smtp]\nbare_newline = \"reject\"\n");
     let trusting = configured("trusting.toml", "[bypass]\ntrusted_networks = [\"198.51.100.0/24\"]\n");
     let hasty = configured("hasty.toml", "[timeouts]\nevaluation = \"200ms\"\n");
+    let two = "[[listener]]\naddress = \"127.0.0.1:1\"\n[[listener]]\naddress = \"127.0.0.1:2\"\n[listener.policy]\nmode = \"tag\"\n";
+    let two = configured("two.toml", two);
     let wrong = configured("wrong.toml", "[policy]\nmode = \"tog\"\n");
     let forged = from("bank.example");
     let list = [b"List-Id: <a.list.example>\n", &forged[..]].concat();
@@ -96,6 +98,9 @@ async fn the_exit_code_tells_the_verdict() {
         ("a forgery under reject", &forged, "x@bank.example", &[], 4),
         ("the same, monitored", &forged, "x@bank.example", &["--config", &monitor], 0),
         ("the same, tagged", &forged, "x@bank.example", &["--config", &tag], 3),
+        ("the same, at one listener", &forged, "x@bank.example", &["--config", &two, "--listener", "127.0.0.1:1"], 4),
+        ("the same, at another", &forged, "x@bank.example", &["--config", &two, "--listener", "127.0.0.1:2"], 3),
+        ("the same, at none", &forged, "x@bank.example", &["--config", &two, "--listener", "127.0.0.1:3"], 2),
         ("the same, for the postmaster", &forged, "x@bank.example", &["--rcpt", "postmaster@you.example"], 3),
         ("the same, from a trusted network", &forged, "x@bank.example", &["--config", &trusting], 0),
         ("the same, by a list", &list, "x@list.example", &[], 3),

@@ -26,7 +26,8 @@ async fn a_transaction_keeps_what_it_began_with_and_the_next_has_the_new() {
     let commands = ["MAIL FROM:<a@a.example>", "RCPT TO:<you@rcpt.example>", "DATA"];
     client.pipeline(&commands).await[2].assert(354);
     let scrape = world.gate.reloaded(|c| c.set("policy.mode", "tag").set("smtp.banner", "hello")).await;
-    assert!(scrape.0.contains("mode=\"tag\"") && !scrape.0.contains("mode=\"enforce\""), "{}", scrape.0);
+    let told = |mode: &str| scrape.0.contains(&format!("dmarcgate_build_info{{mode=\"{mode}\""));
+    assert!(told("tag") && !told("enforce"), "{}", scrape.0);
     assert!(scrape.value(LOADED) > 1.7e9);
     client.content(&forged().content).await.assert(550);
     client.pipeline(&commands).await[2].assert(354);

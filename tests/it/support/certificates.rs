@@ -11,6 +11,7 @@ use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVe
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use tokio_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tokio_rustls::rustls::{
     ClientConfig, DigitallySignedStruct, Error, ProtocolVersion, ServerConfig, SignatureScheme,
     SupportedProtocolVersion, version,
@@ -46,6 +47,8 @@ pub struct Handshake {
     name: Option<String>,
     version: Option<&'static SupportedProtocolVersion>,
     schemes: Option<Vec<SignatureScheme>>,
+    /// What it shows if it is asked: a certificate, and the key that it signs with.
+    shown: Option<(Certificate, String)>,
 }
 
 /// What a handshake came to.
@@ -144,6 +147,12 @@ impl Certificate {
         CertificateDer::from_pem_slice(self.chain.as_bytes()).expect("PEM of ours")
     }
 
+    /// The SHA-256 of the certificate as openssl prints it.
+    pub fn fingerprint(&self) -> String {
+        let digest = ::aws_lc_rs::digest::digest(&::aws_lc_rs::digest::SHA256, &self.der());
+        digest.as_ref().iter().map(|octet| format!("{octet:02X}")).collect::<Vec<_>>().join(":")
+    }
+
     /// The SHA-256 of its SubjectPublicKeyInfo in hexadecimal digits.
     pub fn pin(&self) -> String {
         let key = KeyPair::from_pem(&self.key).expect("PEM of ours");
@@ -212,18 +221,37 @@ impl Handshake {
         self
     }
 
+    /// Shows this certificate if it is asked for one.
+    pub fn showing(self, certificate: &Certificate) -> Self {
+        self.claiming(certificate, &certificate.key)
+    }
+
+    /// Shows this certificate, whose key it lacks: it signs with another one.
+    pub fn claiming(mut self, certificate: &Certificate, key: &str) -> Self {
+        self.shown = Some((certificate.clone(), key.to_owned()));
+        self
+    }
+
     /// The client's configuration and the name to connect with.
     pub fn client(&self) -> (Arc<ClientConfig>, ServerName<'static>) {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let known = provider.signature_verification_algorithms.supported_schemes();
         let schemes = self.schemes.clone().unwrap_or(known);
         let versions = self.version.map_or(version_list(), |version| vec![version]);
-        let mut config = ClientConfig::builder_with_provider(provider)
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&versions)
             .expect("known versions")
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Credulous(schemes)))
-            .with_no_client_auth();
+            .with_custom_certificate_verifier(Arc::new(Credulous(schemes)));
+        let mut config = match &self.shown {
+            None => builder.with_no_client_auth(),
+            Some((certificate, key)) => {
+                let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("PEM of ours");
+                let key = provider.key_provider.load_private_key(key).expect("a key of ours");
+                let certified = CertifiedKey::new(vec![certificate.der()], key);
+                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified)))
+            }
+        };
         config.enable_sni = self.name.is_some();
         let name = self.name.clone().unwrap_or_else(|| "unnamed.example".to_owned());
         (Arc::new(config), ServerName::try_from(name).expect("a name"))

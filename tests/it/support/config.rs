@@ -30,7 +30,11 @@ impl ConfigText {
 
     /// Sets the key at a dotted path, in place of any value before.
     pub fn set(mut self, path: &str, value: impl Into<toml::Value>) -> Self {
-        let mut table = &mut self.0;
+        Self::set_in(&mut self.0, path, value);
+        self
+    }
+
+    fn set_in(mut table: &mut toml::Table, path: &str, value: impl Into<toml::Value>) {
         let mut words = path.split('.').peekable();
         while let Some(word) = words.next() {
             if words.peek().is_none() {
@@ -40,7 +44,6 @@ impl ConfigText {
             let section = table.entry(word).or_insert_with(|| toml::Table::new().into());
             table = section.as_table_mut().expect("a section");
         }
-        self
     }
 
     /// Takes the key at a dotted path away, so that its default holds.
@@ -52,12 +55,12 @@ impl ConfigText {
         self
     }
 
-    /// Sets a key of the last listener.
+    /// Sets the key at a dotted path inside the last listener.
     pub fn listener(mut self, key: &str, value: impl Into<toml::Value>) -> Self {
         let first = || vec![toml::Value::Table(toml::Table::new())].into();
         let listeners = self.0.entry("listener").or_insert_with(first).as_array_mut().expect("an array");
         let last = listeners.last_mut().and_then(toml::Value::as_table_mut).expect("a table");
-        last.insert(key.to_owned(), value.into());
+        Self::set_in(last, key, value);
         self
     }
 
@@ -65,6 +68,20 @@ impl ConfigText {
     pub fn another_listener(mut self) -> Self {
         let listener = toml::Table::from_iter([("address".to_owned(), toml::Value::from("127.0.0.1:0"))]);
         self.0.get_mut("listener").and_then(toml::Value::as_array_mut).expect("an array").push(listener.into());
+        self
+    }
+
+    /// Takes a key of the last listener away, a whole table of it, too.
+    pub fn without_in_listener(mut self, key: &str) -> Self {
+        let listeners = self.0.get_mut("listener").and_then(toml::Value::as_array_mut).expect("an array");
+        let last = listeners.last_mut().and_then(toml::Value::as_table_mut).expect("a table");
+        last.remove(key).unwrap_or_else(|| panic!("the listener has no {key}"));
+        self
+    }
+
+    /// Takes the last listener away.
+    pub fn without_listener(mut self) -> Self {
+        self.0.get_mut("listener").and_then(toml::Value::as_array_mut).and_then(Vec::pop).expect("a listener");
         self
     }
 

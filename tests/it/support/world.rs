@@ -129,8 +129,13 @@ impl World {
 
     /// Sends a letter in a session of its own. Letters are sent one after the other.
     pub async fn send(&self, letter: &Letter) -> Outcome {
+        self.send_to(0, letter).await
+    }
+
+    /// As [`World::send`], to the `n`th listener.
+    pub async fn send_to(&self, n: usize, letter: &Letter) -> Outcome {
         let before = self.upstream.messages().len();
-        let mut client = Client::introduced(self.gate.address(), &letter.ip, &letter.helo).await;
+        let mut client = Client::introduced(self.gate.listener(n), &letter.ip, &letter.helo).await;
         let recipients: Vec<_> = letter.recipients.iter().map(String::as_str).collect();
         let delivery: Delivery = client.deliver(&letter.sender, &recipients, &letter.content).await;
         client.command("QUIT").await.assert(221);
