@@ -9,6 +9,7 @@ use crate::dns::resolver;
 use crate::listener::networks;
 use crate::message::header::AuthservIds;
 use crate::message::spool;
+use crate::policy::bypass::Bypass;
 use crate::policy::corroboration::Sign;
 use crate::policy::overrides::{Criteria, LocalOverride, OverrideAction};
 use crate::policy::{LocalPolicy, OverrideKind, Pct};
@@ -103,8 +104,7 @@ impl Config {
             message: self.message(),
             bare_newline: self.smtp.bare_newline,
             relay_guard: self.relay_guard(),
-            trusted_networks: self.bypass.trusted_networks.clone(),
-            trusts_logins: self.bypass.authenticated,
+            bypass: self.bypass(),
             hidden: self.smtp.hide_extensions.clone(),
             auth: self.auth_offer(),
             timeouts: Timeouts {
@@ -147,6 +147,12 @@ impl Config {
                 .map(|shadow| ShadowPolicy { policy: shadow.local(), exempt_recipients: shadow.exempt() }),
             replies: self.replies(),
         }
+    }
+
+    /// Whose mail is not evaluated.
+    pub fn bypass(&self) -> Bypass {
+        let (trusted_networks, authenticated) = (self.bypass.trusted_networks.clone(), self.bypass.authenticated);
+        Bypass { trusted_networks, authenticated }
     }
 
     /// What is said to clients whose message is refused or deferred.

@@ -6,13 +6,13 @@ use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use super::background::{Background, alongside};
-use super::metrics::BypassReason;
 use super::state::{Event, State};
 use super::transaction::Transaction;
 use super::{LINE_END, MAX_COMMAND_LINE, Session};
 use crate::envelope::{Envelope, Hello};
 use crate::evaluation::caught::caught;
 use crate::evaluation::gather::{HELO_LOOKUPS, Lookups, Sender, gather};
+use crate::policy::bypass::Login;
 use crate::smtp::address::{ForwardPath, ReversePath};
 use crate::smtp::command::{Command, MailParameters, RcptParameters};
 use crate::smtp::extension::Capabilities;
@@ -80,13 +80,8 @@ impl Session {
     fn begin(&mut self, hello: &Hello, path: &ReversePath) {
         let settings = self.settings();
         let ip = self.client.ip();
-        let bypass = if settings.trusts(ip) {
-            Some(BypassReason::TrustedNetwork)
-        } else if self.client.login.is_some() && settings.trusts_logins {
-            Some(BypassReason::Authenticated)
-        } else {
-            None
-        };
+        let login = if self.client.login.is_some() { Login::Authenticated } else { Login::Anonymous };
+        let bypass = settings.bypass.reason(ip, login);
         let mut transaction = Transaction::new(settings, bypass);
         if transaction.bypass.is_none() {
             if transaction.settings.verdict.policy.wants_host() {

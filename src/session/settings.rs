@@ -4,10 +4,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipnet::IpNet;
-
 use super::{patience, receive};
 use crate::domain::Domain;
+use crate::policy::bypass::Bypass;
 use crate::smtp::address::{DomainPart, ForwardPath};
 use crate::smtp::extension::Extension;
 use crate::upstream::servers::Servers;
@@ -33,9 +32,7 @@ pub struct Settings {
     /// Where recipients may be, from clients that are not trusted.
     pub relay_guard: RelayGuard,
     /// Clients whose mail is not evaluated.
-    pub trusted_networks: Vec<IpNet>,
-    /// Whether mail of clients who have authenticated is not evaluated.
-    pub trusts_logins: bool,
+    pub bypass: Bypass,
     /// What is never announced, whatever the upstream offers.
     pub hidden: Vec<Extension>,
     /// When AUTH is offered, if the upstream offers it.
@@ -97,7 +94,7 @@ pub struct Timeouts {
 impl Settings {
     /// Whether a client's mail is not evaluated, and its recipients are not guarded, for its address.
     pub fn trusts(&self, ip: IpAddr) -> bool {
-        self.trusted_networks.iter().any(|network| network.contains(&ip))
+        self.bypass.trusts(ip)
     }
 }
 
