@@ -190,7 +190,7 @@ pub fn undecided(settings: &Settings, id: &str) -> Action {
             enhanced: (4, 3, 0),
             lines: vec![format!("Message could not be evaluated, please try again later (id {id})")],
         }),
-        _ => Action::bypass(&settings.authserv_id),
+        _ => Action::unevaluated(&settings.authserv_id),
     }
 }
 

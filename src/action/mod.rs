@@ -10,6 +10,7 @@ pub mod template;
 
 use crate::evaluation::Evaluation;
 use crate::label::Label;
+use crate::policy::bypass::BypassReason;
 use crate::policy::{Decision, Disposition};
 
 pub use authentication_results::Names;
@@ -43,14 +44,17 @@ impl Action {
         }
     }
 
-    /// The action for a message that was not evaluated, since its client is trusted.
-    pub fn bypass(authserv_id: &str) -> Self {
-        Self::Relay { header: authentication_results::not_evaluated(authserv_id) }
+    /// The action for a message that was not evaluated, for a reason of the client's.
+    pub fn bypass(reason: BypassReason, authserv_id: &str) -> Self {
+        match reason {
+            BypassReason::TrustedNetwork | BypassReason::ClientCertificate => Self::unevaluated(authserv_id),
+            BypassReason::Authenticated => Self::Relay { header: authentication_results::authenticated(authserv_id) },
+        }
     }
 
-    /// The action for a message that was not evaluated, since its client has authenticated.
-    pub fn authenticated(authserv_id: &str) -> Self {
-        Self::Relay { header: authentication_results::authenticated(authserv_id) }
+    /// The action for a message that goes on without an evaluation.
+    pub fn unevaluated(authserv_id: &str) -> Self {
+        Self::Relay { header: authentication_results::not_evaluated(authserv_id) }
     }
 }
 

@@ -65,6 +65,11 @@ impl Replies {
         ReplyText { code: 451, enhanced: DNS, lines: self.deferred.fill(&values) }
     }
 
+    /// Whether a help page is named anywhere.
+    pub fn name_help_page(&self) -> bool {
+        [&self.refused, &self.unusable_from, &self.deferred].iter().any(|text| text.names(Placeholder::HelpUrl))
+    }
+
     /// Each text with its key and example values, for who writes them.
     pub fn examples(&self) -> [(&'static str, ReplyText); 3] {
         let example = |template: &Template, reason, code, enhanced| {

@@ -228,9 +228,9 @@ fn failing_author_domains_come_first_and_an_unusable_from_has_none() {
 #[test]
 fn a_message_that_was_not_evaluated_says_so() {
     let expected = Action::Relay { header: "Authentication-Results: mx.example.net; none\r\n".to_owned() };
-    assert_eq!(Action::bypass("mx.example.net"), expected);
+    assert_eq!(Action::bypass(BypassReason::TrustedNetwork, "mx.example.net"), expected);
     let expected = Action::Relay { header: "Authentication-Results: mx.example.net; auth=pass\r\n".into() };
-    assert_eq!(Action::authenticated("mx.example.net"), expected);
+    assert_eq!(Action::bypass(BypassReason::Authenticated, "mx.example.net"), expected);
 }
 
 #[test]

@@ -19,6 +19,7 @@ use tokio::runtime;
 use self::facts::{Facts, Findings};
 use self::input::Input;
 use crate::cli::{ConfigFile, Failure, print};
+use crate::config::cases::ORDINARY_RECIPIENT;
 use crate::config::{Config, DnsServer};
 use crate::dns::{self, MessageLookup, Resolver, confirmed_name, server};
 use crate::envelope::Envelope;
@@ -202,21 +203,12 @@ fn client_name(text: &str) -> Result<ClientName, &'static str> {
 }
 
 fn reverse_path(text: &str) -> Result<ReversePath, &'static str> {
-    match ReversePath::parse(bracketed(text).as_bytes()) {
-        Ok((path, b"")) => Ok(path),
-        _ => Err("expected an address such as \"someone@example.net\", or \"<>\" for the null reverse-path"),
-    }
+    ReversePath::of_text(text)
+        .ok_or("expected an address such as \"someone@example.net\", or \"<>\" for the null reverse-path")
 }
 
 fn forward_path(text: &str) -> Result<ForwardPath, &'static str> {
-    match ForwardPath::parse(bracketed(text).as_bytes()) {
-        Ok((path, b"")) => Ok(path),
-        _ => Err("expected an address such as \"someone@example.net\""),
-    }
-}
-
-fn bracketed(address: &str) -> String {
-    if address.starts_with('<') { address.to_owned() } else { format!("<{address}>") }
+    ForwardPath::of_text(text).ok_or("expected an address such as \"someone@example.net\"")
 }
 
 /// The configuration of the file, or the built-in defaults without one; `servers`, if there are any, take the place of its
@@ -253,8 +245,6 @@ Example:
   dmarcgate check forged.eml --ip 192.0.2.1 --helo mail.example.net \\
       --mail-from someone@example.net";
 
-/// The recipient where none is named: exempt by no configuration, for its domain can't exist.
-const ORDINARY_RECIPIENT: &str = "recipient@recipient.invalid";
 /// Octets that are taken at one time.
 const PIECE: usize = 64 * 1024;
 /// Octets of memory for the body; beyond that it goes to an unlinked file in the system's temporary directory.

@@ -9,6 +9,7 @@ mod config;
 mod explain;
 mod healthcheck;
 mod lookup;
+mod policy;
 mod reports;
 mod serve;
 
@@ -47,6 +48,9 @@ enum Command {
     /// Ask a running gate whether it is well
     Healthcheck(healthcheck::Healthcheck),
     Lookup(Box<lookup::Lookup>),
+    /// Try the policy of a configuration
+    #[command(subcommand)]
+    Policy(policy::Command),
     /// Show what reports to domain owners are made of
     #[command(subcommand)]
     Reports(reports::Command),
@@ -118,6 +122,9 @@ impl Cli {
             Command::Config(command) => command.run(output),
             Command::Explain(command) => command.run(output),
             Command::Healthcheck(command) => command.run(output),
+            Command::Policy(command) => {
+                return command.run(output).map(|well| if well { Ended::Done } else { Ended::Unwell });
+            }
             Command::Lookup(command) => return command.run(output).map(Ended::LookedUp),
             Command::Reports(command) => command.run(output),
             Command::Serve(command) => command.run(),

@@ -54,6 +54,9 @@ pub fn warnings(config: &Config) -> Vec<String> {
         warnings.push("policy.override has no effect: policy.mode is monitor".to_owned());
     }
     shadow_warnings(config, &mut warnings);
+    if config.replies.help_url.is_some() && !config.replies().name_help_page() {
+        warnings.push("replies.help_url has no effect: no text names {help_url}".to_owned());
+    }
     tls_warnings(config, &mut warnings);
     warnings
 }

@@ -263,6 +263,11 @@ impl<'a> Section<'a> {
         self.found.problem(place.unwrap_or(NOWHERE), &self.path(key), message);
     }
 
+    /// The line in which the table begins, from 1; that of the end of the file if it isn't there.
+    pub fn first_line(&self) -> usize {
+        line_of(self.text, self.place.unwrap_or(NOWHERE))
+    }
+
     /// Whether the file has the key.
     pub fn is_set(&self, key: &str) -> bool {
         self.entry(key).is_some()

@@ -4,6 +4,7 @@
 //! its default and range, `check` holds what several keys say together; [`REFERENCE`] documents them all. Nobody takes
 //! `&Config`: each module has settings of its own, which are made from it.
 
+pub mod cases;
 mod check;
 mod document;
 mod file;

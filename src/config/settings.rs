@@ -9,6 +9,7 @@ use crate::dns::resolver;
 use crate::listener::networks;
 use crate::message::header::AuthservIds;
 use crate::message::spool;
+use crate::policy::bypass::Bypass;
 use crate::policy::corroboration::Sign;
 use crate::policy::overrides::{Criteria, LocalOverride, OverrideAction};
 use crate::policy::{LocalPolicy, OverrideKind, Pct};
@@ -113,9 +114,7 @@ impl Config {
             message: self.message(),
             bare_newline: self.smtp.bare_newline,
             relay_guard: self.relay_guard(),
-            trusted_networks: self.bypass.trusted_networks.clone(),
-            client_certificates: self.bypass.client_certificates.as_slice().into(),
-            trusts_logins: self.bypass.authenticated,
+            bypass: self.bypass(),
             hidden: self.smtp.hide_extensions.clone(),
             auth: self.auth_offer(),
             timeouts: Timeouts {
@@ -157,6 +156,15 @@ impl Config {
                 .as_ref()
                 .map(|shadow| ShadowPolicy { policy: shadow.local(), exempt_recipients: shadow.exempt() }),
             replies: self.replies(),
+        }
+    }
+
+    /// Whose mail is not evaluated.
+    pub fn bypass(&self) -> Bypass {
+        Bypass {
+            trusted_networks: self.bypass.trusted_networks.clone(),
+            client_certificates: self.bypass.client_certificates.as_slice().into(),
+            authenticated: self.bypass.authenticated,
         }
     }
 

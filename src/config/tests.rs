@@ -244,6 +244,11 @@ fn what_is_probably_not_meant_is_said() {
     }
     assert!(warnings(&format!("{quiet}[tls]\ncertificate = \"/c\"\nkey = \"/k\"\n")).contains("every listener.tls"));
     assert!(warnings(&format!("{quiet}[bypass]\ntrusted_networks = [\"::/0\"]\n")).contains("whole Internet"));
+    let page = format!("{quiet}[replies]\nhelp_url = \"https://a.example/\"\n");
+    let own = "refused = \"no\"\nunusable_from = \"no\"\n";
+    assert_eq!(warnings(&page), "", "the built-in refusals name it");
+    assert!(warnings(&format!("{page}{own}")).contains("replies.help_url has no effect"));
+    assert_eq!(warnings(&format!("{page}{own}deferred = \"later: {{help_url}}\"\n")), "");
 }
 
 #[test]
@@ -474,4 +479,21 @@ fn every_file_that_a_key_can_name_is_within_reach_of_the_process() {
         }
     }
     assert!(named >= 7, "{named}");
+}
+
+#[test]
+fn reply_texts_name_only_what_there_is() {
+    let start = "hostname = \"mx.example.net\"\n[upstream]\nservers = [\"127.0.0.1:10025\"]\n[replies]\n";
+    let cases = [
+        ("refused = \"see {help_url}\"", "names {help_url}, but replies.help_url is not set"),
+        ("unusable_from = \"{domain} is not usable\"", "names {domain}, but such a message has none"),
+        ("unusable_from = [\"no\", \"{policy}\"]", "names {policy}, but such a message has none"),
+        ("help_url = \"https://a.example/{domain}\"", "of whose placeholders there is but {id}"),
+        ("refusal = \"no\"", "unknown key; did you mean replies.refused?"),
+    ];
+    for (line, expected) in cases {
+        let problems = Config::parse(&format!("{start}{line}\n")).unwrap_err();
+        let [problem] = &problems[..] else { panic!("{problems:?}") };
+        assert!(problem.line == Some(5) && problem.message.contains(expected), "{line}: {problem:?}");
+    }
 }

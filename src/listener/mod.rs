@@ -283,7 +283,7 @@ async fn secure(
         return Some((stream, None));
     }
     let tls = gate.tls.as_ref()?;
-    let named = Arc::clone(&gate.settings.borrow().client_certificates);
+    let named = Arc::clone(&gate.settings.borrow().bypass.client_certificates);
     let mut stop = gate.stop.clone();
     tokio::select! {
         secured = tls.accept_first(stream, &named) => match secured {

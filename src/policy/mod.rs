@@ -4,6 +4,7 @@
 //! Pure and cheap: `dmarcgate check` asks for the decision in each mode. The verdict table that it follows stands in the
 //! README; every row is a [`Rule`].
 
+pub mod bypass;
 pub mod corroboration;
 mod judge;
 pub mod overrides;

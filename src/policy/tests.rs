@@ -1,5 +1,7 @@
 //! The verdict table as a table.
 
+mod table;
+
 use std::time::Duration;
 
 use super::overrides::{Criteria, LocalOverride, OverrideAction};
@@ -62,60 +64,6 @@ fn letter(disposition: Disposition) -> char {
         Disposition::Defer => '4',
         Disposition::Refuse => 'X',
     }
-}
-
-#[test]
-fn result_by_policy_by_test_mode_by_mode_by_reject_by_signs() {
-    // Each pair of columns: without a sign of indirect flow, with one.
-    let table = "
-        result               p          t | monitor tag  | corroborated always never
-        pass                 none       n | --      --   | --           --     --
-        pass                 none       y | --      --   | --           --     --
-        pass                 quarantine n | --      --   | --           --     --
-        pass                 quarantine y | --      --   | --           --     --
-        pass                 reject     n | --      --   | --           --     --
-        pass                 reject     y | --      --   | --           --     --
-        fail                 none       n | --      --   | --           --     --
-        fail                 none       y | --      --   | --           --     --
-        fail                 quarantine n | --      qq   | qq           qq     qq
-        fail                 quarantine y | --      --   | --           --     --
-        fail                 reject     n | --      rr   | Xq           XX     rr
-        fail                 reject     y | --      qq   | qq           qq     qq
-        temperror/identifier none       n | --      --   | --           --     --
-        temperror/identifier none       y | --      --   | --           --     --
-        temperror/identifier quarantine n | --      --   | 44           44     44
-        temperror/identifier quarantine y | --      --   | --           --     --
-        temperror/identifier reject     n | --      --   | 44           44     44
-        temperror/identifier reject     y | --      --   | 44           44     44
-        temperror/policy     *          * | --      --   | --           --     --
-        none                 *          * | --      --   | --           --     --
-        permerror            *          * | --      --   | --           --     --
-    ";
-    let columns = [
-        (Mode::Monitor, None),
-        (Mode::Tag, None),
-        (Mode::Enforce, Some(Reject::Corroborated)),
-        (Mode::Enforce, Some(Reject::Always)),
-        (Mode::Enforce, Some(Reject::Never)),
-    ];
-    let mut cells = 0;
-    for row in table.lines().map(str::trim).filter(|l| !l.is_empty()).skip(1) {
-        let words: Vec<&str> = row.split_whitespace().filter(|w| *w != "|").collect();
-        let [result, p, t, expected @ ..] = words.as_slice() else { panic!("{row}") };
-        let tags = if *p == "*" { String::new() } else { format!("p={p}; t={t}") };
-        for ((mode, reject), expected) in columns.iter().zip(expected) {
-            for (list_fields, expected) in [false, true].into_iter().zip(expected.chars()) {
-                for reject in reject.map_or(Reject::ALL.to_vec(), |r| vec![r]) {
-                    let facts = Evaluation { list_fields, ..evaluation(vec![dmarc("example.org", result, &tags)]) };
-                    let local = LocalPolicy { mode: *mode, reject, ..DEFAULT };
-                    let decision = decide(&facts, &ORDINARY, &local);
-                    assert_eq!(letter(decision.disposition), expected, "{row} ({mode}, {reject}, {list_fields})");
-                    cells += 1;
-                }
-            }
-        }
-    }
-    assert_eq!(cells, 21 * 2 * (3 + 3 + 3));
 }
 
 #[test]
@@ -591,51 +539,6 @@ fn one_override(action: OverrideAction) -> LocalOverride {
         note: "our partner".into(),
         until: Some(1000),
     }
-}
-
-#[test]
-fn result_by_policy_by_mode_by_override() {
-    // Columns: without one, then with the actions pass, tag, reject.
-    let table = "
-        result               p          | monitor | tag  | enforce
-        pass                 reject     | ----    | ---- | ----
-        none                 -          | ----    | ---- | ----
-        permerror            reject     | ----    | ---- | ----
-        fail                 none       | ----    | --qr | --qX
-        fail                 quarantine | ----    | q-qr | q-qX
-        fail                 reject     | ----    | r-qr | X-qX
-        temperror/identifier none       | ----    | ---- | ----
-        temperror/identifier quarantine | ----    | ---- | 4-q4
-        temperror/identifier reject     | ----    | ---- | 4-q4
-        temperror/policy     -          | ----    | ---- | ----
-        temperror/own        -          | ----    | ---- | 4-q4
-    ";
-    let mut rows = 0;
-    for line in table.lines().skip(2).filter(|line| !line.trim().is_empty()) {
-        let (left, cells) = line.split_once('|').unwrap();
-        let words: Vec<_> = left.split_whitespace().collect();
-        let tags = if words[1] == "-" { String::new() } else { format!("p={}", words[1]) };
-        let facts = evaluation(vec![dmarc("example.org", words[0], &tags)]);
-        for (mode, cell) in [Mode::Monitor, Mode::Tag, Mode::Enforce].into_iter().zip(cells.split('|')) {
-            let lists = [None, Some(OverrideAction::Pass), Some(OverrideAction::Tag), Some(OverrideAction::Reject)];
-            let found: String = lists
-                .into_iter()
-                .map(|action| {
-                    let overrides = action.map(one_override).into_iter().collect();
-                    let local = LocalPolicy { mode, overrides, ..DEFAULT };
-                    let decision = decide(&facts, &ORDINARY, &local);
-                    let by = decision.deciding_assessment().and_then(|a| a.overridden_by);
-                    assert_eq!(by.is_some(), decision.rule == Rule::Override, "{left} {mode}");
-                    let told = decision.overrides().iter().any(|o| o.comment == "our partner");
-                    assert_eq!(told, decision.rule == Rule::Override, "{left} {mode}");
-                    letter(decision.disposition)
-                })
-                .collect();
-            assert_eq!(found, cell.trim(), "{left} {mode}");
-            rows += 1;
-        }
-    }
-    assert_eq!(rows, 33);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use crate::evaluation::{ArcResult, DkimResult, DmarcResult};
 use crate::label_enum;
 use crate::metrics::{Family, Histogram, IntCounter, IntGauge, Pairs, Registry};
 use crate::policy::Rule;
+use crate::policy::bypass::BypassReason;
 use crate::policy::corroboration::{Counting, Sign};
 use crate::policy::treatment::{Opinion, Treatment};
 use crate::spf::SpfResult;
@@ -42,18 +43,6 @@ label_enum! {
         Refused = "refused",
         /// It asks the client to come again.
         Deferred = "deferred",
-    }
-}
-
-label_enum! {
-    /// Why a message was not evaluated.
-    pub enum BypassReason {
-        /// The client's address is in `bypass.trusted_networks`.
-        TrustedNetwork = "trusted_network",
-        /// The client's certificate is in `bypass.client_certificates`.
-        ClientCertificate = "client_certificate",
-        /// The client has authenticated, and `bypass.authenticated` is set.
-        Authenticated = "authenticated",
     }
 }
 

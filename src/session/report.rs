@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tracing::info;
 
 use super::Session;
-use super::metrics::{BypassReason, Outcome, UpstreamReply};
+use super::metrics::{Outcome, UpstreamReply};
 use super::transaction::{AnsweredBy, Ending, Transaction, epoch_seconds};
 use crate::action::Action;
 use crate::domain::Domain;
@@ -15,6 +15,7 @@ use crate::explain::{Case, Letter};
 use crate::label::Label;
 use crate::message::author::Author;
 use crate::policy::Rule;
+use crate::policy::bypass::BypassReason;
 use crate::policy::treatment::{Opinion, Treatment};
 use crate::record::FinalReply;
 use crate::smtp::reply::Reply;

@@ -29,7 +29,7 @@ impl Session {
             debug!(session = &*self.id, client_ip = %self.client.ip(), octets = unread, "thrown away before TLS");
         }
         let plain = self.stream.take();
-        let named = Arc::clone(&self.settings().client_certificates);
+        let named = Arc::clone(&self.settings().bypass.client_certificates);
         // Boxed, so that sessions at rest have no room for it.
         let (stream, protection) =
             Box::pin(tls.accept(plain, &named)).await.map_err(|_| End::silently(Ended::Handshake))?;

@@ -4,16 +4,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipnet::IpNet;
-
-use super::metrics::BypassReason;
 use super::{patience, receive};
 use crate::domain::Domain;
 use crate::envelope::Client;
+use crate::policy::bypass::{Bypass, BypassReason, Login};
 use crate::smtp::address::{DomainPart, ForwardPath};
 use crate::smtp::extension::Extension;
+use crate::tls::ClientFingerprint;
 use crate::upstream::servers::Servers;
-use crate::{label_enum, tls, verdict};
+use crate::{label_enum, verdict};
 
 /// What the operator sets for the sessions of one listener. A transaction keeps the settings that it began with.
 #[derive(Debug)]
@@ -37,11 +36,7 @@ pub struct Settings {
     /// Where recipients may be, from clients that are not trusted.
     pub relay_guard: RelayGuard,
     /// Clients whose mail is not evaluated.
-    pub trusted_networks: Vec<IpNet>,
-    /// Clients whose mail is not evaluated, by their certificates; if there are any, clients are asked for one.
-    pub client_certificates: tls::Named,
-    /// Whether mail of clients who have authenticated is not evaluated.
-    pub trusts_logins: bool,
+    pub bypass: Bypass,
     /// What is never announced, whatever the upstream offers.
     pub hidden: Vec<Extension>,
     /// When AUTH is offered, if the upstream offers it.
@@ -113,32 +108,24 @@ pub struct Timeouts {
 impl Settings {
     /// Why a client's mail is not evaluated; none if it is.
     pub fn bypass(&self, client: &Client) -> Option<BypassReason> {
-        if self.trusts(client.ip()) {
-            Some(BypassReason::TrustedNetwork)
-        } else if self.knows(client) {
-            Some(BypassReason::ClientCertificate)
-        } else if client.login.is_some() && self.trusts_logins {
-            Some(BypassReason::Authenticated)
-        } else {
-            None
-        }
+        let login = if client.login.is_some() { Login::Authenticated } else { Login::Anonymous };
+        self.bypass.reason(client.ip(), certificate(client), login)
     }
 
     /// Whether a client's recipients are not guarded.
     pub fn lets_relay(&self, client: &Client) -> bool {
-        client.login.is_some() || self.trusts(client.ip()) || self.knows(client)
-    }
-
-    /// Whether a client has proved to be one of those that the operator knows by their certificates.
-    fn knows(&self, client: &Client) -> bool {
-        let certificate = client.tls.and_then(|tls| tls.certificate);
-        certificate.is_some_and(|certificate| self.client_certificates.contains(&certificate))
+        client.login.is_some() || self.trusts(client.ip()) || self.bypass.knows(certificate(client))
     }
 
     /// Whether a client's mail is not evaluated, and its recipients are not guarded, for its address.
     pub fn trusts(&self, ip: IpAddr) -> bool {
-        self.trusted_networks.iter().any(|network| network.contains(&ip))
+        self.bypass.trusts(ip)
     }
+}
+
+/// The certificate that a client has proved to be the holder of.
+fn certificate(client: &Client) -> Option<ClientFingerprint> {
+    client.tls.and_then(|tls| tls.certificate)
 }
 
 impl RelayGuard {

@@ -8,7 +8,7 @@ use rand::Rng;
 use tokio::sync::oneshot;
 use tracing::error;
 
-use super::metrics::{BypassReason, Outcome};
+use super::metrics::Outcome;
 use super::receive::Received;
 use super::relay::trouble;
 use super::{Session, Settings, pause, report};
@@ -22,6 +22,7 @@ use crate::label_enum;
 use crate::message::body_hash::BodyHashes;
 use crate::message::trace::Hop;
 use crate::policy::Circumstances;
+use crate::policy::bypass::BypassReason;
 use crate::smtp::data::Encoder;
 use crate::smtp::reply::Reply;
 use crate::upstream::{self, MessageParts};
@@ -97,12 +98,7 @@ impl Session {
         };
         let action = match (&verdict, transaction.bypass) {
             (Some(verdict), _) => verdict.action.clone(),
-            (None, Some(BypassReason::TrustedNetwork | BypassReason::ClientCertificate)) => {
-                Action::bypass(&transaction.settings.verdict.authserv_id)
-            }
-            (None, Some(BypassReason::Authenticated)) => {
-                Action::authenticated(&transaction.settings.verdict.authserv_id)
-            }
+            (None, Some(reason)) => Action::bypass(reason, &transaction.settings.verdict.authserv_id),
             (None, None) => {
                 error!(session = &*self.id, transaction = &*transaction.id, "the evaluation did not come to an end");
                 verdict::undecided(&transaction.settings.verdict, &transaction.id)

@@ -72,6 +72,14 @@ impl ReversePath {
         }
     }
 
+    /// Reads a path that is all of `text`, with or without its angle brackets; an empty text is the null reverse-path.
+    pub fn of_text(text: &str) -> Option<Self> {
+        match Self::parse(bracketed(text).as_bytes()) {
+            Ok((path, b"")) => Some(path),
+            _ => None,
+        }
+    }
+
     /// The mailbox, unless it is the null reverse-path.
     pub fn mailbox(&self) -> Option<&Mailbox> {
         match self {
@@ -101,6 +109,14 @@ impl ForwardPath {
         Mailbox::parse(text).map(|(mailbox, rest)| (Self(mailbox), rest))
     }
 
+    /// Reads a path that is all of `text`, with or without its angle brackets.
+    pub fn of_text(text: &str) -> Option<Self> {
+        match Self::parse(bracketed(text).as_bytes()) {
+            Ok((path, b"")) => Some(path),
+            _ => None,
+        }
+    }
+
     /// The mailbox.
     pub fn mailbox(&self) -> &Mailbox {
         &self.0
@@ -110,6 +126,11 @@ impl ForwardPath {
     pub fn is_ascii(&self) -> bool {
         self.0.as_str().is_ascii()
     }
+}
+
+/// An address as it stands in MAIL and RCPT.
+fn bracketed(address: &str) -> String {
+    if address.starts_with('<') { address.to_owned() } else { format!("<{address}>") }
 }
 
 impl Mailbox {

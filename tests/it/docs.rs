@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 
+use clap::Parser;
+use dmarcgate::cli::Cli;
 use dmarcgate::config::{Config, Line};
 
 use crate::citations::section;
@@ -36,6 +38,50 @@ fn the_table_of_limits_has_every_bound_with_its_default() {
     assert!(missing.is_empty(), "not in README's table of limits: {missing:?}");
     let unknown: Vec<_> = limit_series().iter().map(|s| name(s)).filter(|n| !readme_metrics().contains(n)).collect();
     assert!(unknown.is_empty(), "limits have metrics that README lacks: {unknown:?}");
+}
+
+#[test]
+fn the_rollout_guide_is_what_the_gate_takes() {
+    let guide = source::read("docs/rollout.md");
+    let (mut configurations, mut commands) = (0, 0);
+    for (language, text) in blocks(&guide) {
+        match language {
+            "toml" => {
+                let smallest = "hostname = \"mx.example.net\"\n[upstream]\nservers = [\"127.0.0.1:10025\"]\n";
+                let whole = if text.contains("[upstream]") { text } else { format!("{smallest}{text}") };
+                let loaded = Config::parse(&whole).unwrap_or_else(|problems| panic!("{whole}\n{problems:?}"));
+                let idle: Vec<_> =
+                    loaded.config.warnings().into_iter().filter(|warning| warning.contains("no effect")).collect();
+                assert!(idle.is_empty(), "{whole}\n{idle:?}");
+                configurations += 1;
+            }
+            "sh" => {
+                let of_gate = |line: &str| line.starts_with("dmarcgate ").then(|| line.to_owned());
+                let behind = |line: &str| line.split_once("-- dmarcgate ").map(|(_, rest)| format!("dmarcgate {rest}"));
+                for line in text.lines().filter_map(|line| of_gate(line).or_else(|| behind(line))) {
+                    if let Err(error) = Cli::try_parse_from(line.split_whitespace()) {
+                        panic!("{line}: {error}");
+                    }
+                    commands += 1;
+                }
+            }
+            _ => {}
+        }
+    }
+    assert!(configurations >= 5 && commands >= 5, "{configurations} configurations, {commands} commands");
+}
+
+/// The fenced blocks of a page, each with its language.
+fn blocks(page: &str) -> Vec<(&str, String)> {
+    let mut blocks = Vec::new();
+    let mut lines = page.lines();
+    while let Some(line) = lines.next() {
+        if let Some(language) = line.strip_prefix("```") {
+            let text: Vec<_> = lines.by_ref().take_while(|line| *line != "```").collect();
+            blocks.push((language, text.join("\n") + "\n"));
+        }
+    }
+    blocks
 }
 
 /// Holds the tables of README to a scrape: the same names, no more and no less, and the series that limits count.

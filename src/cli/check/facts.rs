@@ -72,7 +72,7 @@ impl Facts {
             (irregularities.nul_dot_line, "nul_dot_line"),
         ];
         let objection = received.objection(config.smtp.bare_newline);
-        let trusted_network = config.bypass.trusted_networks.iter().any(|network| network.contains(&check.ip()));
+        let trusted_network = config.bypass().trusts(check.ip());
         let (decisions, shadow) = findings.decisions(check);
         let in_force = decisions.iter().find(|decision| decision.in_force).map_or(Fate::PassedOn, |d| d.fate);
         Self {
