@@ -237,17 +237,6 @@ impl<'a> Section<'a> {
             // That there are none is said, too: it may not be what holds without a word.
             self.line(key, Some("[]".to_owned()), Origin::File);
         }
-        if self.general.is_some() && tables.is_empty() {
-            // None at all is something else than those of the general table.
-            self.found.lines.borrow_mut().push(Line {
-                table: self.name,
-                outer: self.outer,
-                instance: self.instance,
-                key,
-                value: Some("[]".to_owned()),
-                origin: Origin::File,
-            });
-        }
         let each = tables.into_iter().enumerate();
         each.map(|(i, (place, table))| self.inner(name, i, Some(place), Some(table)).read(&read)).collect()
     }
