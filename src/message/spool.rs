@@ -202,6 +202,12 @@ enum ReaderState {
 }
 
 impl Reader {
+    /// A reader of nothing, beside a message that is in memory as a whole.
+    pub fn empty() -> Self {
+        let spooler = Spooler { directory: Path::new("").into(), budget: Arc::new(Semaphore::new(0)), units: 0 };
+        spooler.spool().into_reader()
+    }
+
     /// The next piece; `None` at the end.
     ///
     /// # Errors

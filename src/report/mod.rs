@@ -4,5 +4,7 @@ pub mod aggregate;
 pub mod message;
 mod mime;
 pub mod recipient;
+pub mod relay;
+pub mod schedule;
 pub mod signing;
 pub mod verp;

@@ -4,8 +4,9 @@ use std::iter;
 
 use aws_lc_rs::digest::{self, SHA256};
 
+use crate::domain::Domain;
 use crate::label::Label;
-use crate::record::Record;
+use crate::record::{Counted, PolicyEvaluated, PolicyPublished, Record, SpfAuthResult};
 
 /// Messages of one UTC day that a report would not tell apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,6 +111,79 @@ fn policy_texts(record: &Record) -> [String; 11] {
     ]
 }
 
+/// The record of a row that was read back, and how often it was met. It arrived when the first of its messages did.
+///
+/// # Errors
+///
+/// A text that this version doesn't know.
+pub fn counted(count: i64, arrived: i64, texts: [String; TEXT_COLUMNS]) -> Result<Counted, sqlx::Error> {
+    let [
+        source_ip, policy_domain, discovery, policy_record, adkim, aspf, p, sp, np, fo, testing, requested,
+        disposition, dkim_aligned, spf_aligned, reasons, header_from, envelope_from, envelope_to,
+        dkim_results, spf_domain, spf_scope, spf_result, reply,
+    ] = texts;
+    let policy = [policy_domain, discovery, policy_record, adkim, aspf, p, sp, np, fo, testing, requested];
+    let record = Record {
+        arrived,
+        source_ip: source_ip.parse().map_err(|_| unknown(&source_ip))?,
+        policy: self::policy(policy)?,
+        evaluated: PolicyEvaluated {
+            disposition: label(&disposition)?,
+            dkim: label(&dkim_aligned)?,
+            spf: label(&spf_aligned)?,
+            reasons: serde_json::from_str(&reasons).map_err(|_| unknown(&reasons))?,
+        },
+        header_from: (!header_from.is_empty()).then(|| domain(&header_from)).transpose()?,
+        envelope_from,
+        envelope_to: (!envelope_to.is_empty()).then_some(envelope_to),
+        dkim: serde_json::from_str(&dkim_results).map_err(|_| unknown(&dkim_results))?,
+        spf: match &*spf_scope {
+            "" => None,
+            scope => Some(SpfAuthResult { domain: spf_domain, scope: label(scope)?, result: spf_result }),
+        },
+        reply: label(&reply)?,
+    };
+    Ok(Counted { record, count: count.unsigned_abs() })
+}
+
+/// The policy that the texts from `policy_domain` to `requested` tell of; none where none applied.
+///
+/// # Errors
+///
+/// A text that this version doesn't know.
+pub fn policy(texts: [String; 11]) -> Result<Option<PolicyPublished>, sqlx::Error> {
+    let [policy_domain, discovery, record, adkim, aspf, p, sp, np, fo, testing, requested] = texts;
+    if policy_domain.is_empty() {
+        return Ok(None);
+    }
+    let optional = |text: &str| if text.is_empty() { Ok(None) } else { label(text).map(Some) };
+    Ok(Some(PolicyPublished {
+        domain: domain(&policy_domain)?,
+        discovery: label(&discovery)?,
+        record,
+        adkim: label(&adkim)?,
+        aspf: label(&aspf)?,
+        p: label(&p)?,
+        sp: optional(&sp)?,
+        np: optional(&np)?,
+        fo,
+        testing: label(&testing)?,
+        requested: label(&requested)?,
+    }))
+}
+
+fn domain(text: &str) -> Result<Domain, sqlx::Error> {
+    Domain::parse(text).map_err(|_| unknown(text))
+}
+
+fn label<L: Label>(text: &str) -> Result<L, sqlx::Error> {
+    L::ALL.iter().copied().find(|label| label.as_str() == text).ok_or_else(|| unknown(text))
+}
+
+fn unknown(text: &str) -> sqlx::Error {
+    sqlx::Error::Decode(format!("{text:?} is not known to this version").into())
+}
+
 fn word<L: Label>(label: L) -> String {
     label.as_str().to_owned()
 }
@@ -167,6 +241,30 @@ mod tests {
                 assert_ne!(with(change), with(other_change), "{name} and {other}");
             }
         }
+    }
+
+    #[test]
+    fn a_row_comes_back_as_the_record_that_it_was() {
+        let changes: [fn(&mut Record); 4] = [
+            |_| {},
+            |r| (r.policy, r.header_from, r.spf) = (None, None, None),
+            |r| r.envelope_to = Some("example.com".into()),
+            |r| {
+                r.evaluated.reasons = vec![crate::record::OverrideReason {
+                    kind: crate::record::OverrideKind::LocalPolicy,
+                    comment: "a note".into(),
+                }];
+            },
+        ];
+        for change in changes {
+            let mut record = sample::record();
+            change(&mut record);
+            let row = Row::new(record.clone());
+            assert_eq!(counted(7, row.first_seen, row.texts).unwrap(), Counted { record, count: 7 });
+        }
+        let mut texts = Row::new(sample::record()).texts;
+        texts[12] = "softfail".into();
+        assert!(counted(1, 0, texts).unwrap_err().to_string().contains("softfail"));
     }
 
     #[test]

@@ -1,0 +1,402 @@
+//! Settles which reports are due, when each is tried, and what becomes of it. Functions over values.
+//!
+//! A job is one report to one destination: (policy domain, period, configuration, destination). Its id, its report's id
+//! and the moment at which it is due are hashes over these, so that every gate of a fleet plans the very same job and it
+//! is in the store once. [`next`] is all that ever changes a job's state.
+
+use aws_lc_rs::digest::{self, SHA256};
+
+use crate::calendar::SECONDS_PER_DAY;
+use crate::dmarc::record::{Parsed, parse};
+use crate::dmarc::report_destination::ReportKind;
+use crate::domain::Domain;
+use crate::label::Label;
+use crate::label_enum;
+use crate::record::{AlignmentOutcome, FinalReply};
+use crate::report::aggregate::{Configuration, Period, ReportId};
+use crate::store::jobs::{JobState, NewJob};
+
+/// What decides how a report is called and when it is due.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan<'a> {
+    /// The receiver's domain: two receivers never make one report id.
+    pub receiver: &'a Domain,
+    /// Seconds over which the reports of a period are spread.
+    pub window: i64,
+}
+
+/// What happened to a claimed job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// The relay has taken the report.
+    Taken,
+    /// Nothing was delivered, for a cause that may pass.
+    Postponed,
+    /// The end of the message was sent and no reply came: it may have been delivered.
+    Unanswered,
+    /// The relay refuses the destination for good.
+    DestinationRefused,
+    /// The relay refuses the message for good.
+    MessageRefused,
+    /// The destination is suppressed.
+    Suppressed,
+    /// There is no report to be sent, and never will be.
+    NotWanted(Skip),
+    /// Nothing was tried, for want of room for the destination today.
+    CapReached,
+}
+
+label_enum! {
+    /// Why a report is not sent at all.
+    pub enum Skip {
+        /// The operator's list forbids it.
+        Denied = "denied",
+        /// The destination is elsewhere and does not say that it takes these reports (RFC 9990 §4).
+        NoConsent = "no_consent",
+        /// It has named other addresses of its own, which get reports of their own.
+        Replaced = "replaced",
+        /// The upstream refused all mail that the domain has really sent: one that spammers threw away.
+        Reputation = "reputation",
+        /// It is an address of the gate's own reports.
+        OwnAddress = "own_address",
+        /// No address can be made of the URI.
+        NoAddress = "no_address",
+        /// The rows are gone.
+        NoRows = "no_rows",
+        /// The report does not stand the check of its structure.
+        Malformed = "malformed",
+    }
+}
+
+/// The state that a job goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Transition {
+    /// The state.
+    pub state: JobState,
+    /// When it is tried again, if it is; else when it ended. In seconds since the epoch.
+    pub due: i64,
+    /// Whether the question is settled if the message was delivered: no end of data is left without a reply.
+    pub answered: bool,
+}
+
+/// Who holds a job, as far as transitions need it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// The present state.
+    pub state: JobState,
+    /// Attempts that were made, the present one included.
+    pub attempts: i64,
+    /// When it is given up, in seconds since the epoch.
+    pub deadline: i64,
+}
+
+/// When it is given up to report on a period.
+fn deadline(period: Period) -> i64 {
+    period.end.saturating_add(1 + KEEP_TRYING)
+}
+
+/// The periods whose reports may have to be planned at `now`, the oldest first: those that have ended, with the time that
+/// the last rows of all gates take, and not so long ago that nobody would try any more.
+pub fn ended(now: i64) -> impl Iterator<Item = Period> {
+    let today = now.div_euclid(SECONDS_PER_DAY);
+    let days = today.saturating_sub(KEEP_TRYING / SECONDS_PER_DAY + 1)..today;
+    days.map(Period::day).filter(move |period| period.end + SETTLING < now && now < deadline(*period))
+}
+
+/// The jobs that a published policy makes of a period: one for each address that it wants reports at.
+pub fn jobs(policy: &Configuration, period: Period, plan: &Plan<'_>) -> Vec<NewJob> {
+    let Parsed::Record(record) = parse(policy.record.as_bytes()) else { return Vec::new() };
+    let mut destinations = Vec::new();
+    for uri in ReportKind::Aggregate.requested(&record) {
+        if !destinations.contains(&uri.as_str()) && destinations.len() < MAX_DESTINATIONS {
+            destinations.push(uri.as_str());
+        }
+    }
+    destinations.into_iter().map(|destination| job(policy, period, destination, plan)).collect()
+}
+
+/// The job of one destination.
+pub fn job(policy: &Configuration, period: Period, destination: &str, plan: &Plan<'_>) -> NewJob {
+    let configuration = configuration(policy);
+    let (begin, end) = (period.begin.to_string(), period.end.to_string());
+    let report = [&configuration, &*begin, &end];
+    let due = period.end.saturating_add(1 + SETTLING).saturating_add(jitter(&report, plan.window));
+    NewJob {
+        // Without the receiver: a site that changes its name does not report once more.
+        id: id(&[&report[..], &[destination]].concat()),
+        report_id: ReportId::new(plan.receiver, policy, period).to_string(),
+        policy_domain: policy.domain.to_string(),
+        configuration,
+        begin: period.begin,
+        end: period.end,
+        destination: destination.to_owned(),
+        due,
+        deadline: deadline(period),
+    }
+}
+
+/// What tells the configurations of a policy domain apart: every published value, and not which of p, sp and np was asked
+/// for (RFC 9990 §3.1.1.5).
+pub fn configuration(policy: &Configuration) -> String {
+    let word = |policy: Option<crate::record::Policy>| policy.map_or("", Label::as_str);
+    id(&[
+        policy.domain.as_str(),
+        policy.discovery.as_str(),
+        &policy.record,
+        policy.adkim.as_str(),
+        policy.aspf.as_str(),
+        policy.p.as_str(),
+        word(policy.sp),
+        word(policy.np),
+        &policy.fo,
+        policy.testing.as_str(),
+    ])
+}
+
+/// What `event` makes of a job at `now`; none if the job can't have met it, and then nothing is changed.
+pub fn next(job: Progress, event: Event, now: i64) -> Option<Transition> {
+    if job.state != JobState::Claimed {
+        return None;
+    }
+    let ended = |state| Transition { state, due: now, answered: true };
+    let again = |pause: i64, answered| {
+        let due = now.saturating_add(pause);
+        // An attempt behind the deadline is none.
+        match due < job.deadline {
+            true => Transition { state: JobState::Due, due, answered },
+            false => Transition { state: JobState::Failed, due: now, answered },
+        }
+    };
+    Some(match event {
+        Event::Taken => ended(JobState::Sent),
+        Event::Postponed => again(back_off(job.attempts), true),
+        Event::Unanswered => again(back_off(job.attempts), false),
+        Event::CapReached => again(CAP_PAUSE, true),
+        Event::DestinationRefused | Event::MessageRefused => ended(JobState::Failed),
+        Event::Suppressed => ended(JobState::Suppressed),
+        Event::NotWanted(_) => ended(JobState::Skipped),
+    })
+}
+
+/// Seconds until the attempt behind the `attempts`th: doubling, up to some hours.
+pub fn back_off(attempts: i64) -> i64 {
+    let doublings = u32::try_from(attempts.clamp(1, 16) - 1).unwrap_or_default();
+    (FIRST_PAUSE << doublings).min(LONGEST_PAUSE)
+}
+
+/// Whether a domain gets reports. One whose own mail (by an aligned pass) the upstream has refused throughout is one that
+/// spammers will have thrown away tomorrow; one that was only forged is to hear of it, and so is one of whose mail at
+/// least something was taken.
+pub fn earns_report(rows: impl IntoIterator<Item = (AlignmentOutcome, AlignmentOutcome, FinalReply)>) -> bool {
+    let mut refused = false;
+    for (dkim, spf, reply) in rows {
+        let is_own = AlignmentOutcome::Pass == dkim || AlignmentOutcome::Pass == spf;
+        match (is_own, reply) {
+            (true, FinalReply::Accepted) => return true,
+            (true, FinalReply::RefusedByUpstream) => refused = true,
+            // What the gate refuses says nothing of what the upstream thinks.
+            (true, FinalReply::RefusedByGate) | (false, _) => {}
+        }
+    }
+    !refused
+}
+
+/// Seconds of the window at which a report is due, the same on every gate.
+fn jitter(parts: &[&str], window: i64) -> i64 {
+    let hash = hash(&[&["jitter"], parts].concat());
+    let number = hash.as_ref().iter().take(7).fold(0_i64, |number, byte| number << 8 | i64::from(*byte));
+    if window > 0 { number % window } else { 0 }
+}
+
+/// A name for what `parts` say.
+fn id(parts: &[&str]) -> String {
+    hash(parts).as_ref().iter().take(ID_OCTETS).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Every part is preceded by its length, so that no text can pass for two.
+fn hash(parts: &[&str]) -> digest::Digest {
+    let mut hash = digest::Context::new(&SHA256);
+    for part in parts {
+        hash.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+        hash.update(part.as_bytes());
+    }
+    hash.finish()
+}
+
+/// Seconds behind a period's end for the last rows of all gates: they are written within a second of the message's end
+/// while the store works, and a message may take half an hour only where its sender is very slow.
+pub const SETTLING: i64 = 15 * 60;
+/// Seconds behind a period's end for which its reports are tried. What comes later helps nobody.
+const KEEP_TRYING: i64 = 3 * SECONDS_PER_DAY;
+/// Seconds between the first attempt and the second; each further pause doubles.
+const FIRST_PAUSE: i64 = 15 * 60;
+/// The longest pause.
+const LONGEST_PAUSE: i64 = 6 * 3600;
+/// Seconds until a destination that has had its share of today is looked at again.
+const CAP_PAUSE: i64 = 3600;
+/// Destinations of one record: real ones name one or two.
+const MAX_DESTINATIONS: usize = 10;
+/// Octets of a hash in an id: 96 bits, which nobody meets twice.
+const ID_OCTETS: usize = 12;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{AlignmentOutcome as A, FinalReply as R, Policy, sample};
+
+    fn policy() -> Configuration {
+        Configuration::from(&sample::record().policy.unwrap())
+    }
+
+    fn domain(name: &str) -> Domain {
+        Domain::parse(name).unwrap()
+    }
+
+    /// With a window of four hours.
+    fn planned(policy: &Configuration, day: i64) -> Vec<NewJob> {
+        jobs(policy, Period::day(day), &Plan { receiver: &domain("gate.example"), window: WINDOW })
+    }
+
+    const WINDOW: i64 = 4 * 3600;
+
+    #[test]
+    fn a_day_is_due_when_its_last_rows_are_in_and_until_nobody_would_read_it() {
+        let days = |now| ended(now).map(|period| period.begin / SECONDS_PER_DAY).collect::<Vec<_>>();
+        let midnight = 20_454 * SECONDS_PER_DAY;
+        assert_eq!(days(midnight), [20_451, 20_452], "the day that has just ended has not settled");
+        assert_eq!(days(midnight + SETTLING - 1), [20_451, 20_452]);
+        assert_eq!(days(midnight + SETTLING), [20_451, 20_452, 20_453]);
+        assert_eq!(days(midnight - 1), [20_450, 20_451, 20_452]);
+    }
+
+    #[test]
+    fn all_gates_plan_the_same_jobs() {
+        let mut policy = policy();
+        policy.record = "v=DMARC1; p=reject; rua=mailto:a@example.org,mailto:b@example.net,mailto:a@example.org".into();
+        let period = Period::day(20_454);
+        let made = planned(&policy, 20_454);
+        assert_eq!(made, planned(&policy, 20_454));
+        let destinations: Vec<_> = made.iter().map(|job| &*job.destination).collect();
+        assert_eq!(destinations, ["mailto:a@example.org", "mailto:b@example.net"], "each once");
+        assert_ne!(made[0].id, made[1].id);
+        assert_eq!(made[0].report_id, made[1].report_id, "one report, two destinations");
+        assert_eq!(made[0].due, made[1].due);
+        assert_eq!(made[0].deadline, period.end + 1 + 3 * SECONDS_PER_DAY);
+        let first = period.end + 1 + SETTLING;
+        assert!((first..first + WINDOW).contains(&made[0].due));
+    }
+
+    #[test]
+    fn whatever_makes_another_report_makes_another_job() {
+        let id = |change: &dyn Fn(&mut Configuration), day| {
+            let mut policy = policy();
+            change(&mut policy);
+            planned(&policy, day)[0].id.clone()
+        };
+        let ids = [
+            id(&|_| {}, 20_454),
+            id(&|_| {}, 20_455),
+            id(&|p| p.record.push(' '), 20_454),
+            id(&|p| p.sp = None, 20_454),
+            id(&|p| p.np = Some(Policy::None), 20_454),
+            id(&|p| p.domain = domain("example.com"), 20_454),
+            id(&|p| p.record = p.record.replace("mailto:d@", "mailto:e@"), 20_454),
+        ];
+        for (i, id) in ids.iter().enumerate() {
+            assert!(!ids[..i].contains(id), "{i}");
+        }
+    }
+
+    #[test]
+    fn a_site_that_changes_its_name_reports_once() {
+        let made = |receiver| job(&policy(), Period::day(1), "mailto:d@example.org", &Plan { receiver, window: 0 });
+        let (one, other) = (made(&domain("a.example")), made(&domain("b.example")));
+        assert_eq!(one.id, other.id);
+        assert_ne!(one.report_id, other.report_id);
+    }
+
+    #[test]
+    fn reports_are_spread_over_the_window() {
+        let due = |day| planned(&policy(), day)[0].due - Period::day(day).end;
+        let dues: Vec<_> = (0..400).map(due).collect();
+        let quarter = WINDOW / 4;
+        for part in 0..4 {
+            let begin = 1 + SETTLING + part * quarter;
+            let range = begin..begin + quarter;
+            let hits = dues.iter().filter(|due| range.contains(due)).count();
+            assert!((60..140).contains(&hits), "{hits} of 400 in quarter {part}");
+        }
+        let at_once = job(&policy(), Period::day(1), "", &Plan { receiver: &domain("a.example"), window: 0 });
+        assert_eq!(at_once.due, Period::day(1).end + 1 + SETTLING);
+    }
+
+    #[test]
+    fn a_record_that_wants_no_reports_makes_no_jobs() {
+        for record in ["v=DMARC1; p=reject", "v=DMARC1; p=none; rua=", "nonsense", "v=DMARC1; p=none; ruf=mailto:a@b.example"] {
+            assert_eq!(planned(&Configuration { record: record.into(), ..policy() }, 1), []);
+        }
+        let many: Vec<_> = (0..20).map(|i| format!("mailto:a{i}@example.org")).collect();
+        let record = format!("v=DMARC1; p=none; rua={}", many.join(","));
+        assert_eq!(planned(&Configuration { record, ..policy() }, 1).len(), MAX_DESTINATIONS);
+    }
+
+    #[test]
+    fn every_state_meets_every_event() {
+        use Event as E;
+        use JobState as S;
+        let (now, deadline) = (1000, 1_000_000);
+        let ended = |state| Some(Transition { state, due: now, answered: true });
+        let again = |due, answered| Some(Transition { state: S::Due, due, answered });
+        let cases = [
+            (E::Taken, ended(S::Sent), ended(S::Sent)),
+            (E::Postponed, again(now + 1800, true), ended(S::Failed)),
+            (
+                E::Unanswered,
+                again(now + 1800, false),
+                Some(Transition { state: S::Failed, due: now, answered: false }),
+            ),
+            (E::DestinationRefused, ended(S::Failed), ended(S::Failed)),
+            (E::MessageRefused, ended(S::Failed), ended(S::Failed)),
+            (E::Suppressed, ended(S::Suppressed), ended(S::Suppressed)),
+            (E::CapReached, again(now + 3600, true), ended(S::Failed)),
+        ];
+        let skips = Skip::ALL.iter().map(|skip| (E::NotWanted(*skip), ended(S::Skipped), ended(S::Skipped)));
+        for (event, expected, late) in cases.into_iter().chain(skips) {
+            for state in S::ALL {
+                let progress = |deadline| Progress { state: *state, attempts: 2, deadline };
+                let (expected, late) = if *state == S::Claimed { (expected, late) } else { (None, None) };
+                assert_eq!(next(progress(deadline), event, now), expected, "{state} {event:?}");
+                assert_eq!(next(progress(now + 60), event, now), late, "{state} {event:?} near the deadline");
+            }
+        }
+    }
+
+    #[test]
+    fn pauses_double_up_to_some_hours() {
+        let pauses: Vec<_> = (0..8).map(back_off).collect();
+        assert_eq!(pauses, [900, 900, 1800, 3600, 7200, 14_400, 21_600, 21_600]);
+        assert_eq!(back_off(i64::MAX), LONGEST_PAUSE);
+        assert_eq!(back_off(i64::MIN), FIRST_PAUSE);
+    }
+
+    #[test]
+    fn who_only_sent_what_the_upstream_refused_gets_no_report() {
+        let cases: [(&str, &[(A, A, R)], bool); 8] = [
+            ("nothing", &[], true),
+            ("only forged, refused by the gate", &[(A::Fail, A::Fail, R::RefusedByGate)], true),
+            ("only forged, refused by the upstream", &[(A::Fail, A::Fail, R::RefusedByUpstream)], true),
+            ("own mail accepted", &[(A::Pass, A::Fail, R::Accepted)], true),
+            ("own mail refused", &[(A::Pass, A::Fail, R::RefusedByUpstream)], false),
+            ("own mail by SPF refused", &[(A::Fail, A::Pass, R::RefusedByUpstream)], false),
+            ("some of it accepted", &[(A::Pass, A::Pass, R::RefusedByUpstream), (A::Pass, A::Pass, R::Accepted)], true),
+            (
+                "own mail refused, a forgery accepted",
+                &[(A::Pass, A::Pass, R::RefusedByUpstream), (A::Fail, A::Fail, R::Accepted)],
+                false,
+            ),
+        ];
+        for (name, rows, expected) in cases {
+            assert_eq!(earns_report(rows.iter().copied()), expected, "{name}");
+        }
+    }
+}

@@ -1,0 +1,580 @@
+//! The jobs of reporting: one report to one destination each, shared by all gates on one database.
+//!
+//! Any gate plans them, and planning twice changes nothing. A gate that takes a job up holds it by a lease: one
+//! conditional statement, of which one rival alone has an answer. Only the holder settles a job. A gate that dies leaves
+//! its lease to run out, and another goes on; so does a clock that is wrong by less than [`CLOCK_TOLERANCE`]. Addresses
+//! that reports are not to go to for a while stand beside the jobs.
+
+use sqlx::any::AnyRow;
+use sqlx::{AnyConnection, Row as _};
+
+use crate::label::Label;
+use crate::label_enum;
+use crate::record::{Counted, PolicyPublished};
+use crate::store::row::{self, TEXT_COLUMNS};
+use crate::store::{Error, Location, database};
+
+label_enum! {
+    /// What has become of a job.
+    pub enum JobState {
+        /// It waits for its time.
+        Due = "due",
+        /// A gate is at it.
+        Claimed = "claimed",
+        /// The relay has taken the report.
+        Sent = "sent",
+        /// It was given up.
+        Failed = "failed",
+        /// Its destination has refused reports lately.
+        Suppressed = "suppressed",
+        /// There was no report to send.
+        Skipped = "skipped",
+    }
+}
+
+/// A job as it is planned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewJob {
+    /// Its name: the same on every gate.
+    pub id: String,
+    /// The report's, which goes to every destination under this name.
+    pub report_id: String,
+    /// The policy domain.
+    pub policy_domain: String,
+    /// Which of the policies that it published in the period.
+    pub configuration: String,
+    /// The first second of the period, since the epoch.
+    pub begin: i64,
+    /// Its last second.
+    pub end: i64,
+    /// The URI that the policy record names.
+    pub destination: String,
+    /// When it is tried first, in seconds since the epoch.
+    pub due: i64,
+    /// When it is given up.
+    pub deadline: i64,
+}
+
+/// A job as the store has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Job {
+    /// As it was planned; `due` is when it is tried next, or when it ended.
+    pub planned: NewJob,
+    /// What has become of it.
+    pub state: JobState,
+    /// How often it was taken up.
+    pub attempts: i64,
+    /// How often the end of the message was sent without a reply being heard: so many times it may have been delivered.
+    pub unanswered: i64,
+    /// Who has it; empty if nobody.
+    pub holder: String,
+    /// Until when, in seconds since the epoch.
+    pub lease: i64,
+    /// When anything about it last changed.
+    pub changed: i64,
+    /// The address that the report went to; empty if it went nowhere yet.
+    pub recipient: String,
+    /// Why it stands as it does, in words.
+    pub note: String,
+    /// Messages that the report tells of; 0 as long as it was not made.
+    pub messages: i64,
+    /// The message as it is sent, once it has been on its way: a further attempt sends the very same one.
+    pub message: Vec<u8>,
+}
+
+/// Who wants a job, and until when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim<'a> {
+    /// A name of which there is one: of this process.
+    pub holder: &'a str,
+    /// Now, in seconds since the epoch.
+    pub now: i64,
+    /// How long it is held, in seconds.
+    pub lease: i64,
+    /// How many jobs all gates together may take up within a minute.
+    pub rate: i64,
+}
+
+/// A report that is about to be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Departure<'a> {
+    /// Whose it is.
+    pub holder: &'a str,
+    /// Until when the reply is there for certain, in seconds since the epoch.
+    pub lease: i64,
+    /// Where to.
+    pub recipient: &'a str,
+    /// Messages that it tells of.
+    pub messages: i64,
+    /// What is sent.
+    pub message: &'a [u8],
+}
+
+/// How a job goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settlement<'a> {
+    /// Who held it.
+    pub holder: &'a str,
+    /// Now, in seconds since the epoch.
+    pub now: i64,
+    /// The new state.
+    pub state: JobState,
+    /// When it is tried again.
+    pub due: i64,
+    /// Ends of data of this attempt that got their reply after all.
+    pub answered: i64,
+    /// Why, in words.
+    pub note: &'a str,
+}
+
+/// Which jobs are asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// Those whose period ended at this time or later.
+    pub since: i64,
+    /// At most so many, the latest first.
+    pub limit: i64,
+}
+
+/// An address that gets no reports for a while.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Suppression {
+    /// The address, lower case.
+    pub address: String,
+    /// How often it came to this.
+    pub strikes: i64,
+    /// When it last did, in seconds since the epoch.
+    pub since: i64,
+    /// Until when.
+    pub until: i64,
+    /// What it said.
+    pub reason: String,
+}
+
+/// Where a page of rows ends and the next one goes on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Place(Vec<u8>);
+
+/// The jobs, for who works on them: one connection that writes.
+pub struct Jobs {
+    connection: AnyConnection,
+}
+
+impl Jobs {
+    /// Opens the database, makes it if it isn't there, and brings its schema up to date.
+    ///
+    /// # Errors
+    ///
+    /// The operator's: see [`Error`].
+    pub async fn open(location: &Location) -> Result<Self, Error> {
+        Ok(Self { connection: database::open(location).await? })
+    }
+
+    /// Opens the database for looking alone.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`]; there is no database before the gate's first start.
+    pub async fn open_read_only(location: &Location) -> Result<Self, Error> {
+        Ok(Self { connection: database::open_read_only(location).await? })
+    }
+
+    /// Puts jobs in that are not there yet, and says how many these were.
+    ///
+    /// # Errors
+    ///
+    /// The database's; none of the jobs is there then that was not before.
+    pub async fn plan(&mut self, jobs: &[NewJob], now: i64) -> Result<u64, Error> {
+        // In the order of the ids, as every gate does it, so that two can't wait for each other.
+        let mut sorted: Vec<_> = jobs.iter().collect();
+        sorted.sort_by(|a, b| a.id.cmp(&b.id));
+        let mut transaction = database::begin(&mut self.connection).await?;
+        let mut planned = 0;
+        for job in sorted {
+            let query = sqlx::query(PLAN)
+                .bind(&*job.id)
+                .bind(&*job.report_id)
+                .bind(&*job.policy_domain)
+                .bind(&*job.configuration)
+                .bind(job.begin)
+                .bind(job.end)
+                .bind(&*job.destination)
+                .bind(job.due)
+                .bind(job.deadline)
+                .bind(now)
+                .bind(&[][..] as &[u8]);
+            planned += query.execute(&mut *transaction).await?.rows_affected();
+        }
+        transaction.commit().await?;
+        Ok(planned)
+    }
+
+    /// The policy domains of the rows of a UTC day, in their order, behind `after`; a page of them.
+    ///
+    /// # Errors
+    ///
+    /// The database's.
+    pub async fn policy_domains(&mut self, day: i64, after: &str) -> Result<Vec<String>, Error> {
+        let query = sqlx::query(DOMAINS).bind(day).bind(after).bind(DOMAINS_AT_ONCE);
+        let rows = query.fetch_all(&mut self.connection).await?;
+        Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
+    }
+
+    /// The policies that a domain published on a UTC day, as its rows have them; at most a hundred.
+    ///
+    /// # Errors
+    ///
+    /// The database's.
+    pub async fn policies(&mut self, day: i64, policy_domain: &str) -> Result<Vec<PolicyPublished>, Error> {
+        let rows = sqlx::query(POLICIES).bind(day).bind(policy_domain).fetch_all(&mut self.connection).await?;
+        let policy = |row: &AnyRow| row::policy(texts(row, 0)?);
+        let policies = rows.iter().map(policy).collect::<Result<Vec<_>, sqlx::Error>>()?;
+        Ok(policies.into_iter().flatten().collect())
+    }
+
+    /// A page of the rows of a policy domain on a UTC day, and where the next page begins; none behind the last.
+    ///
+    /// # Errors
+    ///
+    /// The database's, or a row that this version can't read.
+    pub async fn rows(
+        &mut self,
+        day: i64,
+        policy_domain: &str,
+        place: &Place,
+    ) -> Result<(Vec<Counted>, Option<Place>), Error> {
+        let query = sqlx::query(ROWS).bind(day).bind(policy_domain).bind(&*place.0).bind(ROWS_AT_ONCE);
+        let rows = query.fetch_all(&mut self.connection).await?;
+        let counted = |row: &AnyRow| row::counted(row.try_get(1)?, row.try_get(2)?, texts::<TEXT_COLUMNS>(row, 3)?);
+        let page = rows.iter().map(counted).collect::<Result<Vec<_>, sqlx::Error>>()?;
+        let is_full = i64::try_from(page.len()).is_ok_and(|rows| rows >= ROWS_AT_ONCE);
+        let next = rows.last().filter(|_| is_full).map(|row| row.try_get(0)).transpose()?;
+        Ok((page, next.map(Place)))
+    }
+
+    /// Takes up a job whose time has come, or whose holder's lease has run out; none if there is none, or the rate is
+    /// used up.
+    ///
+    /// # Errors
+    ///
+    /// The database's.
+    pub async fn claim(&mut self, claim: &Claim<'_>) -> Result<Option<Job>, Error> {
+        for _ in 0..RIVALRIES {
+            let recent: i64 = {
+                let query = sqlx::query(RECENT).bind(claim.now - 60);
+                query.fetch_one(&mut self.connection).await?.try_get(0)?
+            };
+            if recent >= claim.rate {
+                return Ok(None);
+            }
+            let query = sqlx::query(CLAIM)
+                .bind(claim.holder)
+                .bind(claim.now + claim.lease)
+                .bind(claim.now)
+                .bind(claim.now - CLOCK_TOLERANCE);
+            if let Some(row) = query.fetch_optional(&mut self.connection).await? {
+                return Ok(Some(read(&row)?));
+            }
+            let query = sqlx::query(OPEN).bind(claim.now).bind(claim.now - CLOCK_TOLERANCE);
+            let open: i64 = query.fetch_one(&mut self.connection).await?.try_get(0)?;
+            if open == 0 {
+                return Ok(None);
+            }
+            // Rivals were faster, with this one.
+        }
+        Ok(None)
+    }
+
+    /// Lets every job that waits for another attempt or for its time be due now, and says how many.
+    ///
+    /// # Errors
+    ///
+    /// The database's.
+    pub async fn hasten(&mut self, now: i64) -> Result<u64, Error> {
+        Ok(sqlx::query(HASTEN).bind(now).execute(&mut self.connection).await?.rows_affected())
+    }
+
+    /// Notes, before the end of the message is sent, what is sent to whom, that it may have arrived from here on, and a
+    /// lease that is long enough for the reply. False if the job is not the holder's any more: then nothing may be sent.
+    ///
+    /// # Errors
+    ///
+    /// The database's; nothing may be sent.
+    pub async fn depart(&mut self, id: &str, departure: &Departure<'_>) -> Result<bool, Error> {
+        let query = sqlx::query(DEPART)
+            .bind(id)
+            .bind(departure.holder)
+            .bind(departure.lease)
+            .bind(departure.recipient)
+            .bind(departure.messages)
+            .bind(departure.message);
+        Ok(query.execute(&mut self.connection).await?.rows_affected() == 1)
+    }
+
+    /// Settles how a job goes on. False if it is not the holder's any more: another has it, and its word counts.
+    ///
+    /// # Errors
+    ///
+    /// The database's.
+    pub async fn settle(&mut self, id: &str, settlement: &Settlement<'_>) -> Result<bool, Error> {
+        let query = sqlx::query(SETTLE)
+            .bind(id)
+            .bind(settlement.holder)
+            .bind(settlement.state.as_str())
+            .bind(settlement.due)
+            .bind(settlement.answered)
+            .bind(settlement.note)
+            .bind(settlement.now)
+            .bind(&[][..] as &[u8]);
+        Ok(query.execute(&mut self.connection).await?.rows_affected() == 1)
+    }
+
+    /// Reports that went to an address since `since`.
+    ///
+    /// # Errors
+    ///
+    /// The database's.
+    pub async fn sent_to(&mut self, recipient: &str, since: i64) -> Result<i64, Error> {
+        let query = sqlx::query(SENT_TO).bind(recipient).bind(since);
+        Ok(query.fetch_one(&mut self.connection).await?.try_get(0)?)
+    }
+
+    /// The jobs that are asked for, those of the latest period first, without their messages.
+    ///
+    /// # Errors
+    ///
+    /// The database's.
+    pub async fn list(&mut self, selection: &Selection) -> Result<Vec<Job>, Error> {
+        let query = sqlx::query(LIST).bind(selection.since).bind(selection.limit).bind(&[][..] as &[u8]);
+        let rows = query.fetch_all(&mut self.connection).await?;
+        Ok(rows.iter().map(read).collect::<Result<_, _>>()?)
+    }
+
+    /// The jobs whose own id or whose report's id begins with `prefix`; at most a hundred.
+    ///
+    /// # Errors
+    ///
+    /// The database's.
+    pub async fn find(&mut self, prefix: &str) -> Result<Vec<Job>, Error> {
+        // Ids are of hexadecimal digits: nothing else is found, and no pattern can be made of them.
+        if prefix.is_empty() || !prefix.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Ok(Vec::new());
+        }
+        let pattern = format!("{}%", prefix.to_ascii_lowercase());
+        let rows = sqlx::query(FIND).bind(pattern).fetch_all(&mut self.connection).await?;
+        Ok(rows.iter().map(read).collect::<Result<_, _>>()?)
+    }
+
+    /// Deletes jobs that ended and whose period ended before `before`, a bounded number at a time.
+    ///
+    /// # Errors
+    ///
+    /// The database's.
+    pub async fn prune(&mut self, before: i64) -> Result<u64, Error> {
+        Ok(sqlx::query(PRUNE).bind(before).bind(PRUNED_AT_ONCE).execute(&mut self.connection).await?.rows_affected())
+    }
+
+    /// Lets no reports go to `address` for a while, which grows each time it comes to this again: a week, a month, a
+    /// quarter, a year. While it is suppressed already nothing changes, since one cause makes many bounces.
+    ///
+    /// # Errors
+    ///
+    /// The database's.
+    pub async fn suppress(&mut self, address: &str, now: i64, reason: &str) -> Result<(), Error> {
+        let [week, month, quarter, year] = PAUSES;
+        let query = sqlx::query(SUPPRESS)
+            .bind(address.to_ascii_lowercase())
+            .bind(now)
+            .bind(now + week)
+            .bind(now + month)
+            .bind(now + quarter)
+            .bind(now + year)
+            .bind(reason);
+        query.execute(&mut self.connection).await?;
+        Ok(())
+    }
+
+    /// The suppression of `address` that holds at `now`.
+    ///
+    /// # Errors
+    ///
+    /// The database's.
+    pub async fn suppression(&mut self, address: &str, now: i64) -> Result<Option<Suppression>, Error> {
+        let query = sqlx::query(SUPPRESSION).bind(address.to_ascii_lowercase()).bind(now);
+        let row = query.fetch_optional(&mut self.connection).await?;
+        Ok(row.as_ref().map(read_suppression).transpose()?)
+    }
+
+    /// All suppressions, past ones too, by address.
+    ///
+    /// # Errors
+    ///
+    /// The database's.
+    pub async fn suppressions(&mut self) -> Result<Vec<Suppression>, Error> {
+        let rows = sqlx::query(SUPPRESSIONS).fetch_all(&mut self.connection).await?;
+        Ok(rows.iter().map(read_suppression).collect::<Result<_, _>>()?)
+    }
+
+    /// Forgets that `address` ever refused reports; false if it is not known.
+    ///
+    /// # Errors
+    ///
+    /// The database's.
+    pub async fn forgive(&mut self, address: &str) -> Result<bool, Error> {
+        let query = sqlx::query(FORGIVE).bind(address.to_ascii_lowercase());
+        Ok(query.execute(&mut self.connection).await?.rows_affected() > 0)
+    }
+}
+
+/// The text columns from `first` on.
+fn texts<const N: usize>(row: &AnyRow, first: usize) -> Result<[String; N], sqlx::Error> {
+    let mut texts = [const { String::new() }; N];
+    for (text, column) in texts.iter_mut().zip(first..) {
+        *text = row.try_get(column)?;
+    }
+    Ok(texts)
+}
+
+fn read(row: &AnyRow) -> Result<Job, sqlx::Error> {
+    let word: &str = row.try_get(9)?;
+    let state = JobState::ALL.iter().find(|state| state.as_str() == word);
+    Ok(Job {
+        planned: NewJob {
+            id: row.try_get(0)?,
+            report_id: row.try_get(1)?,
+            policy_domain: row.try_get(2)?,
+            configuration: row.try_get(3)?,
+            begin: row.try_get(4)?,
+            end: row.try_get(5)?,
+            destination: row.try_get(6)?,
+            due: row.try_get(7)?,
+            deadline: row.try_get(8)?,
+        },
+        state: *state.ok_or_else(|| sqlx::Error::Decode("not the state of a job".into()))?,
+        attempts: row.try_get(10)?,
+        unanswered: row.try_get(11)?,
+        holder: row.try_get(12)?,
+        lease: row.try_get(13)?,
+        changed: row.try_get(14)?,
+        recipient: row.try_get(15)?,
+        note: row.try_get(16)?,
+        messages: row.try_get(17)?,
+        message: row.try_get(18)?,
+    })
+}
+
+fn read_suppression(row: &AnyRow) -> Result<Suppression, sqlx::Error> {
+    Ok(Suppression {
+        address: row.try_get(0)?,
+        strikes: row.try_get(1)?,
+        since: row.try_get(2)?,
+        until: row.try_get(3)?,
+        reason: row.try_get(4)?,
+    })
+}
+
+/// Columns in the order in which they are read; `$message` stands for the last.
+macro_rules! columns {
+    ($message:literal) => {
+        concat!(
+            "id, report_id, policy_domain, configuration, period_begin, period_end, destination, due, deadline, state, ",
+            "attempts, unanswered, holder, lease, changed, recipient, note, messages, ",
+            $message
+        )
+    };
+}
+
+const DOMAINS: &str = "SELECT DISTINCT policy_domain FROM report_rows WHERE day = $1 AND policy_domain > $2
+    ORDER BY policy_domain LIMIT $3";
+
+/// `requested` is of a message, not of the policy: any will do.
+const POLICIES: &str = "SELECT policy_domain, discovery, policy_record, adkim, aspf, p, sp, np, fo, testing,
+        MIN(requested)
+    FROM report_rows WHERE day = $1 AND policy_domain = $2
+    GROUP BY policy_domain, discovery, policy_record, adkim, aspf, p, sp, np, fo, testing
+    ORDER BY policy_record LIMIT 100";
+
+const ROWS: &str = "SELECT row_key, n, first_seen,
+        source_ip, policy_domain, discovery, policy_record, adkim, aspf, p, sp, np, fo, testing, requested,
+        disposition, dkim_aligned, spf_aligned, reasons, header_from, envelope_from, envelope_to,
+        dkim_results, spf_domain, spf_scope, spf_result, reply
+    FROM report_rows WHERE day = $1 AND policy_domain = $2 AND row_key > $3 ORDER BY row_key LIMIT $4";
+
+const PLAN: &str = "INSERT INTO report_jobs (
+    id, report_id, policy_domain, configuration, period_begin, period_end, destination, due, deadline, state,
+    attempts, unanswered, holder, lease, claimed, changed, recipient, note, messages, message
+) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'due', 0, 0, '', 0, 0, $10, '', '', 0, $11) ON CONFLICT (id) DO NOTHING";
+
+/// The conditions stand outside as well: under READ COMMITTED a rival that waited for the row looks at them again.
+const CLAIM: &str = concat!(
+    "UPDATE report_jobs SET state = 'claimed', holder = $1, lease = $2, claimed = $3, changed = $3,
+        attempts = attempts + 1
+    WHERE id = (
+        SELECT id FROM report_jobs
+        WHERE (state = 'due' AND due <= $3) OR (state = 'claimed' AND lease < $4) ORDER BY due, id LIMIT 1
+    ) AND ((state = 'due' AND due <= $3) OR (state = 'claimed' AND lease < $4)) RETURNING ",
+    columns!("message")
+);
+
+const OPEN: &str = "SELECT CAST(COUNT(*) AS BIGINT) FROM report_jobs
+    WHERE (state = 'due' AND due <= $1) OR (state = 'claimed' AND lease < $2)";
+
+const RECENT: &str = "SELECT CAST(COUNT(*) AS BIGINT) FROM report_jobs WHERE claimed > $1";
+
+const HASTEN: &str = "UPDATE report_jobs SET due = $1 WHERE state = 'due' AND due > $1";
+
+const DEPART: &str = "UPDATE report_jobs SET lease = $3, recipient = $4, messages = $5, message = $6,
+        unanswered = unanswered + 1
+    WHERE id = $1 AND holder = $2 AND state = 'claimed'";
+
+/// The message is kept as long as it may be sent again.
+const SETTLE: &str = "UPDATE report_jobs SET state = $3, due = $4, unanswered = unanswered - $5, note = $6,
+        changed = $7, holder = '', lease = 0, message = CASE WHEN $3 = 'due' THEN message ELSE $8 END
+    WHERE id = $1 AND holder = $2 AND state = 'claimed'";
+
+const SENT_TO: &str = "SELECT CAST(COUNT(*) AS BIGINT) FROM report_jobs
+    WHERE recipient = $1 AND state = 'sent' AND changed >= $2";
+
+const LIST: &str = concat!(
+    "SELECT ",
+    columns!("$3"),
+    " FROM report_jobs WHERE period_end >= $1 ORDER BY period_begin DESC, policy_domain, destination, id LIMIT $2"
+);
+
+const FIND: &str = concat!(
+    "SELECT ",
+    columns!("message"),
+    " FROM report_jobs WHERE id LIKE $1 OR report_id LIKE $1 ORDER BY period_begin, id LIMIT 100"
+);
+
+const PRUNE: &str = "DELETE FROM report_jobs WHERE id IN (
+    SELECT id FROM report_jobs WHERE period_end < $1 AND state NOT IN ('due', 'claimed') ORDER BY period_end LIMIT $2)";
+
+const SUPPRESS: &str = "INSERT INTO report_suppressions AS t (address, strikes, since, until, reason)
+    VALUES ($1, 1, $2, $3, $7) ON CONFLICT (address) DO UPDATE SET
+        strikes = t.strikes + 1, since = excluded.since, reason = excluded.reason,
+        until = CASE WHEN t.strikes = 1 THEN $4 WHEN t.strikes = 2 THEN $5 ELSE $6 END
+    WHERE t.until <= $2";
+
+const SUPPRESSION: &str =
+    "SELECT address, strikes, since, until, reason FROM report_suppressions WHERE address = $1 AND until > $2";
+
+const SUPPRESSIONS: &str = "SELECT address, strikes, since, until, reason FROM report_suppressions ORDER BY address";
+
+const FORGIVE: &str = "DELETE FROM report_suppressions WHERE address = $1";
+
+/// Seconds by which the clocks of gates may differ before one takes another's job away.
+pub const CLOCK_TOLERANCE: i64 = 5 * 60;
+/// Seconds without reports after the first, the second, the third and each further refusal.
+const PAUSES: [i64; 4] = [7 * 86_400, 30 * 86_400, 90 * 86_400, 365 * 86_400];
+/// How often a job is asked for while rivals are faster: more gates than that wait for their next turn.
+const RIVALRIES: usize = 32;
+/// Policy domains of a page.
+const DOMAINS_AT_ONCE: i64 = 500;
+/// Rows of a page: some megabytes.
+const ROWS_AT_ONCE: i64 = 1000;
+/// Jobs that one pruning deletes at most: some ten milliseconds.
+const PRUNED_AT_ONCE: i64 = 5000;
+
+#[cfg(test)]
+mod tests;

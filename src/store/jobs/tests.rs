@@ -1,0 +1,222 @@
+//! Jobs over real databases.
+
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::record::{Record, sample};
+use crate::store::testing::{Home, on_both};
+use crate::store::{Settings, Store};
+
+on_both![
+    planning_twice_changes_nothing,
+    of_eight_rivals_one_has_the_job,
+    what_a_dead_gate_held_goes_on_when_its_lease_has_run_out,
+    only_the_holder_settles,
+    the_message_is_kept_as_long_as_it_may_be_sent_again,
+    all_gates_together_keep_to_the_rate,
+    refusals_suppress_for_longer_each_time,
+    rows_come_back_in_pages_with_their_policies,
+    jobs_are_found_counted_and_pruned,
+];
+
+const NOW: i64 = 1_800_000_000;
+
+fn job(id: &str) -> NewJob {
+    NewJob {
+        id: id.into(),
+        report_id: format!("{id}ff"),
+        policy_domain: "example.org".into(),
+        configuration: "c".into(),
+        begin: NOW - 2 * 86_400,
+        end: NOW - 86_401,
+        destination: "mailto:d@example.org".into(),
+        due: NOW - 10,
+        deadline: NOW + 86_400,
+    }
+}
+
+fn claim(holder: &str, now: i64) -> Claim<'_> {
+    Claim { holder, now, lease: 600, rate: 1000 }
+}
+
+fn settlement<'a>(holder: &'a str, state: JobState) -> Settlement<'a> {
+    Settlement { holder, now: NOW, state, due: NOW + 900, answered: 1, note: "so it was" }
+}
+
+fn departure(holder: &str) -> Departure<'_> {
+    Departure { holder, lease: NOW + 1200, recipient: "d@example.org", messages: 3, message: b"Subject: x" }
+}
+
+async fn open(home: &Home) -> Jobs {
+    Jobs::open(&home.location).await.unwrap()
+}
+
+async fn planning_twice_changes_nothing(home: Home) {
+    let mut jobs = open(&home).await;
+    let planned = [job("a2"), job("a1")];
+    assert_eq!(jobs.plan(&planned, NOW).await.unwrap(), 2);
+    let taken = jobs.claim(&claim("one", NOW)).await.unwrap().unwrap();
+    assert_eq!((&*taken.planned.id, taken.state, taken.attempts, &*taken.holder), ("a1", JobState::Claimed, 1, "one"));
+    assert_eq!(open(&home).await.plan(&planned, NOW).await.unwrap(), 0);
+    assert_eq!(jobs.find("a1").await.unwrap(), [taken], "still his");
+}
+
+async fn of_eight_rivals_one_has_the_job(home: Home) {
+    let mut jobs = open(&home).await;
+    let count = 20;
+    let planned: Vec<_> = (0..count).map(|i| job(&format!("a{i:02}"))).collect();
+    jobs.plan(&planned, NOW).await.unwrap();
+    let mut rivals = tokio::task::JoinSet::new();
+    for rival in 0..8 {
+        let mut jobs = open(&home).await;
+        rivals.spawn(async move {
+            let holder = format!("rival {rival}");
+            let mut taken = Vec::new();
+            while let Some(job) = jobs.claim(&claim(&holder, NOW)).await.unwrap() {
+                assert_eq!(job.holder, holder);
+                taken.push(job.planned.id);
+            }
+            taken
+        });
+    }
+    let taken = rivals.join_all().await.concat();
+    assert_eq!(taken.len(), count, "none twice");
+    assert_eq!(taken.iter().collect::<BTreeSet<_>>().len(), count, "none left out");
+}
+
+async fn what_a_dead_gate_held_goes_on_when_its_lease_has_run_out(home: Home) {
+    let mut jobs = open(&home).await;
+    jobs.plan(&[job("a1")], NOW).await.unwrap();
+    jobs.claim(&claim("dead", NOW)).await.unwrap().unwrap();
+    assert!(jobs.depart("a1", &departure("dead")).await.unwrap());
+    let lease = NOW + 1200;
+    // One whose clock is ahead doesn't take it away.
+    for now in [NOW + 601, lease, lease + CLOCK_TOLERANCE] {
+        assert_eq!(jobs.claim(&claim("other", now)).await.unwrap(), None, "{now}");
+    }
+    let taken = jobs.claim(&claim("other", lease + CLOCK_TOLERANCE + 1)).await.unwrap().unwrap();
+    assert_eq!((taken.attempts, taken.unanswered, &*taken.message), (2, 1, &b"Subject: x"[..]));
+    assert!(!jobs.settle("a1", &settlement("dead", JobState::Sent)).await.unwrap(), "it comes too late");
+    assert!(!jobs.depart("a1", &departure("dead")).await.unwrap());
+    assert!(jobs.settle("a1", &settlement("other", JobState::Due)).await.unwrap());
+}
+
+async fn only_the_holder_settles(home: Home) {
+    let mut jobs = open(&home).await;
+    jobs.plan(&[job("a1")], NOW).await.unwrap();
+    assert!(!jobs.settle("a1", &settlement("", JobState::Sent)).await.unwrap(), "nobody has it");
+    jobs.claim(&claim("one", NOW)).await.unwrap().unwrap();
+    assert!(!jobs.settle("a1", &settlement("two", JobState::Sent)).await.unwrap());
+    assert!(!jobs.depart("a1", &departure("two")).await.unwrap());
+    assert!(jobs.settle("a1", &settlement("one", JobState::Failed)).await.unwrap());
+    let ended = &jobs.find("a1").await.unwrap()[0];
+    assert_eq!((ended.state, &*ended.note, &*ended.holder), (JobState::Failed, "so it was", ""));
+    assert_eq!(jobs.claim(&claim("one", NOW + 90_000)).await.unwrap(), None, "what has ended stays so");
+}
+
+async fn the_message_is_kept_as_long_as_it_may_be_sent_again(home: Home) {
+    let mut jobs = open(&home).await;
+    jobs.plan(&[job("a1")], NOW).await.unwrap();
+    jobs.claim(&claim("one", NOW)).await.unwrap().unwrap();
+    jobs.depart("a1", &departure("one")).await.unwrap();
+    let unanswered = Settlement { answered: 0, ..settlement("one", JobState::Due) };
+    jobs.settle("a1", &unanswered).await.unwrap();
+    assert_eq!(jobs.claim(&claim("one", NOW + 899)).await.unwrap(), None, "not before its time");
+    let again = jobs.claim(&claim("one", NOW + 900)).await.unwrap().unwrap();
+    assert_eq!((&*again.message, again.unanswered, again.messages), (&b"Subject: x"[..], 1, 3));
+    jobs.depart("a1", &departure("one")).await.unwrap();
+    jobs.settle("a1", &settlement("one", JobState::Sent)).await.unwrap();
+    let sent = &jobs.find("a1").await.unwrap()[0];
+    assert_eq!((&*sent.message, sent.unanswered, sent.attempts), (&b""[..], 1, 2), "one reply was never heard");
+    assert_eq!(jobs.sent_to("d@example.org", NOW).await.unwrap(), 1);
+    assert_eq!(jobs.sent_to("d@example.org", NOW + 1).await.unwrap(), 0);
+}
+
+async fn all_gates_together_keep_to_the_rate(home: Home) {
+    let mut jobs = open(&home).await;
+    jobs.plan(&(0..5).map(|i| job(&format!("a{i}"))).collect::<Vec<_>>(), NOW).await.unwrap();
+    let slow = |holder, now| Claim { rate: 2, ..claim(holder, now) };
+    assert!(jobs.claim(&slow("one", NOW)).await.unwrap().is_some());
+    assert!(jobs.claim(&slow("two", NOW + 30)).await.unwrap().is_some());
+    assert!(jobs.claim(&slow("one", NOW + 59)).await.unwrap().is_none());
+    assert!(jobs.claim(&slow("one", NOW + 60)).await.unwrap().is_some(), "the first is a minute ago");
+    assert!(jobs.claim(&slow("one", NOW + 60)).await.unwrap().is_none());
+}
+
+async fn refusals_suppress_for_longer_each_time(home: Home) {
+    let mut jobs = open(&home).await;
+    let day = 86_400;
+    let mut now = NOW;
+    for (strikes, days) in [(1, 7), (2, 30), (3, 90), (4, 365), (5, 365)] {
+        jobs.suppress("D@Example.org", now, "550 no such user").await.unwrap();
+        jobs.suppress("d@example.org", now + 5, "another bounce of the same time").await.unwrap();
+        let found = jobs.suppression("d@EXAMPLE.org", now + days * day - 1).await.unwrap().unwrap();
+        assert_eq!((found.strikes, found.until - found.since), (strikes, days * day));
+        assert_eq!(found.reason, "550 no such user");
+        assert_eq!(jobs.suppression("d@example.org", now + days * day).await.unwrap(), None);
+        now += days * day;
+    }
+    assert_eq!(jobs.suppressions().await.unwrap().len(), 1);
+    assert!(jobs.forgive("d@example.ORG").await.unwrap());
+    assert!(!jobs.forgive("d@example.org").await.unwrap());
+    jobs.suppress("d@example.org", now, "again").await.unwrap();
+    assert_eq!(jobs.suppressions().await.unwrap()[0].strikes, 1, "from the beginning");
+}
+
+async fn rows_come_back_in_pages_with_their_policies(home: Home) {
+    let store = Store::open(Settings::new(home.location.clone()), &crate::metrics::Registry::new()).await.unwrap();
+    let other = |record: &mut Record| record.policy.as_mut().unwrap().record.push_str("; t=y");
+    for i in 0..2500_u32 {
+        let mut record = Record { source_ip: std::net::Ipv4Addr::from_bits(i).into(), ..sample::record() };
+        if i % 2 == 0 {
+            other(&mut record);
+        }
+        store.appender().append(record);
+    }
+    store.appender().append(Record { policy: None, ..sample::record() });
+    store.close(std::time::Duration::from_secs(20)).await;
+
+    let mut jobs = open(&home).await;
+    let day = sample::record().day();
+    assert_eq!(jobs.policy_domains(day, "").await.unwrap(), ["example.org"], "those without a policy are nobody's");
+    assert_eq!(jobs.policy_domains(day, "example.org").await.unwrap(), [""; 0]);
+    assert_eq!(jobs.policy_domains(day + 1, "").await.unwrap(), [""; 0]);
+    let policies = jobs.policies(day, "example.org").await.unwrap();
+    let mut record = sample::record();
+    let mut expected = vec![record.policy.clone().unwrap()];
+    other(&mut record);
+    expected.push(record.policy.unwrap());
+    assert_eq!(policies, expected);
+
+    let (mut pages, mut place, mut sources) = (0, Some(Place::default()), BTreeSet::new());
+    while let Some(from) = place {
+        let (page, next) = jobs.rows(day, "example.org", &from).await.unwrap();
+        sources.extend(page.iter().map(|row| row.record.source_ip));
+        (pages, place) = (pages + 1, next);
+    }
+    assert_eq!((pages, sources.len()), (3, 2500));
+}
+
+async fn jobs_are_found_counted_and_pruned(home: Home) {
+    let mut jobs = open(&home).await;
+    let late = NewJob { end: NOW + 86_400, begin: NOW, ..job("b1") };
+    jobs.plan(&[job("a1"), job("a2"), late], NOW).await.unwrap();
+    let ids = |jobs: Vec<Job>| jobs.into_iter().map(|job| job.planned.id).collect::<Vec<_>>();
+    assert_eq!(ids(jobs.list(&Selection { since: 0, limit: 10 }).await.unwrap()), ["b1", "a1", "a2"]);
+    assert_eq!(ids(jobs.list(&Selection { since: NOW, limit: 10 }).await.unwrap()), ["b1"]);
+    assert_eq!(ids(jobs.list(&Selection { since: 0, limit: 2 }).await.unwrap()), ["b1", "a1"]);
+    assert_eq!(ids(jobs.find("a").await.unwrap()), ["a1", "a2"]);
+    assert_eq!(ids(jobs.find("B1FF").await.unwrap()), ["b1"], "by the report's id, too");
+    for nonsense in ["", "%", "a_", "x"] {
+        assert_eq!(ids(jobs.find(nonsense).await.unwrap()), [""; 0], "{nonsense}");
+    }
+    jobs.claim(&claim("one", NOW)).await.unwrap().unwrap();
+    jobs.settle("a1", &settlement("one", JobState::Sent)).await.unwrap();
+    assert_eq!(jobs.prune(NOW).await.unwrap(), 1);
+    assert_eq!(ids(jobs.list(&Selection { since: 0, limit: 10 }).await.unwrap()), ["b1", "a2"], "what is open stays");
+
+    let waiting = NewJob { due: NOW + 5000, ..job("c1") };
+    jobs.plan(&[waiting], NOW).await.unwrap();
+    assert_eq!(jobs.hasten(NOW).await.unwrap(), 1);
+    assert_eq!(jobs.find("c1").await.unwrap()[0].planned.due, NOW);
+}
