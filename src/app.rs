@@ -36,6 +36,7 @@ use crate::listener::{self, Backlog, Listening, Room};
 use crate::message::spool::Spooler;
 use crate::metrics::Registry;
 use crate::readiness::{Condition, Readiness};
+use crate::report::delivery::{self, Delivery};
 use crate::session::doubts::Doubts;
 use crate::session::{self, Gate};
 use crate::store::{self, Store};
@@ -53,6 +54,7 @@ pub struct Running {
     tls: Option<tls::Server>,
     upstream_tls_metrics: tls::ClientMetrics,
     store: Store,
+    reports: Reports,
     /// Draws up explanations; none if none are kept.
     recorder: Option<JoinHandle<()>>,
     resolver: Resolver,
@@ -70,6 +72,12 @@ pub struct Running {
     accepting: JoinSet<()>,
     tasks: JoinSet<()>,
     admin_task: JoinHandle<()>,
+}
+
+/// The task that sends reports, and what it goes by.
+struct Reports {
+    settings: watch::Sender<Option<Arc<delivery::Settings>>>,
+    task: JoinHandle<()>,
 }
 
 /// Why a gate can't start. The operator's to mend.
@@ -115,6 +123,9 @@ pub enum Error {
     /// Nobody is known who could vouch for the upstream.
     #[error("upstream.tls: {0}")]
     UpstreamTls(tls::TrustError),
+    /// Nobody is known who could vouch for the relay.
+    #[error("reports.relay_tls: {0}")]
+    RelayTls(tls::TrustError),
     /// The store can't be opened.
     #[error("store.url: the store can't be opened")]
     Store(#[from] store::Error),
@@ -149,9 +160,12 @@ pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Resu
     };
     let upstream_tls_metrics = tls::ClientMetrics::new(&registry);
     let security = config.security(upstream_tls_metrics.clone()).map_err(Error::UpstreamTls)?;
+    let report_settings = config.reports(upstream_tls_metrics.clone()).map_err(Error::RelayTls)?;
     let upstream_settings = Arc::new(config.upstream(security));
     let servers = Servers::new(upstream_settings, upstream::Metrics::new(&registry), readiness.clone());
     let servers = Arc::new(servers);
+    let delivery = Delivery::new(config.store.url.clone(), resolver.clone(), suffix_list.rules(), &registry);
+    let reports = start_reports(delivery, report_settings, stopped.clone());
     let session_metrics = session::metrics::Metrics::new(&registry);
     let active = session_metrics.active.clone();
     let discovery = suffix_list.rules();
@@ -206,6 +220,7 @@ pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Resu
         tls,
         upstream_tls_metrics,
         store,
+        reports,
         recorder,
         resolver,
         slots,
@@ -270,6 +285,8 @@ impl Running {
             // It ends with the last session.
             let _ = timeout(RECORDER_CLOSE, recorder).await;
         }
+        // What is on its way to the relay may end; else it is taken up again when its lease has run out.
+        let _ = timeout(REPORTS_CLOSE, self.reports.task).await;
         self.store.close(STORE_CLOSE).await;
         self.stop_admin.send_replace(true);
         // Requests that hang end with the process.
@@ -285,6 +302,11 @@ fn recorder(config: &Config, store: &Store, registry: &Registry) -> (Recorder, O
     }
     let (recorder, task) = Recorder::start(store.appender(), registry);
     (recorder, Some(task))
+}
+
+fn start_reports(delivery: Delivery, settings: Option<delivery::Settings>, stop: watch::Receiver<bool>) -> Reports {
+    let (settings, in_force) = watch::channel(settings.map(Arc::new));
+    Reports { settings, task: tokio::spawn(delivery.run(in_force, stop)) }
 }
 
 /// What became of the listeners.
@@ -385,6 +407,8 @@ fn adopt(socket: std::net::TcpListener, address: SocketAddr) -> Result<TcpListen
 
 /// How long explanations of the last messages may take to be drawn up.
 const RECORDER_CLOSE: Duration = Duration::from_secs(1);
+/// How long reports that are under way may take to arrive at the end.
+const REPORTS_CLOSE: Duration = Duration::from_secs(5);
 /// How long rows may take to be written at the end.
 const STORE_CLOSE: Duration = Duration::from_secs(5);
 /// How long open requests to the admin listener may take at the end.

@@ -107,6 +107,13 @@ impl Running {
                 return self.refused();
             }
         };
+        let reports = match config.reports(self.upstream_tls_metrics.clone()) {
+            Ok(reports) => reports,
+            Err(cause) => {
+                error!(error = %Causes(&cause), "reports.relay_tls: nobody is known who could vouch for the relay");
+                return self.refused();
+            }
+        };
         if let Some(tls) = &self.tls {
             // A broken file keeps what was read from it before, and is logged and counted there.
             tls.reload().await;
@@ -117,6 +124,7 @@ impl Running {
         self.shutdown = config.timeouts.shutdown;
         let servers = self.reload_servers(&config, security);
         self.reload_listeners(&config, &servers);
+        self.reports.settings.send_replace(reports.map(Arc::new));
 
         adopt(&config);
         self.metrics.tell(&self.listener_settings);

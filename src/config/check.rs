@@ -22,6 +22,7 @@ pub fn check(config: &Config, document: &Document<'_>) {
     addresses(config, document);
     times(config, document);
     listeners(config, document);
+    reports(config, document);
     if config.limits.header_size > config.limits.message_size {
         document.problem("limits.header_size", "is more than limits.message_size");
     }
@@ -58,6 +59,7 @@ pub fn warnings(config: &Config) -> Vec<String> {
         warnings.push("replies.help_url has no effect: no text names {help_url}".to_owned());
     }
     tls_warnings(config, &mut warnings);
+    report_warnings(config, &mut warnings);
     warnings
 }
 
@@ -135,6 +137,21 @@ fn override_warnings(config: &Config, policy_name: &str, policy: &Policy, warnin
     }
 }
 
+/// Reports that their readers will not trust, or that go nowhere.
+fn report_warnings(config: &Config, warnings: &mut Vec<String>) {
+    let reports = &config.reports;
+    if !reports.enabled {
+        return;
+    }
+    if reports.dkim_key.0.is_empty() {
+        warnings.push("reports.dkim_key is not set: reports are not signed, and many readers refuse them".to_owned());
+    }
+    if let Some(directory) = &reports.dry_run {
+        let directory = directory.display();
+        warnings.push(format!("reports.dry_run is set: reports are written to {directory}, and none is sent"));
+    }
+}
+
 /// What would have no effect, and be believed to have one.
 fn tls_warnings(config: &Config, warnings: &mut Vec<String>) {
     let upstream = &config.upstream;
@@ -197,6 +214,34 @@ fn listeners(config: &Config, document: &Document<'_>) {
             let message = format!("goes with tls = \"starttls\" alone; here it is \"{}\"", listener.tls);
             document.problem_in(place, "listener.require_tls", &message);
         }
+    }
+}
+
+/// A way to the relay that can't work, or that tells a password to whoever listens.
+fn reports(config: &Config, document: &Document<'_>) {
+    let reports = &config.reports;
+    if reports.enabled && reports.relay.is_none() && config.upstream.identity.is_proxy() {
+        let message = format!(
+            "is not set, and with upstream.identity = \"{}\" the upstream wants a client named for each connection: \
+             name a server, or another port of the upstream, that takes reports as they come",
+            config.upstream.identity
+        );
+        document.problem("reports.relay", &message);
+    }
+    let is_safe = match &reports.relay {
+        Some(relay) => is_loopback(relay) || matches!(reports.relay_tls, UpstreamTls::Required | UpstreamTls::Implicit),
+        None => config.auth_offer() != crate::config::AuthOffer::Never,
+    };
+    if reports.relay_user.is_some() && !is_safe {
+        let message = "the password would be told in the clear: set relay_tls to \"required\" or \"implicit\"";
+        document.problem("reports.relay_user", message);
+    }
+}
+
+fn is_loopback(server: &ServerAddress) -> bool {
+    match &server.host {
+        Host::Address(ip) => ip.is_loopback(),
+        Host::Name(name) => name.as_str() == "localhost",
     }
 }
 

@@ -10,10 +10,10 @@ use crate::action::template::{HelpUrl, Placeholder};
 use crate::config::document::{Document, Section};
 use crate::config::reach::Process;
 use crate::config::{
-    Admin, AuthOffer, BareNewline, Bypass, ByteSize, Config, Discovery, Dns, Explain, Identity, Limits, ListUrl,
+    Admin, AuthOffer, BareNewline, Bypass, ByteSize, Config, Discovery, Dns, Explain, Format, Identity, Limits, ListUrl,
     Listener, ListenerTls, Log, LogFormat, LogLevel, Mailbox, Mode, OnTempError, OnUnusableFrom, OneOrMore, Override,
-    Policy, PublicSuffix, Reject, Replies, Reports, Results, Selection, Smtp, Spool, Store, SwitchableSign, Timeouts,
-    Tls, Upstream, UpstreamTls,
+    Policy, PrivateAddresses, PublicSuffix, Reject, Replies, Reports, Reputation, Results, Selection, Smtp, Spool, Store,
+    SwitchableSign, Timeouts, Tls, Upstream, UpstreamTls,
 };
 use crate::domain::Domain;
 use crate::policy::corroboration::Sign;
@@ -379,14 +379,56 @@ fn explain(section: &mut Section<'_>) -> Explain {
 
 fn reports(section: &mut Section<'_>) -> Reports {
     let enabled = section.get("enabled", false);
-    if enabled {
-        section.problem("enabled", "reports are not sent by this version; expected false");
-    }
     let from: Option<Mailbox> = section.optional("from");
     if from.as_ref().is_some_and(|from| from.domain.is_none()) {
         section.problem("from", "has no domain; expected an address such as \"dmarc-reports@example.net\"");
     }
-    Reports { enabled, from, organization: section.optional("organization"), relay: section.optional("relay") }
+    let organization: Option<String> = section.optional("organization");
+    let contact: Option<String> = section.optional("contact");
+    for (key, text) in [("organization", &organization), ("contact", &contact)] {
+        if text.as_ref().is_some_and(|text| !is_note(text)) {
+            section.problem(key, "expected one line of 1 to 200 characters");
+        }
+    }
+    for (key, is_set) in [("from", from.is_some()), ("organization", organization.is_some())] {
+        if enabled && !is_set {
+            section.problem("enabled", &format!("reports can't be sent without reports.{key}"));
+        }
+    }
+    let none = || OneOrMore(Vec::new());
+    let dkim_key: OneOrMore<PathBuf> = section.optional("dkim_key").unwrap_or_else(none);
+    let dkim_selector: OneOrMore<Domain> = section.optional("dkim_selector").unwrap_or_else(|| OneOrMore(Vec::new()));
+    if dkim_key.0.len() != dkim_selector.0.len() {
+        let (keys, selectors) = (dkim_key.0.len(), dkim_selector.0.len());
+        let message = format!("has {selectors} selectors for {keys} keys; expected as many, in the same order");
+        section.problem("dkim_selector", &message);
+    }
+    let (relay_user, relay_password_file) = (section.optional("relay_user"), section.optional("relay_password_file"));
+    if relay_user.is_some() != relay_password_file.is_some() {
+        section.problem("relay_user", "goes together with relay_password_file");
+    }
+    Reports {
+        enabled,
+        from,
+        organization,
+        contact,
+        format: section.get("format", Format::Rfc9990),
+        private_addresses: section.get("private_addresses", PrivateAddresses::Omit),
+        dkim_key,
+        dkim_selector,
+        relay: section.optional("relay"),
+        relay_tls: section.get("relay_tls", UpstreamTls::Opportunistic),
+        relay_ca: section.optional("relay_ca"),
+        relay_user,
+        relay_password_file,
+        window: section.within("window", minutes(4 * 60), Duration::ZERO..=minutes(20 * 60)),
+        rate: section.within("rate", 60, 1..=10_000),
+        daily_cap: section.within("daily_cap", 500, 1..=1_000_000),
+        deny: section.get("deny", Vec::new()),
+        reputation: section.get("reputation", Reputation::On),
+        dry_run: section.optional("dry_run"),
+        keep: section.within("keep", minutes(90 * 24 * 60), minutes(7 * 24 * 60)..=minutes(3650 * 24 * 60)),
+    }
 }
 
 fn process(section: &mut Section<'_>) -> Process {

@@ -28,7 +28,7 @@ pub use crate::config::document::{Line, Origin};
 pub use crate::config::problem::{Error, Problem};
 pub use crate::config::reach::Process;
 pub use crate::config::value::{
-    ByteSize, DnsServer, Host, ListUrl, Mailbox, OneOrMore, RecipientDomain, ServerAddress, SwitchableSign,
+    ByteSize, Denied, DnsServer, Host, ListUrl, Mailbox, OneOrMore, RecipientDomain, ServerAddress, SwitchableSign,
     parse_duration,
 };
 pub use crate::dmarc::public_suffix::Discovery;
@@ -39,6 +39,8 @@ use crate::policy::overrides::OverrideAction;
 pub use crate::policy::{Mode, OnTempError, OnUnusableFrom, Reject};
 pub use crate::session::settings::{AuthOffer, BareNewline};
 pub use crate::smtp::extension::Extension;
+pub use crate::report::aggregate::{Format, PrivateAddresses};
+pub use crate::report::delivery::Reputation;
 use crate::store::Location;
 pub use crate::tls::{ClientFingerprint, ListenerTls, Pin};
 pub use crate::upstream::handover::Identity;
@@ -299,7 +301,23 @@ pub struct Reports {
     pub enabled: bool,
     pub from: Option<Mailbox>,
     pub organization: Option<String>,
+    pub contact: Option<String>,
+    pub format: Format,
+    pub private_addresses: PrivateAddresses,
+    pub dkim_key: OneOrMore<PathBuf>,
+    pub dkim_selector: OneOrMore<Domain>,
     pub relay: Option<ServerAddress>,
+    pub relay_tls: UpstreamTls,
+    pub relay_ca: Option<PathBuf>,
+    pub relay_user: Option<String>,
+    pub relay_password_file: Option<PathBuf>,
+    pub window: Duration,
+    pub rate: u32,
+    pub daily_cap: u32,
+    pub deny: Vec<Denied>,
+    pub reputation: Reputation,
+    pub dry_run: Option<PathBuf>,
+    pub keep: Duration,
 }
 
 /// `[admin]`.

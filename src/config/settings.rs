@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{Config, Host, Identity, Override, Policy, RecipientDomain, ServerAddress, SwitchableSign, UpstreamTls};
+use super::{
+    Config, Denied, Host, Identity, Override, Policy, RecipientDomain, ServerAddress, SwitchableSign, UpstreamTls,
+};
 use crate::action;
 use crate::calendar::{Date, SECONDS_PER_DAY};
 use crate::dns::resolver;
@@ -13,6 +15,9 @@ use crate::policy::bypass::Bypass;
 use crate::policy::corroboration::Sign;
 use crate::policy::overrides::{Criteria, LocalOverride, OverrideAction};
 use crate::policy::{LocalPolicy, OverrideKind, Pct};
+use crate::report::aggregate::Reporter;
+use crate::report::delivery::{self, Denial};
+use crate::report::{message, relay};
 use crate::session;
 use crate::session::patience;
 use crate::session::receive::Bounds;
@@ -232,13 +237,7 @@ impl Config {
     /// Whom to believe can't be read.
     pub fn security(&self, metrics: tls::ClientMetrics) -> Result<Security, TrustError> {
         let Some(settings) = self.upstream_tls() else { return Ok(Security::Off) };
-        let client = tls::Client::open(&settings, metrics)?;
-        Ok(match self.upstream.tls {
-            UpstreamTls::Off => Security::Off,
-            UpstreamTls::Opportunistic => Security::Opportunistic(client),
-            UpstreamTls::Required => Security::Required(client),
-            UpstreamTls::Implicit => Security::Implicit(client),
-        })
+        secured(self.upstream.tls, &settings, metrics)
     }
 
     /// Whether the probes try what the upstream relays: not if the operator says anywhere that it guards itself.
@@ -269,6 +268,67 @@ impl Config {
     pub fn store(&self) -> store::Settings {
         let retention = store::Retention { keep: self.explain.keep, octets: self.explain.size };
         store::Settings { retention, ..store::Settings::new(self.store.url.clone()) }
+    }
+
+    /// For reports; none as long as they lack a sender or a name.
+    ///
+    /// # Errors
+    ///
+    /// Whom to believe of the relay can't be read.
+    pub fn reports(&self, metrics: tls::ClientMetrics) -> Result<Option<delivery::Settings>, TrustError> {
+        let reports = &self.reports;
+        let (Some(from), Some(organization)) = (&reports.from, &reports.organization) else { return Ok(None) };
+        let Some(receiver) = from.domain.clone() else { return Ok(None) };
+        let denied = reports.deny.iter().map(|denied| match denied {
+            Denied::Domain(domain) => Denial::Domain(domain.clone()),
+            Denied::Address(address) => Denial::Address(address.clone()),
+        });
+        Ok(Some(delivery::Settings {
+            enabled: reports.enabled,
+            reporter: Reporter {
+                organization: organization.clone(),
+                email: from.to_string(),
+                extra_contact_info: reports.contact.clone(),
+                receiver,
+                format: reports.format,
+            },
+            private: reports.private_addresses,
+            window: whole_seconds(reports.window),
+            rate: reports.rate.into(),
+            daily_cap: reports.daily_cap.into(),
+            denied: denied.collect(),
+            reputation: reports.reputation,
+            dry_run: reports.dry_run.clone(),
+            keep: whole_seconds(reports.keep),
+            message: message::Settings { from: from.to_string(), organization: organization.clone() },
+            relay: self.relay(metrics)?,
+        }))
+    }
+
+    /// The way to the server that sends reports: the first upstream, or one that is named.
+    fn relay(&self, metrics: tls::ClientMetrics) -> Result<relay::Settings, TrustError> {
+        let reports = &self.reports;
+        let (security, server, tls_name) = match &reports.relay {
+            None => (self.security(metrics)?, self.upstream.servers.first(), self.upstream.tls_name.as_ref()),
+            Some(server) => {
+                let trust = match (reports.relay_tls, &reports.relay_ca) {
+                    (UpstreamTls::Off | UpstreamTls::Opportunistic, _) => Trust::Anyone,
+                    (_, None) => Trust::System,
+                    (_, Some(path)) => Trust::File(path.clone()),
+                };
+                let settings = tls::ClientSettings { trust, handshake: self.timeouts.tls_handshake };
+                (secured(reports.relay_tls, &settings, metrics)?, Some(server), None)
+            }
+        };
+        let link = upstream::Settings {
+            servers: server.iter().map(|server| server.to_string().into()).collect(),
+            tls_name: tls_name.map(|name| name.to_string().into()),
+            identity: Identity::None,
+            blind: Blind::Allowed,
+            ..self.upstream(security)
+        };
+        let login = reports.relay_user.clone().zip(reports.relay_password_file.clone());
+        Ok(relay::Settings { link, login: login.map(|(user, password_file)| relay::Login { user, password_file }) })
     }
 
     /// For the public suffix list.
@@ -350,6 +410,24 @@ impl Config {
     fn hands_over(&self) -> bool {
         matches!(self.upstream.identity, Identity::Xclient | Identity::ProxyV1 | Identity::ProxyV2)
     }
+}
+
+fn secured(
+    tls: UpstreamTls,
+    settings: &tls::ClientSettings,
+    metrics: tls::ClientMetrics,
+) -> Result<Security, TrustError> {
+    let open = || tls::Client::open(settings, metrics);
+    Ok(match tls {
+        UpstreamTls::Off => Security::Off,
+        UpstreamTls::Opportunistic => Security::Opportunistic(open()?),
+        UpstreamTls::Required => Security::Required(open()?),
+        UpstreamTls::Implicit => Security::Implicit(open()?),
+    })
+}
+
+fn whole_seconds(duration: std::time::Duration) -> i64 {
+    i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
 }
 
 fn size(number: u32) -> usize {

@@ -151,7 +151,20 @@ fn each_problem_is_named_with_line_key_value_and_what_is_allowed() {
         ("[listener]\naddress = \"127.0.0.1:1\"\n", "one table", "listener: expected tables [[listener]]"),
         ("listener = []\n", "no tables", "1: listener: expected tables [[listener]]"),
         ("policy = 1\n", "no table", "1: policy: expected a table [policy]"),
-        ("[reports]\nenabled = true\n", "reports", "2: reports.enabled: reports are not sent by this version"),
+        ("[reports]\nenabled = true\n", "reports by nobody", "2: reports.enabled: reports can't be sent without reports.from"),
+        (
+            "[reports]\nenabled = true\nfrom = \"r@a.example\"\n",
+            "nobody's reports",
+            "2: reports.enabled: reports can't be sent without reports.organization",
+        ),
+        ("[reports]\ndkim_selector = \"s1\"\n", "no key", "2: reports.dkim_selector: has 1 selectors for 0 keys"),
+        ("[reports]\nrelay_user = \"u\"\n", "no password", "2: reports.relay_user: goes together with"),
+        (
+            "[reports]\nrelay = \"192.0.2.1:587\"\nrelay_user = \"u\"\nrelay_password_file = \"/p\"\n",
+            "a password in the clear",
+            "3: reports.relay_user: the password would be told in the clear",
+        ),
+        ("[reports]\ndeny = [\"not a domain\"]\n", "denied", "2: reports.deny: "),
         ("[reports]\nfrom = \"me\"\n", "no address", "2: reports.from: has no domain"),
         ("[store]\nurl = \"postgres://h/db\"\n", "no user", "expected \"postgres://user@host/database\", with user"),
         (

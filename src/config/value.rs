@@ -100,6 +100,15 @@ pub enum RecipientDomain {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SwitchableSign(pub Sign);
 
+/// An entry of `reports.deny`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Denied {
+    /// A domain, with all below it.
+    Domain(Domain),
+    /// An address, lower case.
+    Address(String),
+}
+
 /// Reads a string by `parse`.
 fn text<T>(
     value: &Spanned<DeValue<'_>>,
@@ -367,6 +376,23 @@ impl Setting for RecipientDomain {
         match self {
             Self::Any => quoted("*"),
             Self::Domain(domain) => quoted(domain),
+        }
+    }
+}
+
+impl Setting for Denied {
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Fault>> {
+        let is_address = value.get_ref().as_str().is_some_and(|text| text.contains('@'));
+        if is_address {
+            return Mailbox::read(value).map(|mailbox| Self::Address(mailbox.to_string()));
+        }
+        text(value, r#"a domain such as "example.net", or an address"#, |text| Domain::parse(text).ok()).map(Self::Domain)
+    }
+
+    fn show(&self) -> String {
+        match self {
+            Self::Domain(domain) => quoted(domain),
+            Self::Address(address) => quoted(address),
         }
     }
 }

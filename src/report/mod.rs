@@ -1,7 +1,10 @@
 //! Reports to domain owners: what they say, where they may go, and the messages that carry them.
 
 pub mod aggregate;
+mod attempt;
+pub mod delivery;
 pub mod message;
+pub mod metrics;
 mod mime;
 pub mod recipient;
 pub mod relay;

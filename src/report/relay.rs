@@ -190,13 +190,17 @@ impl Dialogue<'_> {
     async fn log_in(&mut self, login: &Login) -> Result<(), Trouble> {
         let password = fs::read(&login.password_file).await.map_err(Trouble::Password)?;
         let password = password.split(|b| matches!(b, b'\r' | b'\n')).next().unwrap_or_default();
-        let offers = |name: &str| self.connection.capabilities().auth.iter().any(|mechanism| **mechanism == *name);
-        if offers("PLAIN") {
+        let (plain, by_steps) = {
+            let offered = &self.connection.capabilities().auth;
+            let offers = |name: &str| offered.iter().any(|mechanism| **mechanism == *name);
+            (offers("PLAIN"), offers("LOGIN"))
+        };
+        if plain {
             let said = [b"\0", login.user.as_bytes(), b"\0", password].concat();
             let line = format!("AUTH PLAIN {}", base64::encode(&said));
             return self.step("AUTH", &line, |_| None).await;
         }
-        if !offers("LOGIN") {
+        if !by_steps {
             return Err(Trouble::NoMechanism);
         }
         for line in ["AUTH LOGIN", &base64::encode(login.user.as_bytes())] {

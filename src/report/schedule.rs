@@ -12,7 +12,7 @@ use crate::dmarc::report_destination::ReportKind;
 use crate::domain::Domain;
 use crate::label::Label;
 use crate::label_enum;
-use crate::record::{AlignmentOutcome, FinalReply};
+use crate::record::{AlignmentOutcome, FinalReply, Record};
 use crate::report::aggregate::{Configuration, Period, ReportId};
 use crate::store::jobs::{JobState, NewJob};
 
@@ -79,6 +79,14 @@ pub struct Transition {
     pub answered: bool,
 }
 
+/// What became of a domain's own mail (with an aligned pass) in a period. Where the upstream has refused it throughout,
+/// the domain is one that spammers will have thrown away tomorrow; one that was only forged is to hear of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Conduct {
+    accepted: bool,
+    refused: bool,
+}
+
 /// Who holds a job, as far as transitions need it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
@@ -88,6 +96,11 @@ pub struct Progress {
     pub attempts: i64,
     /// When it is given up, in seconds since the epoch.
     pub deadline: i64,
+}
+
+/// The UTC day of a period.
+pub fn day(period: Period) -> i64 {
+    period.begin.div_euclid(SECONDS_PER_DAY)
 }
 
 /// When it is given up to report on a period.
@@ -118,12 +131,10 @@ pub fn jobs(policy: &Configuration, period: Period, plan: &Plan<'_>) -> Vec<NewJ
 /// The job of one destination.
 pub fn job(policy: &Configuration, period: Period, destination: &str, plan: &Plan<'_>) -> NewJob {
     let configuration = configuration(policy);
-    let (begin, end) = (period.begin.to_string(), period.end.to_string());
-    let report = [&configuration, &*begin, &end];
-    let due = period.end.saturating_add(1 + SETTLING).saturating_add(jitter(&report, plan.window));
+    let jitter = jitter(&[&configuration, &period.begin.to_string(), &period.end.to_string()], plan.window);
+    let due = period.end.saturating_add(1 + SETTLING).saturating_add(jitter);
     NewJob {
-        // Without the receiver: a site that changes its name does not report once more.
-        id: id(&[&report[..], &[destination]].concat()),
+        id: job_id(&configuration, period, destination),
         report_id: ReportId::new(plan.receiver, policy, period).to_string(),
         policy_domain: policy.domain.to_string(),
         configuration,
@@ -133,6 +144,22 @@ pub fn job(policy: &Configuration, period: Period, destination: &str, plan: &Pla
         due,
         deadline: deadline(period),
     }
+}
+
+/// The job in place of one whose destination names another address of its own.
+pub fn redirected(job: &NewJob, destination: &str, now: i64) -> NewJob {
+    let period = Period { begin: job.begin, end: job.end };
+    NewJob {
+        id: job_id(&job.configuration, period, destination),
+        destination: destination.to_owned(),
+        due: now,
+        ..job.clone()
+    }
+}
+
+/// Without the receiver: a site that changes its name does not report once more.
+fn job_id(configuration: &str, period: Period, destination: &str) -> String {
+    id(&[configuration, &period.begin.to_string(), &period.end.to_string(), destination])
 }
 
 /// What tells the configurations of a policy domain apart: every published value, and not which of p, sp and np was asked
@@ -184,21 +211,22 @@ pub fn back_off(attempts: i64) -> i64 {
     (FIRST_PAUSE << doublings).min(LONGEST_PAUSE)
 }
 
-/// Whether a domain gets reports. One whose own mail (by an aligned pass) the upstream has refused throughout is one that
-/// spammers will have thrown away tomorrow; one that was only forged is to hear of it, and so is one of whose mail at
-/// least something was taken.
-pub fn earns_report(rows: impl IntoIterator<Item = (AlignmentOutcome, AlignmentOutcome, FinalReply)>) -> bool {
-    let mut refused = false;
-    for (dkim, spf, reply) in rows {
-        let is_own = AlignmentOutcome::Pass == dkim || AlignmentOutcome::Pass == spf;
-        match (is_own, reply) {
-            (true, FinalReply::Accepted) => return true,
-            (true, FinalReply::RefusedByUpstream) => refused = true,
+impl Conduct {
+    /// Takes a row into account.
+    pub fn add(&mut self, record: &Record) {
+        let is_own = [record.evaluated.dkim, record.evaluated.spf].contains(&AlignmentOutcome::Pass);
+        match record.reply {
+            FinalReply::Accepted if is_own => self.accepted = true,
+            FinalReply::RefusedByUpstream if is_own => self.refused = true,
             // What the gate refuses says nothing of what the upstream thinks.
-            (true, FinalReply::RefusedByGate) | (false, _) => {}
+            FinalReply::Accepted | FinalReply::RefusedByUpstream | FinalReply::RefusedByGate => {}
         }
     }
-    !refused
+
+    /// Whether the domain gets reports: not if mail of its own came and all of it was refused.
+    pub fn earns_report(self) -> bool {
+        self.accepted || !self.refused
+    }
 }
 
 /// Seconds of the window at which a report is due, the same on every gate.
@@ -396,7 +424,13 @@ mod tests {
             ),
         ];
         for (name, rows, expected) in cases {
-            assert_eq!(earns_report(rows.iter().copied()), expected, "{name}");
+            let mut conduct = Conduct::default();
+            for (dkim, spf, reply) in rows {
+                let mut record = Record { reply: *reply, ..sample::record() };
+                (record.evaluated.dkim, record.evaluated.spf) = (*dkim, *spf);
+                conduct.add(&record);
+            }
+            assert_eq!(conduct.earns_report(), expected, "{name}");
         }
     }
 }

@@ -31,6 +31,11 @@ impl Identity {
     pub fn tells_name(self) -> bool {
         matches!(self, Self::Auto | Self::Xclient | Self::Received)
     }
+
+    /// Whether the upstream wants a PROXY header before anything else.
+    pub fn is_proxy(self) -> bool {
+        matches!(self, Self::ProxyV1 | Self::ProxyV2)
+    }
 }
 
 /// What the upstream is told about the client.

@@ -1,0 +1,319 @@
+//! What happens to one report: whether it may be sent, what it says, and how it leaves.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::task::spawn_blocking;
+
+use crate::dmarc::report_destination::{Consent, ReportKind, confirmation_name};
+use crate::dmarc::report_uri::ReportUri;
+use crate::dns::{Lookup, Miss, RecordType};
+use crate::domain::Domain;
+use crate::evaluation::discovery::of_domain;
+use crate::report::aggregate::{Configuration, Draft, Feedback, Limits, Period, check};
+use crate::report::delivery::{Delivery, Denial, LEASE, Reputation, Settings, epoch_seconds};
+use crate::report::message::{self, Letter};
+use crate::report::metrics::JobOutcome;
+use crate::report::relay::{self, Envelope, Outcome};
+use crate::report::schedule::{self, Event, Skip};
+use crate::store::Error;
+use crate::store::jobs::{Departure, Job, Place};
+
+/// How an attempt ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ending {
+    /// What happened to the job.
+    pub event: Event,
+    /// Why, in words.
+    pub note: String,
+    /// The address, once it is known.
+    pub recipient: Option<String>,
+    /// Whether the message was on its way.
+    pub departed: bool,
+    /// Messages that the report tells of.
+    pub messages: u64,
+    /// Whether it went into a file instead.
+    pub written: bool,
+}
+
+/// A report that is ready to be sent.
+struct Parcel {
+    message: Vec<u8>,
+    messages: u64,
+    /// Beside the message, for a dry run.
+    xml: Option<String>,
+}
+
+/// Why there is nothing to send.
+enum Empty {
+    Skip(Skip, String),
+    Store(Error),
+}
+
+impl Ending {
+    fn new(event: Event, note: impl Into<String>) -> Self {
+        Self { event, note: note.into(), recipient: None, departed: false, messages: 0, written: false }
+    }
+
+    fn skip(skip: Skip, note: &str) -> Self {
+        Self::new(Event::NotWanted(skip), format!("{skip}: {note}"))
+    }
+
+    /// As it is counted.
+    pub fn outcome(&self) -> JobOutcome {
+        match self.event {
+            Event::Taken if self.written => JobOutcome::Written,
+            Event::Taken => JobOutcome::Sent,
+            Event::Postponed => JobOutcome::Postponed,
+            Event::Unanswered => JobOutcome::Unanswered,
+            Event::DestinationRefused => JobOutcome::DestinationRefused,
+            Event::MessageRefused => JobOutcome::MessageRefused,
+            Event::Suppressed => JobOutcome::Suppressed,
+            Event::CapReached => JobOutcome::Capped,
+            Event::NotWanted(_) => JobOutcome::Skipped,
+        }
+    }
+}
+
+impl Delivery {
+    /// Tries to bring a claimed job to its end.
+    ///
+    /// # Errors
+    ///
+    /// The store's: nothing more is sent, and the job is taken up again.
+    pub(super) async fn attempt(&self, settings: &Arc<Settings>, job: &Job) -> Result<Ending, Error> {
+        if job.planned.deadline <= epoch_seconds() {
+            return Ok(Ending::new(Event::Postponed, "its time is over"));
+        }
+        let Some(uri) = ReportUri::parse(&job.planned.destination) else {
+            return Ok(Ending::skip(Skip::NoAddress, "the destination is no URI"));
+        };
+        let Some((address, host)) = address(&uri) else {
+            return Ok(Ending::skip(Skip::NoAddress, "reports are sent by mail, and the destination is no mail address"));
+        };
+        let mut ending = match self.may_be_sent(settings, job, &address, &host).await? {
+            Some(ending) => ending,
+            None => match self.consent(job, &uri, &host).await? {
+                Some(ending) => ending,
+                None => self.send(settings, job, &address).await?,
+            },
+        };
+        ending.recipient = Some(address);
+        Ok(ending)
+    }
+
+    /// Why a report is not sent to an address now, by what is known here.
+    async fn may_be_sent(
+        &self,
+        settings: &Settings,
+        job: &Job,
+        address: &str,
+        host: &Domain,
+    ) -> Result<Option<Ending>, Error> {
+        let policy_domain = &job.planned.policy_domain;
+        let is_denied = |denial: &Denial| match denial {
+            Denial::Address(denied) => *denied == address.to_ascii_lowercase(),
+            Denial::Domain(domain) => host.is_within(domain) || Domain::parse(policy_domain).is_ok_and(|d| d.is_within(domain)),
+        };
+        if settings.denied.iter().any(is_denied) {
+            return Ok(Some(Ending::skip(Skip::Denied, "reports.deny names it")));
+        }
+        if settings.message.is_own(address) {
+            return Ok(Some(Ending::skip(Skip::OwnAddress, "it is the sender of reports itself")));
+        }
+        let now = epoch_seconds();
+        if let Some(found) = self.with_jobs(async |jobs| jobs.suppression(address, now).await).await? {
+            return Ok(Some(Ending::new(Event::Suppressed, found.reason)));
+        }
+        let sent = self.with_jobs(async |jobs| jobs.sent_to(address, now - DAY).await).await?;
+        let is_full = sent >= settings.daily_cap;
+        Ok(is_full.then(|| Ending::new(Event::CapReached, format!("{sent} reports went there within 24 hours"))))
+    }
+
+    /// Why a destination gets no report, by what it says itself (RFC 9990 §4); none if it gets it.
+    async fn consent(&self, job: &Job, uri: &ReportUri, host: &Domain) -> Result<Option<Ending>, Error> {
+        let Ok(policy_domain) = Domain::parse(&job.planned.policy_domain) else {
+            return Ok(Some(Ending::skip(Skip::NoConsent, "the policy domain is none")));
+        };
+        let lookup = self.shared().resolver.for_message(None);
+        let rules = Arc::clone(&self.shared().rules.borrow());
+        let asker = lookup.unmetered();
+        let (own, other) = tokio::join!(of_domain(&asker, &rules, &policy_domain), of_domain(&asker, &rules, host));
+        let waiting = |what: &str| Ok(Some(Ending::new(Event::Postponed, format!("DNS does not say {what}"))));
+        match (own.organizational_domain, other.organizational_domain) {
+            (Some(own), Some(other)) if own == other => return Ok(None),
+            (Some(_), Some(_)) => {}
+            _ => return waiting("whose the destination is"),
+        }
+        let Some(name) = confirmation_name(&policy_domain, host) else {
+            return Ok(Some(Ending::skip(Skip::NoConsent, "the name that would confirm it is too long")));
+        };
+        let answer = asker.ask(&name, RecordType::Txt).await;
+        let texts: Vec<&[u8]> = match &answer.outcome {
+            Ok(records) => records.as_txt().iter().flat_map(|txt| txt.texts()).collect(),
+            Err(Miss::NoData | Miss::NxDomain) => Vec::new(),
+            Err(Miss::Failed(_)) => return waiting("whether the destination takes reports"),
+        };
+        Ok(match Consent::of(ReportKind::Aggregate, host, texts) {
+            Consent::Given => None,
+            Consent::Replaced(uris) if uris.contains(uri) => None,
+            Consent::NotGiven => Some(Ending::skip(Skip::NoConsent, &format!("{name} does not say so"))),
+            Consent::Diverted(_) => Some(Ending::skip(Skip::NoConsent, &format!("{name} names another host"))),
+            Consent::Replaced(uris) => {
+                let now = epoch_seconds();
+                let jobs: Vec<_> =
+                    uris.iter().map(|uri| schedule::redirected(&job.planned, uri.as_str(), now)).collect();
+                self.with_jobs(async |store| store.plan(&jobs, now).await).await?;
+                let uris: Vec<_> = uris.iter().map(ReportUri::as_str).collect();
+                Some(Ending::skip(Skip::Replaced, &format!("{name} names {}", uris.join(", "))))
+            }
+        })
+    }
+
+    async fn send(&self, settings: &Arc<Settings>, job: &Job, address: &str) -> Result<Ending, Error> {
+        let parcel = match job.message.is_empty() {
+            // What may have arrived is sent once more as it was, or it would be another report.
+            false => Parcel { message: job.message.clone(), messages: job.messages.unsigned_abs(), xml: None },
+            true => match self.pack(settings, job, address).await {
+                Ok(parcel) => parcel,
+                Err(Empty::Store(cause)) => return Err(cause),
+                Err(Empty::Skip(skip, note)) => return Ok(Ending::skip(skip, &note)),
+            },
+        };
+        let messages = parcel.messages;
+        let ending = match settings.dry_run.clone() {
+            Some(directory) => write(directory, job, parcel).await,
+            None => self.hand_over(settings, job, address, parcel).await?,
+        };
+        Ok(Ending { messages, ..ending })
+    }
+
+    /// Makes the report and its message.
+    async fn pack(&self, settings: &Arc<Settings>, job: &Job, address: &str) -> Result<Parcel, Empty> {
+        let feedback = self.feedback(settings, job).await?;
+        let (settings, address) = (Arc::clone(settings), address.to_owned());
+        let (id, date) = (job.planned.id.clone(), job.changed);
+        let made = spawn_blocking(move || {
+            let xml = feedback.to_xml();
+            check(&xml, feedback.reporter.format).map_err(|damage| Empty::Skip(Skip::Malformed, damage.to_string()))?;
+            let letter = Letter { feedback: &feedback, xml: &xml, recipient: &address, date, job: &id };
+            let message = message::write(&settings.message, &letter);
+            let message = message.map_err(|cause| Empty::Skip(Skip::Malformed, cause.to_string()))?;
+            Ok(Parcel { message, messages: feedback.messages(), xml: settings.dry_run.is_some().then_some(xml) })
+        });
+        made.await.unwrap_or_else(|cause| Err(Empty::Skip(Skip::Malformed, cause.to_string())))
+    }
+
+    /// Reads the rows of the job's period, page by page, and adds up those of its configuration.
+    async fn feedback(&self, settings: &Settings, job: &Job) -> Result<Feedback, Empty> {
+        let period = Period { begin: job.planned.begin, end: job.planned.end };
+        let (day, domain) = (schedule::day(period), &job.planned.policy_domain);
+        let mut draft: Option<Draft> = None;
+        let mut reputation = schedule::Conduct::default();
+        let mut place = Some(Place::default());
+        while let Some(from) = place {
+            let (page, next) =
+                self.with_jobs(async |jobs| jobs.rows(day, domain, &from).await).await.map_err(Empty::Store)?;
+            for row in page {
+                reputation.add(&row.record);
+                let Some(policy) = &row.record.policy else { continue };
+                let configuration = Configuration::from(policy);
+                if schedule::configuration(&configuration) == job.planned.configuration {
+                    let new = || Draft::new(configuration, settings.private, Limits::default());
+                    draft.get_or_insert_with(new).add(row);
+                }
+            }
+            place = next;
+        }
+        let nothing = || Empty::Skip(Skip::NoRows, "there is nothing to tell".to_owned());
+        if settings.reputation == Reputation::On && !reputation.earns_report() {
+            let note = "all mail that the domain really sent was refused by the upstream".to_owned();
+            return Err(Empty::Skip(Skip::Reputation, note));
+        }
+        let (feedback, _) = draft.ok_or_else(nothing)?.finish(&settings.reporter, period);
+        feedback.ok_or_else(nothing)
+    }
+
+    /// Hands the message to the relay. Before its end is sent the store knows of it.
+    async fn hand_over(
+        &self,
+        settings: &Settings,
+        job: &Job,
+        address: &str,
+        parcel: Parcel,
+    ) -> Result<Ending, Error> {
+        let sender = settings.message.sender(address, &job.planned.id);
+        let envelope = Envelope { sender: &sender, recipient: address, size: parcel.message.len() };
+        let ready = match relay::begin(&settings.relay, &envelope).await {
+            Ok(ready) => ready,
+            Err(outcome) => return Ok(ended(outcome, false)),
+        };
+        let departure = Departure {
+            holder: &self.shared().holder,
+            lease: epoch_seconds() + LEASE,
+            recipient: address,
+            messages: i64::try_from(parcel.messages).unwrap_or(i64::MAX),
+            message: &parcel.message,
+        };
+        let id = &job.planned.id;
+        if !self.with_jobs(async |jobs| jobs.depart(id, &departure).await).await? {
+            return Ok(Ending::new(Event::Postponed, "another gate has taken it over"));
+        }
+        Ok(ended(ready.send(&parcel.message).await, true))
+    }
+}
+
+/// What the relay's word means.
+fn ended(outcome: Outcome, departed: bool) -> Ending {
+    let (event, note) = match outcome {
+        Outcome::Taken(reply) => (Event::Taken, reply.summary()),
+        Outcome::Postponed(why) => (Event::Postponed, why),
+        Outcome::RecipientRefused(reply) => (Event::DestinationRefused, reply.summary()),
+        Outcome::MessageRefused(reply) => (Event::MessageRefused, reply.summary()),
+        Outcome::Unanswered(why) => (Event::Unanswered, why),
+    };
+    Ending { departed, ..Ending::new(event, note) }
+}
+
+/// Writes message and XML into files that have the job's name.
+async fn write(directory: std::path::PathBuf, job: &Job, parcel: Parcel) -> Ending {
+    let (id, domain) = (job.planned.id.clone(), job.planned.policy_domain.clone());
+    let written = spawn_blocking(move || {
+        std::fs::create_dir_all(&directory)?;
+        let name = |end: &str| Path::new(&directory).join(format!("{domain}-{id}.{end}"));
+        if let Some(xml) = parcel.xml {
+            std::fs::write(name("xml"), xml)?;
+        }
+        std::fs::write(name("eml"), parcel.message)?;
+        Ok::<_, std::io::Error>(name("eml").display().to_string())
+    });
+    match written.await.map_err(std::io::Error::other).flatten() {
+        Ok(path) => Ending { written: true, ..Ending::new(Event::Taken, format!("dry run: written to {path}")) },
+        Err(cause) => Ending::new(Event::Postponed, format!("dry run: {cause}")),
+    }
+}
+
+/// The mail address that a URI names, and its domain.
+fn address(uri: &ReportUri) -> Option<(String, Domain)> {
+    let host = uri.mail_host()?;
+    let (_, rest) = uri.as_str().split_once(':')?;
+    let (local_part, _) = rest.split(['?', '#']).next()?.rsplit_once('@')?;
+    let mut octets = Vec::new();
+    let mut bytes = local_part.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'%' => {
+                let mut digit = || char::from(bytes.next()?).to_digit(16);
+                octets.push(u8::try_from(digit()? * 16 + digit()?).ok()?);
+            }
+            byte => octets.push(byte),
+        }
+    }
+    let is_atom = |b: &u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~.".contains(b);
+    let is_sound = (1..=64).contains(&octets.len()) && octets.iter().all(is_atom);
+    let local_part = String::from_utf8(octets).ok().filter(|_| is_sound)?;
+    Some((format!("{local_part}@{host}"), host))
+}
+
+/// Seconds for which reports to one address are counted.
+const DAY: i64 = 24 * 3600;

@@ -1,0 +1,316 @@
+//! Sends the reports that are due: plans them, takes them up one by one, and settles what became of each.
+//!
+//! One task, off the path of mail. Whatever dies, whenever: a job that nobody settled is taken up again when its lease
+//! has run out, with the message that was on its way, if one was. The database is asked for each step and nothing is
+//! believed to be known of it between; while it does not answer nothing is sent. [`attempt`](super::attempt) has what
+//! happens to one job.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::{Mutex, watch};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tracing::{error, info, warn};
+
+use crate::causes::Causes;
+use crate::domain::Domain;
+use crate::dns::Resolver;
+use crate::evaluation::discovery::Rules;
+use crate::label_enum;
+use crate::metrics::Registry;
+use crate::report::aggregate::{Configuration, PrivateAddresses, Reporter};
+use crate::report::attempt::Ending;
+use crate::report::metrics::{JobOutcome, Metrics};
+use crate::report::schedule::{self, Event, Plan, Progress};
+use crate::report::{message, relay};
+use crate::store::jobs::{Claim, Job, JobState, Jobs, NewJob, Settlement};
+use crate::store::{Error, Location};
+
+label_enum! {
+    /// Whether a domain has to earn its reports.
+    pub enum Reputation {
+        /// One whose own mail was refused throughout gets none.
+        On = "on",
+        /// Every domain gets them.
+        Off = "off",
+    }
+}
+
+/// What the operator sets.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Whether reports are sent.
+    pub enabled: bool,
+    /// Who reports.
+    pub reporter: Reporter,
+    /// What is done with messages from private addresses.
+    pub private: PrivateAddresses,
+    /// Seconds over which the reports of a period are spread.
+    pub window: i64,
+    /// Attempts within a minute.
+    pub rate: i64,
+    /// Reports to one address within 24 hours.
+    pub daily_cap: i64,
+    /// Who gets none.
+    pub denied: Vec<Denial>,
+    /// Whether a domain has to earn its reports.
+    pub reputation: Reputation,
+    /// Where reports are written to instead of being sent.
+    pub dry_run: Option<PathBuf>,
+    /// Seconds for which it is kept what became of a report.
+    pub keep: i64,
+    /// How messages are made.
+    pub message: message::Settings,
+    /// Who takes them.
+    pub relay: relay::Settings,
+}
+
+/// Who gets no reports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Denial {
+    /// Reports on these domains, and reports to hosts of these names; with all below them.
+    Domain(Domain),
+    /// This address, lower case.
+    Address(String),
+}
+
+/// Sends reports. Cheap to clone.
+#[derive(Clone)]
+pub struct Delivery(Arc<Shared>);
+
+/// What all attempts share.
+pub(super) struct Shared {
+    location: Location,
+    jobs: Mutex<Option<Jobs>>,
+    pub(super) resolver: Resolver,
+    pub(super) rules: watch::Receiver<Arc<Rules>>,
+    pub(super) metrics: Metrics,
+    /// The name of this process, of which there is one.
+    pub(super) holder: String,
+}
+
+/// What is done in one go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// What is due by its time.
+    Due,
+    /// All that waits, whenever its time is.
+    Everything,
+}
+
+impl Delivery {
+    /// A delivery that has not begun.
+    pub fn new(location: Location, resolver: Resolver, rules: watch::Receiver<Arc<Rules>>, registry: &Registry) -> Self {
+        let holder = format!("{}-{:016x}", std::process::id(), rand::random::<u64>());
+        let metrics = Metrics::new(registry);
+        Self(Arc::new(Shared { location, jobs: Mutex::new(None), resolver, rules, metrics, holder }))
+    }
+
+    /// Sends what is due until `stop` says so; what is on its way then is brought to its end.
+    pub async fn run(self, mut settings: watch::Receiver<Option<Arc<Settings>>>, mut stop: watch::Receiver<bool>) {
+        let mut planned = None;
+        while !*stop.borrow() {
+            let now = epoch_seconds();
+            let in_force = settings.borrow_and_update().clone();
+            if let Some(in_force) = in_force.filter(|settings| settings.enabled) {
+                if planned.is_none_or(|at| now - at >= PLANNING_INTERVAL || now < at) {
+                    match self.plan(&in_force, now).await {
+                        Ok(()) => planned = Some(now),
+                        Err(cause) => error!(error = %Causes(&cause), "reports can't be planned"),
+                    }
+                }
+                match self.round(&in_force, &stop).await {
+                    Ok(_) => self.0.metrics.last_run.set(epoch_seconds()),
+                    Err(cause) => error!(error = %Causes(&cause), "reports wait: the store does not answer"),
+                }
+            }
+            tokio::select! {
+                () = sleep(PAUSE) => {}
+                // The sender goes with the gate.
+                changed = settings.changed() => if changed.is_err() { return },
+                _ = stop.wait_for(|stop| *stop) => {}
+            }
+        }
+    }
+
+    /// Puts the jobs of all periods that have ended into the store, and takes old ones out.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn plan(&self, settings: &Settings, now: i64) -> Result<(), Error> {
+        let plan = Plan { receiver: &settings.reporter.receiver, window: settings.window };
+        for period in schedule::ended(now) {
+            let day = schedule::day(period);
+            let mut after = String::new();
+            loop {
+                let domains = self.with_jobs(async |jobs| jobs.policy_domains(day, &after).await).await?;
+                let Some(last) = domains.last() else { break };
+                after.clone_from(last);
+                let mut new: Vec<NewJob> = Vec::new();
+                for domain in &domains {
+                    let policies = self.with_jobs(async |jobs| jobs.policies(day, domain).await).await?;
+                    let mut configurations: Vec<_> = policies.iter().map(Configuration::from).collect();
+                    configurations.dedup();
+                    new.extend(configurations.iter().flat_map(|policy| schedule::jobs(policy, period, &plan)));
+                }
+                let count = self.with_jobs(async |jobs| jobs.plan(&new, now).await).await?;
+                self.0.metrics.planned.inc_by(count);
+            }
+        }
+        let before = now.saturating_sub(settings.keep);
+        self.with_jobs(async |jobs| jobs.prune(before).await).await?;
+        Ok(())
+    }
+
+    /// Takes up jobs, several at a time, until none is due, the rate is used up or `stop` says so. Says how many.
+    ///
+    /// # Errors
+    ///
+    /// The store's; jobs that were under way are taken up again when their leases have run out.
+    pub async fn round(&self, settings: &Arc<Settings>, stop: &watch::Receiver<bool>) -> Result<u64, Error> {
+        let mut workers = JoinSet::new();
+        for _ in 0..PARALLEL {
+            workers.spawn(self.clone().work(Arc::clone(settings), stop.clone()));
+        }
+        let mut result = Ok(0);
+        while let Some(ended) = workers.join_next().await {
+            match (ended, &mut result) {
+                (Ok(Ok(count)), Ok(sum)) => *sum += count,
+                (Ok(Err(cause)), _) => result = Err(cause),
+                (Ok(Ok(_)), Err(_)) => {}
+                // A panic is a fault of ours; its job is taken up again.
+                (Err(cause), _) => error!(error = %cause, "an attempt to send a report broke off"),
+            }
+        }
+        result
+    }
+
+    /// Lets all that waits be due.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn hasten(&self, now: i64) -> Result<u64, Error> {
+        self.with_jobs(async |jobs| jobs.hasten(now).await).await
+    }
+
+    async fn work(self, settings: Arc<Settings>, stop: watch::Receiver<bool>) -> Result<u64, Error> {
+        let mut count = 0;
+        while !*stop.borrow() {
+            let now = epoch_seconds();
+            let claim = Claim { holder: &self.0.holder, now, lease: LEASE, rate: settings.rate };
+            let Some(job) = self.with_jobs(async |jobs| jobs.claim(&claim).await).await? else { break };
+            let ending = self.attempt(&settings, &job).await?;
+            self.settle(&job, &ending).await?;
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// Writes down what became of a job, counts it and logs it.
+    async fn settle(&self, job: &Job, ending: &Ending) -> Result<(), Error> {
+        let now = epoch_seconds();
+        let progress = Progress { state: job.state, attempts: job.attempts, deadline: job.planned.deadline };
+        let Some(transition) = schedule::next(progress, ending.event, now) else { return Ok(()) };
+        let settlement = Settlement {
+            holder: &self.0.holder,
+            now,
+            state: transition.state,
+            due: transition.due,
+            // Only what has departed has an end of data that could have been answered.
+            answered: i64::from(ending.departed && transition.answered),
+            note: &ending.note,
+        };
+        if let (Event::DestinationRefused, Some(address)) = (ending.event, &ending.recipient) {
+            self.with_jobs(async |jobs| jobs.suppress(address, now, &ending.note).await).await?;
+        }
+        let is_ours = self.settle_in_spite_of_trouble(job, &settlement).await?;
+        self.tell(job, ending, transition.state, is_ours);
+        Ok(())
+    }
+
+    /// A report that was taken and is not settled would be sent again: it is worth some patience.
+    async fn settle_in_spite_of_trouble(&self, job: &Job, settlement: &Settlement<'_>) -> Result<bool, Error> {
+        let mut attempts = 0;
+        loop {
+            match self.with_jobs(async |jobs| jobs.settle(&job.planned.id, settlement).await).await {
+                Err(cause) if attempts < SETTLING_ATTEMPTS => {
+                    attempts += 1;
+                    warn!(job = &*job.planned.id, error = %Causes(&cause), "the store does not take what became of a report");
+                    sleep(SETTLING_PAUSE).await;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn tell(&self, job: &Job, ending: &Ending, state: JobState, is_ours: bool) {
+        let metrics = &self.0.metrics;
+        let outcome = if is_ours { ending.outcome() } else { JobOutcome::Lost };
+        metrics.jobs.inc(outcome);
+        if state == JobState::Sent && is_ours {
+            metrics.messages.inc_by(ending.messages);
+            metrics.possible_duplicates.inc_by(job.unanswered.unsigned_abs());
+        }
+        info!(
+            job = &*job.planned.id,
+            report_id = &*job.planned.report_id,
+            policy_domain = &*job.planned.policy_domain,
+            day = %crate::calendar::Date::of_day(job.planned.begin.div_euclid(crate::calendar::SECONDS_PER_DAY)),
+            destination = &*job.planned.destination,
+            recipient = ending.recipient.as_deref().unwrap_or_default(),
+            outcome = %outcome,
+            state = %state,
+            attempts = job.attempts,
+            possible_duplicates = job.unanswered,
+            messages = ending.messages,
+            note = &*ending.note,
+            "report"
+        );
+    }
+
+    /// Does something with the jobs. A connection that failed is opened anew the next time.
+    pub(super) async fn with_jobs<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut Jobs) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let mut place = self.0.jobs.lock().await;
+        // Taken out, so that one whose answer nobody waits for any more is not used again.
+        let mut jobs = match place.take() {
+            Some(jobs) => jobs,
+            None => Jobs::open(&self.0.location).await?,
+        };
+        let result = work(&mut jobs).await;
+        if result.is_ok() {
+            *place = Some(jobs);
+        }
+        result
+    }
+
+    pub(super) fn shared(&self) -> &Shared {
+        &self.0
+    }
+}
+
+/// The clock, which nobody else here looks at.
+pub(super) fn epoch_seconds() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// Between two looks at what is due.
+const PAUSE: Duration = Duration::from_secs(15);
+/// Seconds between two plannings: rows of a period may come late.
+const PLANNING_INTERVAL: i64 = 10 * 60;
+/// Attempts at the same time: a relay that takes its time over each message must not make a night too short.
+const PARALLEL: usize = 4;
+/// Seconds for which a job is held up to where its message is sent: all that a relay may take over the commands before,
+/// and the making of the largest report.
+pub(super) const LEASE: i64 = 30 * 60;
+/// How often it is tried to settle a job that the store does not take.
+const SETTLING_ATTEMPTS: u32 = 30;
+/// The pause between.
+const SETTLING_PAUSE: Duration = Duration::from_secs(2);
