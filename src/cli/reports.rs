@@ -1,152 +1,82 @@
-//! `dmarcgate reports list`.
+//! `dmarcgate reports`: what was recorded, what became of the reports on it, and sending them by hand.
 
+mod export;
+mod jobs;
+mod preview;
+mod rows;
+mod send;
+mod suppressions;
+
+use std::error::Error;
+use std::future::Future;
 use std::io::Write;
 use std::time::{Duration, SystemTime};
 
-use clap::{Args, Subcommand};
-use serde::Serialize;
+use clap::Subcommand;
 use tokio::runtime;
 
-use crate::calendar::Date;
-use crate::cli::{ConfigFile, Failure, print};
-use crate::config::parse_duration;
-use crate::store::{Reader, SummaryLine};
+use crate::cli::Failure;
+use crate::config::{Config, parse_duration};
+use crate::report::delivery;
+use crate::tls::ClientMetrics;
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// List the recorded messages by day, policy domain and disposition
-    List(List),
-}
-
-/// List the recorded messages by day, policy domain and disposition.
-///
-/// Days are UTC. Messages under no DMARC policy stand under the policy domain "-". What a running gate has recorded
-/// within the last second may be missing.
-#[derive(Debug, Args)]
-pub struct List {
-    #[command(flatten)]
-    file: ConfigFile,
-    /// How far back: "12h", "7d"; whole days are shown
-    #[arg(long, value_name = "DURATION", default_value = "7d", value_parser = duration)]
-    since: Duration,
-    /// Print one JSON object a line
-    #[arg(long)]
-    json: bool,
-}
-
-/// A line as `--json` prints it.
-#[derive(Serialize)]
-struct JsonLine<'a> {
-    day: String,
-    /// None where no policy applied.
-    policy_domain: Option<&'a str>,
-    disposition: &'a str,
-    messages: i64,
+    Export(export::Export),
+    List(jobs::List),
+    Preview(preview::Preview),
+    Rows(rows::Rows),
+    Send(send::Send),
+    Show(jobs::Show),
+    /// Show or lift what keeps addresses from getting reports
+    #[command(subcommand)]
+    Suppressions(suppressions::Command),
 }
 
 impl Command {
     pub fn run(self, output: &mut dyn Write) -> Result<(), Failure> {
-        let Self::List(list) = self;
-        list.run(output)
+        match self {
+            Self::Export(command) => command.run(output),
+            Self::List(command) => command.run(output),
+            Self::Preview(command) => command.run(output),
+            Self::Rows(command) => command.run(output),
+            Self::Send(command) => command.run(output),
+            Self::Show(command) => command.run(output),
+            Self::Suppressions(command) => command.run(output),
+        }
     }
 }
 
-impl List {
-    fn run(self, output: &mut dyn Write) -> Result<(), Failure> {
-        let reader = Reader::new(self.file.load()?.config.store.url);
-        let now = SystemTime::now();
-        let since = now.checked_sub(self.since).unwrap_or(SystemTime::UNIX_EPOCH);
-        let runtime = runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| Failure::running(&error))?;
-        let lines = runtime.block_on(reader.summary(epoch_seconds(since), epoch_seconds(now)));
-        let lines = lines.map_err(|error| Failure::running(&error))?;
-        print(output, &if self.json { json(&lines) } else { table(&lines) })
-    }
+/// Runs what asks the store, on a runtime of its own.
+fn block_on<T, E: Error + 'static>(work: impl Future<Output = Result<T, E>>) -> Result<T, Failure> {
+    let runtime = runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::running(&error))?;
+    runtime.block_on(work).map_err(|error| Failure::running(&error))
 }
 
-fn table(lines: &[SummaryLine]) -> String {
-    let domain =
-        |line: &SummaryLine| if line.policy_domain.is_empty() { "-".into() } else { line.policy_domain.clone() };
-    let width = lines.iter().map(|line| domain(line).len()).max().unwrap_or_default().max("policy domain".len());
-    let mut text = format!("{:10}  {:width$}  {:11}  {:>10}\n", "day", "policy domain", "disposition", "messages");
-    for line in lines {
-        let (day, domain) = (Date::of_day(line.day).to_string(), domain(line));
-        text.push_str(&format!("{day:10}  {domain:width$}  {:11}  {:>10}\n", line.disposition, line.messages));
-    }
-    text
-}
-
-fn json(lines: &[SummaryLine]) -> String {
-    let mut text = String::new();
-    for line in lines {
-        let line = JsonLine {
-            day: Date::of_day(line.day).to_string(),
-            policy_domain: (!line.policy_domain.is_empty()).then_some(&line.policy_domain),
-            disposition: crate::label::Label::as_str(line.disposition),
-            messages: line.messages,
-        };
-        // Fails only for maps with keys that are no strings; there are none.
-        text.push_str(&serde_json::to_string(&line).unwrap_or_default());
-        text.push('\n');
-    }
-    text
+/// How reports are sent; a failure without a sender.
+fn settings(config: &Config, metrics: ClientMetrics) -> Result<delivery::Settings, Failure> {
+    let settings = config.reports(metrics).map_err(|error| Failure::running(&error))?;
+    settings.ok_or_else(|| Failure::Usage("reports.from and reports.organization are not set".to_owned()))
 }
 
 fn duration(text: &str) -> Result<Duration, &'static str> {
     parse_duration(text).ok_or(r#"expected a duration such as "12h" or "7d""#)
 }
 
-fn epoch_seconds(time: SystemTime) -> i64 {
-    let seconds = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+/// Seconds since the epoch.
+fn now() -> i64 {
+    let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     i64::try_from(seconds).unwrap_or(i64::MAX)
 }
 
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
+fn before(now: i64, duration: Duration) -> i64 {
+    now.saturating_sub(i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)).max(0)
+}
 
-    use super::*;
-    use crate::cli::tests::{configuration, run};
-    use crate::metrics::Registry;
-    use crate::record::{Disposition, Record, sample};
-    use crate::store::{Location, Settings, Store};
-
-    #[test]
-    fn what_was_recorded_is_listed_beside_a_running_gate() {
-        let (directory, path) = configuration("");
-        let arguments = ["reports", "list", "--config", &path];
-        let (code, message) = run(&arguments).unwrap_err();
-        assert_eq!(code, 1, "no gate has run");
-        assert!(message.contains("store.db can't be opened as a database: "), "{message}");
-        assert!(message.ends_with("No such file or directory (os error 2)"), "{message}");
-
-        let runtime = runtime::Runtime::new().unwrap();
-        let location = Location::Sqlite(directory.path().join("store.db"));
-        let store = runtime.block_on(Store::open(Settings::new(location), &Registry::new())).unwrap();
-        assert_eq!(run(&arguments).unwrap().lines().count(), 1, "nothing recorded: the heading alone");
-        let now = epoch_seconds(SystemTime::now());
-        let mut pass = sample::record();
-        pass.evaluated.disposition = Disposition::Pass;
-        for record in [sample::record(), pass] {
-            store.appender().append(Record { arrived: now, ..record });
-        }
-        store.appender().append(Record { arrived: now, policy: None, ..sample::record() });
-        store.appender().append(Record { arrived: now - 30 * 86_400, ..sample::record() });
-        runtime.block_on(async { tokio::time::sleep(Duration::from_secs(1)).await });
-
-        let today = Date::of_day(now.div_euclid(86_400)).to_string();
-        let expected = format!(
-            "day         policy domain  disposition    messages\n\
-             {today}  -              reject                1\n\
-             {today}  example.org    pass                  1\n\
-             {today}  example.org    reject                1\n"
-        );
-        assert_eq!(run(&arguments).unwrap(), expected);
-        let json = run(&[&arguments[..], &["--json", "--since", "1h"]].concat()).unwrap();
-        let first = format!(r#"{{"day":"{today}","policy_domain":null,"disposition":"reject","messages":1}}"#);
-        assert_eq!(json.lines().next(), Some(&*first));
-        let all = run(&[&arguments[..], &["--since", "40d"]].concat()).unwrap();
-        assert_eq!(all.lines().count(), 5);
-        runtime.block_on(store.close(Duration::from_secs(5)));
-    }
+/// A moment as people read it: UTC, to the minute.
+fn moment(seconds: i64) -> String {
+    let day = crate::calendar::Date::of_day(seconds.div_euclid(crate::calendar::SECONDS_PER_DAY));
+    let minute = seconds.rem_euclid(crate::calendar::SECONDS_PER_DAY) / 60;
+    format!("{day} {:02}:{:02}", minute / 60, minute % 60)
 }

@@ -9,11 +9,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
+use crate::calendar::{Date, SECONDS_PER_DAY};
 use crate::causes::Causes;
 use crate::domain::Domain;
 use crate::dns::Resolver;
@@ -78,7 +79,11 @@ pub enum Denial {
 
 /// Sends reports. Cheap to clone.
 #[derive(Clone)]
-pub struct Delivery(Arc<Shared>);
+pub struct Delivery {
+    shared: Arc<Shared>,
+    /// Who is told of each attempt, in a line.
+    listener: Option<mpsc::UnboundedSender<String>>,
+}
 
 /// What all attempts share.
 pub(super) struct Shared {
@@ -91,21 +96,19 @@ pub(super) struct Shared {
     pub(super) holder: String,
 }
 
-/// What is done in one go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
-    /// What is due by its time.
-    Due,
-    /// All that waits, whenever its time is.
-    Everything,
-}
-
 impl Delivery {
     /// A delivery that has not begun.
     pub fn new(location: Location, resolver: Resolver, rules: watch::Receiver<Arc<Rules>>, registry: &Registry) -> Self {
         let holder = format!("{}-{:016x}", std::process::id(), rand::random::<u64>());
         let metrics = Metrics::new(registry);
-        Self(Arc::new(Shared { location, jobs: Mutex::new(None), resolver, rules, metrics, holder }))
+        let shared = Shared { location, jobs: Mutex::new(None), resolver, rules, metrics, holder };
+        Self { shared: Arc::new(shared), listener: None }
+    }
+
+    /// One that also tells `listener` of each attempt, in a line.
+    #[must_use]
+    pub fn telling(self, listener: mpsc::UnboundedSender<String>) -> Self {
+        Self { listener: Some(listener), ..self }
     }
 
     /// Sends what is due until `stop` says so; what is on its way then is brought to its end.
@@ -122,7 +125,7 @@ impl Delivery {
                     }
                 }
                 match self.round(&in_force, &stop).await {
-                    Ok(_) => self.0.metrics.last_run.set(epoch_seconds()),
+                    Ok(_) => self.shared.metrics.last_run.set(epoch_seconds()),
                     Err(cause) => error!(error = %Causes(&cause), "reports wait: the store does not answer"),
                 }
             }
@@ -157,7 +160,7 @@ impl Delivery {
                     new.extend(configurations.iter().flat_map(|policy| schedule::jobs(policy, period, &plan)));
                 }
                 let count = self.with_jobs(async |jobs| jobs.plan(&new, now).await).await?;
-                self.0.metrics.planned.inc_by(count);
+                self.shared.metrics.planned.inc_by(count);
             }
         }
         let before = now.saturating_sub(settings.keep);
@@ -197,11 +200,20 @@ impl Delivery {
         self.with_jobs(async |jobs| jobs.hasten(now).await).await
     }
 
+    /// How many jobs are due at `now`.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn waiting(&self, now: i64) -> Result<i64, Error> {
+        self.with_jobs(async |jobs| jobs.waiting(now).await).await
+    }
+
     async fn work(self, settings: Arc<Settings>, stop: watch::Receiver<bool>) -> Result<u64, Error> {
         let mut count = 0;
         while !*stop.borrow() {
             let now = epoch_seconds();
-            let claim = Claim { holder: &self.0.holder, now, lease: LEASE, rate: settings.rate };
+            let claim = Claim { holder: &self.shared.holder, now, lease: LEASE, rate: settings.rate };
             let Some(job) = self.with_jobs(async |jobs| jobs.claim(&claim).await).await? else { break };
             let ending = self.attempt(&settings, &job).await?;
             self.settle(&job, &ending).await?;
@@ -216,7 +228,7 @@ impl Delivery {
         let progress = Progress { state: job.state, attempts: job.attempts, deadline: job.planned.deadline };
         let Some(transition) = schedule::next(progress, ending.event, now) else { return Ok(()) };
         let settlement = Settlement {
-            holder: &self.0.holder,
+            holder: &self.shared.holder,
             now,
             state: transition.state,
             due: transition.due,
@@ -248,18 +260,24 @@ impl Delivery {
     }
 
     fn tell(&self, job: &Job, ending: &Ending, state: JobState, is_ours: bool) {
-        let metrics = &self.0.metrics;
+        let metrics = &self.shared.metrics;
         let outcome = if is_ours { ending.outcome() } else { JobOutcome::Lost };
         metrics.jobs.inc(outcome);
         if state == JobState::Sent && is_ours {
             metrics.messages.inc_by(ending.messages);
             metrics.possible_duplicates.inc_by(job.unanswered.unsigned_abs());
         }
+        let day = Date::of_day(job.planned.begin.div_euclid(SECONDS_PER_DAY));
+        if let Some(listener) = &self.listener {
+            let (domain, destination) = (&job.planned.policy_domain, &job.planned.destination);
+            // Nobody needs to listen.
+            let _ = listener.send(format!("{outcome}: {domain} {day} to {destination}: {}", ending.note));
+        }
         info!(
             job = &*job.planned.id,
             report_id = &*job.planned.report_id,
             policy_domain = &*job.planned.policy_domain,
-            day = %crate::calendar::Date::of_day(job.planned.begin.div_euclid(crate::calendar::SECONDS_PER_DAY)),
+            day = %day,
             destination = &*job.planned.destination,
             recipient = ending.recipient.as_deref().unwrap_or_default(),
             outcome = %outcome,
@@ -277,11 +295,11 @@ impl Delivery {
         &self,
         work: impl AsyncFnOnce(&mut Jobs) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let mut place = self.0.jobs.lock().await;
+        let mut place = self.shared.jobs.lock().await;
         // Taken out, so that one whose answer nobody waits for any more is not used again.
         let mut jobs = match place.take() {
             Some(jobs) => jobs,
-            None => Jobs::open(&self.0.location).await?,
+            None => Jobs::open(&self.shared.location).await?,
         };
         let result = work(&mut jobs).await;
         if result.is_ok() {
@@ -291,7 +309,7 @@ impl Delivery {
     }
 
     pub(super) fn shared(&self) -> &Shared {
-        &self.0
+        &self.shared
     }
 }
 

@@ -275,14 +275,22 @@ impl Jobs {
             if let Some(row) = query.fetch_optional(&mut self.connection).await? {
                 return Ok(Some(read(&row)?));
             }
-            let query = sqlx::query(OPEN).bind(claim.now).bind(claim.now - CLOCK_TOLERANCE);
-            let open: i64 = query.fetch_one(&mut self.connection).await?.try_get(0)?;
-            if open == 0 {
+            if self.waiting(claim.now).await? == 0 {
                 return Ok(None);
             }
             // Rivals were faster, with this one.
         }
         Ok(None)
+    }
+
+    /// How many jobs could be taken up at `now`.
+    ///
+    /// # Errors
+    ///
+    /// The database's.
+    pub async fn waiting(&mut self, now: i64) -> Result<i64, Error> {
+        let query = sqlx::query(OPEN).bind(now).bind(now - CLOCK_TOLERANCE);
+        Ok(query.fetch_one(&mut self.connection).await?.try_get(0)?)
     }
 
     /// Lets every job that waits for another attempt or for its time be due now, and says how many.
