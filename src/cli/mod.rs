@@ -51,7 +51,7 @@ enum Command {
     /// Try the policy of a configuration
     #[command(subcommand)]
     Policy(policy::Command),
-    /// Show what reports to domain owners are made of
+    /// Show, preview and send reports to domain owners, and what they are made of
     #[command(subcommand)]
     Reports(reports::Command),
     /// Run the gate until it is told to stop by SIGTERM
@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn wrong_usage_is_exit_code_2() {
-        for arguments in [&[][..], &["nonsense"], &["config"], &["reports", "list", "--since", "soon"]] {
+        for arguments in [&[][..], &["nonsense"], &["config"], &["reports", "rows", "--since", "soon"]] {
             assert_eq!(run(arguments).unwrap_err().0, WRONG_USAGE, "{arguments:?}");
         }
         let missing = run(&["config", "check", "--config", "/nonexistent/gate.toml"]).unwrap_err();

@@ -162,7 +162,7 @@ async fn recorded_rows_are_listed_by_day_domain_and_disposition() {
         .txt("_dmarc.a.example", "v=DMARC1; p=reject")
         .txt("_dmarc.much-longer.example", "v=DMARC1; p=quarantine");
     let world = World::start(zone, |c| c).await;
-    let (code, out, errors) = outcome(&world.gate.run(&["reports", "list"]).await);
+    let (code, out, errors) = outcome(&world.gate.run(&["reports", "rows"]).await);
     assert_eq!((code, errors.as_str(), out.lines().count()), (0, "", 1), "{out}");
     let letters = [
         Letter::new("192.0.2.10", "a@a.example"),
@@ -184,7 +184,7 @@ async fn recorded_rows_are_listed_by_day_domain_and_disposition() {
         ["null none 1", "\"a.example\" pass 1", "\"a.example\" reject 2", "\"much-longer.example\" quarantine 1"];
     assert_eq!(shown, expected);
 
-    let (code, out, errors) = outcome(&world.gate.run(&["reports", "list"]).await);
+    let (code, out, errors) = outcome(&world.gate.run(&["reports", "rows"]).await);
     assert_eq!((code, errors.as_str()), (0, ""));
     let lines: Vec<Vec<&str>> = out.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(lines[0], ["day", "policy", "domain", "disposition", "messages"]);

@@ -13,6 +13,7 @@ mod composition;
 mod confinement;
 mod content;
 mod dashboards;
+mod delivery;
 mod dkim;
 mod dmarc;
 mod docs;

@@ -184,9 +184,9 @@ impl Gate {
         (status, if head.to_ascii_lowercase().contains("chunked") { unchunk(body) } else { body.to_owned() })
     }
 
-    /// The recorded rows, by `dmarcgate reports list --json`.
+    /// The recorded rows, by `dmarcgate reports rows --json`.
     pub async fn rows(&self) -> Vec<serde_json::Value> {
-        let output = self.run(&["reports", "list", "--json"]).await;
+        let output = self.run(&["reports", "rows", "--json"]).await;
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let text = String::from_utf8(output.stdout).expect("JSON is UTF-8");
         match serde_json::from_str(&text) {

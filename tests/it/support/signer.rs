@@ -260,14 +260,27 @@ fn canonical_body(mode: &str, body: &[u8]) -> Vec<u8> {
 
 /// Base64 with padding (RFC 4648 §4).
 pub fn base64(octets: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut out = String::new();
     for group in octets.chunks(3) {
         let bits = group.iter().fold(0_u32, |bits, b| bits << 8 | u32::from(*b)) << (8 * (3 - group.len()));
         for i in 0..4 {
             let index = (bits >> (18 - 6 * i)) & 63;
-            out.push(if i <= group.len() { char::from(ALPHABET[index as usize]) } else { '=' });
+            out.push(if i <= group.len() { char::from(ALPHABET.as_bytes()[index as usize]) } else { '=' });
         }
     }
     out
 }
+
+/// What [`base64`] has written.
+pub fn unbase64(text: &str) -> Vec<u8> {
+    let value = |b: u8| ALPHABET.bytes().position(|known| known == b).map(|value| value as u32);
+    let values: Vec<u32> = text.bytes().filter_map(value).collect();
+    let group = |group: &[u32]| {
+        let bits = group.iter().fold(0, |bits, value| bits << 6 | value) << (6 * (4 - group.len()));
+        let [_, octets @ ..] = bits.to_be_bytes();
+        octets[..group.len() - 1].to_vec()
+    };
+    values.chunks(4).flat_map(group).collect()
+}
+
+const ALPHABET: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";

@@ -1,0 +1,480 @@
+//! Reports on their way: rows of a past day in the store, the built binary, DNS, and a relay that fails at each step.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, SystemTime};
+
+use dmarcgate::domain::Domain;
+use dmarcgate::metrics::Registry;
+use dmarcgate::record::{
+    AlignmentMode, AlignmentOutcome, DiscoveryMethod, Disposition, FinalReply, Policy, PolicyEvaluated,
+    PolicyPublished, Record, SpfAuthResult, SpfScope, TestMode,
+};
+use dmarcgate::store::{Location, Settings, Store};
+use flate2::read::GzDecoder;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::{Connection, Row};
+
+use crate::support::config::ConfigText;
+use crate::support::dns::{DnsServer, RecordType, Zone};
+use crate::support::gate::Gate;
+use crate::support::rules::{DOT, GREETING, Rule, Script, on};
+use crate::support::upstream::{Message, Upstream};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_dmarcgate");
+
+/// A store with rows, a zone, a relay, and a configuration that names them.
+struct Site {
+    _dns: DnsServer,
+    relay: Upstream,
+    directory: tempfile::TempDir,
+    config: ConfigText,
+}
+
+impl Site {
+    /// With rows of the day before yesterday under each of `domains`, whose records name `rua`.
+    async fn new(zone: Zone, script: Script, records: Vec<Record>) -> Self {
+        let dns = DnsServer::start(zone).await;
+        let relay = Upstream::start(script).await;
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let config = ConfigText::new(relay.address(), dns.address(), directory.path())
+            .set("reports.from", "reports@gate.example")
+            .set("reports.organization", "Gate & Sons")
+            .set("reports.rate", 10_000)
+            .set("timeouts.upstream_command", "2s")
+            .set("timeouts.upstream_final", "2s");
+        let location = Location::Sqlite(directory.path().join("dmarcgate.db"));
+        let store = Store::open(Settings::new(location), &Registry::new()).await.expect("a fresh store");
+        for record in records {
+            store.appender().append(record);
+        }
+        store.close(Duration::from_secs(20)).await;
+        Self { _dns: dns, relay, directory, config }
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let file = self.directory.path().join("dmarcgate.toml");
+        std::fs::write(&file, self.config.text()).expect("a writable directory");
+        let mut command = Command::new(BINARY);
+        command.arg("reports").args(arguments).arg("--config").arg(file).stdin(Stdio::null());
+        command
+    }
+
+    /// What a command prints.
+    async fn run(&self, arguments: &[&str]) -> String {
+        let mut command = self.command(arguments);
+        // Not on this thread: DNS and relay live on it.
+        let output = tokio::task::spawn_blocking(move || command.output()).await.expect("no panic");
+        let output = output.expect("cargo has built the binary");
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("UTF-8")
+    }
+
+    /// Sends all that waits; one word for each attempt, sorted.
+    async fn send(&self) -> Vec<String> {
+        let printed = self.run(&["send", "--now"]).await;
+        let mut words: Vec<_> = printed.lines().filter_map(|line| Some(line.split_once(": ")?.0.to_owned())).collect();
+        let tried = format!("{} reports were tried", words.len());
+        assert_eq!(printed.lines().last(), Some(&*tried), "{printed}");
+        words.sort();
+        words
+    }
+
+    /// The jobs as `reports list --json` has them: state and note by domain.
+    async fn jobs(&self) -> BTreeMap<String, (String, String)> {
+        let text = self.run(&["list", "--json"]).await;
+        let job = |line: &str| {
+            let job: serde_json::Value = serde_json::from_str(line).expect("JSON");
+            let text = |key: &str| job[key].as_str().expect("a text").to_owned();
+            (format!("{} {}", text("policy_domain"), text("destination")), (text("state"), text("note")))
+        };
+        text.lines().map(job).collect()
+    }
+
+    async fn execute(&self, sql: &'static str) -> Vec<i64> {
+        let options = SqliteConnectOptions::new()
+            .filename(self.directory.path().join("dmarcgate.db"))
+            .busy_timeout(Duration::from_secs(10));
+        let mut connection = SqliteConnection::connect_with(&options).await.expect("the store");
+        let rows = sqlx::query(sql).fetch_all(&mut connection).await.expect("a statement");
+        connection.close().await.expect("no more to do");
+        rows.iter().map(|row| row.get(0)).collect()
+    }
+}
+
+/// The day before yesterday, at noon.
+fn then() -> i64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs();
+    (i64::try_from(now).expect("before the year 2^63") / 86_400 - 2) * 86_400 + 43_200
+}
+
+/// A forgery under `domain`, refused; its record asks for reports at `rua`.
+fn forgery(domain: &str, rua: &str) -> Record {
+    let domain = Domain::parse(domain).expect("a domain");
+    Record {
+        arrived: then(),
+        source_ip: [203, 0, 113, 9].into(),
+        policy: Some(PolicyPublished {
+            domain: domain.clone(),
+            discovery: DiscoveryMethod::TreeWalk,
+            record: format!("v=DMARC1; p=reject; rua={rua}"),
+            adkim: AlignmentMode::Relaxed,
+            aspf: AlignmentMode::Relaxed,
+            p: Policy::Reject,
+            sp: None,
+            np: None,
+            fo: "0".into(),
+            testing: TestMode::Off,
+            requested: Policy::Reject,
+        }),
+        evaluated: PolicyEvaluated {
+            disposition: Disposition::Reject,
+            dkim: AlignmentOutcome::Fail,
+            spf: AlignmentOutcome::Fail,
+            reasons: Vec::new(),
+        },
+        header_from: Some(domain),
+        envelope_from: "bad.example".into(),
+        envelope_to: None,
+        dkim: Vec::new(),
+        spf: Some(SpfAuthResult { domain: "bad.example".into(), scope: SpfScope::MailFrom, result: "fail".into() }),
+        reply: FinalReply::RefusedByGate,
+    }
+}
+
+fn own_mail(domain: &str, rua: &str, reply: FinalReply) -> Record {
+    let mut record = Record { reply, ..forgery(domain, rua) };
+    record.evaluated.spf = AlignmentOutcome::Pass;
+    record.evaluated.disposition = Disposition::Pass;
+    record
+}
+
+/// One domain that asks for reports at an address of its own.
+fn one() -> (Zone, Vec<Record>) {
+    (Zone::new().txt("_dmarc.a.example", "v=DMARC1; p=reject"), vec![forgery("a.example", "mailto:dmarc@a.example")])
+}
+
+/// The text of a header field, unfolded.
+fn field(message: &Message, name: &str) -> String {
+    let text = String::from_utf8_lossy(&message.content).replace("\r\n ", " ").replace("\r\n\t", " ");
+    let head = text.split("\r\n\r\n").next().unwrap_or_default().to_owned();
+    let found = head.lines().find_map(|line| line.strip_prefix(&format!("{name}: ")).map(str::to_owned));
+    found.unwrap_or_else(|| panic!("no {name}: {head}"))
+}
+
+fn report_id(message: &Message) -> String {
+    let subject = field(message, "Subject");
+    subject.split("Report-ID: ").nth(1).unwrap_or_else(|| panic!("{subject}")).to_owned()
+}
+
+/// The report in its attachment.
+fn xml(message: &Message) -> String {
+    let text = String::from_utf8_lossy(&message.content).into_owned();
+    let part = text.split("application/gzip").nth(1).expect("an attachment");
+    let base64: String = part.split("\r\n\r\n").nth(1).expect("a body").lines().take_while(|l| !l.starts_with("--")).collect();
+    let mut xml = String::new();
+    let octets = crate::support::signer::unbase64(&base64);
+    GzDecoder::new(&*octets).read_to_string(&mut xml).expect("gzip");
+    xml
+}
+
+#[tokio::test]
+async fn a_due_report_arrives_once() {
+    let (zone, records) = one();
+    let site = Site::new(zone, Script::new(), [&records[..], &records[..]].concat()).await;
+    assert_eq!(site.run(&["send", "--dry-run", "--now"]).await, "1 reports would be tried\n");
+    assert_eq!(site.relay.messages(), []);
+    assert_eq!(site.send().await, ["sent"]);
+    assert_eq!(site.send().await, [""; 0], "once and no more");
+    let messages = site.relay.messages();
+    let [message] = &messages[..] else { panic!("{}", site.relay.transcript()) };
+    site.relay.assert_clean();
+    assert_eq!(message.recipients, ["dmarc@a.example"]);
+    let subject = field(message, "Subject");
+    assert!(subject.starts_with("Report Domain: a.example Submitter: gate.example Report-ID: "), "{subject}");
+    let xml = xml(message);
+    for part in ["<org_name>Gate &amp; Sons</org_name>", "<domain>a.example</domain>", "<count>2</count>", "203.0.113.9"] {
+        assert!(xml.contains(part), "{part}: {xml}");
+    }
+    let jobs = site.jobs().await;
+    assert_eq!(jobs["a.example mailto:dmarc@a.example"].0, "sent");
+    let id = report_id(message);
+    let shown = site.run(&["show", id.trim_matches(['<', '>'])]).await;
+    assert!(shown.contains("recipient       dmarc@a.example\n") && shown.contains("messages        2\n"), "{shown}");
+}
+
+#[tokio::test]
+async fn a_relay_that_fails_at_any_step_costs_a_delay_and_nothing_else() {
+    let cases: [(&str, Rule, &str, usize); 11] = [
+        ("greeting refused", on(GREETING).once().reply_and_close("554 no"), "postponed", 1),
+        ("greeting lost", on(GREETING).once().close(), "postponed", 1),
+        ("EHLO lost", on("EHLO").once().close(), "postponed", 1),
+        ("sender put off", on("MAIL").once().reply("451 later"), "postponed", 1),
+        ("sender refused", on("MAIL").once().reply("550 who are you"), "postponed", 1),
+        ("recipient put off", on("RCPT").once().reply("450 greylisted"), "postponed", 1),
+        ("recipient lost", on("RCPT").once().close(), "postponed", 1),
+        ("DATA put off", on("DATA").once().reply("421 bye"), "postponed", 1),
+        ("DATA lost", on("DATA").once().close(), "postponed", 1),
+        ("message put off", on(DOT).once().reply("452 full"), "postponed", 2),
+        ("final reply lost", on(DOT).once().close(), "unanswered", 2),
+    ];
+    for (name, rule, expected, arrived) in cases {
+        let (zone, records) = one();
+        let site = Site::new(zone, Script::new().rule(rule), records).await;
+        assert_eq!(site.send().await, [expected], "{name}");
+        assert_eq!(site.jobs().await["a.example mailto:dmarc@a.example"].0, "due", "{name}");
+        // Due anew by --now alone.
+        assert_eq!(site.run(&["send"]).await, "0 reports were tried\n", "{name}");
+        // What is on its way again is what was on its way before, whatever has changed since.
+        site.execute("UPDATE report_rows SET n = n + 5").await;
+        assert_eq!(site.send().await, ["sent"], "{name}");
+        let messages = site.relay.messages();
+        assert_eq!(messages.len(), arrived, "{name}");
+        assert!(messages.iter().all(|m| m.content == messages[0].content), "{name}");
+        let lost = i64::from(expected == "unanswered");
+        assert_eq!(site.execute("SELECT unanswered FROM report_jobs").await, [lost], "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_relay_that_is_not_there_makes_reports_wait() {
+    let (zone, records) = one();
+    let mut site = Site::new(zone, Script::new(), records).await;
+    let config = site.config.clone();
+    site.config = config.clone().set("reports.relay", "127.0.0.1:1");
+    assert_eq!(site.send().await, ["postponed"]);
+    site.config = config;
+    assert_eq!(site.send().await, ["sent"]);
+}
+
+#[tokio::test]
+async fn an_address_that_is_refused_gets_nothing_for_a_week() {
+    let zone = Zone::new()
+        .txt("_dmarc.a.example", "v=DMARC1; p=reject")
+        .txt("b.example._report._dmarc.a.example", "v=DMARC1")
+        .txt("_dmarc.b.example", "v=DMARC1; p=reject");
+    let records = vec![forgery("a.example", "mailto:Dmarc@a.example")];
+    let script = Script::new().rule(on("RCPT").reply("550 5.1.1 no such user"));
+    let site = Site::new(zone, script, records).await;
+    assert_eq!(site.send().await, ["destination_refused"]);
+    let listed = site.run(&["suppressions", "list", "--json"]).await;
+    assert!(listed.contains(r#""address":"dmarc@a.example","strikes":1"#), "{listed}");
+    // Another domain's report to the same address.
+    let location = Location::Sqlite(site.directory.path().join("dmarcgate.db"));
+    let store = Store::open(Settings::new(location), &Registry::new()).await.expect("the store");
+    store.appender().append(forgery("b.example", "mailto:dmarc@a.example"));
+    store.close(Duration::from_secs(20)).await;
+    assert_eq!(site.send().await, ["suppressed"]);
+    assert_eq!(site.run(&["suppressions", "remove", "dmarc@a.example"]).await, "dmarc@a.example gets reports again\n");
+    assert_eq!(site.run(&["suppressions", "list", "--json"]).await, "");
+    assert_eq!(site.relay.messages(), []);
+}
+
+#[tokio::test]
+async fn a_message_that_is_refused_is_given_up_and_the_address_is_not() {
+    let (zone, records) = one();
+    let site = Site::new(zone, Script::new().rule(on(DOT).reply("552 5.3.4 too big")), records).await;
+    assert_eq!(site.send().await, ["message_refused"]);
+    let (state, note) = &site.jobs().await["a.example mailto:dmarc@a.example"];
+    assert_eq!((&**state, &**note), ("failed", "552 5.3.4 too big"));
+    assert_eq!(site.run(&["suppressions", "list", "--json"]).await, "");
+}
+
+#[tokio::test]
+async fn destinations_elsewhere_get_what_they_agree_to() {
+    let record = "v=DMARC1; p=reject";
+    let zone = Zone::new()
+        .txt("_dmarc.a.example", record)
+        .txt("_dmarc.given.example", record)
+        .txt("a.example._report._dmarc.given.example", "v=DMARC1")
+        .txt("_dmarc.silent.example", record)
+        .txt("_dmarc.moved.example", record)
+        .txt("a.example._report._dmarc.moved.example", "v=DMARC1; rua=mailto:new@moved.example")
+        .txt("_dmarc.diverted.example", record)
+        .txt("a.example._report._dmarc.diverted.example", "v=DMARC1; rua=mailto:x@victim.example")
+        .txt("_dmarc.doubt.example", record)
+        .serv_fail("a.example._report._dmarc.doubt.example", RecordType::TXT);
+    let rua = ["given", "silent", "moved", "diverted", "doubt"].map(|name| format!("mailto:d@{name}.example"));
+    let rua = format!("{},https://a.example/report,mailto:d%2Bx@a.example", rua.join(","));
+    let site = Site::new(zone, Script::new(), vec![forgery("a.example", &rua)]).await;
+    assert_eq!(
+        site.send().await,
+        ["postponed", "sent", "sent", "sent", "skipped", "skipped", "skipped", "skipped"]
+    );
+    let mut recipients: Vec<_> = site.relay.messages().into_iter().flat_map(|m| m.recipients).collect();
+    recipients.sort();
+    assert_eq!(recipients, ["d+x@a.example", "d@given.example", "new@moved.example"]);
+    let ids: Vec<_> = site.relay.messages().iter().map(report_id).collect();
+    assert!(ids.iter().all(|id| *id == ids[0]), "one report, whoever gets it: {ids:?}");
+    let jobs = site.jobs().await;
+    let notes = [
+        ("mailto:d@silent.example", "skipped", "no_consent: a.example._report._dmarc.silent.example does not say so"),
+        ("mailto:d@moved.example", "skipped", "replaced: a.example._report._dmarc.moved.example names mailto:new@moved.example"),
+        ("mailto:d@diverted.example", "skipped", "no_consent: a.example._report._dmarc.diverted.example names another host"),
+        ("mailto:d@doubt.example", "due", "DNS does not say whether the destination takes reports"),
+        ("https://a.example/report", "skipped", "no_address: reports are sent by mail, and the destination is no mail address"),
+    ];
+    for (destination, state, note) in notes {
+        assert_eq!(jobs[&format!("a.example {destination}")], (state.to_owned(), note.to_owned()));
+    }
+}
+
+#[tokio::test]
+async fn who_is_denied_or_has_no_good_name_or_has_had_enough_gets_none() {
+    let names = ["a", "denied", "spammer", "forged", "mixed"];
+    let zone = names.iter().fold(Zone::new(), |zone, name| {
+        zone.txt(&format!("_dmarc.{name}.example"), "v=DMARC1; p=reject")
+    });
+    let rua = |name: &str| format!("mailto:d@{name}.example");
+    let mut site = Site::new(zone, Script::new(), vec![
+        forgery("denied.example", &rua("denied")),
+        forgery("forged.example", &rua("forged")),
+        own_mail("spammer.example", &rua("spammer"), FinalReply::RefusedByUpstream),
+        own_mail("mixed.example", &rua("mixed"), FinalReply::RefusedByUpstream),
+        own_mail("mixed.example", &rua("mixed"), FinalReply::Accepted),
+        forgery("a.example", "mailto:reports@gate.example,mailto:d@a.example,mailto:no@a.example"),
+    ])
+    .await;
+    site.config = site.config.clone().set("reports.deny", vec!["denied.example", "no@a.example"]);
+    assert_eq!(site.send().await, ["sent", "sent", "sent", "skipped", "skipped", "skipped", "skipped"]);
+    let jobs = site.jobs().await;
+    let note = |job: &str| jobs[job].1.split(':').next().unwrap_or_default().to_owned();
+    assert_eq!(note("denied.example mailto:d@denied.example"), "denied");
+    assert_eq!(note("a.example mailto:no@a.example"), "denied");
+    assert_eq!(note("a.example mailto:reports@gate.example"), "own_address");
+    assert_eq!(note("spammer.example mailto:d@spammer.example"), "reputation");
+    assert_eq!(jobs["mixed.example mailto:d@mixed.example"].0, "sent");
+
+    // One more report to an address that has had its share.
+    site.config = site.config.clone().set("reports.daily_cap", 1);
+    let location = Location::Sqlite(site.directory.path().join("dmarcgate.db"));
+    let store = Store::open(Settings::new(location), &Registry::new()).await.expect("the store");
+    let mut another = forgery("a.example", "mailto:d@a.example");
+    another.policy.as_mut().expect("a policy").np = Some(Policy::Reject);
+    store.appender().append(another);
+    store.close(Duration::from_secs(20)).await;
+    assert_eq!(site.send().await, ["capped"]);
+}
+
+#[tokio::test]
+async fn the_relay_may_ask_for_a_login() {
+    let (zone, records) = one();
+    let mut site = Site::new(zone, Script::new().user("gate", "secret"), records).await;
+    let path: PathBuf = site.directory.path().join("password");
+    std::fs::write(&path, "wrong\n").expect("a writable directory");
+    site.config = site
+        .config
+        .clone()
+        .set("reports.relay", site.relay.address().to_string())
+        .set("reports.relay_user", "gate")
+        .set("reports.relay_password_file", path.display().to_string());
+    assert_eq!(site.send().await, ["postponed"]);
+    std::fs::write(&path, "secret\n").expect("a writable directory");
+    assert_eq!(site.send().await, ["sent"]);
+    assert_eq!(site.relay.messages()[0].login.as_deref(), Some("gate"));
+}
+
+#[tokio::test]
+async fn a_dry_run_writes_files_and_sends_nothing() {
+    let (zone, records) = one();
+    let mut site = Site::new(zone, Script::new(), records).await;
+    let directory = site.directory.path().join("dry");
+    site.config = site.config.clone().set("reports.dry_run", directory.display().to_string());
+    assert_eq!(site.send().await, ["written"]);
+    assert_eq!(site.relay.messages(), []);
+    let mut files: Vec<_> = std::fs::read_dir(&directory).expect("it was made").map(|f| f.expect("a file").path()).collect();
+    files.sort();
+    let ends: Vec<_> = files.iter().map(|f| f.extension().expect("one").to_string_lossy().into_owned()).collect();
+    assert_eq!(ends, ["eml", "xml"]);
+    let xml = std::fs::read_to_string(&files[1]).expect("a text");
+    let day = dmarcgate::calendar::Date::of_day(then() / 86_400).to_string();
+    assert_eq!(site.run(&["preview", "a.example", "--period", &day]).await, xml, "what a preview shows");
+    let csv = site.run(&["export", "--csv"]).await;
+    assert!(csv.lines().nth(1).is_some_and(|line| line.starts_with(&format!("{day},a.example,203.0.113.9,1,"))), "{csv}");
+}
+
+/// Domains of their own, each with one report.
+fn many(count: usize) -> (Zone, Vec<Record>) {
+    let name = |i: usize| format!("d{i}.example");
+    let zone = (0..count).fold(Zone::new(), |zone, i| zone.txt(&format!("_dmarc.{}", name(i)), "v=DMARC1; p=reject"));
+    (zone, (0..count).map(|i| forgery(&name(i), &format!("mailto:r@{}", name(i)))).collect())
+}
+
+#[tokio::test]
+async fn two_gates_on_one_store_send_each_report_once() {
+    let (zone, records) = many(30);
+    let site = Site::new(zone, Script::new(), records).await;
+    let (one, two) = tokio::join!(site.run(&["send", "--now"]), site.run(&["send", "--now"]));
+    let sent = |printed: &str| printed.lines().filter(|line| line.starts_with("sent: ")).count();
+    assert_eq!(sent(&one) + sent(&two), 30, "{one}\n{two}");
+    let mut recipients: Vec<_> = site.relay.messages().into_iter().flat_map(|m| m.recipients).collect();
+    assert_eq!(recipients.len(), 30);
+    recipients.sort();
+    recipients.dedup();
+    assert_eq!(recipients.len(), 30);
+}
+
+#[tokio::test]
+async fn killed_at_any_moment_every_report_arrives_and_twice_only_where_that_is_known() {
+    let (zone, records) = many(25);
+    let site = Site::new(zone, Script::new(), records).await;
+    let mut random = StdRng::seed_from_u64(9990);
+    let mut kills = 0;
+    loop {
+        let mut child = site.command(&["send", "--now"]).stdout(Stdio::null()).spawn().expect("cargo has built it");
+        tokio::time::sleep(Duration::from_millis(random.random_range(5..120))).await;
+        if kills < 40 && child.try_wait().expect("our own child").is_none() {
+            child.kill().expect("our own child");
+            child.wait().expect("our own child");
+            kills += 1;
+        } else {
+            tokio::task::spawn_blocking(move || child.wait()).await.expect("no panic").expect("our own child");
+        }
+        // As if the leases of the dead had run out.
+        site.execute("UPDATE report_jobs SET lease = 0 WHERE state = 'claimed'").await;
+        if kills >= 40 || site.execute("SELECT COUNT(*) FROM report_jobs WHERE state = 'sent'").await == [25] {
+            break;
+        }
+    }
+    site.run(&["send", "--now"]).await;
+    assert!(kills > 3, "{kills}");
+    assert_eq!(site.execute("SELECT COUNT(*) FROM report_jobs WHERE state = 'sent'").await, [25]);
+    let mut arrived: BTreeMap<String, Vec<Message>> = BTreeMap::new();
+    for message in site.relay.messages() {
+        arrived.entry(message.recipients.concat()).or_default().push(message);
+    }
+    assert_eq!(arrived.len(), 25);
+    let surplus: usize = arrived.values().map(|messages| messages.len() - 1).sum();
+    assert!(arrived.values().all(|all| all.iter().all(|m| m.content == all[0].content)), "twice the very same");
+    let known = site.execute("SELECT SUM(unanswered) FROM report_jobs").await;
+    assert!(surplus <= usize::try_from(known[0]).expect("a count"), "{surplus} duplicates, {known:?} known");
+}
+
+#[tokio::test]
+async fn a_running_gate_sends_by_itself_when_it_is_told_to() {
+    let (zone, records) = one();
+    let site = Site::new(zone, Script::new(), records).await;
+    let config = site.config.clone().set("reports.window", "0s");
+    let Site { relay, directory, .. } = site;
+    std::fs::create_dir(directory.path().join("spool")).expect("a fresh directory");
+    let mut gate = Gate::start_in(directory, &config).await;
+    assert_eq!(gate.metrics().await.value("dmarcgate_reports_run_seconds"), 0.0, "the master switch is off");
+    gate.reloaded(|config| config.set("reports.enabled", true)).await;
+    gate.wait_for_log("\"report\"").await;
+    let messages = relay.messages();
+    assert_eq!(messages.len(), 1);
+    let scrape = gate
+        .wait_for_metrics("one report sent", |scrape| {
+            scrape.value("dmarcgate_reports_attempts_total{outcome=\"sent\"}") == 1.0
+        })
+        .await;
+    assert_eq!(scrape.value("dmarcgate_reports_planned_total"), 1.0);
+    assert_eq!(scrape.value("dmarcgate_reports_messages_total"), 1.0);
+    assert_eq!(scrape.value("dmarcgate_reports_possible_duplicates_total"), 0.0);
+    let (status, _directory) = gate.stop().await;
+    assert!(status.success());
+}
