@@ -10,10 +10,10 @@ use crate::action::template::{HelpUrl, Placeholder};
 use crate::config::document::{Document, Section};
 use crate::config::reach::Process;
 use crate::config::{
-    Admin, AuthOffer, BareNewline, Bypass, ByteSize, Config, Discovery, Dns, Explain, Format, Identity, Limits, ListUrl,
-    Listener, ListenerTls, Log, LogFormat, LogLevel, Mailbox, Mode, OnTempError, OnUnusableFrom, OneOrMore, Override,
-    Policy, PrivateAddresses, PublicSuffix, Reject, Replies, Reports, Reputation, Results, Selection, Smtp, Spool, Store,
-    SwitchableSign, Timeouts, Tls, Upstream, UpstreamTls,
+    Admin, AuthOffer, BareNewline, Bypass, ByteSize, Config, Discovery, Dns, Explain, Format, Identity, Limits,
+    ListUrl, Listener, ListenerTls, Log, LogFormat, LogLevel, Mailbox, Mode, OnTempError, OnUnusableFrom, OneOrMore,
+    Override, Policy, PrivateAddresses, PublicSuffix, Reject, Replies, Reports, Reputation, Results, Selection, Smtp,
+    Spool, Store, SwitchableSign, Timeouts, Tls, Upstream, UpstreamTls,
 };
 use crate::domain::Domain;
 use crate::policy::corroboration::Sign;

@@ -151,7 +151,11 @@ fn each_problem_is_named_with_line_key_value_and_what_is_allowed() {
         ("[listener]\naddress = \"127.0.0.1:1\"\n", "one table", "listener: expected tables [[listener]]"),
         ("listener = []\n", "no tables", "1: listener: expected tables [[listener]]"),
         ("policy = 1\n", "no table", "1: policy: expected a table [policy]"),
-        ("[reports]\nenabled = true\n", "reports by nobody", "2: reports.enabled: reports can't be sent without reports.from"),
+        (
+            "[reports]\nenabled = true\n",
+            "reports by nobody",
+            "2: reports.enabled: reports can't be sent without reports.from",
+        ),
         (
             "[reports]\nenabled = true\nfrom = \"r@a.example\"\n",
             "nobody's reports",

@@ -386,7 +386,8 @@ impl Setting for Denied {
         if is_address {
             return Mailbox::read(value).map(|mailbox| Self::Address(mailbox.to_string()));
         }
-        text(value, r#"a domain such as "example.net", or an address"#, |text| Domain::parse(text).ok()).map(Self::Domain)
+        text(value, r#"a domain such as "example.net", or an address"#, |text| Domain::parse(text).ok())
+            .map(Self::Domain)
     }
 
     fn show(&self) -> String {

@@ -89,7 +89,10 @@ impl Delivery {
             return Ok(Ending::skip(Skip::NoAddress, "the destination is no URI"));
         };
         let Some((address, host)) = address(&uri) else {
-            return Ok(Ending::skip(Skip::NoAddress, "reports are sent by mail, and the destination is no mail address"));
+            return Ok(Ending::skip(
+                Skip::NoAddress,
+                "reports are sent by mail, and the destination is no mail address",
+            ));
         };
         let mut ending = match self.may_be_sent(settings, job, &address, &host).await? {
             Some(ending) => ending,
@@ -113,7 +116,9 @@ impl Delivery {
         let policy_domain = &job.planned.policy_domain;
         let is_denied = |denial: &Denial| match denial {
             Denial::Address(denied) => *denied == address.to_ascii_lowercase(),
-            Denial::Domain(domain) => host.is_within(domain) || Domain::parse(policy_domain).is_ok_and(|d| d.is_within(domain)),
+            Denial::Domain(domain) => {
+                host.is_within(domain) || Domain::parse(policy_domain).is_ok_and(|d| d.is_within(domain))
+            }
         };
         if settings.denied.iter().any(is_denied) {
             return Ok(Some(Ending::skip(Skip::Denied, "reports.deny names it")));
@@ -235,13 +240,7 @@ impl Delivery {
     }
 
     /// Hands the message to the relay. Before its end is sent the store knows of it.
-    async fn hand_over(
-        &self,
-        settings: &Settings,
-        job: &Job,
-        address: &str,
-        parcel: Parcel,
-    ) -> Result<Ending, Error> {
+    async fn hand_over(&self, settings: &Settings, job: &Job, address: &str, parcel: Parcel) -> Result<Ending, Error> {
         let sender = settings.message.sender(address, &job.planned.id);
         let envelope = Envelope { sender: &sender, recipient: address, size: parcel.message.len() };
         let ready = match relay::begin(&settings.relay, &envelope).await {

@@ -16,8 +16,8 @@ use tracing::{error, info, warn};
 
 use crate::calendar::{Date, SECONDS_PER_DAY};
 use crate::causes::Causes;
-use crate::domain::Domain;
 use crate::dns::Resolver;
+use crate::domain::Domain;
 use crate::evaluation::discovery::Rules;
 use crate::label_enum;
 use crate::metrics::Registry;
@@ -98,7 +98,12 @@ pub(super) struct Shared {
 
 impl Delivery {
     /// A delivery that has not begun.
-    pub fn new(location: Location, resolver: Resolver, rules: watch::Receiver<Arc<Rules>>, registry: &Registry) -> Self {
+    pub fn new(
+        location: Location,
+        resolver: Resolver,
+        rules: watch::Receiver<Arc<Rules>>,
+        registry: &Registry,
+    ) -> Self {
         let holder = format!("{}-{:016x}", std::process::id(), rand::random::<u64>());
         let metrics = Metrics::new(registry);
         let shared = Shared { location, jobs: Mutex::new(None), resolver, rules, metrics, holder };
@@ -291,10 +296,7 @@ impl Delivery {
     }
 
     /// Does something with the jobs. A connection that failed is opened anew the next time.
-    pub(super) async fn with_jobs<T>(
-        &self,
-        work: impl AsyncFnOnce(&mut Jobs) -> Result<T, Error>,
-    ) -> Result<T, Error> {
+    pub(super) async fn with_jobs<T>(&self, work: impl AsyncFnOnce(&mut Jobs) -> Result<T, Error>) -> Result<T, Error> {
         let mut place = self.shared.jobs.lock().await;
         // Taken out, so that one whose answer nobody waits for any more is not used again.
         let mut jobs = match place.take() {

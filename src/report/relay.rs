@@ -148,10 +148,12 @@ async fn dialogue(settings: &Settings, envelope: &Envelope<'_>) -> Result<Ready,
         None => String::new(),
     };
     // RFC 1870 §6.1: this reply is about the message.
-    dialogue.step("MAIL", &format!("MAIL FROM:<{}>{size}", envelope.sender), |reply| match reply.code() {
-        552 => Some(Outcome::MessageRefused(reply.clone())),
-        _ => None,
-    }).await?;
+    dialogue
+        .step("MAIL", &format!("MAIL FROM:<{}>{size}", envelope.sender), |reply| match reply.code() {
+            552 => Some(Outcome::MessageRefused(reply.clone())),
+            _ => None,
+        })
+        .await?;
     let refused = |reply: &Reply| reply.is_permanent().then(|| Outcome::RecipientRefused(reply.clone()));
     dialogue.step("RCPT", &format!("RCPT TO:<{}>", envelope.recipient), refused).await?;
     let reply = dialogue.say("DATA", "DATA").await?;

@@ -360,7 +360,9 @@ mod tests {
 
     #[test]
     fn a_record_that_wants_no_reports_makes_no_jobs() {
-        for record in ["v=DMARC1; p=reject", "v=DMARC1; p=none; rua=", "nonsense", "v=DMARC1; p=none; ruf=mailto:a@b.example"] {
+        for record in
+            ["v=DMARC1; p=reject", "v=DMARC1; p=none; rua=", "nonsense", "v=DMARC1; p=none; ruf=mailto:a@b.example"]
+        {
             assert_eq!(planned(&Configuration { record: record.into(), ..policy() }, 1), []);
         }
         let many: Vec<_> = (0..20).map(|i| format!("mailto:a{i}@example.org")).collect();
@@ -378,11 +380,7 @@ mod tests {
         let cases = [
             (E::Taken, ended(S::Sent), ended(S::Sent)),
             (E::Postponed, again(now + 1800, true), ended(S::Failed)),
-            (
-                E::Unanswered,
-                again(now + 1800, false),
-                Some(Transition { state: S::Failed, due: now, answered: false }),
-            ),
+            (E::Unanswered, again(now + 1800, false), Some(Transition { state: S::Failed, due: now, answered: false })),
             (E::DestinationRefused, ended(S::Failed), ended(S::Failed)),
             (E::MessageRefused, ended(S::Failed), ended(S::Failed)),
             (E::Suppressed, ended(S::Suppressed), ended(S::Suppressed)),

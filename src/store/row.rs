@@ -118,9 +118,30 @@ fn policy_texts(record: &Record) -> [String; 11] {
 /// A text that this version doesn't know.
 pub fn counted(count: i64, arrived: i64, texts: [String; TEXT_COLUMNS]) -> Result<Counted, sqlx::Error> {
     let [
-        source_ip, policy_domain, discovery, policy_record, adkim, aspf, p, sp, np, fo, testing, requested,
-        disposition, dkim_aligned, spf_aligned, reasons, header_from, envelope_from, envelope_to,
-        dkim_results, spf_domain, spf_scope, spf_result, reply,
+        source_ip,
+        policy_domain,
+        discovery,
+        policy_record,
+        adkim,
+        aspf,
+        p,
+        sp,
+        np,
+        fo,
+        testing,
+        requested,
+        disposition,
+        dkim_aligned,
+        spf_aligned,
+        reasons,
+        header_from,
+        envelope_from,
+        envelope_to,
+        dkim_results,
+        spf_domain,
+        spf_scope,
+        spf_result,
+        reply,
     ] = texts;
     let policy = [policy_domain, discovery, policy_record, adkim, aspf, p, sp, np, fo, testing, requested];
     let record = Record {

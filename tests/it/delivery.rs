@@ -175,7 +175,8 @@ fn report_id(message: &Message) -> String {
 fn xml(message: &Message) -> String {
     let text = String::from_utf8_lossy(&message.content).into_owned();
     let part = text.split("application/gzip").nth(1).expect("an attachment");
-    let base64: String = part.split("\r\n\r\n").nth(1).expect("a body").lines().take_while(|l| !l.starts_with("--")).collect();
+    let base64: String =
+        part.split("\r\n\r\n").nth(1).expect("a body").lines().take_while(|l| !l.starts_with("--")).collect();
     let mut xml = String::new();
     let octets = crate::support::signer::unbase64(&base64);
     GzDecoder::new(&*octets).read_to_string(&mut xml).expect("gzip");
@@ -197,7 +198,9 @@ async fn a_due_report_arrives_once() {
     let subject = field(message, "Subject");
     assert!(subject.starts_with("Report Domain: a.example Submitter: gate.example Report-ID: "), "{subject}");
     let xml = xml(message);
-    for part in ["<org_name>Gate &amp; Sons</org_name>", "<domain>a.example</domain>", "<count>2</count>", "203.0.113.9"] {
+    for part in
+        ["<org_name>Gate &amp; Sons</org_name>", "<domain>a.example</domain>", "<count>2</count>", "203.0.113.9"]
+    {
         assert!(xml.contains(part), "{part}: {xml}");
     }
     let jobs = site.jobs().await;
@@ -301,10 +304,7 @@ async fn destinations_elsewhere_get_what_they_agree_to() {
     let rua = ["given", "silent", "moved", "diverted", "doubt"].map(|name| format!("mailto:d@{name}.example"));
     let rua = format!("{},https://a.example/report,mailto:d%2Bx@a.example", rua.join(","));
     let site = Site::new(zone, Script::new(), vec![forgery("a.example", &rua)]).await;
-    assert_eq!(
-        site.send().await,
-        ["postponed", "sent", "sent", "sent", "skipped", "skipped", "skipped", "skipped"]
-    );
+    assert_eq!(site.send().await, ["postponed", "sent", "sent", "sent", "skipped", "skipped", "skipped", "skipped"]);
     let mut recipients: Vec<_> = site.relay.messages().into_iter().flat_map(|m| m.recipients).collect();
     recipients.sort();
     assert_eq!(recipients, ["d+x@a.example", "d@given.example", "new@moved.example"]);
@@ -313,10 +313,22 @@ async fn destinations_elsewhere_get_what_they_agree_to() {
     let jobs = site.jobs().await;
     let notes = [
         ("mailto:d@silent.example", "skipped", "no_consent: a.example._report._dmarc.silent.example does not say so"),
-        ("mailto:d@moved.example", "skipped", "replaced: a.example._report._dmarc.moved.example names mailto:new@moved.example"),
-        ("mailto:d@diverted.example", "skipped", "no_consent: a.example._report._dmarc.diverted.example names another host"),
+        (
+            "mailto:d@moved.example",
+            "skipped",
+            "replaced: a.example._report._dmarc.moved.example names mailto:new@moved.example",
+        ),
+        (
+            "mailto:d@diverted.example",
+            "skipped",
+            "no_consent: a.example._report._dmarc.diverted.example names another host",
+        ),
         ("mailto:d@doubt.example", "due", "DNS does not say whether the destination takes reports"),
-        ("https://a.example/report", "skipped", "no_address: reports are sent by mail, and the destination is no mail address"),
+        (
+            "https://a.example/report",
+            "skipped",
+            "no_address: reports are sent by mail, and the destination is no mail address",
+        ),
     ];
     for (destination, state, note) in notes {
         assert_eq!(jobs[&format!("a.example {destination}")], (state.to_owned(), note.to_owned()));
@@ -326,18 +338,21 @@ async fn destinations_elsewhere_get_what_they_agree_to() {
 #[tokio::test]
 async fn who_is_denied_or_has_no_good_name_or_has_had_enough_gets_none() {
     let names = ["a", "denied", "spammer", "forged", "mixed"];
-    let zone = names.iter().fold(Zone::new(), |zone, name| {
-        zone.txt(&format!("_dmarc.{name}.example"), "v=DMARC1; p=reject")
-    });
+    let zone =
+        names.iter().fold(Zone::new(), |zone, name| zone.txt(&format!("_dmarc.{name}.example"), "v=DMARC1; p=reject"));
     let rua = |name: &str| format!("mailto:d@{name}.example");
-    let mut site = Site::new(zone, Script::new(), vec![
-        forgery("denied.example", &rua("denied")),
-        forgery("forged.example", &rua("forged")),
-        own_mail("spammer.example", &rua("spammer"), FinalReply::RefusedByUpstream),
-        own_mail("mixed.example", &rua("mixed"), FinalReply::RefusedByUpstream),
-        own_mail("mixed.example", &rua("mixed"), FinalReply::Accepted),
-        forgery("a.example", "mailto:reports@gate.example,mailto:d@a.example,mailto:no@a.example"),
-    ])
+    let mut site = Site::new(
+        zone,
+        Script::new(),
+        vec![
+            forgery("denied.example", &rua("denied")),
+            forgery("forged.example", &rua("forged")),
+            own_mail("spammer.example", &rua("spammer"), FinalReply::RefusedByUpstream),
+            own_mail("mixed.example", &rua("mixed"), FinalReply::RefusedByUpstream),
+            own_mail("mixed.example", &rua("mixed"), FinalReply::Accepted),
+            forgery("a.example", "mailto:reports@gate.example,mailto:d@a.example,mailto:no@a.example"),
+        ],
+    )
     .await;
     site.config = site.config.clone().set("reports.deny", vec!["denied.example", "no@a.example"]);
     assert_eq!(site.send().await, ["sent", "sent", "sent", "skipped", "skipped", "skipped", "skipped"]);
@@ -386,7 +401,8 @@ async fn a_dry_run_writes_files_and_sends_nothing() {
     site.config = site.config.clone().set("reports.dry_run", directory.display().to_string());
     assert_eq!(site.send().await, ["written"]);
     assert_eq!(site.relay.messages(), []);
-    let mut files: Vec<_> = std::fs::read_dir(&directory).expect("it was made").map(|f| f.expect("a file").path()).collect();
+    let mut files: Vec<_> =
+        std::fs::read_dir(&directory).expect("it was made").map(|f| f.expect("a file").path()).collect();
     files.sort();
     let ends: Vec<_> = files.iter().map(|f| f.extension().expect("one").to_string_lossy().into_owned()).collect();
     assert_eq!(ends, ["eml", "xml"]);
@@ -394,7 +410,10 @@ async fn a_dry_run_writes_files_and_sends_nothing() {
     let day = dmarcgate::calendar::Date::of_day(then() / 86_400).to_string();
     assert_eq!(site.run(&["preview", "a.example", "--period", &day]).await, xml, "what a preview shows");
     let csv = site.run(&["export", "--csv"]).await;
-    assert!(csv.lines().nth(1).is_some_and(|line| line.starts_with(&format!("{day},a.example,203.0.113.9,1,"))), "{csv}");
+    assert!(
+        csv.lines().nth(1).is_some_and(|line| line.starts_with(&format!("{day},a.example,203.0.113.9,1,"))),
+        "{csv}"
+    );
 }
 
 /// Domains of their own, each with one report.

@@ -57,7 +57,9 @@ impl Preview {
             return Ok(());
         }
         let (domain, date) = (&self.domain, Date::of_day(day));
-        Err(Failure::Running(format!("there is nothing to report on {domain} for {date}: see `dmarcgate reports rows`")))
+        Err(Failure::Running(format!(
+            "there is nothing to report on {domain} for {date}: see `dmarcgate reports rows`"
+        )))
     }
 }
 
