@@ -165,7 +165,7 @@ pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Resu
     let servers = Servers::new(upstream_settings, upstream::Metrics::new(&registry), readiness.clone());
     let servers = Arc::new(servers);
     let delivery = Delivery::new(config.store.url.clone(), resolver.clone(), suffix_list.rules(), &registry);
-    let reports = start_reports(delivery, report_settings, stopped.clone());
+    let reports = start_reports(delivery.clone(), report_settings, stopped.clone());
     let session_metrics = session::metrics::Metrics::new(&registry);
     let active = session_metrics.active.clone();
     let discovery = suffix_list.rules();
@@ -177,6 +177,7 @@ pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Resu
         spooler: spooler.clone(),
         survey: surveyed.clone(),
         rows: store.appender(),
+        reports: delivery.clone(),
         explanations: explanations.clone(),
         doubts: Doubts::default(),
         tls: tls.clone(),

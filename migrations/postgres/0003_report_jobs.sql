@@ -36,6 +36,12 @@ CREATE TABLE report_suppressions (
     reason  TEXT   NOT NULL
 );
 
+-- What signs the addresses that bounces come to: one for all gates.
+CREATE TABLE report_secrets (
+    name   TEXT  NOT NULL PRIMARY KEY,
+    secret BYTEA NOT NULL
+);
+
 -- Rows are read in pages, in the order of their keys.
 DROP INDEX report_rows_by_day;
 CREATE INDEX report_rows_by_day ON report_rows (day, policy_domain, row_key);

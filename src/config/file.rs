@@ -407,6 +407,10 @@ fn reports(section: &mut Section<'_>) -> Reports {
     if relay_user.is_some() != relay_password_file.is_some() {
         section.problem("relay_user", "goes together with relay_password_file");
     }
+    let bounce_domain: Option<Domain> = section.optional("bounce_domain");
+    if bounce_domain.is_some() && from.as_ref().is_some_and(|from| from.domain == bounce_domain) {
+        section.problem("bounce_domain", "is the domain of from; expected one that is for bounces alone");
+    }
     Reports {
         enabled,
         from,
@@ -416,6 +420,7 @@ fn reports(section: &mut Section<'_>) -> Reports {
         private_addresses: section.get("private_addresses", PrivateAddresses::Omit),
         dkim_key,
         dkim_selector,
+        bounce_domain,
         relay: section.optional("relay"),
         relay_tls: section.get("relay_tls", UpstreamTls::Opportunistic),
         relay_ca: section.optional("relay_ca"),

@@ -306,6 +306,7 @@ pub struct Reports {
     pub private_addresses: PrivateAddresses,
     pub dkim_key: OneOrMore<PathBuf>,
     pub dkim_selector: OneOrMore<Domain>,
+    pub bounce_domain: Option<Domain>,
     pub relay: Option<ServerAddress>,
     pub relay_tls: UpstreamTls,
     pub relay_ca: Option<PathBuf>,

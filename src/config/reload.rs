@@ -259,6 +259,7 @@ const KEYS: &[(&str, Takes)] = &[
     ("reports.private_addresses", Takes::Reload),
     ("reports.dkim_key", Takes::Reload),
     ("reports.dkim_selector", Takes::Reload),
+    ("reports.bounce_domain", Takes::Reload),
     ("reports.relay", Takes::Reload),
     ("reports.relay_tls", Takes::Reload),
     ("reports.relay_ca", Takes::Reload),

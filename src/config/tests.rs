@@ -162,6 +162,11 @@ fn each_problem_is_named_with_line_key_value_and_what_is_allowed() {
             "2: reports.enabled: reports can't be sent without reports.organization",
         ),
         ("[reports]\ndkim_selector = \"s1\"\n", "no key", "2: reports.dkim_selector: has 1 selectors for 0 keys"),
+        (
+            "[reports]\nfrom = \"r@a.example\"\nbounce_domain = \"a.example\"\n",
+            "bounces among mail",
+            "3: reports.bounce_domain: is the domain of from",
+        ),
         ("[reports]\nrelay_user = \"u\"\n", "no password", "2: reports.relay_user: goes together with"),
         (
             "[reports]\nrelay = \"192.0.2.1:587\"\nrelay_user = \"u\"\nrelay_password_file = \"/p\"\n",

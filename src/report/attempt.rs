@@ -123,7 +123,7 @@ impl Delivery {
         if settings.denied.iter().any(is_denied) {
             return Ok(Some(Ending::skip(Skip::Denied, "reports.deny names it")));
         }
-        if settings.message.is_own(address) {
+        if settings.message.is_own(address) || settings.bounce_domain.as_ref() == Some(host) {
             return Ok(Some(Ending::skip(Skip::OwnAddress, "it is the sender of reports itself")));
         }
         let now = epoch_seconds();
@@ -241,7 +241,10 @@ impl Delivery {
 
     /// Hands the message to the relay. Before its end is sent the store knows of it.
     async fn hand_over(&self, settings: &Settings, job: &Job, address: &str, parcel: Parcel) -> Result<Ending, Error> {
-        let sender = settings.message.sender(address, &job.planned.id);
+        let sender = match &settings.bounce_domain {
+            Some(domain) => self.key().await?.address(&job.planned.id, epoch_seconds(), domain),
+            None => settings.message.from.clone(),
+        };
         let envelope = Envelope { sender: &sender, recipient: address, size: parcel.message.len() };
         let ready = match relay::begin(&settings.relay, &envelope).await {
             Ok(ready) => ready,

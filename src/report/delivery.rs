@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::{Mutex, mpsc, watch};
+use tokio::sync::{Mutex, OnceCell, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
@@ -23,6 +23,7 @@ use crate::label_enum;
 use crate::metrics::Registry;
 use crate::report::aggregate::{Configuration, PrivateAddresses, Reporter};
 use crate::report::attempt::Ending;
+use crate::report::bounce::{Bounce, BounceKind, Key};
 use crate::report::metrics::{JobOutcome, Metrics};
 use crate::report::schedule::{self, Event, Plan, Progress};
 use crate::report::{message, relay};
@@ -62,6 +63,8 @@ pub struct Settings {
     pub dry_run: Option<PathBuf>,
     /// Seconds for which it is kept what became of a report.
     pub keep: i64,
+    /// Where bounces of reports come to; none: to the sender's own address.
+    pub bounce_domain: Option<Domain>,
     /// How messages are made.
     pub message: message::Settings,
     /// Who takes them.
@@ -94,6 +97,8 @@ pub(super) struct Shared {
     pub(super) metrics: Metrics,
     /// The name of this process, of which there is one.
     pub(super) holder: String,
+    /// What signs the addresses for bounces, once it was read from the store.
+    key: OnceCell<Key>,
 }
 
 impl Delivery {
@@ -106,7 +111,8 @@ impl Delivery {
     ) -> Self {
         let holder = format!("{}-{:016x}", std::process::id(), rand::random::<u64>());
         let metrics = Metrics::new(registry);
-        let shared = Shared { location, jobs: Mutex::new(None), resolver, rules, metrics, holder };
+        let shared =
+            Shared { location, jobs: Mutex::new(None), resolver, rules, metrics, holder, key: OnceCell::new() };
         Self { shared: Arc::new(shared), listener: None }
     }
 
@@ -203,6 +209,44 @@ impl Delivery {
     /// The store's.
     pub async fn hasten(&self, now: i64) -> Result<u64, Error> {
         self.with_jobs(async |jobs| jobs.hasten(now).await).await
+    }
+
+    /// What signs the addresses for bounces: one key for all gates on one store, made by the first who asks.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn key(&self) -> Result<&Key, Error> {
+        let fetch = async || {
+            let fresh: [u8; 32] = rand::random();
+            let secret = self.with_jobs(async |jobs| jobs.secret("bounce", &fresh).await).await?;
+            Ok(Key::new(&secret))
+        };
+        self.shared.key.get_or_try_init(fetch).await
+    }
+
+    /// Writes down what a bounce says of the report of `job`: the address gets none for a while if it takes no mail for
+    /// good. A bounce of a report that is not known any more is of no use.
+    ///
+    /// # Errors
+    ///
+    /// The store's: nothing is written down.
+    pub async fn bounced(&self, job: &str, bounce: &Bounce) -> Result<(), Error> {
+        if bounce.kind == BounceKind::Failed {
+            let now = epoch_seconds();
+            let reason = format!("bounce: {}", bounce.reason);
+            self.with_jobs(async |jobs| {
+                for job in jobs.find(job).await? {
+                    if !job.recipient.is_empty() {
+                        jobs.suppress(&job.recipient, now, &reason).await?;
+                    }
+                }
+                Ok(())
+            })
+            .await?;
+        }
+        self.shared.metrics.bounces.inc(bounce.kind);
+        Ok(())
     }
 
     /// How many jobs are due at `now`.

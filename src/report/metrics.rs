@@ -2,6 +2,7 @@
 
 use crate::label_enum;
 use crate::metrics::{Family, IntCounter, IntGauge, Registry};
+use crate::report::bounce::BounceKind;
 
 label_enum! {
     /// What came of one attempt to send a report.
@@ -40,6 +41,8 @@ pub struct Metrics {
     pub messages: IntCounter,
     /// Reports that may have arrived before they were sent once more.
     pub possible_duplicates: IntCounter,
+    /// What came to the addresses for bounces.
+    pub bounces: Family<BounceKind>,
     /// When jobs were last looked for.
     pub last_run: IntGauge,
 }
@@ -60,6 +63,11 @@ impl Metrics {
             possible_duplicates: registry.counter(
                 "dmarcgate_reports_possible_duplicates_total",
                 "Reports sent once more since the reply to an earlier end of data was lost.",
+            ),
+            bounces: registry.family(
+                "dmarcgate_reports_bounces_total",
+                "Messages to the addresses for bounces of reports.",
+                "kind",
             ),
             last_run: registry.gauge(
                 "dmarcgate_reports_run_seconds",

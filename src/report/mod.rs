@@ -2,6 +2,7 @@
 
 pub mod aggregate;
 mod attempt;
+pub mod bounce;
 pub mod delivery;
 pub mod message;
 pub mod metrics;

@@ -31,6 +31,8 @@ label_enum! {
         Unacceptable = "unacceptable",
         /// The upstream or the spool failed; the client is to come again.
         Failed = "failed",
+        /// A bounce of a report, which the gate has taken itself.
+        Bounce = "bounce",
     }
 }
 

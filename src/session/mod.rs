@@ -4,6 +4,7 @@
 //! transaction with it. Errors of ours are told in one place (`relay::trouble`), in words without mechanism or name.
 
 pub mod background;
+mod bounce;
 mod data;
 pub mod doubts;
 mod login;
@@ -46,6 +47,7 @@ use crate::evaluation::discovery::Rules;
 use crate::evaluation::gather::Gathered;
 use crate::explain::Recorder;
 use crate::message::spool::Spooler;
+use crate::report::delivery::Delivery;
 use crate::smtp::command::{Command, CommandError};
 use crate::smtp::extension::{Offer, Terms};
 use crate::smtp::reply::Reply;
@@ -71,6 +73,8 @@ pub struct Gate {
     pub survey: watch::Receiver<Survey>,
     /// Where rows go.
     pub rows: Appender,
+    /// Where bounces of reports are written down.
+    pub reports: Delivery,
     /// Since when mail is deferred for DNS, at this listener: another may put off nothing.
     pub doubts: Doubts,
     /// Where it goes what happened to a message that was no plain pass.

@@ -47,7 +47,12 @@ impl Session {
         path: &ForwardPath,
         parameters: &RcptParameters,
     ) -> Event {
-        let State::RcptSent(hello, ..) = state else { return Event::Answer(trouble(&upstream::Error::Unavailable)) };
+        let State::RcptSent(hello, envelope, _) = state else {
+            return Event::Answer(trouble(&upstream::Error::Unavailable));
+        };
+        if self.is_bounce_domain(path) {
+            return self.catch(envelope, path).await;
+        }
         if !self.may_send_to(path) {
             self.gate.metrics.guarded.inc();
             self.tell_of_guard(path);
@@ -70,7 +75,9 @@ impl Session {
             _ => None,
         });
         let is_relayed = |path: &ForwardPath, parameters: &RcptParameters| {
-            (envelope.parameters.smtp_utf8 || path.is_ascii() && parameters.is_ascii()) && self.may_send_to(path)
+            (envelope.parameters.smtp_utf8 || path.is_ascii() && parameters.is_ascii())
+                && !self.is_bounce_domain(path)
+                && self.may_send_to(path)
         };
         recipients.take_while(|(path, parameters)| is_relayed(path, parameters)).collect()
     }

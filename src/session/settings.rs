@@ -35,6 +35,10 @@ pub struct Settings {
     pub policy_table: PolicyTable,
     /// Where recipients may be, from clients that are not trusted.
     pub relay_guard: RelayGuard,
+    /// The address that reports come from: mail to it makes no rows.
+    pub report_address: Option<Box<str>>,
+    /// The domain whose mail is bounces of reports and nothing else; the gate takes it itself.
+    pub bounce_domain: Option<Domain>,
     /// Clients whose mail is not evaluated.
     pub bypass: Bypass,
     /// What is never announced, whatever the upstream offers.

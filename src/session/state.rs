@@ -21,6 +21,8 @@ pub enum State {
     MailSent(Hello, Envelope),
     /// A transaction is open.
     MailGiven(Hello, Envelope),
+    /// A transaction is open whose only recipient is one for bounces of reports.
+    BounceGiven(Hello, Envelope),
     /// RCPT was relayed; its answer is awaited.
     RcptSent(Hello, Envelope, ForwardPath),
     /// The message is coming, or is being evaluated and handed on.
@@ -42,6 +44,8 @@ pub enum Event {
     Answer(Reply),
     /// The relay guard does not let this recipient through.
     Guarded,
+    /// This recipient is for bounces of reports: the gate itself takes what comes to it.
+    Caught,
 }
 
 /// What is to be done.
@@ -147,6 +151,7 @@ pub fn step(state: State, event: Event, bounds: Bounds) -> (State, Effect) {
         Event::Line(Err(error)) => (state, Effect::Say(error.reply())),
         Event::Answer(reply) => on_answer(state, reply),
         Event::Guarded => on_guarded(state),
+        Event::Caught => on_caught(state),
     }
 }
 
@@ -190,6 +195,11 @@ fn on_mail_command(state: State, command: Command, bounds: Bounds) -> (State, Ef
         (C::Mail { .. }, State::Greeted) => (State::Greeted, bad_sequence("Send EHLO or HELO first")),
         (C::Mail { .. }, state) => (state, bad_sequence("A transaction is open already")),
         (_, state @ State::Chunked(..)) => (state, bad_sequence("Only BDAT may follow BDAT")),
+        (C::Rcpt { .. }, state @ State::BounceGiven(..)) => {
+            let text = "The recipient before wants a transaction of its own";
+            (state, Effect::Say(Reply::new(452, "4.5.3", text)))
+        }
+        (C::Data, State::BounceGiven(hello, envelope)) => (State::Receiving(hello, envelope), Effect::Receive),
         (C::Rcpt { .. }, State::MailGiven(hello, envelope)) if envelope.recipients.len() >= bounds.recipients => {
             (State::MailGiven(hello, envelope), Effect::Say(Reply::new(452, "4.5.3", "Too many recipients")))
         }
@@ -239,7 +249,10 @@ fn on_chunk(state: State, chunk: Chunk, bounds: Bounds) -> (State, Effect) {
         (State::MailGiven(hello, envelope), _) if envelope.recipients.is_empty() => {
             (State::MailGiven(hello, envelope), no_recipients())
         }
-        (State::MailGiven(hello, envelope) | State::Chunked(hello, envelope), _) => {
+        (
+            State::MailGiven(hello, envelope) | State::BounceGiven(hello, envelope) | State::Chunked(hello, envelope),
+            _,
+        ) => {
             return (State::ChunkSent(hello, envelope, chunk.place), Effect::ReceiveChunk(chunk));
         }
         (state, _) => (state, Reply::new(503, "5.5.1", "Send MAIL first")),
@@ -268,13 +281,30 @@ fn on_answer(state: State, reply: Reply) -> (State, Effect) {
             State::MailGiven(hello, envelope)
         }
         // No answer is awaited.
-        state @ (State::Greeted | State::Ready(_) | State::MailGiven(..) | State::Chunked(..) | State::Closed) => state,
+        state @ (State::Greeted
+        | State::Ready(_)
+        | State::MailGiven(..)
+        | State::BounceGiven(..)
+        | State::Chunked(..)
+        | State::Closed) => state,
     };
     (state, Effect::Say(reply))
 }
 
 fn on_guarded(state: State) -> (State, Effect) {
     on_answer(state, Reply::new(550, "5.7.1", "Relaying is not permitted"))
+}
+
+fn on_caught(state: State) -> (State, Effect) {
+    let reply = Reply::new(250, "2.1.5", "OK");
+    match state {
+        State::RcptSent(hello, mut envelope, path) => {
+            envelope.recipients.push(path);
+            (State::BounceGiven(hello, envelope), Effect::Say(reply))
+        }
+        // No recipient is awaited.
+        state => on_answer(state, reply),
+    }
 }
 
 fn introduce(hello: Hello) -> (State, Effect) {
@@ -284,7 +314,7 @@ fn introduce(hello: Hello) -> (State, Effect) {
 
 fn without_transaction(state: State) -> State {
     match state {
-        State::MailGiven(hello, _) | State::Chunked(hello, _) => State::Ready(hello),
+        State::MailGiven(hello, _) | State::BounceGiven(hello, _) | State::Chunked(hello, _) => State::Ready(hello),
         state => state,
     }
 }
@@ -298,7 +328,7 @@ fn is_waiting(state: &State) -> bool {
         | State::Receiving(..)
         | State::ChunkSent(..)
         | State::Closed => true,
-        State::Greeted | State::Ready(_) | State::MailGiven(..) | State::Chunked(..) => false,
+        State::Greeted | State::Ready(_) | State::MailGiven(..) | State::BounceGiven(..) | State::Chunked(..) => false,
     }
 }
 
@@ -356,6 +386,7 @@ mod tests {
             ("no recipient", State::MailGiven(hello(), envelope(0))),
             ("one recipient", State::MailGiven(hello(), envelope(1))),
             ("full", State::MailGiven(hello(), envelope(2))),
+            ("bounce", State::BounceGiven(hello(), envelope(1))),
             ("rcpt sent", State::RcptSent(hello(), envelope(1), path("<e@f.example>"))),
             ("receiving", State::Receiving(hello(), envelope(1))),
             ("auth sent", State::AuthSent(hello())),
@@ -390,12 +421,12 @@ mod tests {
     }
 
     /// Every (state, event) pair. A row says what happens where nothing is awaited (greeted, ready, no recipient, one
-    /// recipient, full, chunked), and what while something is; `=` means that the state stays.
+    /// recipient, full, bounce, chunked), and what while something is; `=` means that the state stays.
     #[test]
     fn every_state_meets_every_event() {
-        type Row = ([&'static str; 6], &'static str);
-        let same = |outcome| ([outcome; 6], outcome);
-        let free = |outcome| ([outcome; 6], "503 =");
+        type Row = ([&'static str; 7], &'static str);
+        let same = |outcome| ([outcome; 7], outcome);
+        let free = |outcome| ([outcome; 7], "503 =");
         let table: [(&str, Event, Row); 18] = [
             ("quit", line("QUIT"), same("221 close, Quit > closed")),
             ("proxy", line("PROXY TCP4"), same("554 close, ProxyHeader > closed")),
@@ -409,7 +440,7 @@ mod tests {
             (
                 "auth",
                 line("AUTH PLAIN"),
-                (["503 =", "log in > auth sent", "503 =", "503 =", "503 =", "503 ="], "503 ="),
+                (["503 =", "log in > auth sent", "503 =", "503 =", "503 =", "503 =", "503 ="], "503 ="),
             ),
             (
                 "rset",
@@ -422,6 +453,7 @@ mod tests {
                         "reset 250 > ready",
                         "reset 250 > ready",
                         "reset 250 > ready",
+                        "reset 250 > ready",
                     ],
                     "503 =",
                 ),
@@ -429,17 +461,31 @@ mod tests {
             (
                 "mail",
                 line("MAIL FROM:<>"),
-                (["503 =", "relay mail > mail sent", "503 =", "503 =", "503 =", "503 ="], "503 ="),
+                (["503 =", "relay mail > mail sent", "503 =", "503 =", "503 =", "503 =", "503 ="], "503 ="),
             ),
             (
                 "rcpt",
                 line("RCPT TO:<e@f.example>"),
-                (["503 =", "503 =", "relay rcpt > RcptSent", "relay rcpt > rcpt sent", "452 =", "503 ="], "503 ="),
+                (
+                    ["503 =", "503 =", "relay rcpt > RcptSent", "relay rcpt > rcpt sent", "452 =", "452 =", "503 ="],
+                    "503 =",
+                ),
             ),
             (
                 "data",
                 line("DATA"),
-                (["503 =", "503 =", "554 =", "receive > receiving", "receive > Receiving", "503 ="], "503 ="),
+                (
+                    [
+                        "503 =",
+                        "503 =",
+                        "554 =",
+                        "receive > receiving",
+                        "receive > Receiving",
+                        "receive > receiving",
+                        "503 =",
+                    ],
+                    "503 =",
+                ),
             ),
             (
                 "bdat",
@@ -451,6 +497,7 @@ mod tests {
                         "skip 554 =",
                         "receive chunk > chunk sent",
                         "receive chunk > ChunkSent",
+                        "receive chunk > chunk sent",
                         "receive chunk > chunk sent",
                     ],
                     "skip 503 =",
@@ -467,14 +514,15 @@ mod tests {
                         "receive chunk > last chunk sent",
                         "receive chunk > ChunkSent",
                         "receive chunk > last chunk sent",
+                        "receive chunk > last chunk sent",
                     ],
                     "skip 503 =",
                 ),
             ),
-            ("refused", Event::Answer(Reply::new(550, "", "no")), (["550 ="; 6], "550 > ready")),
+            ("refused", Event::Answer(Reply::new(550, "", "no")), (["550 ="; 7], "550 > ready")),
             ("upstream closes", Event::Answer(Reply::new(421, "", "bye")), same("421 close, Unavailable > closed")),
         ];
-        let open = ["greeted", "ready", "no recipient", "one recipient", "full", "chunked"];
+        let open = ["greeted", "ready", "no recipient", "one recipient", "full", "bounce", "chunked"];
         for (event_name, event, (free, waiting)) in table {
             for (state_name, state) in states() {
                 let expected = match open.iter().position(|name| *name == state_name) {
@@ -521,6 +569,15 @@ mod tests {
         }
         let (state, _) = step(State::ChunkSent(hello(), envelope(1), Place::Inner), ok(), BOUNDS);
         assert_eq!(state, State::Chunked(hello(), envelope(1)));
+    }
+
+    #[test]
+    fn a_recipient_for_bounces_is_alone_in_its_transaction() {
+        let (state, effect) = step(State::RcptSent(hello(), envelope(0), path("<c@d.example>")), Event::Caught, BOUNDS);
+        assert_eq!((name(&state).as_str(), outcome(&effect).as_str()), ("bounce", "250"));
+        for (state_name, state) in states().into_iter().filter(|(name, _)| *name != "rcpt sent") {
+            assert!(!matches!(step(state, Event::Caught, BOUNDS).0, State::BounceGiven(..)) || state_name == "bounce");
+        }
     }
 
     #[test]

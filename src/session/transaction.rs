@@ -40,6 +40,8 @@ pub struct Transaction {
     pub began: Instant,
     /// Its look-ups.
     pub lookup: Option<Arc<MessageLookup>>,
+    /// The report whose bounce this is, if its only recipient is an address for such.
+    pub bounce: Option<Box<str>>,
     /// Where the evaluation waits for the header section.
     pub subject: Option<oneshot::Sender<Arc<Subject>>>,
 }
@@ -75,7 +77,7 @@ label_enum! {
 impl Transaction {
     /// A transaction that begins now.
     pub fn new(settings: Arc<Settings>, bypass: Option<BypassReason>) -> Self {
-        Self { settings, id: new_id(), bypass, began: Instant::now(), lookup: None, subject: None }
+        Self { settings, id: new_id(), bypass, began: Instant::now(), lookup: None, bounce: None, subject: None }
     }
 }
 
@@ -89,6 +91,9 @@ impl Session {
         dot: Instant,
     ) -> Reply {
         let Some(transaction) = self.transaction.take() else { return trouble(&upstream::Error::Lost) };
+        if let Some(job) = &transaction.bounce {
+            return self.take_bounce(&transaction, job, received).await;
+        }
         let Received { subject, hashes, body, size, dots, ends_with_line, framing, .. } = received;
 
         // What was found out, and what is to be done about it.

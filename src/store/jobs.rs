@@ -373,6 +373,16 @@ impl Jobs {
         Ok(rows.iter().map(read).collect::<Result<_, _>>()?)
     }
 
+    /// The secret of this name, which is `fresh` if there was none.
+    ///
+    /// # Errors
+    ///
+    /// The database's.
+    pub async fn secret(&mut self, name: &str, fresh: &[u8]) -> Result<Vec<u8>, Error> {
+        sqlx::query(INSERT_SECRET).bind(name).bind(fresh).execute(&mut self.connection).await?;
+        Ok(sqlx::query(SELECT_SECRET).bind(name).fetch_one(&mut self.connection).await?.try_get(0)?)
+    }
+
     /// Deletes jobs that ended and whose period ended before `before`, a bounded number at a time.
     ///
     /// # Errors
@@ -557,6 +567,10 @@ const FIND: &str = concat!(
 
 const PRUNE: &str = "DELETE FROM report_jobs WHERE id IN (
     SELECT id FROM report_jobs WHERE period_end < $1 AND state NOT IN ('due', 'claimed') ORDER BY period_end LIMIT $2)";
+
+const INSERT_SECRET: &str = "INSERT INTO report_secrets (name, secret) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
+
+const SELECT_SECRET: &str = "SELECT secret FROM report_secrets WHERE name = $1";
 
 const SUPPRESS: &str = "INSERT INTO report_suppressions AS t (address, strikes, since, until, reason)
     VALUES ($1, 1, $2, $3, $7) ON CONFLICT (address) DO UPDATE SET

@@ -19,11 +19,13 @@ use rand::{Rng, SeedableRng};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{Connection, Row};
 
+use crate::support::client::Client;
 use crate::support::config::ConfigText;
 use crate::support::dns::{DnsServer, RecordType, Zone};
 use crate::support::gate::Gate;
 use crate::support::rules::{DOT, GREETING, Rule, Script, on};
 use crate::support::upstream::{Message, Upstream};
+use crate::support::world::{Letter, STRANGER, World};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_dmarcgate");
 
@@ -178,10 +180,24 @@ fn xml(message: &Message) -> String {
     let base64: String =
         part.split("\r\n\r\n").nth(1).expect("a body").lines().take_while(|l| !l.starts_with("--")).collect();
     let mut xml = String::new();
-    let octets = crate::support::signer::unbase64(&base64);
+    let octets = unbase64(&base64);
     GzDecoder::new(&*octets).read_to_string(&mut xml).expect("gzip");
     xml
 }
+
+/// The octets of base64, line ends left out.
+fn unbase64(text: &str) -> Vec<u8> {
+    let value = |b: u8| ALPHABET.iter().position(|known| *known == b).map(|value| value as u32);
+    let values: Vec<u32> = text.bytes().filter_map(value).collect();
+    let group = |group: &[u32]| {
+        let bits = group.iter().fold(0, |bits, value| bits << 6 | value) << (6 * (4 - group.len()));
+        let [_, octets @ ..] = bits.to_be_bytes();
+        octets[..group.len() - 1].to_vec()
+    };
+    values.chunks(4).flat_map(group).collect()
+}
+
+const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 #[tokio::test]
 async fn a_due_report_arrives_once() {
@@ -496,4 +512,140 @@ async fn a_running_gate_sends_by_itself_when_it_is_told_to() {
     assert_eq!(scrape.value("dmarcgate_reports_possible_duplicates_total"), 0.0);
     let (status, _directory) = gate.stop().await;
     assert!(status.success());
+}
+
+const BOUNCE: &str = "From: MAILER-DAEMON@mx.a.example\r\nSubject: Undelivered\r\nContent-Type: multipart/report;\r\n \
+                      report-type=delivery-status; boundary=b\r\n\r\n--b\r\nContent-Type: text/plain\r\n\r\nSorry.\r\n--b\r\n\
+                      Content-Type: message/delivery-status\r\n\r\nReporting-MTA: dns; mx.a.example\r\n\r\n\
+                      Final-Recipient: rfc822; dmarc@a.example\r\nAction: ACTION\r\nStatus: STATUS\r\n\
+                      Diagnostic-Code: smtp; 550 5.1.1 no such user\r\n\r\n--b--\r\n";
+
+/// A gate that has sent a report, and the address that bounces of it come to.
+async fn sent_from_an_address_of_its_own(rules: Vec<Rule>) -> (Gate, Upstream, DnsServer, String) {
+    let (zone, records) = one();
+    let script = rules.into_iter().fold(Script::with_xclient(), Script::rule);
+    let site = Site::new(zone, script, records).await;
+    let config = site
+        .config
+        .clone()
+        .set("reports.window", "0s")
+        .set("reports.enabled", true)
+        .set("reports.bounce_domain", "bounces.gate.example");
+    let Site { _dns, relay, directory, .. } = site;
+    std::fs::create_dir(directory.path().join("spool")).expect("a fresh directory");
+    let gate = Gate::start_in(directory, &config).await;
+    gate.wait_for_log("\"report\"").await;
+    let sender = relay.messages()[0].from.clone();
+    assert!(sender.starts_with("r-") && sender.ends_with("@bounces.gate.example"), "{sender}");
+    (gate, relay, _dns, sender)
+}
+
+async fn suppressed(gate: &Gate) -> String {
+    let output = gate.run(&["reports", "suppressions", "list", "--json"]).await;
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+#[tokio::test]
+async fn a_bounce_comes_back_to_the_gate_and_quiets_the_address() {
+    let (gate, relay, _dns, address) = sent_from_an_address_of_its_own(Vec::new()).await;
+    let mut client = Client::introduced(gate.address(), STRANGER, "mx.a.example").await;
+    for (action, status, code, kind) in [("delayed", "4.4.1", 250, "notice"), ("failed", "4.4.7", 250, "temporary")] {
+        let content = BOUNCE.replace("ACTION", action).replace("STATUS", status);
+        client.deliver("", &[&address], content.as_bytes()).await.outcome().assert(code);
+        gate.wait_for_metrics(kind, |scrape| {
+            scrape.value(&format!("dmarcgate_reports_bounces_total{{kind=\"{kind}\"}}")) == 1.0
+        })
+        .await;
+        assert_eq!(suppressed(&gate).await, "", "{action} {status}");
+    }
+    let reply = "From: a@a.example\r\nAuto-Submitted: auto-replied\r\n\r\nI am away. Action: failed\r\n";
+    client.deliver("", &[&address], reply.as_bytes()).await.outcome().assert(250);
+    assert_eq!(suppressed(&gate).await, "");
+    let content = BOUNCE.replace("ACTION", "failed").replace("STATUS", "5.1.1");
+    client.deliver("", &[&address.to_uppercase()], content.as_bytes()).await.outcome().assert(250);
+    let listed = suppressed(&gate).await;
+    assert!(listed.contains(r#""address":"dmarc@a.example","strikes":1"#), "{listed}");
+    assert!(listed.contains("bounce: 5.1.1 550 5.1.1 no such user"), "{listed}");
+    assert_eq!(relay.messages().len(), 1, "nothing of it has gone upstream: {}", relay.transcript());
+    assert!(!relay.commands().iter().any(|line| line.to_lowercase().contains("rcpt to:<r-")), "{}", relay.transcript());
+    assert_eq!(gate.rows().await.len(), 1, "the row of the forgery is all there is");
+    relay.assert_clean();
+}
+
+#[tokio::test]
+async fn an_address_for_bounces_takes_nothing_else() {
+    let (gate, relay, _dns, address) = sent_from_an_address_of_its_own(Vec::new()).await;
+    let mut client = Client::introduced(gate.address(), STRANGER, "mx.a.example").await;
+    let rcpt = |to: &str| format!("RCPT TO:<{to}>");
+    let forged = address.replace("r-", "r-0");
+    for (commands, codes) in [
+        (vec!["MAIL FROM:<x@y.example>".to_owned(), rcpt(&address), "RSET".into()], [250, 550, 250]),
+        (vec!["MAIL FROM:<>".to_owned(), rcpt(&forged), "RSET".into()], [250, 550, 250]),
+        (vec!["MAIL FROM:<>".to_owned(), rcpt("postmaster@bounces.gate.example"), "RSET".into()], [250, 550, 250]),
+        (vec!["MAIL FROM:<>".to_owned(), rcpt(&address), rcpt("user@gate.example")], [250, 250, 452]),
+        (vec![rcpt(&address), "DATA".to_owned(), ".".into()], [452, 354, 250]),
+        (vec!["MAIL FROM:<>".to_owned(), rcpt("user@gate.example"), rcpt(&address)], [250, 250, 452]),
+    ] {
+        for (command, code) in commands.iter().zip(codes) {
+            client.command(command).await.assert(code);
+        }
+    }
+    // Sent as a group, the address never goes ahead of its answer either.
+    let mut client = Client::introduced(gate.address(), STRANGER, "mx.a.example").await;
+    client
+        .send(format!("MAIL FROM:<>\r\n{}\r\n{}\r\nDATA\r\n", rcpt(&address), rcpt("user@gate.example")).as_bytes())
+        .await;
+    for code in [250, 250, 452, 354] {
+        client.read_reply().await.assert(code);
+    }
+    assert!(!relay.commands().iter().any(|line| line.starts_with("RCPT TO:<r-")), "{}", relay.transcript());
+}
+
+#[tokio::test]
+async fn a_bounce_that_can_not_be_written_down_is_put_off() {
+    let (gate, _relay, _dns, address) = sent_from_an_address_of_its_own(Vec::new()).await;
+    let mut client = Client::introduced(gate.address(), STRANGER, "mx.a.example").await;
+    let content = BOUNCE.replace("ACTION", "failed").replace("STATUS", "5.1.1");
+    // The key is known from now on.
+    client.deliver("", &[&address], b"Subject: hello\r\n\r\n").await.outcome().assert(250);
+    let options = SqliteConnectOptions::new().filename(gate.directory().join("dmarcgate.db"));
+    let mut lock = SqliteConnection::connect_with(&options).await.expect("the store");
+    sqlx::query("BEGIN EXCLUSIVE").execute(&mut lock).await.expect("nobody else writes");
+    client.deliver("", &[&address], content.as_bytes()).await.outcome().assert(451);
+    sqlx::query("COMMIT").execute(&mut lock).await.expect("our own transaction");
+    assert_eq!(suppressed(&gate).await, "");
+    client.deliver("", &[&address], content.as_bytes()).await.outcome().assert(250);
+    assert!(suppressed(&gate).await.contains("dmarc@a.example"));
+}
+
+#[tokio::test]
+async fn mail_about_reports_leaves_no_rows() {
+    let zone = Zone::new()
+        .txt("good.example", "v=spf1 ip4:192.0.2.0/24 -all")
+        .txt("_dmarc.good.example", "v=DMARC1; p=reject; rua=mailto:r@good.example");
+    let world = World::start(zone, |config| {
+        config.set("reports.from", "reports@gate.example").set("reports.organization", "Gate")
+    })
+    .await;
+    let report = "From: r@good.example\r\nSubject: Report Domain: gate.example Submitter: good.example Report-ID: <1>\r\n\
+                  Content-Type: multipart/mixed; boundary=b\r\n\r\n--b--\r\n";
+    let letter = |ip: &str, to: &str, content: &str| {
+        let mut letter = Letter::new(ip, "r@good.example");
+        (letter.recipients, letter.content) = (vec![to.into()], content.as_bytes().to_vec());
+        letter
+    };
+    let plain = "From: r@good.example\r\nSubject: hello\r\n\r\nhello\r\n";
+    let (good, bad) = ("192.0.2.10", "198.51.100.66");
+    for (name, letter, leaves_a_row) in [
+        ("a report that passes", letter(good, "user@gate.example", report), false),
+        ("mail to the sender of reports", letter(good, "Reports@gate.example", plain), false),
+        ("a forgery to it", letter(bad, "reports@gate.example", plain), false),
+        ("a forgery in the form of a report", letter(bad, "user@gate.example", report), true),
+        ("other mail", letter(good, "user@gate.example", plain), true),
+    ] {
+        let before = world.gate.metrics().await.value("dmarcgate_store_rows_appended_total");
+        world.send(&letter).await;
+        let after = world.gate.metrics().await.value("dmarcgate_store_rows_appended_total");
+        assert_eq!(after - before, f64::from(u8::from(leaves_a_row)), "{name}");
+    }
 }

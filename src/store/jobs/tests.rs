@@ -17,6 +17,7 @@ on_both![
     refusals_suppress_for_longer_each_time,
     rows_come_back_in_pages_with_their_policies,
     jobs_are_found_counted_and_pruned,
+    a_secret_is_made_once,
 ];
 
 const NOW: i64 = 1_800_000_000;
@@ -219,4 +220,11 @@ async fn jobs_are_found_counted_and_pruned(home: Home) {
     jobs.plan(&[waiting], NOW).await.unwrap();
     assert_eq!(jobs.hasten(NOW).await.unwrap(), 1);
     assert_eq!(jobs.find("c1").await.unwrap()[0].planned.due, NOW);
+}
+
+async fn a_secret_is_made_once(home: Home) {
+    let (mut one, mut other) = (open(&home).await, open(&home).await);
+    assert_eq!(one.secret("bounce", b"first").await.unwrap(), b"first");
+    assert_eq!(other.secret("bounce", b"second").await.unwrap(), b"first");
+    assert_eq!(other.secret("else", b"second").await.unwrap(), b"second");
 }

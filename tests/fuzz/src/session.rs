@@ -45,6 +45,8 @@ enum Stage {
     Line,
     /// Only BDAT, RSET and the like.
     Chunks,
+    /// The only recipient is one for bounces of reports.
+    Bounce,
     Login,
     Mail,
     Rcpt(ForwardPath),
@@ -80,16 +82,21 @@ impl Model {
     /// The next event, as a driver would have it.
     fn event(&self, line: &[u8]) -> Event {
         match self.stage {
-            Stage::Line | Stage::Chunks | Stage::Closed => {
+            Stage::Line | Stage::Chunks | Stage::Bounce | Stage::Closed => {
                 let line = line.strip_suffix(b"\r").unwrap_or(line);
                 Event::Line(Command::parse(line, self.offer.as_ref()))
             }
             Stage::Rcpt(_) if line == b"guard" => Event::Guarded,
+            Stage::Rcpt(_) if line == b"bounce" && self.recipients() == 0 => Event::Caught,
             Stage::Login | Stage::Mail | Stage::Rcpt(_) | Stage::Message | Stage::Chunk(_) => {
                 let reply = ReplyReader::default().line(line).ok().flatten();
                 Event::Answer(reply.unwrap_or_else(|| Reply::new(451, "4.3.0", "Not understood")))
             }
         }
+    }
+
+    fn recipients(&self) -> usize {
+        self.transaction.as_ref().map_or(0, |envelope| envelope.recipients.len())
     }
 
     /// Whether the effect may be.
@@ -126,7 +133,7 @@ impl Model {
                 assert_eq!(*event, Event::Line(Ok(command)));
             }
             Effect::Receive => {
-                assert!(may_send && self.stage == Stage::Line);
+                assert!(may_send && matches!(self.stage, Stage::Line | Stage::Bounce));
                 assert!(envelope.is_some_and(|envelope| !envelope.recipients.is_empty()), "no recipient");
             }
             Effect::ReceiveChunk(chunk) => {
@@ -150,6 +157,7 @@ impl Model {
         match event {
             Event::Answer(answer) => assert_eq!(reply, answer, "in the upstream's own words"),
             Event::Guarded => assert!(reply.is_permanent()),
+            Event::Caught => assert!(reply.is_positive() && self.recipients() == 0),
             Event::Line(Ok(Command::Noop)) => assert!(reply.is_positive()),
             Event::Line(Ok(Command::Help | Command::Verify)) if self.bounds.security != Security::Required => {}
             // What the upstream alone can say yes to, it was not asked.
@@ -186,6 +194,10 @@ impl Model {
             Effect::Say(reply) => match event {
                 Event::Line(_) => {}
                 Event::Answer(_) | Event::Guarded => self.answered(reply.is_positive()),
+                Event::Caught => {
+                    self.answered(true);
+                    self.stage = Stage::Bounce;
+                }
             },
         }
     }
@@ -216,6 +228,7 @@ impl Model {
             Stage::Line if self.hello.is_none() => State::Greeted,
             Stage::Line if self.transaction.is_none() => State::Ready(hello()),
             Stage::Line => State::MailGiven(hello(), envelope()),
+            Stage::Bounce => State::BounceGiven(hello(), envelope()),
             Stage::Chunks => State::Chunked(hello(), envelope()),
             Stage::Login => State::AuthSent(hello()),
             Stage::Mail => State::MailSent(hello(), envelope()),

@@ -271,16 +271,4 @@ pub fn base64(octets: &[u8]) -> String {
     out
 }
 
-/// What [`base64`] has written.
-pub fn unbase64(text: &str) -> Vec<u8> {
-    let value = |b: u8| ALPHABET.bytes().position(|known| known == b).map(|value| value as u32);
-    let values: Vec<u32> = text.bytes().filter_map(value).collect();
-    let group = |group: &[u32]| {
-        let bits = group.iter().fold(0, |bits, value| bits << 6 | value) << (6 * (4 - group.len()));
-        let [_, octets @ ..] = bits.to_be_bytes();
-        octets[..group.len() - 1].to_vec()
-    };
-    values.chunks(4).flat_map(group).collect()
-}
-
 const ALPHABET: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
