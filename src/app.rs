@@ -25,7 +25,7 @@ use self::reload::{ListenerSettings, Prober};
 pub use self::sockets::{Passed, Sockets, bind};
 use crate::admin;
 use crate::config::reload::InForce;
-use crate::config::{Config, Loaded};
+use crate::config::{Config, Loaded, ReportsError};
 use crate::dmarc::public_suffix::Discovery;
 use crate::dns::resolver::{self, Resolver};
 use crate::explain::Recorder;
@@ -123,9 +123,9 @@ pub enum Error {
     /// Nobody is known who could vouch for the upstream.
     #[error("upstream.tls: {0}")]
     UpstreamTls(tls::TrustError),
-    /// Nobody is known who could vouch for the relay.
-    #[error("reports.relay_tls: {0}")]
-    RelayTls(tls::TrustError),
+    /// Reports can't be sent as they are configured.
+    #[error("reports can't be sent")]
+    Reports(#[from] ReportsError),
     /// The store can't be opened.
     #[error("store.url: the store can't be opened")]
     Store(#[from] store::Error),
@@ -160,7 +160,7 @@ pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Resu
     };
     let upstream_tls_metrics = tls::ClientMetrics::new(&registry);
     let security = config.security(upstream_tls_metrics.clone()).map_err(Error::UpstreamTls)?;
-    let report_settings = config.reports(upstream_tls_metrics.clone()).map_err(Error::RelayTls)?;
+    let report_settings = config.reports(upstream_tls_metrics.clone())?;
     let upstream_settings = Arc::new(config.upstream(security));
     let servers = Servers::new(upstream_settings, upstream::Metrics::new(&registry), readiness.clone());
     let servers = Arc::new(servers);

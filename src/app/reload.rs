@@ -110,7 +110,7 @@ impl Running {
         let reports = match config.reports(self.upstream_tls_metrics.clone()) {
             Ok(reports) => reports,
             Err(cause) => {
-                error!(error = %Causes(&cause), "reports.relay_tls: nobody is known who could vouch for the relay");
+                error!(error = %Causes(&cause), "reports can't be sent as they are configured");
                 return self.refused();
             }
         };

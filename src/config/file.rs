@@ -19,6 +19,7 @@ use crate::domain::Domain;
 use crate::policy::corroboration::Sign;
 use crate::policy::overrides::{Criteria, OverrideAction};
 use crate::process::Landlock;
+use crate::report::recipient::Address;
 use crate::store::{Location, Retention};
 
 /// Reads all tables. What is wrong stands in the document afterwards; the values are then of no use.
@@ -380,8 +381,14 @@ fn explain(section: &mut Section<'_>) -> Explain {
 fn reports(section: &mut Section<'_>) -> Reports {
     let enabled = section.get("enabled", false);
     let from: Option<Mailbox> = section.optional("from");
-    if from.as_ref().is_some_and(|from| from.domain.is_none()) {
-        section.problem("from", "has no domain; expected an address such as \"dmarc-reports@example.net\"");
+    match &from {
+        Some(from) if from.domain.is_none() => {
+            section.problem("from", "has no domain; expected an address such as \"dmarc-reports@example.net\"");
+        }
+        Some(from) if Address::parse(&from.to_string()).is_err() => {
+            section.problem("from", "is no address that every mail server takes; expected one in ASCII");
+        }
+        _ => {}
     }
     let organization: Option<String> = section.optional("organization");
     let contact: Option<String> = section.optional("contact");

@@ -41,6 +41,10 @@ impl Config {
                 files.extend(server.files().map(|(key, path)| needed(key, &path, Usage::Read)))
             }
         }
+        files.extend(self.reports.dkim_key.0.iter().map(|path| read("reports.dkim_key", path)));
+        files.extend(self.reports.relay_ca.iter().map(|path| read("reports.relay_ca", path)));
+        files.extend(self.reports.relay_password_file.iter().map(|path| read("reports.relay_password_file", path)));
+        files.extend(self.reports.dry_run.iter().map(|path| needed("reports.dry_run", path, Usage::WriteInto)));
         if self.policy.discovery == Discovery::PublicSuffix {
             files.push(needed("public_suffix.file", &self.public_suffix.file, Usage::WriteBeside));
         }

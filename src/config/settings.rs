@@ -1,5 +1,7 @@
 //! Makes the settings of each module from the configuration.
 
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{
@@ -8,6 +10,7 @@ use super::{
 use crate::action;
 use crate::calendar::{Date, SECONDS_PER_DAY};
 use crate::dns::resolver;
+use crate::domain::Domain;
 use crate::listener::networks;
 use crate::message::header::AuthservIds;
 use crate::message::spool;
@@ -17,7 +20,9 @@ use crate::policy::overrides::{Criteria, LocalOverride, OverrideAction};
 use crate::policy::{LocalPolicy, OverrideKind, Pct};
 use crate::report::aggregate::Reporter;
 use crate::report::delivery::{self, Denial};
-use crate::report::{message, relay};
+use crate::report::message::Author;
+use crate::report::recipient::Address;
+use crate::report::{relay, signing};
 use crate::session;
 use crate::session::patience;
 use crate::session::receive::Bounds;
@@ -30,6 +35,30 @@ use crate::upstream::servers::Servers;
 use crate::upstream::{self, Blind};
 use crate::verdict::{self, ExemptRecipient, ShadowPolicy};
 use crate::{listener, store};
+
+/// Why reports can't be sent as they are configured; the operator's to mend.
+#[derive(Debug, thiserror::Error)]
+pub enum ReportsError {
+    /// Nobody is known who could vouch for the relay.
+    #[error("reports.relay_tls: {0}")]
+    Trust(#[from] TrustError),
+    /// A key can't be read.
+    #[error("reports.dkim_key: {path} can't be read", path = path.display())]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A key signs nothing.
+    #[error("reports.dkim_key: {path} can't be used", path = path.display())]
+    Key {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: signing::Error,
+    },
+}
 
 impl Override {
     /// What has to fit.
@@ -276,11 +305,15 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// Whom to believe of the relay can't be read.
-    pub fn reports(&self, metrics: tls::ClientMetrics) -> Result<Option<delivery::Settings>, TrustError> {
+    /// A file can't be read, or is not what it should be.
+    pub fn reports(&self, metrics: tls::ClientMetrics) -> Result<Option<delivery::Settings>, ReportsError> {
         let reports = &self.reports;
         let (Some(from), Some(organization)) = (&reports.from, &reports.organization) else { return Ok(None) };
-        let Some(receiver) = from.domain.clone() else { return Ok(None) };
+        // What is no address was refused when the file was read.
+        let Ok(address) = Address::parse(&from.to_string()) else { return Ok(None) };
+        let receiver = address.domain().clone();
+        let pairs = reports.dkim_key.0.iter().zip(&reports.dkim_selector.0);
+        let keys: Result<Vec<_>, _> = pairs.map(|(path, selector)| signing_key(path, &receiver, selector)).collect();
         let denied = reports.deny.iter().map(|denied| match denied {
             Denied::Domain(domain) => Denial::Domain(domain.clone()),
             Denied::Address(address) => Denial::Address(address.clone()),
@@ -303,7 +336,8 @@ impl Config {
             dry_run: reports.dry_run.clone(),
             bounce_domain: reports.bounce_domain.clone(),
             keep: whole_seconds(reports.keep),
-            message: message::Settings { from: from.to_string(), organization: organization.clone() },
+            author: Author { address, name: organization.clone() },
+            keys: keys?.into(),
             relay: self.relay(metrics)?,
         }))
     }
@@ -413,6 +447,13 @@ impl Config {
     fn hands_over(&self) -> bool {
         matches!(self.upstream.identity, Identity::Xclient | Identity::ProxyV1 | Identity::ProxyV2)
     }
+}
+
+fn signing_key(path: &Path, domain: &Domain, selector: &Domain) -> Result<signing::Key, ReportsError> {
+    let unreadable = |source| ReportsError::Unreadable { path: path.to_owned(), source };
+    let pem = std::fs::read(path).map_err(unreadable)?;
+    let unfit = |source| ReportsError::Key { path: path.to_owned(), source };
+    signing::Key::from_pem(domain.clone(), selector.as_str(), &pem).map_err(unfit)
 }
 
 fn secured(

@@ -5,17 +5,19 @@ use std::sync::Arc;
 
 use tokio::task::spawn_blocking;
 
-use crate::dmarc::report_destination::{Consent, ReportKind, confirmation_name};
+use crate::dmarc::record::{Parsed, parse};
+use crate::dmarc::report_destination::ReportKind;
 use crate::dmarc::report_uri::ReportUri;
-use crate::dns::{Lookup, Miss, RecordType};
 use crate::domain::Domain;
-use crate::evaluation::discovery::of_domain;
+use crate::label::Label;
 use crate::report::aggregate::{Configuration, Draft, Feedback, Limits, Period, check};
 use crate::report::delivery::{Delivery, Denial, LEASE, Reputation, Settings, epoch_seconds};
-use crate::report::message::{self, Letter};
+use crate::report::message;
 use crate::report::metrics::JobOutcome;
+use crate::report::recipient::{self, Address, DenyList, recipients};
 use crate::report::relay::{self, Envelope, Outcome};
 use crate::report::schedule::{self, Event, Skip};
+use crate::report::signing::sign;
 use crate::store::Error;
 use crate::store::jobs::{Departure, Job, Place};
 
@@ -88,20 +90,18 @@ impl Delivery {
         let Some(uri) = ReportUri::parse(&job.planned.destination) else {
             return Ok(Ending::skip(Skip::NoAddress, "the destination is no URI"));
         };
-        let Some((address, host)) = address(&uri) else {
-            return Ok(Ending::skip(
-                Skip::NoAddress,
-                "reports are sent by mail, and the destination is no mail address",
-            ));
+        let address = match Address::of(&uri) {
+            Ok(address) => address,
+            Err(refusal) => return Ok(Ending::skip(Skip::NoAddress, refusal.as_str())),
         };
-        let mut ending = match self.may_be_sent(settings, job, &address, &host).await? {
+        let mut ending = match self.may_be_sent(settings, job, &address).await? {
             Some(ending) => ending,
-            None => match self.consent(job, &uri, &host).await? {
+            None => match self.consent(job, &address).await? {
                 Some(ending) => ending,
                 None => self.send(settings, job, &address).await?,
             },
         };
-        ending.recipient = Some(address);
+        ending.recipient = Some(address.to_string());
         Ok(ending)
     }
 
@@ -110,12 +110,12 @@ impl Delivery {
         &self,
         settings: &Settings,
         job: &Job,
-        address: &str,
-        host: &Domain,
+        address: &Address,
     ) -> Result<Option<Ending>, Error> {
-        let policy_domain = &job.planned.policy_domain;
+        let (policy_domain, host) = (&job.planned.policy_domain, address.domain());
+        let address = address.to_string();
         let is_denied = |denial: &Denial| match denial {
-            Denial::Address(denied) => *denied == address.to_ascii_lowercase(),
+            Denial::Address(denied) => denied.eq_ignore_ascii_case(&address),
             Denial::Domain(domain) => {
                 host.is_within(domain) || Domain::parse(policy_domain).is_ok_and(|d| d.is_within(domain))
             }
@@ -123,59 +123,52 @@ impl Delivery {
         if settings.denied.iter().any(is_denied) {
             return Ok(Some(Ending::skip(Skip::Denied, "reports.deny names it")));
         }
-        if settings.message.is_own(address) || settings.bounce_domain.as_ref() == Some(host) {
+        let own = settings.author.address.to_string();
+        if own.eq_ignore_ascii_case(&address) || settings.bounce_domain.as_ref() == Some(host) {
             return Ok(Some(Ending::skip(Skip::OwnAddress, "it is the sender of reports itself")));
         }
         let now = epoch_seconds();
-        if let Some(found) = self.with_jobs(async |jobs| jobs.suppression(address, now).await).await? {
+        if let Some(found) = self.with_jobs(async |jobs| jobs.suppression(&address, now).await).await? {
             return Ok(Some(Ending::new(Event::Suppressed, found.reason)));
         }
-        let sent = self.with_jobs(async |jobs| jobs.sent_to(address, now - DAY).await).await?;
+        let sent = self.with_jobs(async |jobs| jobs.sent_to(&address, now - DAY).await).await?;
         let is_full = sent >= settings.daily_cap;
         Ok(is_full.then(|| Ending::new(Event::CapReached, format!("{sent} reports went there within 24 hours"))))
     }
 
     /// Why a destination gets no report, by what it says itself (RFC 9990 §4); none if it gets it.
-    async fn consent(&self, job: &Job, uri: &ReportUri, host: &Domain) -> Result<Option<Ending>, Error> {
-        let Ok(policy_domain) = Domain::parse(&job.planned.policy_domain) else {
+    async fn consent(&self, job: &Job, address: &Address) -> Result<Option<Ending>, Error> {
+        let planned = &job.planned;
+        let Ok(policy_domain) = Domain::parse(&planned.policy_domain) else {
             return Ok(Some(Ending::skip(Skip::NoConsent, "the policy domain is none")));
+        };
+        // As if it were the only destination: each has a job of its own.
+        let Parsed::Record(record) = parse(format!("v=DMARC1; p=none; rua={}", planned.destination).as_bytes()) else {
+            return Ok(Some(Ending::skip(Skip::NoAddress, "the destination can't stand in a record")));
         };
         let lookup = self.shared().resolver.for_message(None);
         let rules = Arc::clone(&self.shared().rules.borrow());
-        let asker = lookup.unmetered();
-        let (own, other) = tokio::join!(of_domain(&asker, &rules, &policy_domain), of_domain(&asker, &rules, host));
-        let waiting = |what: &str| Ok(Some(Ending::new(Event::Postponed, format!("DNS does not say {what}"))));
-        match (own.organizational_domain, other.organizational_domain) {
-            (Some(own), Some(other)) if own == other => return Ok(None),
-            (Some(_), Some(_)) => {}
-            _ => return waiting("whose the destination is"),
+        let all = recipient::Settings { at_most: MOST_REPLACEMENTS, deny: DenyList::default() };
+        let about = (&policy_domain, &*record);
+        let found = recipients(&lookup.unmetered(), &rules, &all, ReportKind::Aggregate, about).await;
+        if found.to.contains(address) {
+            return Ok(None);
         }
-        let Some(name) = confirmation_name(&policy_domain, host) else {
-            return Ok(Some(Ending::skip(Skip::NoConsent, "the name that would confirm it is too long")));
-        };
-        let answer = asker.ask(&name, RecordType::Txt).await;
-        let texts: Vec<&[u8]> = match &answer.outcome {
-            Ok(records) => records.as_txt().iter().flat_map(|txt| txt.texts()).collect(),
-            Err(Miss::NoData | Miss::NxDomain) => Vec::new(),
-            Err(Miss::Failed(_)) => return waiting("whether the destination takes reports"),
-        };
-        Ok(match Consent::of(ReportKind::Aggregate, host, texts) {
-            Consent::Given => None,
-            Consent::Replaced(uris) if uris.contains(uri) => None,
-            Consent::NotGiven => Some(Ending::skip(Skip::NoConsent, &format!("{name} does not say so"))),
-            Consent::Diverted(_) => Some(Ending::skip(Skip::NoConsent, &format!("{name} names another host"))),
-            Consent::Replaced(uris) => {
-                let now = epoch_seconds();
-                let jobs: Vec<_> =
-                    uris.iter().map(|uri| schedule::redirected(&job.planned, uri.as_str(), now)).collect();
-                self.with_jobs(async |store| store.plan(&jobs, now).await).await?;
-                let uris: Vec<_> = uris.iter().map(ReportUri::as_str).collect();
-                Some(Ending::skip(Skip::Replaced, &format!("{name} names {}", uris.join(", "))))
-            }
-        })
+        if !found.to.is_empty() {
+            let now = epoch_seconds();
+            let redirected = |to: &Address| schedule::redirected(planned, &uri(to), now);
+            let jobs: Vec<_> = found.to.iter().map(redirected).collect();
+            self.with_jobs(async |store| store.plan(&jobs, now).await).await?;
+            let names: Vec<_> = found.to.iter().map(ToString::to_string).collect();
+            return Ok(Some(Ending::skip(Skip::Replaced, &names.join(", "))));
+        }
+        Ok(Some(match found.refused.first() {
+            Some((_, refusal)) => Ending::skip(Skip::NoConsent, refusal.as_str()),
+            None => Ending::new(Event::Postponed, "DNS does not say whether the destination takes reports"),
+        }))
     }
 
-    async fn send(&self, settings: &Arc<Settings>, job: &Job, address: &str) -> Result<Ending, Error> {
+    async fn send(&self, settings: &Arc<Settings>, job: &Job, address: &Address) -> Result<Ending, Error> {
         let parcel = match job.message.is_empty() {
             // What may have arrived is sent once more as it was, or it would be another report.
             false => Parcel { message: job.message.clone(), messages: job.messages.unsigned_abs(), xml: None },
@@ -194,16 +187,16 @@ impl Delivery {
     }
 
     /// Makes the report and its message.
-    async fn pack(&self, settings: &Arc<Settings>, job: &Job, address: &str) -> Result<Parcel, Empty> {
+    async fn pack(&self, settings: &Arc<Settings>, job: &Job, address: &Address) -> Result<Parcel, Empty> {
         let feedback = self.feedback(settings, job).await?;
-        let (settings, address) = (Arc::clone(settings), address.to_owned());
-        let (id, date) = (job.planned.id.clone(), job.changed);
+        let (settings, address, date) = (Arc::clone(settings), address.clone(), job.changed);
         let made = spawn_blocking(move || {
             let xml = feedback.to_xml();
             check(&xml, feedback.reporter.format).map_err(|damage| Empty::Skip(Skip::Malformed, damage.to_string()))?;
-            let letter = Letter { feedback: &feedback, xml: &xml, recipient: &address, date, job: &id };
-            let message = message::write(&settings.message, &letter);
-            let message = message.map_err(|cause| Empty::Skip(Skip::Malformed, cause.to_string()))?;
+            let broken = |cause: &dyn std::error::Error| Empty::Skip(Skip::Malformed, cause.to_string());
+            let message = message::aggregate(&feedback, &xml, &settings.author, &address, date);
+            let message = sign(&message.map_err(|cause| broken(&cause))?, &settings.keys);
+            let message = message.map_err(|cause| broken(&cause))?;
             Ok(Parcel { message, messages: feedback.messages(), xml: settings.dry_run.is_some().then_some(xml) })
         });
         made.await.unwrap_or_else(|cause| Err(Empty::Skip(Skip::Malformed, cause.to_string())))
@@ -240,12 +233,13 @@ impl Delivery {
     }
 
     /// Hands the message to the relay. Before its end is sent the store knows of it.
-    async fn hand_over(&self, settings: &Settings, job: &Job, address: &str, parcel: Parcel) -> Result<Ending, Error> {
+    async fn hand_over(&self, settings: &Settings, job: &Job, address: &Address, parcel: Parcel) -> Result<Ending, Error> {
         let sender = match &settings.bounce_domain {
             Some(domain) => self.key().await?.address(&job.planned.id, epoch_seconds(), domain),
-            None => settings.message.from.clone(),
+            None => settings.author.address.to_string(),
         };
-        let envelope = Envelope { sender: &sender, recipient: address, size: parcel.message.len() };
+        let address = address.to_string();
+        let envelope = Envelope { sender: &sender, recipient: &address, size: parcel.message.len() };
         let ready = match relay::begin(&settings.relay, &envelope).await {
             Ok(ready) => ready,
             Err(outcome) => return Ok(ended(outcome, false)),
@@ -253,7 +247,7 @@ impl Delivery {
         let departure = Departure {
             holder: &self.shared().holder,
             lease: epoch_seconds() + LEASE,
-            recipient: address,
+            recipient: &address,
             messages: i64::try_from(parcel.messages).unwrap_or(i64::MAX),
             message: &parcel.message,
         };
@@ -295,27 +289,19 @@ async fn write(directory: std::path::PathBuf, job: &Job, parcel: Parcel) -> Endi
     }
 }
 
-/// The mail address that a URI names, and its domain.
-fn address(uri: &ReportUri) -> Option<(String, Domain)> {
-    let host = uri.mail_host()?;
-    let (_, rest) = uri.as_str().split_once(':')?;
-    let (local_part, _) = rest.split(['?', '#']).next()?.rsplit_once('@')?;
-    let mut octets = Vec::new();
-    let mut bytes = local_part.bytes();
-    while let Some(byte) = bytes.next() {
+/// The URI of an address, with escapes for all that has a meaning in one or in a policy record.
+fn uri(address: &Address) -> String {
+    let mut uri = "mailto:".to_owned();
+    for byte in address.local_part().bytes() {
         match byte {
-            b'%' => {
-                let mut digit = || char::from(bytes.next()?).to_digit(16);
-                octets.push(u8::try_from(digit()? * 16 + digit()?).ok()?);
-            }
-            byte => octets.push(byte),
+            byte if byte.is_ascii_alphanumeric() || b"-._~+".contains(&byte) => uri.push(char::from(byte)),
+            byte => uri.push_str(&format!("%{byte:02X}")),
         }
     }
-    let is_atom = |b: &u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~.".contains(b);
-    let is_sound = (1..=64).contains(&octets.len()) && octets.iter().all(is_atom);
-    let local_part = String::from_utf8(octets).ok().filter(|_| is_sound)?;
-    Some((format!("{local_part}@{host}"), host))
+    format!("{uri}@{}", address.domain())
 }
 
+/// Addresses of its own that a destination may name instead of one.
+const MOST_REPLACEMENTS: usize = 20;
 /// Seconds for which reports to one address are counted.
 const DAY: i64 = 24 * 3600;

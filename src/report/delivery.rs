@@ -26,7 +26,8 @@ use crate::report::attempt::Ending;
 use crate::report::bounce::{Bounce, BounceKind, Key};
 use crate::report::metrics::{JobOutcome, Metrics};
 use crate::report::schedule::{self, Event, Plan, Progress};
-use crate::report::{message, relay};
+use crate::report::message::Author;
+use crate::report::{relay, signing};
 use crate::store::jobs::{Claim, Job, JobState, Jobs, NewJob, Settlement};
 use crate::store::{Error, Location};
 
@@ -65,8 +66,10 @@ pub struct Settings {
     pub keep: i64,
     /// Where bounces of reports come to; none: to the sender's own address.
     pub bounce_domain: Option<Domain>,
-    /// How messages are made.
-    pub message: message::Settings,
+    /// Whom messages are from.
+    pub author: Author,
+    /// What they are signed with.
+    pub keys: Arc<[signing::Key]>,
     /// Who takes them.
     pub relay: relay::Settings,
 }
