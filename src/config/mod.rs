@@ -26,8 +26,8 @@ use crate::action::template::{HelpUrl, Template};
 use crate::calendar::Date;
 pub use crate::config::document::{Line, Origin};
 pub use crate::config::problem::{Error, Problem};
-pub use crate::config::settings::ReportsError;
 pub use crate::config::reach::Process;
+pub use crate::config::settings::ReportsError;
 pub use crate::config::value::{
     ByteSize, Denied, DnsServer, Host, ListUrl, Mailbox, OneOrMore, RecipientDomain, ServerAddress, SwitchableSign,
     parse_duration,

@@ -106,12 +106,7 @@ impl Delivery {
     }
 
     /// Why a report is not sent to an address now, by what is known here.
-    async fn may_be_sent(
-        &self,
-        settings: &Settings,
-        job: &Job,
-        address: &Address,
-    ) -> Result<Option<Ending>, Error> {
+    async fn may_be_sent(&self, settings: &Settings, job: &Job, address: &Address) -> Result<Option<Ending>, Error> {
         let (policy_domain, host) = (&job.planned.policy_domain, address.domain());
         let address = address.to_string();
         let is_denied = |denial: &Denial| match denial {
@@ -233,7 +228,13 @@ impl Delivery {
     }
 
     /// Hands the message to the relay. Before its end is sent the store knows of it.
-    async fn hand_over(&self, settings: &Settings, job: &Job, address: &Address, parcel: Parcel) -> Result<Ending, Error> {
+    async fn hand_over(
+        &self,
+        settings: &Settings,
+        job: &Job,
+        address: &Address,
+        parcel: Parcel,
+    ) -> Result<Ending, Error> {
         let sender = match &settings.bounce_domain {
             Some(domain) => self.key().await?.address(&job.planned.id, epoch_seconds(), domain),
             None => settings.author.address.to_string(),
