@@ -1,5 +1,7 @@
 //! `dmarcgate reports list`.
 
+mod shadow;
+
 use std::io::Write;
 use std::time::{Duration, SystemTime};
 
@@ -16,6 +18,7 @@ use crate::store::{Reader, SummaryLine};
 pub enum Command {
     /// List the recorded messages by day, policy domain and disposition
     List(List),
+    Shadow(shadow::Shadow),
 }
 
 /// List the recorded messages by day, policy domain and disposition.
@@ -46,8 +49,10 @@ struct JsonLine<'a> {
 
 impl Command {
     pub fn run(self, output: &mut dyn Write) -> Result<(), Failure> {
-        let Self::List(list) = self;
-        list.run(output)
+        match self {
+            Self::List(list) => list.run(output),
+            Self::Shadow(shadow) => shadow.run(output),
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use crate::policy::Rule;
 use crate::policy::bypass::BypassReason;
 use crate::policy::corroboration::{Counting, Sign};
 use crate::policy::treatment::{Opinion, Treatment};
+use crate::record::UpstreamReply;
 use crate::spf::SpfResult;
 
 label_enum! {
@@ -31,18 +32,6 @@ label_enum! {
         Unacceptable = "unacceptable",
         /// The upstream or the spool failed; the client is to come again.
         Failed = "failed",
-    }
-}
-
-label_enum! {
-    /// What the upstream said to a message that was passed on.
-    pub enum UpstreamReply {
-        /// It took it.
-        Accepted = "accepted",
-        /// It refused it for good.
-        Refused = "refused",
-        /// It asks the client to come again.
-        Deferred = "deferred",
     }
 }
 
