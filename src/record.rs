@@ -125,6 +125,18 @@ pub struct SpfAuthResult {
 }
 
 label_enum! {
+    /// What the upstream said to a message that was passed on.
+    pub enum UpstreamReply {
+        /// It took it.
+        Accepted = "accepted",
+        /// It refused it for good.
+        Refused = "refused",
+        /// It asks the client to come again.
+        Deferred = "deferred",
+    }
+}
+
+label_enum! {
     /// Whether a mechanism gave an aligned pass.
     pub enum AlignmentOutcome {
         /// It did.

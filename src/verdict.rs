@@ -9,20 +9,25 @@ use rand::Rng;
 
 use crate::action::{Action, Names, Replies, ReplyText};
 use crate::dmarc::alignment::Alignment;
-use crate::envelope::Envelope;
+use crate::domain::Domain;
+use crate::envelope::{Envelope, sender_network};
 use crate::evaluation::caught::caught_in;
 use crate::evaluation::{DkimResult, DmarcOutput, Evaluation};
 use crate::label::Label;
 use crate::message::author::Author;
 use crate::message::header::{AuthservIds, HeaderSection, Removals};
+use crate::policy::treatment::{Opinion, Treatment};
 use crate::policy::{
     Assessment, Circumstances, Decision, Disposition, LocalPolicy, Mode, OnTempError, Recipients, ReversePathKind,
     decide,
 };
-use crate::record::{DkimAuthResult, FinalReply, PolicyEvaluated, PolicyPublished, Record, SpfAuthResult, SpfScope};
+use crate::record::{
+    DkimAuthResult, FinalReply, PolicyEvaluated, PolicyPublished, Record, SpfAuthResult, SpfScope, UpstreamReply,
+};
 use crate::smtp::address::{DomainPart, ForwardPath, ReversePath};
 use crate::smtp::reply::Reply;
-use crate::spf::Identity;
+use crate::spf::{Identity, SpfResult};
+use crate::store::comparison::{Comparison, Origin};
 
 /// How a message is judged.
 #[derive(Debug)]
@@ -233,6 +238,37 @@ pub fn records(
         Author::Usable { .. } => {
             evaluation.dmarc.iter().zip(&decision.assessments).map(|pair| record(Some(pair))).collect()
         }
+    }
+}
+
+/// How a message came out, beside what the shadow policy would have done. `arrived` is in epoch seconds.
+pub fn comparison(verdict: &Verdict, ip: IpAddr, reply: Option<UpstreamReply>, arrived: i64) -> Comparison {
+    let Verdict { evaluation, decision, shadow, .. } = verdict;
+    let deciding = decision.deciding.and_then(|index| evaluation.dmarc.get(index));
+    let text = |domain: Option<&Domain>| domain.map(Domain::to_string).unwrap_or_default();
+    let origin = || Origin {
+        author_domain: text(deciding.map(|dmarc| &dmarc.author_domain)),
+        source: source(evaluation, ip),
+        list_id: text(evaluation.list_id.as_ref()),
+    };
+    Comparison {
+        arrived,
+        opinion: Opinion::of(evaluation, decision),
+        active: Treatment::of(decision.disposition),
+        reply,
+        shadow: shadow.as_ref().map(|shadow| Treatment::of(shadow.decision.disposition)),
+        origin: verdict.shadow_differs().then(origin),
+    }
+}
+
+/// Who has really sent a message, as far as that was verified; else from which network it came.
+fn source(evaluation: &Evaluation, ip: IpAddr) -> String {
+    let signer = evaluation.dkim.iter().find(|signature| signature.result == DkimResult::Pass);
+    let sender = evaluation.spf.domain.as_ref().filter(|_| evaluation.spf.result == SpfResult::Pass);
+    match (signer.and_then(|signature| signature.domain.as_ref()), sender) {
+        (Some(domain), _) => format!("d={domain}"),
+        (None, Some(domain)) => format!("spf={domain}"),
+        (None, None) => sender_network(ip).to_string(),
     }
 }
 

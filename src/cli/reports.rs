@@ -5,6 +5,7 @@ mod jobs;
 mod preview;
 mod rows;
 mod send;
+mod shadow;
 mod suppressions;
 
 use std::error::Error;
@@ -27,6 +28,7 @@ pub enum Command {
     Preview(preview::Preview),
     Rows(rows::Rows),
     Send(send::Send),
+    Shadow(shadow::Shadow),
     Show(jobs::Show),
     /// Show or lift what keeps addresses from getting reports
     #[command(subcommand)]
@@ -41,6 +43,7 @@ impl Command {
             Self::Preview(command) => command.run(output),
             Self::Rows(command) => command.run(output),
             Self::Send(command) => command.run(output),
+            Self::Shadow(command) => command.run(output),
             Self::Show(command) => command.run(output),
             Self::Suppressions(command) => command.run(output),
         }

@@ -366,11 +366,14 @@ fn spool(section: &mut Section<'_>) -> Spool {
 
 fn store(section: &mut Section<'_>) -> Store {
     let url = section.get("url", Location::Sqlite(PathBuf::from("/var/lib/dmarcgate/dmarcgate.db")));
-    Store { url: url.with_password_file(section.optional("password_file")) }
+    let url = url.with_password_file(section.optional("password_file"));
+    let Retention { comparisons, .. } = Retention::default();
+    let day = minutes(24 * 60);
+    Store { url, keep_comparisons: section.within("keep_comparisons", comparisons, day..=day * 365) }
 }
 
 fn explain(section: &mut Section<'_>) -> Explain {
-    let Retention { keep, octets } = Retention::default();
+    let Retention { keep, octets, .. } = Retention::default();
     Explain {
         enabled: section.get("enabled", true),
         keep: section.within("keep", keep, minutes(60)..=minutes(365 * 24 * 60)),

@@ -283,6 +283,7 @@ pub struct Spool {
 #[expect(missing_docs, reason = "each key is documented in config/dmarcgate.toml")]
 pub struct Store {
     pub url: Location,
+    pub keep_comparisons: Duration,
 }
 
 /// `[explain]`.

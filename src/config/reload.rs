@@ -248,6 +248,7 @@ const KEYS: &[(&str, Takes)] = &[
     ("spool.memory", Takes::Restart),
     ("store.url", Takes::Restart),
     ("store.password_file", Takes::Restart),
+    ("store.keep_comparisons", Takes::Restart),
     ("explain.enabled", Takes::Restart),
     ("explain.keep", Takes::Restart),
     ("explain.size", Takes::Restart),

@@ -297,7 +297,11 @@ impl Config {
 
     /// For the store.
     pub fn store(&self) -> store::Settings {
-        let retention = store::Retention { keep: self.explain.keep, octets: self.explain.size };
+        let retention = store::Retention {
+            keep: self.explain.keep,
+            octets: self.explain.size,
+            comparisons: self.store.keep_comparisons,
+        };
         store::Settings { retention, ..store::Settings::new(self.store.url.clone()) }
     }
 

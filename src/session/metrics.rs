@@ -10,6 +10,7 @@ use crate::policy::Rule;
 use crate::policy::bypass::BypassReason;
 use crate::policy::corroboration::{Counting, Sign};
 use crate::policy::treatment::{Opinion, Treatment};
+use crate::record::UpstreamReply;
 use crate::spf::SpfResult;
 
 label_enum! {
@@ -33,18 +34,6 @@ label_enum! {
         Failed = "failed",
         /// A bounce of a report, which the gate has taken itself.
         Bounce = "bounce",
-    }
-}
-
-label_enum! {
-    /// What the upstream said to a message that was passed on.
-    pub enum UpstreamReply {
-        /// It took it.
-        Accepted = "accepted",
-        /// It refused it for good.
-        Refused = "refused",
-        /// It asks the client to come again.
-        Deferred = "deferred",
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tracing::info;
 
 use super::Session;
-use super::metrics::{Outcome, UpstreamReply};
+use super::metrics::Outcome;
 use super::transaction::{AnsweredBy, Ending, Transaction, epoch_seconds};
 use crate::action::Action;
 use crate::domain::Domain;
@@ -18,7 +18,7 @@ use crate::message::header::HeaderSection;
 use crate::policy::Rule;
 use crate::policy::bypass::BypassReason;
 use crate::policy::treatment::{Opinion, Treatment};
-use crate::record::FinalReply;
+use crate::record::{FinalReply, UpstreamReply};
 use crate::smtp::address::ForwardPath;
 use crate::smtp::reply::Reply;
 use crate::spf::SpfOutput;
@@ -38,15 +38,13 @@ pub fn outcome(verdict: Option<&Verdict>, reply: &Reply, answered_by: AnsweredBy
     }
 }
 
-impl UpstreamReply {
-    /// What the upstream said to the message; none if it was not asked, or did not come to say it.
-    fn of(ending: &Ending<'_>) -> Option<Self> {
-        match (ending.answered_by, ending.reply.code() / 100) {
-            (AnsweredBy::Gate, _) => None,
-            (AnsweredBy::Upstream, 2) => Some(Self::Accepted),
-            (AnsweredBy::Upstream, 5) => Some(Self::Refused),
-            (AnsweredBy::Upstream, _) => Some(Self::Deferred),
-        }
+/// What the upstream said to the message; none if it was not asked, or did not come to say it.
+fn upstream_reply(ending: &Ending<'_>) -> Option<UpstreamReply> {
+    match (ending.answered_by, ending.reply.code() / 100) {
+        (AnsweredBy::Gate, _) => None,
+        (AnsweredBy::Upstream, 2) => Some(UpstreamReply::Accepted),
+        (AnsweredBy::Upstream, 5) => Some(UpstreamReply::Refused),
+        (AnsweredBy::Upstream, _) => Some(UpstreamReply::Deferred),
     }
 }
 
@@ -56,6 +54,7 @@ impl Session {
         self.count(transaction.bypass, &ending);
         self.log(transaction, hello, envelope, &ending);
         self.record(transaction, envelope, &ending);
+        self.compare(&ending);
         self.explain(transaction, hello, envelope, ending);
     }
 
@@ -75,6 +74,16 @@ impl Session {
             for record in verdict::records(verdict, self.client.ip(), envelope, reply, arrived) {
                 self.gate.rows.append(record);
             }
+        }
+    }
+
+    /// Records how a message came out; one that was lost on its way to the upstream did not.
+    fn compare(&self, ending: &Ending<'_>) {
+        if let Some(verdict) = &ending.verdict
+            && ending.outcome != Outcome::Failed
+        {
+            let arrived = i64::try_from(epoch_seconds()).unwrap_or(i64::MAX);
+            self.gate.rows.compare(verdict::comparison(verdict, self.client.ip(), upstream_reply(ending), arrived));
         }
     }
 
@@ -124,7 +133,7 @@ impl Session {
                 metrics.shadow_differences.inc(active, shadow);
             }
         }
-        if let Some(reply) = UpstreamReply::of(ending) {
+        if let Some(reply) = upstream_reply(ending) {
             metrics.verdict_replies.inc(Opinion::of(evaluation, decision), reply);
         }
         let deciding = decision.deciding.and_then(|index| evaluation.dmarc.get(index));

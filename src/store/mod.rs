@@ -5,7 +5,7 @@
 //! tell apart add up, in memory and in the table. What was appended more than a second ago survives the death of the
 //! process, as long as the database takes it; while it does not, rows wait in a bounded memory. Explanations go the same
 //! way, with a small share of the memory; they are deleted after some days, and the oldest earlier where they take more
-//! room than they may.
+//! room than they may. So do comparisons, of how messages came out with what a shadow policy would have done.
 //!
 //! One set of statements serves SQLite and PostgreSQL, through sqlx's `Any`. Whoever adds a table:
 //!
@@ -23,6 +23,7 @@
 //!   (`database::open`; for reading [`database::open_read_only`]), wherever waiting for it does not hold up mail;
 //! - tests it over both, with `testing::on_both!`.
 
+pub mod comparison;
 mod database;
 pub mod jobs;
 mod location;
@@ -41,6 +42,7 @@ use tracing::error;
 use crate::label_enum;
 use crate::metrics::{Family, Histogram, IntCounter, IntGauge, Registry};
 use crate::record::{Disposition, Record};
+use crate::store::comparison::{Comparison, Comparisons};
 pub use crate::store::location::{Location, LocationError, Postgres};
 use crate::store::writer::{Database, LogLimit, Writer};
 
@@ -57,7 +59,7 @@ pub struct Settings {
     pub queue: usize,
     /// Octets of rows that may wait for the database; a quarter as many of explanations.
     pub memory: usize,
-    /// What is kept of explanations.
+    /// What is kept of explanations and comparisons.
     pub retention: Retention,
 }
 
@@ -68,6 +70,8 @@ pub struct Retention {
     pub keep: Duration,
     /// Octets of explanations in the database; the oldest go first.
     pub octets: u64,
+    /// How long comparisons are kept.
+    pub comparisons: Duration,
 }
 
 /// What is kept about one message, opaque to the store.
@@ -157,6 +161,7 @@ pub struct Appender {
 enum Item {
     Record(Box<Record>),
     Explanation(Explanation),
+    Comparison(Box<Comparison>),
 }
 
 /// Reads the rows, beside a running gate or without one.
@@ -174,6 +179,7 @@ struct Metrics {
     explanations_written: IntCounter,
     explanations_lost: Family<Loss>,
     explanations_size: IntGauge,
+    comparisons_lost: Family<Loss>,
     failed_batches: IntCounter,
     batch_seconds: Histogram,
     up: IntGauge,
@@ -244,6 +250,16 @@ impl Appender {
         };
         self.metrics.explanations_lost.inc(reason);
     }
+
+    /// Hands in how a message came out; never waits. What can't be kept is counted.
+    pub fn compare(&self, comparison: Comparison) {
+        let reason = match self.queue.try_send(Item::Comparison(Box::new(comparison))) {
+            Ok(()) => return,
+            Err(mpsc::error::TrySendError::Full(_)) => Loss::QueueFull,
+            Err(mpsc::error::TrySendError::Closed(_)) => Loss::Stopped,
+        };
+        self.metrics.comparisons_lost.inc(reason);
+    }
 }
 
 impl Reader {
@@ -265,6 +281,20 @@ impl Reader {
         // The answer is complete; an error while closing changes nothing about it.
         let _ = sqlx::Connection::close(connection).await;
         Ok(lines)
+    }
+
+    /// How messages came out on the UTC days that `since` to `until` touch (seconds since the epoch, both included), with
+    /// at most `most` names of each kind.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`]; there is no database before the gate's first start.
+    pub async fn comparisons(&self, since: i64, until: i64, most: i64) -> Result<Comparisons, Error> {
+        let day = |seconds: i64| seconds.div_euclid(crate::calendar::SECONDS_PER_DAY);
+        let mut connection = database::open_read_only(&self.location).await?;
+        let found = comparison::read(&mut connection, (day(since), day(until)), most).await?;
+        let _ = sqlx::Connection::close(connection).await;
+        Ok(found)
     }
 
     /// What is kept under `id`, if anything is.
@@ -296,7 +326,8 @@ impl Settings {
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { keep: Duration::from_secs(7 * 86_400), octets: 256 * 1024 * 1024 }
+        let days = |n: u64| Duration::from_secs(n * 86_400);
+        Self { keep: days(7), octets: 256 * 1024 * 1024, comparisons: days(35) }
     }
 }
 
@@ -321,6 +352,11 @@ impl Metrics {
                 "reason",
             ),
             explanations_size: registry.gauge("dmarcgate_store_explanations_bytes", "Explanations in the database."),
+            comparisons_lost: registry.family(
+                "dmarcgate_store_comparisons_lost_total",
+                "Messages that `dmarcgate reports shadow` will not count.",
+                "reason",
+            ),
             failed_batches: counter("failed_batches", "Batches that the database did not take; their rows wait."),
             batch_seconds: registry.histogram(
                 "dmarcgate_store_batch_seconds",

@@ -34,17 +34,9 @@ impl Row {
         Self { day, count: 1, first_seen: arrived, last_seen: arrived, texts: texts(record) }
     }
 
-    /// The key; every part is preceded by its length, so that no text can pass for two.
+    /// The key.
     pub fn key(&self) -> Key {
-        let mut hash = digest::Context::new(&SHA256);
-        hash.update(&self.day.to_be_bytes());
-        for text in &self.texts {
-            hash.update(&u64::try_from(text.len()).unwrap_or(u64::MAX).to_be_bytes());
-            hash.update(text.as_bytes());
-        }
-        let mut key = Key::default();
-        key.iter_mut().zip(hash.finish().as_ref()).for_each(|(to, from)| *to = *from);
-        key
+        key(self.day, &self.texts)
     }
 
     /// Adds the messages of `other`, a row with the same key.
@@ -58,6 +50,19 @@ impl Row {
     pub fn memory(&self) -> usize {
         size_of::<Self>() + size_of::<Key>() + self.texts.iter().map(String::capacity).sum::<usize>()
     }
+}
+
+/// The key of a day and texts; every part is preceded by its length, so that no text can pass for two.
+pub fn key(day: i64, texts: &[String]) -> Key {
+    let mut hash = digest::Context::new(&SHA256);
+    hash.update(&day.to_be_bytes());
+    for text in texts {
+        hash.update(&u64::try_from(text.len()).unwrap_or(u64::MAX).to_be_bytes());
+        hash.update(text.as_bytes());
+    }
+    let mut key = Key::default();
+    key.iter_mut().zip(hash.finish().as_ref()).for_each(|(to, from)| *to = *from);
+    key
 }
 
 fn texts(record: Record) -> [String; TEXT_COLUMNS] {

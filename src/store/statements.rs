@@ -6,10 +6,11 @@ use sqlx::{AnyConnection, Row as _};
 
 use crate::label::Label;
 use crate::record::Disposition;
+use crate::store::comparison::{self, ComparisonRow};
 use crate::store::row::{Key, Row};
 use crate::store::{Explanation, SummaryLine, database};
 
-/// Writes rows, in the order of their keys, and explanations in one transaction: all or none.
+/// Writes rows and comparisons, in the order of their keys, and explanations in one transaction: all or none.
 ///
 /// # Errors
 ///
@@ -17,9 +18,11 @@ use crate::store::{Explanation, SummaryLine, database};
 pub async fn write(
     connection: &mut AnyConnection,
     rows: &BTreeMap<Key, Row>,
+    comparisons: &BTreeMap<Key, ComparisonRow>,
     explanations: &[Explanation],
 ) -> Result<(), sqlx::Error> {
     let mut transaction = database::begin(connection).await?;
+    comparison::write(&mut transaction, comparisons).await?;
     for (key, row) in rows {
         let mut query = sqlx::query(UPSERT)
             .bind(key.as_slice())

@@ -13,8 +13,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{self, Instant};
 use tracing::{error, info, warn};
 
+use crate::calendar::SECONDS_PER_DAY;
 use crate::causes::Causes;
 use crate::record::Record;
+use crate::store::comparison::{self, Comparison, ComparisonRow};
 use crate::store::row::{Key, Row};
 use crate::store::{Error, Explanation, Item, Location, Loss, Metrics, Retention, Settings, database, statements};
 
@@ -67,6 +69,9 @@ struct Waiting {
     explanations: Vec<Explanation>,
     /// Their octets.
     explained: usize,
+    comparisons: BTreeMap<Key, ComparisonRow>,
+    /// Their octets.
+    compared: usize,
 }
 
 /// Lets one line through in ten seconds, so that a flood of one fault does not drown all else.
@@ -121,6 +126,7 @@ impl Writer {
                         match item {
                             Item::Record(record) => self.take(*record),
                             Item::Explanation(explanation) => self.take_explanation(explanation),
+                            Item::Comparison(comparison) => self.take_comparison(*comparison),
                         }
                     }
                 }
@@ -173,6 +179,15 @@ impl Writer {
             self.due.get_or_insert_with(|| Instant::now() + self.settings.batch_delay);
         } else {
             self.metrics.explanations_lost.inc(Loss::MemoryFull);
+        }
+    }
+
+    /// Adds a comparison to what waits, or counts it as lost.
+    fn take_comparison(&mut self, comparison: Comparison) {
+        if self.waiting.compare(ComparisonRow::new(comparison), self.settings.memory / 8) {
+            self.due.get_or_insert_with(|| Instant::now() + self.settings.batch_delay);
+        } else {
+            self.metrics.comparisons_lost.inc(Loss::MemoryFull);
         }
     }
 
@@ -268,13 +283,17 @@ async fn try_write(database: &mut Option<Database>, location: &Location, batch: 
         Some(database) if database.file == database::file_identity(location) => database,
         other => other.insert(Database::open(location).await?),
     };
-    Ok(statements::write(&mut database.connection, &batch.rows, &batch.explanations).await?)
+    let Waiting { rows, comparisons, explanations, .. } = batch;
+    Ok(statements::write(&mut database.connection, rows, comparisons, explanations).await?)
 }
 
 /// Deletes what is too old or too much.
 async fn prune(database: &mut Database, retention: Retention) -> Result<u64, sqlx::Error> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let before = i64::try_from(now.saturating_sub(retention.keep).as_secs()).unwrap_or(i64::MAX);
+    let before = |keep| i64::try_from(now.saturating_sub(keep).as_secs()).unwrap_or(i64::MAX);
+    let first = before(retention.comparisons).div_euclid(SECONDS_PER_DAY);
+    comparison::prune(&mut database.connection, first, MAX_COMPARISONS).await?;
+    let before = before(retention.keep);
     statements::prune(&mut database.connection, before, retention.octets).await
 }
 
@@ -313,9 +332,23 @@ impl Waiting {
         true
     }
 
-    /// Rows and explanations.
+    /// Adds a comparison, if its like waits or those that wait leave room for it.
+    fn compare(&mut self, row: ComparisonRow, limit: usize) -> bool {
+        let memory = row.memory();
+        match self.comparisons.entry(row.key()) {
+            Entry::Occupied(mut like) => like.get_mut().count = like.get().count.saturating_add(row.count),
+            Entry::Vacant(_) if self.compared + memory > limit => return false,
+            Entry::Vacant(place) => {
+                place.insert(row);
+                self.compared += memory;
+            }
+        }
+        true
+    }
+
+    /// Rows, comparisons and explanations.
     fn len(&self) -> usize {
-        self.rows.len() + self.explanations.len()
+        self.rows.len() + self.comparisons.len() + self.explanations.len()
     }
 
     /// Takes back a batch that could not be written; its memory was reserved.
@@ -323,6 +356,9 @@ impl Waiting {
         self.messages += batch.messages;
         self.explained += batch.explained;
         self.explanations.extend(batch.explanations);
+        for row in batch.comparisons.into_values() {
+            self.compare(row, usize::MAX);
+        }
         for (key, row) in batch.rows {
             match self.rows.entry(key) {
                 Entry::Occupied(mut like) => like.get_mut().add(&row),
@@ -354,6 +390,8 @@ const TAKEN_AT_ONCE: usize = 256;
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// The longest pause.
 const LAST_RETRY: Duration = Duration::from_secs(30);
+/// Rows of comparisons that are kept at most, whoever invents author domains: some hundred megabytes. The oldest go first.
+const MAX_COMPARISONS: i64 = 500_000;
 /// How often explanations are deleted for their age, and their size is summed up anew.
 const PRUNING_INTERVAL: Duration = Duration::from_secs(600);
 /// The pause between attempts when the gate stops and there is no time for more.

@@ -1,10 +1,12 @@
 //! `[policy.shadow]`: a policy that is asked and never acted on, over real sockets; and the gate's verdict beside what the
 //! upstream says.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::support::PATIENCE;
 use crate::support::config::ConfigText;
 use crate::support::dns::{RecordType, Zone};
+use crate::support::gate::POLL;
 use crate::support::rules::{DOT, Script, on};
 use crate::support::world::{Letter, World};
 
@@ -35,6 +37,25 @@ async fn events(world: &World, count: usize) -> Vec<Value> {
     let message = "\"message\":\"message\"";
     world.gate.wait_until_log(|lines| lines.iter().filter(|line| line.contains(message)).count() >= count).await;
     world.gate.events().into_iter().filter(|event| event["message"] == "message").collect()
+}
+
+/// What `reports shadow` says, once it has so many messages that were passed on: they are written in batches.
+async fn summed_up(world: &World, messages: i64) -> Value {
+    let (mut again, deadline) = (tokio::time::interval(POLL), tokio::time::Instant::now() + PATIENCE);
+    loop {
+        again.tick().await;
+        let output = world.gate.run(&["reports", "shadow", "--since", "1d", "--json"]).await;
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let told: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let replies = told["replies"].as_array().expect("an array").iter();
+        let number = |row: &Value, key: &str| row[key].as_i64().expect("a number");
+        let counted =
+            replies.map(|row| ["accepted", "refused", "deferred"].map(|key| number(row, key)).iter().sum::<i64>());
+        if counted.sum::<i64>() == messages {
+            return told;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "never {messages} messages: {told:#}");
+    }
 }
 
 fn differences(active: &str, shadow: &str) -> String {
@@ -83,6 +104,58 @@ async fn monitor_with_a_shadow_that_enforces_acts_on_nothing_and_knows_the_numbe
         scrape.value(&format!("dmarcgate_verdict_replies_total{{reply=\"{reply}\",verdict=\"{verdict}\"}}"))
     };
     assert_eq!((replies("pass", "accepted"), replies("fail", "accepted"), replies("fail", "refused")), (1.0, 5.0, 1.0));
+
+    let told = summed_up(&world, 7).await;
+    assert_eq!((&told["compared"], &told["different"]), (&7.into(), &5.into()));
+    let numbers = |messages: i64, accepted: i64, refused: i64, more: Value| {
+        let mut value = json!({ "messages": messages, "accepted": accepted, "refused": refused });
+        value.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        value
+    };
+    let differences = json!([
+        numbers(3, 3, 0, json!({ "active": "passed_on", "shadow": "tagged_quarantine" })),
+        numbers(2, 1, 1, json!({ "active": "passed_on", "shadow": "refused" })),
+    ]);
+    assert_eq!(told["differences"], differences);
+    let domains = json!([
+        numbers(4, 3, 1, json!({ "name": "reject.example" })),
+        numbers(1, 1, 0, json!({ "name": "quarantine.example" })),
+    ]);
+    assert_eq!(told["author_domains"], domains);
+    assert_eq!(told["sources"], json!([numbers(5, 4, 1, json!({ "name": "198.51.100.0/24" }))]));
+    assert_eq!(told["lists"], json!([numbers(1, 1, 0, json!({ "name": "l.lists.example" }))]));
+    let pass = json!({ "verdict": "pass", "accepted": 1, "refused": 0, "deferred": 0 });
+    let fail = json!({ "verdict": "fail", "accepted": 5, "refused": 1, "deferred": 0 });
+    assert_eq!((&told["replies"][0], &told["replies"][2]), (&pass, &fail));
+
+    let text = world.gate.run(&["reports", "shadow"]).await;
+    let text = String::from_utf8(text.stdout).expect("UTF-8");
+    for line in [
+        "7 messages compared, 5 would fare otherwise:\n",
+        "in force           shadow              messages   accepted    refused\n",
+        "passed_on          tagged_quarantine          3          3          0\n",
+        "passed_on          refused                    2          1          1\n",
+        "reject.example              4          3          1\n",
+        "fail                    5          1          0\n",
+    ] {
+        assert!(text.contains(line), "{line:?} is missing in\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn without_a_shadow_verdicts_and_replies_are_summed_up_all_the_same() {
+    let world = world(|config| config).await;
+    let to = |recipient: &'static str| Letter::new(GOOD, "a@reject.example").to(&[recipient]);
+    assert_eq!(world.send(&to("you@rcpt.example")).await.reply.code, 250);
+    assert_eq!(world.send(&to("refused@rcpt.example")).await.reply.code, 554);
+    assert_eq!(world.send(&to("later@rcpt.example")).await.reply.code, 451);
+    assert_eq!(world.send(&Letter::new(BAD, "a@reject.example")).await.reply.code, 550);
+    let told = summed_up(&world, 3).await;
+    let pass = json!({ "verdict": "pass", "accepted": 1, "refused": 1, "deferred": 1 });
+    assert_eq!((&told["replies"][0], &told["compared"]), (&pass, &0.into()));
+    let text = world.gate.run(&["reports", "shadow"]).await;
+    let text = String::from_utf8(text.stdout).expect("UTF-8");
+    assert!(text.contains("No message was compared: there was no [policy.shadow].\n"), "{text}");
 }
 
 #[tokio::test]
