@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 use tracing::{error, info, warn};
@@ -69,6 +69,8 @@ pub struct Running {
     metrics: reload::Metrics,
     stop: watch::Sender<bool>,
     stop_admin: watch::Sender<bool>,
+    /// Who wants the configuration to be read again.
+    asked: mpsc::Receiver<admin::Asked>,
     accepting: JoinSet<()>,
     tasks: JoinSet<()>,
     admin_task: JoinHandle<()>,
@@ -208,7 +210,8 @@ pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Resu
 
     let admin_listener = adopt(sockets.admin, config.admin.address)?;
     let admin = admin_listener.local_addr().unwrap_or(config.admin.address);
-    let sources = admin::Sources { registry: registry.clone(), readiness: readiness.clone() };
+    let (reloads, asked) = mpsc::channel(1);
+    let sources = admin::Sources { registry: registry.clone(), readiness: readiness.clone(), reloads };
     let admin_task = tokio::spawn(serve_admin(admin_listener, sources, admin_stopped));
 
     metrics.tell(&served.settings);
@@ -234,6 +237,7 @@ pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Resu
         metrics,
         stop,
         stop_admin,
+        asked,
         accepting: served.tasks,
         tasks,
         admin_task,

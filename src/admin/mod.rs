@@ -1,18 +1,26 @@
-//! HTTP for those who watch the gate: `/metrics`, `/healthz`, `/readyz`.
+//! HTTP for those who watch the gate: `/metrics`, `/healthz`, `/readyz`; and `/reload` for `dmarcgate reload`.
 //!
-//! One request a connection, GET or HEAD, without passwords: the listener belongs on loopback or an inner network. What
+//! One request a connection, GET or HEAD, without passwords: the listener belongs on loopback or an inner network. POST is
+//! for `/reload` alone, from this machine and from no browser. What
 //! a connection may take of us is bounded by `bounded`, so that nobody who reaches the port can harm mail.
 
 mod bounded;
 
 use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
+use axum::extract::connect_info::{ConnectInfo, Connected};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::Response;
+use axum::serve::IncomingStream;
+use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 use crate::admin::bounded::BoundedListener;
 use crate::metrics::Registry;
@@ -25,6 +33,49 @@ pub struct Sources {
     pub registry: Registry,
     /// For `/readyz`.
     pub readiness: Readiness,
+    /// For `/reload`; one at a time.
+    pub reloads: mpsc::Sender<Asked>,
+}
+
+/// The wish that the configuration be read again.
+pub type Asked = oneshot::Sender<ReloadReport>;
+
+/// What became of a configuration that was read again.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadReport {
+    /// Whether it is in force; if not, the one before stays.
+    pub applied: bool,
+    /// The file that was read.
+    pub file: String,
+    /// The keys that hold from now on.
+    pub changed: Vec<String>,
+    /// Those that hold after a restart.
+    pub restart: Vec<String>,
+    /// What is allowed, but probably not meant.
+    pub warnings: Vec<String>,
+    /// Why it is not in force.
+    pub problems: Vec<ReloadProblem>,
+}
+
+/// One thing that is wrong with a configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadProblem {
+    /// Where in the file.
+    pub line: Option<usize>,
+    /// The path of the key; empty for the file as a whole.
+    pub key: String,
+    /// What is wrong, and what is allowed.
+    pub problem: String,
+}
+
+/// Who is on the line.
+#[derive(Debug, Clone, Copy)]
+struct Peer(IpAddr);
+
+impl Connected<IncomingStream<'_, BoundedListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, BoundedListener>) -> Self {
+        Self(stream.remote_addr().ip().to_canonical())
+    }
 }
 
 /// Serves until `stop` is done; requests that have begun are answered, for ten seconds at most.
@@ -38,15 +89,26 @@ pub async fn serve(
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     let router = Router::new().fallback(answer).with_state(sources);
+    let router = router.into_make_service_with_connect_info::<Peer>();
     axum::serve(BoundedListener::new(listener), router).with_graceful_shutdown(stop).await
 }
 
 /// Answers a request; the body of one is never read.
-async fn answer(State(sources): State<Sources>, method: Method, uri: Uri) -> Response {
+async fn answer(
+    State(sources): State<Sources>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Response {
+    if uri.path() == RELOAD {
+        return match method {
+            Method::POST => reload(&sources, peer, &headers).await,
+            _ => not_allowed("POST"),
+        };
+    }
     if method != Method::GET && method != Method::HEAD {
-        let mut response = reply(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n".to_owned());
-        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return response;
+        return not_allowed("GET, HEAD");
     }
     match uri.path() {
         "/metrics" => reply(StatusCode::OK, PROMETHEUS_TEXT, sources.registry.render()),
@@ -54,6 +116,38 @@ async fn answer(State(sources): State<Sources>, method: Method, uri: Uri) -> Res
         "/readyz" => readyz(&sources.readiness),
         _ => reply(StatusCode::NOT_FOUND, TEXT, "not found; try /metrics, /healthz or /readyz\n".to_owned()),
     }
+}
+
+/// Has the configuration read again and tells what became of it: 200 if it is in force, 422 if it is refused.
+///
+/// A web page that somebody on this machine looks at must not be able to ask for it. A browser sends the field only after
+/// asking whether it may, which it may not, unless the page's host is made out to be this one (DNS rebinding); then it
+/// says Origin.
+async fn reload(sources: &Sources, Peer(ip): Peer, headers: &HeaderMap) -> Response {
+    let is_meant = headers.get(RELOAD_FIELD).is_some_and(|value| value == "1");
+    if !ip.is_loopback() || !is_meant || headers.contains_key(header::ORIGIN) {
+        let text = "only from this machine (loopback), and with X-Dmarcgate-Reload: 1\n";
+        return reply(StatusCode::FORBIDDEN, TEXT, text.to_owned());
+    }
+    let (asked, answered) = oneshot::channel();
+    if sources.reloads.try_send(asked).is_err() {
+        let text = "the configuration is being read again already\n";
+        return reply(StatusCode::SERVICE_UNAVAILABLE, TEXT, text.to_owned());
+    }
+    match timeout(RELOAD_PATIENCE, answered).await {
+        Ok(Ok(report)) => {
+            let status = if report.applied { StatusCode::OK } else { StatusCode::UNPROCESSABLE_ENTITY };
+            // Fails only for maps with keys that are no strings; there are none.
+            reply(status, JSON, serde_json::to_string(&report).unwrap_or_default() + "\n")
+        }
+        _ => reply(StatusCode::GATEWAY_TIMEOUT, TEXT, "not done yet; the log will say what became of it\n".to_owned()),
+    }
+}
+
+fn not_allowed(allowed: &'static str) -> Response {
+    let mut response = reply(StatusCode::METHOD_NOT_ALLOWED, TEXT, format!("only {allowed}\n"));
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+    response
 }
 
 /// 200, or 503 with one line for each condition that doesn't hold.
@@ -76,6 +170,13 @@ fn reply(status: StatusCode, content_type: &'static str, text: String) -> Respon
     response
 }
 
+/// Where a reload is asked for.
+pub const RELOAD: &str = "/reload";
+/// The header field that has to say 1 there.
+pub const RELOAD_FIELD: &str = "X-Dmarcgate-Reload";
+/// How long a reload may take before its asker is sent away: less than a connection lasts.
+const RELOAD_PATIENCE: Duration = Duration::from_secs(8);
+const JSON: &str = "application/json";
 /// The text format of Prometheus.
 const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -105,7 +206,13 @@ mod tests {
         let registry = Registry::new();
         let readiness = Readiness::new(&[Condition::Upstream], &registry);
         let (stop, stopped) = oneshot::channel::<()>();
-        let sources = Sources { registry, readiness: readiness.clone() };
+        let (reloads, mut asked) = mpsc::channel::<Asked>(1);
+        tokio::spawn(async move {
+            while let Some(asked) = asked.recv().await {
+                let _ = asked.send(ReloadReport { applied: true, file: "/f".to_owned(), ..ReloadReport::default() });
+            }
+        });
+        let sources = Sources { registry, readiness: readiness.clone(), reloads };
         let task = tokio::spawn(serve(listener, sources, async { drop(stopped.await) }));
         Running { address, readiness, stop, task }
     }
@@ -159,6 +266,35 @@ mod tests {
             assert!(reply.starts_with(expected) && !reply.contains(" 200 "), "{begin}: {reply}");
         }
         assert!(get(gate.address, "/healthz").await.contains(" 200 "));
+    }
+
+    #[tokio::test]
+    async fn a_reload_is_for_who_means_it() {
+        let gate = start().await;
+        let cases = [
+            ("POST /reload HTTP/1.1\r\nHost: g\r\nX-Dmarcgate-Reload: 1\r\n\r\n", "HTTP/1.1 200 "),
+            ("POST /reload HTTP/1.1\r\nHost: g\r\n\r\n", "HTTP/1.1 403 "),
+            ("POST /reload HTTP/1.1\r\nHost: g\r\nX-Dmarcgate-Reload: 0\r\n\r\n", "HTTP/1.1 403 "),
+            ("POST /reload HTTP/1.1\r\nHost: g\r\nOrigin: http://g\r\nX-Dmarcgate-Reload: 1\r\n\r\n", "HTTP/1.1 403 "),
+            ("GET /reload HTTP/1.1\r\nHost: g\r\nX-Dmarcgate-Reload: 1\r\n\r\n", "HTTP/1.1 405 "),
+            ("OPTIONS /reload HTTP/1.1\r\nHost: g\r\nOrigin: http://e.example\r\n\r\n", "HTTP/1.1 405 "),
+        ];
+        for (request, expected) in cases {
+            let reply = exchange(gate.address, request.as_bytes()).await;
+            assert!(reply.starts_with(expected), "{request}: {reply}");
+            assert_eq!(reply.contains("\"applied\":true"), expected.contains("200"), "{reply}");
+        }
+        let stranger = Peer("192.0.2.1".parse().unwrap());
+        let (reloads, _asked) = mpsc::channel(1);
+        let readiness = Readiness::new(&[], &Registry::new());
+        let sources = Sources { registry: Registry::new(), readiness, reloads };
+        let mut headers = HeaderMap::new();
+        headers.insert(RELOAD_FIELD, HeaderValue::from_static("1"));
+        assert_eq!(reload(&sources, stranger, &headers).await.status(), StatusCode::FORBIDDEN);
+        // One waits already.
+        sources.reloads.try_send(oneshot::channel().0).unwrap();
+        let here = Peer("127.0.0.1".parse().unwrap());
+        assert_eq!(reload(&sources, here, &headers).await.status(), StatusCode::SERVICE_UNAVAILABLE);
     }
 
     #[tokio::test]

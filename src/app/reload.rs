@@ -8,6 +8,7 @@ use tokio::task::AbortHandle;
 use tracing::{error, info, warn};
 
 use super::Running;
+use crate::admin::{Asked, ReloadProblem, ReloadReport};
 use crate::causes::Causes;
 use crate::config::{self, Loaded};
 use crate::label::Label;
@@ -37,6 +38,7 @@ pub(super) struct Metrics {
     listeners: Gauges<Mode>,
     reloads: Family<Outcome>,
     loaded: IntGauge,
+    successful: IntGauge,
 }
 
 /// The task that probes the upstream, which is started anew where its settings change.
@@ -66,8 +68,12 @@ impl Metrics {
             listeners: registry.gauges("dmarcgate_listeners", "Listeners that serve.", "mode"),
             reloads: registry.family(
                 "dmarcgate_config_reloads_total",
-                "Configurations read again at SIGHUP.",
+                "Configurations read again, at SIGHUP or by dmarcgate reload.",
                 "result",
+            ),
+            successful: registry.gauge(
+                "dmarcgate_config_last_reload_successful",
+                "Whether the configuration that was read last is in force: 1 or 0.",
             ),
             loaded: registry.gauge(
                 "dmarcgate_config_loaded_seconds",
@@ -89,6 +95,7 @@ impl Metrics {
             self.listeners.of(*mode).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.successful.set(1);
         self.loaded.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
     }
 }
@@ -97,21 +104,21 @@ impl Running {
     /// Puts into force what can be changed while the gate runs, and says what can't. Transactions keep what they began
     /// with.
     /// `adopt` does what is left to do outside, before it is said that the new configuration holds.
-    pub async fn reload(&mut self, loaded: Loaded, adopt: impl FnOnce(&config::Config)) {
+    pub async fn reload(&mut self, loaded: Loaded, adopt: impl FnOnce(&config::Config)) -> ReloadReport {
         let Loaded { config, lines } = loaded;
         // First what can fail.
         let security = match config.security(self.upstream_tls_metrics.clone()) {
             Ok(security) => security,
             Err(cause) => {
                 error!(error = %Causes(&cause), "upstream.tls: nobody is known who could vouch for the upstream");
-                return self.refused();
+                return self.refused(vec![problem("upstream.tls", Causes(&cause).to_string())]);
             }
         };
         let reports = match config.reports(self.upstream_tls_metrics.clone()) {
             Ok(reports) => reports,
             Err(cause) => {
                 error!(error = %Causes(&cause), "reports can't be sent as they are configured");
-                return self.refused();
+                return self.refused(vec![problem("reports", Causes(&cause).to_string())]);
             }
         };
         if let Some(tls) = &self.tls {
@@ -134,11 +141,27 @@ impl Running {
         if !changes.restart.is_empty() {
             warn!(keys = changes.restart.join(" "), "what was changed in the configuration needs a restart");
         }
+        ReloadReport {
+            applied: true,
+            changed: changes.applied,
+            restart: changes.restart,
+            warnings: config.warnings(),
+            ..ReloadReport::default()
+        }
+    }
+
+    /// Waits for somebody who wants the configuration to be read again.
+    pub async fn asked_to_reload(&mut self) -> Asked {
+        match self.asked.recv().await {
+            Some(asked) => asked,
+            // The admin listener is gone: nobody will ask.
+            None => std::future::pending().await,
+        }
     }
 
     /// Says what is wrong with a configuration that was to be put into force; the one before stays.
-    pub fn refuse(&self, error: &config::Error) {
-        match error {
+    pub fn refuse(&self, error: &config::Error) -> ReloadReport {
+        let told = match error {
             config::Error::Invalid { path, problems } => {
                 for problem in problems {
                     error!(
@@ -149,16 +172,23 @@ impl Running {
                         "the configuration is wrong"
                     );
                 }
+                let told = |problem: &config::Problem| ReloadProblem {
+                    line: problem.line,
+                    key: problem.key.clone(),
+                    problem: problem.message.clone(),
+                };
+                problems.iter().map(told).collect()
             }
             config::Error::Unreadable { path, source } => {
                 error!(file = %path.display(), error = %source, "the configuration can't be read");
+                vec![problem("", format!("can't be read: {source}"))]
             }
-        }
-        self.refused();
+        };
+        self.refused(told)
     }
 
     /// Says which files of a configuration that was to be put into force the process can't reach; the one before stays.
-    pub fn refuse_files(&self, files: &[&Needed]) {
+    pub fn refuse_files(&self, files: &[&Needed]) -> ReloadReport {
         for file in files {
             error!(
                 key = file.key,
@@ -167,12 +197,17 @@ impl Running {
                  keeps it out of reach"
             );
         }
-        self.refused();
+        let told = |file: &&Needed| {
+            problem(file.key, format!("needs a restart: {} is out of reach (process.landlock)", file.path.display()))
+        };
+        self.refused(files.iter().map(told).collect())
     }
 
-    fn refused(&self) {
+    fn refused(&self, problems: Vec<ReloadProblem>) -> ReloadReport {
+        self.metrics.successful.set(0);
         self.metrics.reloads.inc(Outcome::Refused);
         error!("the configuration was refused: all stays as it was");
+        ReloadReport { problems, ..ReloadReport::default() }
     }
 
     /// Listeners are known by their addresses; of several with one address, the first in the file is the first here. One
@@ -217,4 +252,9 @@ impl Running {
         }
         servers
     }
+}
+
+/// A problem that no line of the file is to blame for.
+fn problem(key: &str, problem: String) -> ReloadProblem {
+    ReloadProblem { line: None, key: key.to_owned(), problem }
 }

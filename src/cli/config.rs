@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 
 use crate::action::Replies;
 use crate::cli::{ConfigFile, Failure, print};
-use crate::config::{Config, REFERENCE};
+use crate::config::{Config, Mode, REFERENCE};
 use crate::metrics::Registry;
 use crate::{tls, verdict};
 
@@ -47,7 +47,8 @@ impl Check {
     fn run(self, output: &mut dyn Write) -> Result<(), Failure> {
         let loaded = self.file.load()?;
         let mut text = String::new();
-        let warnings = loaded.config.warnings().into_iter().chain(certificates(&loaded.config)?);
+        let warnings =
+            loaded.config.warnings().into_iter().chain(certificates(&loaded.config)?).chain(silence(&loaded.config));
         for warning in warnings {
             text.push_str(&format!("warning: {warning}\n"));
         }
@@ -62,6 +63,16 @@ impl Check {
         text.push('\n');
         print(output, &text)
     }
+}
+
+/// Enforcing without a word to those in whose name mail is refused. Said here alone: it is how every site begins, and need
+/// not stand in the log at each start.
+fn silence(config: &Config) -> Option<String> {
+    let enforces = config.policy.mode == Mode::Enforce && !config.reports.enabled;
+    enforces.then(|| {
+        "policy.mode is enforce and reports.enabled is false: domain owners are not told what is refused in their name"
+            .to_owned()
+    })
 }
 
 /// What clients will read, if it is not what they read anywhere.
@@ -103,6 +114,10 @@ mod tests {
         let text = run(&["config", "check", "--config", &path]).unwrap();
         assert!(text.ends_with(&format!("{path}: configuration is valid, mode tag\n")), "{text}");
         assert!(text.contains("warning: policy.mode is tag: nothing is refused\n"), "{text}");
+        assert!(!text.contains("reports.enabled"), "{text}");
+        let (_directory, path) = configuration("");
+        let text = run(&["config", "check", "--config", &path]).unwrap();
+        assert!(text.contains("warning: policy.mode is enforce and reports.enabled is false: "), "{text}");
     }
 
     #[test]

@@ -24,8 +24,8 @@ impl Healthcheck {
     pub fn run(self, output: &mut dyn Write) -> Result<(), Failure> {
         let address = reachable(self.file.load()?.config.admin.address);
         let path = if self.ready { "/readyz" } else { "/healthz" };
-        let (status, body) =
-            ask(address, path).map_err(|error| Failure::Running(format!("{address} does not answer: {error}")))?;
+        let (status, body) = ask(address, ("GET", path, ""))
+            .map_err(|error| Failure::Running(format!("{address} does not answer: {error}")))?;
         match status {
             200 => print(output, &body),
             _ => Err(Failure::Running(body.trim_end().to_owned())),
@@ -34,7 +34,7 @@ impl Healthcheck {
 }
 
 /// Loopback where the gate listens on every address.
-fn reachable(address: SocketAddr) -> SocketAddr {
+pub fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
@@ -43,12 +43,12 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-/// One HTTP/1.1 request to our own admin listener, which closes after its reply.
-fn ask(address: SocketAddr, path: &str) -> io::Result<(u16, String)> {
+/// One HTTP/1.1 request, with header fields beside its own, to our own admin listener, which closes after its reply.
+pub fn ask(address: SocketAddr, (method, path, fields): (&str, &str, &str)) -> io::Result<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{fields}\r\n")?;
     let mut reply = Vec::new();
     stream.take(MAX_REPLY).read_to_end(&mut reply)?;
     let reply = String::from_utf8_lossy(&reply);
@@ -62,8 +62,8 @@ fn clean(body: &str) -> String {
     body.chars().filter(|c| *c == '\n' || !c.is_control()).collect()
 }
 
-/// For each of connecting, writing and reading.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// For each of connecting, writing and reading; a reload may take eight seconds.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Octets of a reply.
 const MAX_REPLY: u64 = 64 * 1024;
 
@@ -81,7 +81,8 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let registry = Registry::new();
         let readiness = Readiness::new(&[Condition::Upstream], &registry);
-        let sources = Sources { registry, readiness: readiness.clone() };
+        let reloads = tokio::sync::mpsc::channel(1).0;
+        let sources = Sources { registry, readiness: readiness.clone(), reloads };
         let server = runtime.spawn(admin::serve(listener, sources, std::future::pending()));
 
         let (_directory, path) = configuration(&format!("[admin]\naddress = \"0.0.0.0:{port}\""));

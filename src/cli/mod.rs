@@ -10,6 +10,7 @@ mod explain;
 mod healthcheck;
 mod lookup;
 mod policy;
+mod reload;
 mod reports;
 mod serve;
 
@@ -51,6 +52,7 @@ enum Command {
     /// Try the policy of a configuration
     #[command(subcommand)]
     Policy(policy::Command),
+    Reload(reload::Reload),
     /// Show, preview and send reports to domain owners, and what they are made of
     #[command(subcommand)]
     Reports(reports::Command),
@@ -126,6 +128,7 @@ impl Cli {
                 return command.run(output).map(|well| if well { Ended::Done } else { Ended::Unwell });
             }
             Command::Lookup(command) => return command.run(output).map(Ended::LookedUp),
+            Command::Reload(command) => command.run(output),
             Command::Reports(command) => command.run(output),
             Command::Serve(command) => command.run(),
         }

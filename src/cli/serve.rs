@@ -9,6 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, warn};
 
 use super::{ConfigFile, Failure};
+use crate::admin::ReloadReport;
 use crate::app::service::Reloading;
 use crate::app::{self, Passed, Running};
 use crate::config::Config;
@@ -58,7 +59,12 @@ impl Serve {
             loop {
                 tokio::select! {
                     () = told_to_end() => break,
-                    _ = hangup.recv() => self.reload(&mut running, &log, &confined).await,
+                    _ = hangup.recv() => drop(self.reload(&mut running, &log, &confined).await),
+                    asked = running.asked_to_reload() => {
+                        let report = self.reload(&mut running, &log, &confined).await;
+                        // Who asked may have gone.
+                        let _ = asked.send(ReloadReport { file: self.whole_path(), ..report });
+                    }
                 }
             }
             // Who says it twice does not want to wait.
@@ -70,8 +76,13 @@ impl Serve {
         result
     }
 
+    fn whole_path(&self) -> String {
+        let path = fs::canonicalize(&self.file.config).unwrap_or_else(|_| self.file.config.clone());
+        path.display().to_string()
+    }
+
     /// Reads the file again. This is the process's first thread, which serves nobody.
-    async fn reload(&self, running: &mut Running, log: &logging::Guard, confined: &Confined) {
+    async fn reload(&self, running: &mut Running, log: &logging::Guard, confined: &Confined) -> ReloadReport {
         let _reloading = Reloading::begin();
         match Config::load(&self.file.config) {
             Ok(loaded) => {
@@ -86,7 +97,7 @@ impl Serve {
                     log.follow(&config.log);
                     warn_of(config);
                 };
-                running.reload(loaded, adopt).await;
+                running.reload(loaded, adopt).await
             }
             Err(error) => running.refuse(&error),
         }

@@ -9,10 +9,11 @@ use ipnet::IpNet;
 use crate::calendar::{Date, SECONDS_PER_DAY};
 use crate::config::document::Document;
 use crate::config::{
-    Config, Host, Identity, ListenerTls, Mode, Override, Policy, RecipientDomain, Reject, ServerAddress,
-    SwitchableSign, UpstreamTls,
+    Config, Host, Identity, ListenerTls, Mode, OnTempError, OnUnusableFrom, Override, Policy, RecipientDomain, Reject,
+    ServerAddress, SwitchableSign, UpstreamTls,
 };
 use crate::label::Label;
+use crate::policy::LocalPolicy;
 use crate::policy::corroboration::Sign;
 use crate::policy::overrides::OverrideAction;
 
@@ -35,32 +36,131 @@ pub fn warnings(config: &Config) -> Vec<String> {
         let name = &config.hostname;
         warnings.push(format!("hostname is {name}, without a domain: other servers may refuse it as an EHLO name"));
     }
-    if config.policy.mode != Mode::Enforce {
-        warnings.push(format!("policy.mode is {}: nothing is refused", config.policy.mode));
+    judgement_warnings(config, &mut warnings);
+    listener_warnings(config, &mut warnings);
+    if config.replies.help_url.is_some() && !config.replies().name_help_page() {
+        warnings.push("replies.help_url has no effect: no text names {help_url}".to_owned());
     }
-    if config.bypass.trusted_networks.iter().any(|network| network.prefix_len() == 0) {
-        warnings.push("bypass.trusted_networks holds the whole Internet: nothing is evaluated".to_owned());
+    tls_warnings(config, &mut warnings);
+    report_warnings(config, &mut warnings);
+    if config.policy.mode == Mode::Enforce && !config.explain.enabled {
+        warnings.push("explain.enabled is false: nobody can look up the id that a refusal gives the sender".to_owned());
     }
+    warnings
+}
+
+/// What is odd about how messages are judged: in general, or at a listener, whose own tables then are the general ones.
+fn judgement_warnings(config: &Config, warnings: &mut Vec<String>) {
     let policy = &config.policy;
     let shadow = policy.shadow.as_deref();
-    // What the shadow takes over may be meant for it.
-    if shadow.is_none_or(|shadow| shadow.signs != policy.signs || shadow.reject == policy.reject) {
-        sign_warnings("policy", policy, &mut warnings);
+    if policy.mode != Mode::Enforce {
+        warnings.push(format!("policy.mode is {}: nothing is refused", policy.mode));
     }
-    override_warnings(config, "policy", policy, &mut warnings);
+    // What the shadow takes over may be meant for it.
+    if shadow.is_none_or(|shadow| shadow.mode.index() <= policy.mode.index()) {
+        mode_warnings(policy, warnings);
+    }
+    network_warnings(config, warnings);
+    if shadow.is_none_or(|shadow| shadow.signs != policy.signs || shadow.reject == policy.reject) {
+        sign_warnings("policy", policy, warnings);
+    }
+    override_warnings(config, "policy", policy, warnings);
     if policy.mode == Mode::Monitor
         && !policy.overrides.is_empty()
         && shadow.is_none_or(|shadow| shadow.mode == Mode::Monitor || shadow.overrides != policy.overrides)
     {
         warnings.push("policy.override has no effect: policy.mode is monitor".to_owned());
     }
-    shadow_warnings(config, &mut warnings);
-    if config.replies.help_url.is_some() && !config.replies().name_help_page() {
-        warnings.push("replies.help_url has no effect: no text names {help_url}".to_owned());
+    shadow_warnings(config, warnings);
+}
+
+/// Keys that have no effect because of what others say.
+fn mode_warnings(policy: &Policy, warnings: &mut Vec<String>) {
+    let enforces = policy.mode == Mode::Enforce;
+    let of_enforce = [
+        ("policy.reject", policy.reject != Reject::Corroborated),
+        ("policy.on_temperror", policy.on_temperror != OnTempError::DeferIfItMatters),
+        ("policy.unusable_from", policy.unusable_from != OnUnusableFrom::Reject),
+    ];
+    for (key, _) in of_enforce.iter().filter(|(_, is_set)| *is_set && !enforces) {
+        warnings.push(format!("{key} has no effect: policy.mode is {}", policy.mode));
     }
-    tls_warnings(config, &mut warnings);
-    report_warnings(config, &mut warnings);
-    warnings
+    let of_any =
+        [("policy.honor_pct", policy.honor_pct), ("policy.trusted_sealers", !policy.trusted_sealers.is_empty())];
+    for (key, _) in of_any.iter().filter(|(_, is_set)| *is_set && policy.mode == Mode::Monitor) {
+        warnings.push(format!("{key} has no effect: policy.mode is monitor"));
+    }
+    if policy.defer_at_most != LocalPolicy::default().defer_at_most
+        && (!enforces || policy.on_temperror == OnTempError::Pass)
+    {
+        let cause =
+            if enforces { "policy.on_temperror is \"pass\"" } else { "nothing is deferred in this policy.mode" };
+        warnings.push(format!("policy.defer_at_most has no effect: {cause}"));
+    }
+}
+
+/// Networks whose trust is more, or less, than it seems.
+fn network_warnings(config: &Config, warnings: &mut Vec<String>) {
+    let trusted = &config.bypass.trusted_networks;
+    if trusted.iter().any(|network| network.prefix_len() == 0) {
+        warnings.push("bypass.trusted_networks holds the whole Internet: nothing is evaluated".to_owned());
+        return;
+    }
+    for network in trusted {
+        if network.network().is_loopback() {
+            warnings.push(format!(
+                "bypass.trusted_networks holds {network}, this machine: what comes through a proxy or a tunnel on it is not \
+                 evaluated, wherever it comes from"
+            ));
+        }
+        let covers = |balancers: &Vec<IpNet>| balancers.iter().any(|balancer| balancer.contains(network));
+        if let Some(listener) = config.listeners.iter().find(|listener| covers(&listener.proxy_protocol_from)) {
+            warnings.push(format!(
+                "bypass.trusted_networks holds {network}, which is in proxy_protocol_from of the listener {}: there the client \
+                 counts that the PROXY header names, not the balancer",
+                listener.address
+            ));
+        }
+        let has_upstream = |server: &&ServerAddress| match server.host {
+            Host::Address(ip) => !ip.is_loopback() && network.contains(&ip),
+            Host::Name(_) => false,
+        };
+        if let Some(server) = config.upstream.servers.iter().find(has_upstream) {
+            warnings.push(format!(
+                "bypass.trusted_networks holds {network}, with the upstream {server}: what it forwards through the gate is \
+                 not evaluated"
+            ));
+        }
+    }
+}
+
+/// What is odd about a listener's own settings.
+fn listener_warnings(config: &Config, warnings: &mut Vec<String>) {
+    for listener in &config.listeners {
+        let at = |text: &str| format!("at the listener {}: {text}", listener.address);
+        let repeats = [
+            ("policy", listener.policy.as_ref() == Some(&config.policy)),
+            ("bypass", listener.bypass.as_ref() == Some(&config.bypass)),
+            ("recipient_domains", listener.recipient_domains.as_ref() == Some(&config.smtp.recipient_domains)),
+        ];
+        for (name, _) in repeats.iter().filter(|(_, repeats)| *repeats) {
+            warnings.push(at(&format!("listener.{name} has no effect: it says what holds in general")));
+        }
+        let here = config.at(listener);
+        let mut own = Vec::new();
+        judgement_warnings(&here, &mut own);
+        let named = here.bypass.client_certificates.len();
+        if named > 0 && listener.tls == ListenerTls::Off && (listener.bypass.is_some() || config.listeners.len() == 1) {
+            own.push("bypass.client_certificates has no effect: listener.tls is \"off\"".to_owned());
+        }
+        // What holds in general was said.
+        own.retain(|warning| !warnings.contains(warning));
+        warnings.extend(own.iter().map(|warning| at(warning)));
+    }
+    let has_tls = config.listeners.iter().any(|listener| listener.tls != ListenerTls::Off);
+    if !config.bypass.client_certificates.is_empty() && !has_tls && config.listeners.len() > 1 {
+        warnings.push("bypass.client_certificates has no effect: every listener.tls is \"off\"".to_owned());
+    }
 }
 
 /// Signs that are switched off where none would count, and all of them.

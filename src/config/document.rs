@@ -94,6 +94,12 @@ impl<'a> Document<'a> {
         Err(problems.collect())
     }
 
+    /// Parses what can be parsed of the text.
+    pub fn whatever(text: &'a str) -> Self {
+        let (root, _) = DeTable::parse_recoverable(text);
+        Self { text, root: root.into_inner(), found: Findings::default() }
+    }
+
     /// Reads the keys at the top, above all tables. `tables` are the tables that may follow.
     pub fn top<T>(&'a self, tables: &[&'static str], read: impl FnOnce(&mut Section<'a>) -> T) -> T {
         let mut section = self.section("", 0, Some(0), Some(&self.root));

@@ -454,6 +454,11 @@ fn process(section: &mut Section<'_>) -> Process {
     Process { user, landlock: section.get("landlock", Landlock::BestEffort) }
 }
 
+/// Where the admin listener is, whatever else is wrong.
+pub fn admin_address<'a>(document: &'a Document<'a>) -> SocketAddr {
+    document.table("admin", admin).address
+}
+
 fn admin(section: &mut Section<'_>) -> Admin {
     Admin { address: section.get("address", (Ipv4Addr::LOCALHOST, ADMIN_PORT).into()) }
 }

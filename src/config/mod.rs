@@ -422,6 +422,12 @@ impl Config {
     }
 }
 
+/// Where the admin listener is by a file that may be wrong otherwise; the default if it does not say.
+pub fn admin_address(path: &Path) -> SocketAddr {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    file::admin_address(&document::Document::whatever(&text))
+}
+
 impl Loaded {
     /// The effective configuration as TOML, each value that isn't in the file marked with where it comes from. What holds
     /// because it holds in general is a comment; tables that have nothing else are left out.

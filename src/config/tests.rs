@@ -459,6 +459,43 @@ fn what_is_wrong_with_a_listeners_own_settings_is_told_at_its_line() {
 }
 
 #[test]
+fn contradictions_are_warned_of_and_nothing_else_is() {
+    let start = "hostname = \"mx.example.net\"\n[upstream]\nservers = [\"10.0.0.9:25\"]\n";
+    let listener = "[[listener]]\naddress = \"127.0.0.1:1\"\n";
+    let fingerprint = "AB:".repeat(31) + "AB";
+    // The text, and what each warning says.
+    let cases: &[(&str, String, &[&str])] = &[
+        ("nothing", String::new(), &[]),
+        ("enforce with all else", "[policy]\nreject = \"always\"\non_temperror = \"defer\"\nunusable_from = \"tag\"\nhonor_pct = true\ntrusted_sealers = [\"a.example\"]\ndefer_at_most = \"1h\"\n".into(), &[]),
+        ("reject in tag", "[policy]\nmode = \"tag\"\nreject = \"always\"\n".into(), &["nothing is refused", "policy.reject has no effect"]),
+        ("doubt in tag", "[policy]\nmode = \"tag\"\non_temperror = \"pass\"\n".into(), &["nothing is refused", "policy.on_temperror has no effect"]),
+        ("From in monitor", "[policy]\nmode = \"monitor\"\nunusable_from = \"tag\"\n".into(), &["nothing is refused", "policy.unusable_from has no effect"]),
+        ("pct in tag", "[policy]\nmode = \"tag\"\nhonor_pct = true\n".into(), &["nothing is refused"]),
+        ("pct in monitor", "[policy]\nmode = \"monitor\"\nhonor_pct = true\n".into(), &["nothing is refused", "policy.honor_pct has no effect"]),
+        ("sealers in monitor", "[policy]\nmode = \"monitor\"\ntrusted_sealers = [\"a.example\"]\n".into(), &["nothing is refused", "policy.trusted_sealers has no effect"]),
+        ("a bound on what never is", "[policy]\non_temperror = \"pass\"\ndefer_at_most = \"1h\"\n".into(), &["policy.defer_at_most has no effect: policy.on_temperror"]),
+        ("the same in tag", "[policy]\nmode = \"tag\"\ndefer_at_most = \"1h\"\n".into(), &["nothing is refused", "policy.defer_at_most has no effect: nothing"]),
+        ("an inner network", "[bypass]\ntrusted_networks = [\"192.168.0.0/16\"]\n".into(), &[]),
+        ("loopback", "[bypass]\ntrusted_networks = [\"127.0.0.0/8\"]\n".into(), &["this machine"]),
+        ("the upstream", "[bypass]\ntrusted_networks = [\"10.0.0.0/24\"]\n".into(), &["with the upstream 10.0.0.9:25"]),
+        ("a balancer", format!("[bypass]\ntrusted_networks = [\"10.1.0.1\"]\n{listener}proxy_protocol_from = [\"10.1.0.0/16\"]\n"), &["not the balancer"]),
+        ("no explanations", "[explain]\nenabled = false\n".into(), &["explain.enabled"]),
+        ("certificates without TLS", format!("[bypass]\nclient_certificates = [\"{fingerprint}\"]\n"), &["every listener.tls is \"off\""]),
+        ("the same at one listener", format!("{listener}[listener.bypass]\nclient_certificates = [\"{fingerprint}\"]\n"), &["127.0.0.1:1: bypass.client_certificates has no effect"]),
+        ("a listener of its own", format!("{listener}recipient_domains = [\"a.example\"]\n[listener.policy]\nreject = \"never\"\n[listener.bypass]\nauthenticated = false\n"), &[]),
+        ("one that only repeats", format!("{listener}recipient_domains = []\n[listener.policy]\nmode = \"enforce\"\n[listener.bypass]\nauthenticated = true\n"), &["listener.policy has no effect", "listener.bypass has no effect", "listener.recipient_domains has no effect"]),
+        ("one that is odd", format!("{listener}[listener.policy]\nmode = \"tag\"\nreject = \"always\"\n"), &["127.0.0.1:1: policy.mode is tag", "127.0.0.1:1: policy.reject has no effect"]),
+        ("one as odd as all", format!("[policy]\nmode = \"tag\"\n{listener}[listener.policy]\nhonor_pct = true\n"), &["policy.mode is tag"]),
+    ];
+    for (case, text, expected) in cases {
+        let warnings = Config::parse(&format!("{start}{text}")).unwrap().config.warnings();
+        let told = warnings.len() == expected.len() && warnings.iter().zip(*expected).all(|(w, part)| w.contains(part));
+        assert!(told, "{case}: {warnings:#?}");
+    }
+    assert_eq!(Config::built_in().at(&Config::built_in().listeners[0]).warnings(), Config::built_in().warnings());
+}
+
+#[test]
 fn overrides_that_do_nothing_or_too_much_are_warned_of() {
     let start = "hostname = \"mx.example.net\"\n[upstream]\nservers = [\"127.0.0.1:10025\"]\n";
     let table = |more: &str| format!("[[policy.override]]\naction = \"pass\"\nnote = \"n\"\n{more}\n");

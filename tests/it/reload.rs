@@ -1,6 +1,10 @@
 //! SIGHUP: what a new configuration changes at once, what it can't change, and what a wrong one does not.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::support::client::Client;
+use crate::support::config::ConfigText;
 use crate::support::dns::Zone;
 use crate::support::gate::APPLIED;
 use crate::support::rules::Script;
@@ -167,4 +171,129 @@ async fn the_log_says_more_when_it_is_told_to() {
         drop(world.client().await);
         world.gate.wait_for_log("session ended").await;
     }
+}
+
+#[tokio::test]
+async fn the_command_reloads_and_tells_what_became_of_it() {
+    const SUCCESSFUL: &str = "dmarcgate_config_last_reload_successful";
+    let mut world = World::start(zone(), |c| c).await;
+    let admin = world.gate.admin().to_string();
+    let reload = async |world: &World| {
+        let output = world.gate.run(&["reload", "--admin", &admin]).await;
+        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        (output.status.code(), text)
+    };
+    assert_eq!(world.gate.metrics().await.value(SUCCESSFUL), 1.0);
+    let good = world.gate.config().clone().set("policy.mode", "tag").set("spool.memory", "1MiB");
+    world.gate.write_config(&good.text());
+    let (code, text) = reload(&world).await;
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("in force, changed: policy.mode\n"), "{text}");
+    assert!(text.contains("a restart is needed for: spool.memory\n"), "{text}");
+    assert!(text.contains("warning: policy.mode is tag"), "{text}");
+    assert_eq!(world.send(&forged()).await.summary(), "250 reject");
+
+    world.gate.write_config("[upstream]\nservers = [\"127.0.0.1:25\"]\n[policy]\nmode = \"tog\"\nrejct = 1\n");
+    let (code, text) = reload(&world).await;
+    assert_eq!(code, Some(2), "{text}");
+    let parts =
+        ["dmarcgate.toml:4: policy.mode: \"tog\" is not allowed", "dmarcgate.toml:5: policy.rejct: unknown key"];
+    assert!(parts.iter().all(|part| text.contains(part)) && text.contains("the one before stays in force"), "{text}");
+    let scrape = world.gate.metrics().await;
+    assert_eq!((scrape.value(REFUSED), scrape.value(APPLIED), scrape.value(SUCCESSFUL)), (1.0, 1.0, 0.0));
+    assert_eq!(world.send(&forged()).await.summary(), "250 reject");
+
+    // SIGHUP goes the same way.
+    world.gate.reloaded(|c| c).await;
+    assert_eq!(world.gate.metrics().await.value(SUCCESSFUL), 1.0);
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let output = world.gate.run(&["reload", "--admin", &nobody]).await;
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Two policies that differ in several keys, each seen in what becomes of a message.
+fn first(config: ConfigText) -> ConfigText {
+    config.set("authserv_id", "first.gate.example").set("policy.mode", "enforce").set("policy.reject", "always")
+}
+
+fn second(config: ConfigText) -> ConfigText {
+    let keys = [("author_domain", "q.example"), ("action", "pass"), ("note", "by the second")];
+    let table: toml::Table = keys.iter().map(|(key, value)| ((*key).to_owned(), toml::Value::from(*value))).collect();
+    config
+        .set("authserv_id", "second.gate.example")
+        .set("policy.mode", "tag")
+        .set("policy.override", vec![toml::Value::Table(table)])
+        .set("results.received_spf", true)
+}
+
+#[tokio::test]
+async fn a_storm_of_reloads_drops_no_session_and_no_message_has_half_a_policy() {
+    const RELOADS: usize = 100;
+    let zone = zone().txt("q.example", "v=spf1 -all").txt("_dmarc.q.example", "v=DMARC1; p=quarantine");
+    let world = World::with(Script::with_xclient(), zone, first).await;
+    let over = Arc::new(AtomicBool::new(false));
+    let mut senders = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let (over, gate) = (Arc::clone(&over), world.gate.address());
+        senders.spawn(async move {
+            let mut client = Client::introduced(gate, STRANGER, "client.example").await;
+            let (mut accepted, mut refused) = (0, 0);
+            while !over.load(Ordering::Relaxed) {
+                for author in ["a@a.example", "a@q.example"] {
+                    let content = Letter::new(STRANGER, author).content;
+                    let delivery = client.deliver(author, &["you@rcpt.example"], &content).await;
+                    match delivery.outcome().code {
+                        250 => accepted += 1,
+                        550 if author == "a@a.example" => refused += 1,
+                        code => panic!("{author}: {code}\n{}", client.transcript()),
+                    }
+                }
+            }
+            client.command("QUIT").await.assert(221);
+            (accepted, refused)
+        });
+    }
+
+    let base = world.gate.config().clone().unset("authserv_id").unset("policy.mode").unset("policy.reject");
+    let (one, two) = (first(base.clone()).text(), second(base.clone()).text());
+    let broken = ["[policy\n".to_owned(), format!("nonsense = 1\n{one}"), two.replace("\"tag\"", "\"tog\"")];
+    for n in 0..RELOADS {
+        let text = match n % 4 {
+            0 => &two,
+            2 => &one,
+            _ => &broken[n % broken.len()],
+        };
+        world.gate.reload_text(text);
+        let done = (n + 1) as f64;
+        let is_done = |scrape: &crate::support::gate::Scrape| scrape.value(APPLIED) + scrape.value(REFUSED) == done;
+        world.gate.wait_for_metrics("one more reload", is_done).await;
+    }
+    over.store(true, Ordering::Relaxed);
+    let (mut accepted, mut refused) = (0, 0);
+    while let Some(counts) = senders.join_next().await {
+        let counts: (usize, usize) = counts.expect("no session is dropped");
+        (accepted, refused) = (accepted + counts.0, refused + counts.1);
+    }
+    let scrape = world.gate.metrics().await;
+    assert_eq!((scrape.value(APPLIED), scrape.value(REFUSED)), (50.0, 50.0));
+
+    let messages = world.upstream.messages();
+    assert_eq!(messages.len(), accepted);
+    let mut kinds = std::collections::BTreeSet::new();
+    for message in &messages {
+        let text = String::from_utf8_lossy(&message.content);
+        let tag = text.lines().find_map(|line| line.strip_prefix("X-DMARC-Fail-policy: "));
+        let id = text.lines().find_map(|line| line.strip_prefix("Authentication-Results: "));
+        let id = id.and_then(|line| line.split('.').next()).unwrap_or_default().to_owned();
+        let seen = (id, message.from.clone(), tag.map(str::to_owned), text.contains("\nReceived-SPF: "));
+        let (id, from, tag, spf) = (&*seen.0, &*seen.1, seen.2.as_deref(), seen.3);
+        let whole = [
+            ("first", "a@q.example", Some("quarantine"), false),
+            ("second", "a@a.example", Some("reject"), true),
+            ("second", "a@q.example", None, true),
+        ];
+        assert!(whole.contains(&(id, from, tag, spf)), "{seen:?}\n{text}");
+        kinds.insert(seen);
+    }
+    assert!(kinds.len() == 3 && refused > 0, "both policies decided: {kinds:?}, {refused} refused");
 }

@@ -86,8 +86,20 @@ impl Gate {
 
     /// Has it read this text.
     pub fn reload_text(&self, text: &str) {
-        std::fs::write(self.directory.path().join(CONFIG), text).expect("a writable directory");
+        self.write_config(text);
         self.signal("HUP");
+    }
+
+    /// Puts this text into the place of its configuration, whole.
+    pub fn write_config(&self, text: &str) {
+        let draft = self.directory.path().join("dmarcgate.new");
+        std::fs::write(&draft, text).expect("a writable directory");
+        std::fs::rename(&draft, self.directory.path().join(CONFIG)).expect("a writable directory");
+    }
+
+    /// The configuration that it was started with, or was made to read last.
+    pub fn config(&self) -> &ConfigText {
+        &self.config
     }
 
     /// Has it read a configuration changed by `change`, and waits until it has taken it over.

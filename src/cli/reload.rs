@@ -1,0 +1,79 @@
+//! `dmarcgate reload`: makes a running gate read its configuration again, and tells what became of it.
+
+use std::fmt::Write as _;
+use std::io::Write;
+use std::net::SocketAddr;
+
+use clap::Args;
+
+use super::healthcheck::{ask, reachable};
+use super::{ConfigFile, Failure, print};
+use crate::admin::{RELOAD, RELOAD_FIELD, ReloadReport};
+use crate::config;
+
+/// Make a running gate read its configuration again.
+///
+/// Asks the gate at the admin address that the file names; it does what it does at SIGHUP, with the file that it was started
+/// with. Exit code 0: the configuration is in force, and the keys are named that changed or need a restart; 2: it is
+/// refused, with every problem, and the one before stays in force; 1: no gate answers.
+#[derive(Debug, Args)]
+pub struct Reload {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// The admin address of the running gate, if it is not the one in the file
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    admin: Option<SocketAddr>,
+}
+
+impl Reload {
+    pub fn run(self, output: &mut dyn Write) -> Result<(), Failure> {
+        let path = &self.file.config;
+        let address = reachable(self.admin.unwrap_or_else(|| config::admin_address(path)));
+        let fields = format!("{RELOAD_FIELD}: 1\r\nContent-Length: 0\r\n");
+        let (status, body) = ask(address, ("POST", RELOAD, &fields)).map_err(|error| {
+            Failure::Running(format!(
+                "no gate answers at {address} (admin.address; see --admin if the running gate has another): {error}"
+            ))
+        })?;
+        let report = match status {
+            200 | 422 => serde_json::from_str::<ReloadReport>(&body),
+            _ => return Err(Failure::Running(format!("{address}: {}", body.trim_end()))),
+        };
+        let report = report.map_err(|_| Failure::Running(format!("what answers at {address} is not dmarcgate")))?;
+        let mut text = String::new();
+        let own = std::fs::canonicalize(path).unwrap_or_else(|_| path.clone());
+        if own.display().to_string() != report.file {
+            // Writing to a String does not fail.
+            let _ = writeln!(text, "note: the gate has read {}, not {}", report.file, own.display());
+        }
+        match report.applied {
+            true => print(output, &(text + &applied(&report))),
+            false => Err(Failure::Usage(text + refused(&report).trim_end())),
+        }
+    }
+}
+
+fn applied(report: &ReloadReport) -> String {
+    let mut text = String::new();
+    for warning in &report.warnings {
+        let _ = writeln!(text, "warning: {warning}");
+    }
+    let _ = match &*report.changed {
+        [] => writeln!(text, "{}: in force, nothing has changed", report.file),
+        changed => writeln!(text, "{}: in force, changed: {}", report.file, changed.join(" ")),
+    };
+    if !report.restart.is_empty() {
+        let _ = writeln!(text, "a restart is needed for: {}", report.restart.join(" "));
+    }
+    text
+}
+
+fn refused(report: &ReloadReport) -> String {
+    let mut text = String::new();
+    for problem in &report.problems {
+        let line = problem.line.map(|line| format!(":{line}")).unwrap_or_default();
+        let key = if problem.key.is_empty() { String::new() } else { format!(" {}:", problem.key) };
+        let _ = writeln!(text, "{}{line}:{key} {}", report.file, problem.problem);
+    }
+    text + "the configuration is refused; the one before stays in force"
+}
