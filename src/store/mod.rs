@@ -24,6 +24,7 @@
 //! - tests it over both, with `testing::on_both!`.
 
 mod database;
+pub mod inbound;
 mod location;
 mod row;
 mod statements;

@@ -1,0 +1,70 @@
+//! Reads in passing the aggregate reports that others send about our domains.
+//!
+//! [`read`] and what stands below it are pure: octets of a message become a [`Report`], or a [`Refusal`] says why not.
+//! Whoever wrote the message decides what is in it, so that everything is bounded: parts and their depth (`mime`), what
+//! comes out of a compressed file (`unpack`), and what is held of the XML (`feedback`).
+
+pub mod feedback;
+pub mod mime;
+pub mod unpack;
+
+use crate::label_enum;
+pub use crate::store::inbound::{Report, Row};
+
+label_enum! {
+    /// Why a report is not read, or does not count. Its sender's doing, unless said otherwise.
+    pub enum Refusal {
+        /// The message has no part that could be a report.
+        NoReport = "no_report",
+        /// The message has too many parts, too deep in one another, or too large a header section in one.
+        Structure = "structure",
+        /// What should be base64 is not.
+        TransferEncoding = "transfer_encoding",
+        /// What should be gzip or ZIP is broken, packed twice, or of a kind that is not read.
+        Compression = "compression",
+        /// It becomes too large when it is unpacked.
+        Bomb = "bomb",
+        /// Its character set is not read, or it is not in the one that it names.
+        Charset = "charset",
+        /// It has a document type or an entity of its own.
+        Doctype = "doctype",
+        /// It is no well-formed XML.
+        Malformed = "malformed",
+        /// A tag or a text is too long, elements are too deep in one another, or there are too many rows.
+        Bounds = "bounds",
+        /// It is no aggregate report: something is missing that each has, or can't be read.
+        Content = "content",
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// Reads the report in a message: its octets as they came, header section and body.
+///
+/// # Errors
+///
+/// Why there is none; with several parts that could be reports, why the first is not.
+pub fn read(message: &[u8]) -> Result<Report, Refusal> {
+    let mut first = None;
+    for part in mime::candidates(message)? {
+        match read_file(&part) {
+            Ok(report) => return Ok(report),
+            Err(refusal) => {
+                first.get_or_insert(refusal);
+            }
+        }
+    }
+    Err(first.unwrap_or(Refusal::NoReport))
+}
+
+/// Reads a report as it is attached: XML, or XML in gzip or ZIP.
+///
+/// # Errors
+///
+/// Why it is not read.
+pub fn read_file(packed: &[u8]) -> Result<Report, Refusal> {
+    feedback::read(unpack::xml(packed)?)
+}
+
+#[cfg(test)]
+mod tests;
