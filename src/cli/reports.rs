@@ -1,4 +1,6 @@
-//! `dmarcgate reports list`.
+//! `dmarcgate reports`.
+
+mod inbound;
 
 use std::io::Write;
 use std::time::{Duration, SystemTime};
@@ -16,6 +18,7 @@ use crate::store::{Reader, SummaryLine};
 pub enum Command {
     /// List the recorded messages by day, policy domain and disposition
     List(List),
+    Inbound(inbound::Inbound),
 }
 
 /// List the recorded messages by day, policy domain and disposition.
@@ -46,8 +49,10 @@ struct JsonLine<'a> {
 
 impl Command {
     pub fn run(self, output: &mut dyn Write) -> Result<(), Failure> {
-        let Self::List(list) = self;
-        list.run(output)
+        match self {
+            Self::List(command) => command.run(output),
+            Self::Inbound(command) => command.run(output),
+        }
     }
 }
 

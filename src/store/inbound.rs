@@ -29,6 +29,13 @@ pub struct Report {
     pub left_out: u64,
 }
 
+impl Report {
+    /// The messages of all rows.
+    pub fn messages(&self) -> u64 {
+        self.rows.iter().map(|(_, messages)| *messages).sum()
+    }
+}
+
 /// Messages from one address that fared alike.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Row {

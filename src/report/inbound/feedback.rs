@@ -305,6 +305,7 @@ fn epoch(text: &str) -> Option<i64> {
 fn cleaned(text: &str) -> String {
     let mut cleaned = text.replace(char::is_control, "\u{FFFD}");
     cleaned.truncate(cleaned.floor_char_boundary(MAX_NAME));
+    cleaned.truncate(cleaned.trim_end().len());
     cleaned
 }
 
@@ -351,7 +352,7 @@ const MAX_RECORDS: usize = 500_000;
 /// Different rows of a report: some ten megabytes in memory, half a second for the database.
 pub const MAX_ROWS: usize = 25_000;
 /// Messages of one `record`: ten thousand millions. Sums of all rows that there can be are far from any overflow.
-const MAX_COUNT: u64 = 10_000_000_000;
+pub const MAX_COUNT: u64 = 10_000_000_000;
 /// Domains that passed which a row lists, by DKIM and by SPF.
 const MAX_PASSED: usize = 4;
 /// The end of the year 9999.

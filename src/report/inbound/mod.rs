@@ -39,6 +39,24 @@ label_enum! {
 
 impl std::error::Error for Refusal {}
 
+impl Refusal {
+    /// What it means, to people.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::NoReport => "no part of it could be a report",
+            Self::Structure => "too many parts, or too deep in one another",
+            Self::TransferEncoding => "what should be base64 is not",
+            Self::Compression => "what should be gzip or ZIP is broken, packed twice, or of another kind",
+            Self::Bomb => "unpacked it is too large",
+            Self::Charset => "its character set is not read, or not the one that it names",
+            Self::Doctype => "it has a document type, or an entity of its own",
+            Self::Malformed => "no well-formed XML",
+            Self::Bounds => "a text is too long, elements are too deep, or there are too many rows",
+            Self::Content => "no aggregate report, or one that lacks an id, a domain, a period or a sound row",
+        }
+    }
+}
+
 /// Reads the report in a message: its octets as they came, header section and body.
 ///
 /// # Errors
@@ -64,6 +82,16 @@ pub fn read(message: &[u8]) -> Result<Report, Refusal> {
 /// Why it is not read.
 pub fn read_file(packed: &[u8]) -> Result<Report, Refusal> {
     feedback::read(unpack::xml(packed)?)
+}
+
+/// Reads a report that is attached to a message, or is none.
+///
+/// # Errors
+///
+/// Why it is not read.
+pub fn read_any(octets: &[u8]) -> Result<Report, Refusal> {
+    // No header field begins like this.
+    if unpack::is_packed(octets) || unpack::is_xml(octets) { read_file(octets) } else { read(octets) }
 }
 
 #[cfg(test)]

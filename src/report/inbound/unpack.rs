@@ -25,6 +25,20 @@ pub fn xml(packed: &[u8]) -> Result<Box<dyn BufRead + '_>, Refusal> {
     text(metered(packed, packed.len()))
 }
 
+/// Whether it begins as gzip and ZIP do.
+pub fn is_packed(octets: &[u8]) -> bool {
+    octets.starts_with(GZIP) || octets.starts_with(ZIP)
+}
+
+/// Whether it begins as XML does, in whatever character set.
+pub fn is_xml(octets: &[u8]) -> bool {
+    let octets = octets.strip_prefix(BOM).unwrap_or(octets).trim_ascii_start();
+    octets.starts_with(b"<")
+        || octets.starts_with(b"\xff\xfe")
+        || octets.starts_with(b"\xfe\xff")
+        || octets.starts_with(b"\0<")
+}
+
 /// Why reading failed, if it was a bound of ours.
 pub fn refusal_in(error: &io::Error) -> Option<Refusal> {
     error.get_ref()?.downcast_ref::<Refusal>().copied()
@@ -87,7 +101,7 @@ fn text<'a>(mut octets: impl BufRead + 'a) -> Result<Box<dyn BufRead + 'a>, Refu
     let mut head = Vec::with_capacity(HEAD);
     let read = (&mut octets).take(HEAD as u64).read_to_end(&mut head);
     read.map_err(|error| refusal_in(&error).unwrap_or(Refusal::Compression))?;
-    if head.starts_with(GZIP) || head.starts_with(ZIP) {
+    if is_packed(&head) {
         return Err(Refusal::Compression);
     }
     let set = character_set(&head)?;
