@@ -36,8 +36,10 @@ use crate::listener::{self, Backlog, Listening, Room};
 use crate::message::spool::Spooler;
 use crate::metrics::Registry;
 use crate::readiness::{Condition, Readiness};
+use crate::report::inbound::Collector;
 use crate::session::doubts::Doubts;
 use crate::session::{self, Gate};
+use crate::store::inbound::Shelf;
 use crate::store::{self, Store};
 use crate::suffix_list::SuffixList;
 use crate::upstream::probe::{self, Survey};
@@ -55,6 +57,8 @@ pub struct Running {
     store: Store,
     /// Draws up explanations; none if none are kept.
     recorder: Option<JoinHandle<()>>,
+    /// Reads reports that arrive.
+    collector: JoinHandle<()>,
     resolver: Resolver,
     slots: Arc<Slots>,
     open_files: OpenFiles,
@@ -138,6 +142,8 @@ pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Resu
     let store = Store::open(config.store(), &registry).await?;
     readiness.holds(Condition::Store);
     let (explanations, recorder) = recorder(&config, &store, &registry);
+    let shelf = Shelf::new(config.store.url.clone(), config.inbound_retention());
+    let (inbound, collector) = Collector::start(shelf, &registry);
 
     let (stop, stopped) = watch::channel(false);
     let (stop_admin, admin_stopped) = watch::channel(false);
@@ -164,6 +170,7 @@ pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Resu
         survey: surveyed.clone(),
         rows: store.appender(),
         explanations: explanations.clone(),
+        inbound: inbound.clone(),
         doubts: Doubts::default(),
         tls: tls.clone(),
         metrics: session_metrics.clone(),
@@ -207,6 +214,7 @@ pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Resu
         upstream_tls_metrics,
         store,
         recorder,
+        collector,
         resolver,
         slots,
         open_files: sockets.open_files,
@@ -269,6 +277,11 @@ impl Running {
         if let Some(recorder) = self.recorder {
             // It ends with the last session.
             let _ = timeout(RECORDER_CLOSE, recorder).await;
+        }
+        // So does this, but for reports that wait: their mail was delivered, and a report is no more than a report.
+        let abort = self.collector.abort_handle();
+        if timeout(COLLECTOR_CLOSE, self.collector).await.is_err() {
+            abort.abort();
         }
         self.store.close(STORE_CLOSE).await;
         self.stop_admin.send_replace(true);
@@ -385,6 +398,8 @@ fn adopt(socket: std::net::TcpListener, address: SocketAddr) -> Result<TcpListen
 
 /// How long explanations of the last messages may take to be drawn up.
 const RECORDER_CLOSE: Duration = Duration::from_secs(1);
+/// How long reports that have come may take to be read.
+const COLLECTOR_CLOSE: Duration = Duration::from_secs(2);
 /// How long rows may take to be written at the end.
 const STORE_CLOSE: Duration = Duration::from_secs(5);
 /// How long open requests to the admin listener may take at the end.

@@ -10,16 +10,16 @@ use crate::action::template::{HelpUrl, Placeholder};
 use crate::config::document::{Document, Section};
 use crate::config::reach::Process;
 use crate::config::{
-    Admin, AuthOffer, BareNewline, Bypass, ByteSize, Config, Discovery, Dns, Explain, Identity, Limits, ListUrl,
-    Listener, ListenerTls, Log, LogFormat, LogLevel, Mailbox, Mode, OnTempError, OnUnusableFrom, OneOrMore, Override,
-    Policy, PublicSuffix, Reject, Replies, Reports, Results, Selection, Smtp, Spool, Store, SwitchableSign, Timeouts,
-    Tls, Upstream, UpstreamTls,
+    Admin, AuthOffer, BareNewline, Bypass, ByteSize, Config, Discovery, Dns, Explain, Identity, Inbound, Limits,
+    ListUrl, Listener, ListenerTls, Log, LogFormat, LogLevel, Mailbox, Mode, OnTempError, OnUnusableFrom, OneOrMore,
+    Override, Policy, PublicSuffix, Reject, Replies, Reports, Results, Selection, Senders, Smtp, Spool, Store,
+    SwitchableSign, Timeouts, Tls, Upstream, UpstreamTls,
 };
 use crate::domain::Domain;
 use crate::policy::corroboration::Sign;
 use crate::policy::overrides::{Criteria, OverrideAction};
 use crate::process::Landlock;
-use crate::store::{Location, Retention};
+use crate::store::{Location, Retention, inbound};
 
 /// Reads all tables. What is wrong stands in the document afterwards; the values are then of no use.
 pub fn read<'a>(document: &'a Document<'a>) -> Config {
@@ -386,7 +386,24 @@ fn reports(section: &mut Section<'_>) -> Reports {
     if from.as_ref().is_some_and(|from| from.domain.is_none()) {
         section.problem("from", "has no domain; expected an address such as \"dmarc-reports@example.net\"");
     }
-    Reports { enabled, from, organization: section.optional("organization"), relay: section.optional("relay") }
+    let (organization, relay) = (section.optional("organization"), section.optional("relay"));
+    Reports { enabled, from, organization, relay, inbound: section.table("inbound", INBOUND, None, inbound) }
+}
+
+fn inbound(section: &mut Section<'_>) -> Inbound {
+    let addresses: Vec<Mailbox> = section.get("addresses", Vec::new());
+    for address in addresses.iter().filter(|address| address.domain.is_none()) {
+        let message = format!("{address} has no domain; expected addresses such as \"dmarc@example.net\"");
+        section.problem("addresses", &message);
+    }
+    let inbound::Retention { keep, rows } = inbound::Retention::default();
+    Inbound {
+        addresses,
+        senders: section.get("senders", Senders::Verified),
+        message_size: section.within("message_size", ByteSize(10 * MEBI), ByteSize(64 * KIBI)..=ByteSize(64 * MEBI)).0,
+        keep: section.within("keep", keep, minutes(24 * 60)..=minutes(3650 * 24 * 60)),
+        rows: section.within("rows", rows, 50_000..=100_000_000),
+    }
 }
 
 fn process(section: &mut Section<'_>) -> Process {
@@ -434,6 +451,8 @@ const LISTENER_OVERRIDE: &str = "listener.policy.override";
 const POLICY: &str = "policy";
 const BYPASS: &str = "bypass";
 const SMTP: &str = "smtp";
+/// The table of reports that arrive.
+const INBOUND: &str = "reports.inbound";
 /// The name of the tables of overrides.
 const OVERRIDE: &str = "policy.override";
 /// The table of the policy that is never acted on; there is none without it.

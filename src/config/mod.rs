@@ -37,6 +37,7 @@ use crate::label_enum;
 use crate::policy::OverrideKind;
 use crate::policy::overrides::OverrideAction;
 pub use crate::policy::{Mode, OnTempError, OnUnusableFrom, Reject};
+pub use crate::report::inbound::Senders;
 pub use crate::session::settings::{AuthOffer, BareNewline};
 pub use crate::smtp::extension::Extension;
 use crate::store::Location;
@@ -300,6 +301,19 @@ pub struct Reports {
     pub from: Option<Mailbox>,
     pub organization: Option<String>,
     pub relay: Option<ServerAddress>,
+    pub inbound: Inbound,
+}
+
+/// `[reports.inbound]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each key is documented in config/dmarcgate.toml")]
+pub struct Inbound {
+    pub addresses: Vec<Mailbox>,
+    pub senders: Senders,
+    /// Octets.
+    pub message_size: u64,
+    pub keep: Duration,
+    pub rows: u32,
 }
 
 /// `[admin]`.

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{Config, Host, Identity, Override, Policy, RecipientDomain, ServerAddress, SwitchableSign, UpstreamTls};
+use super::{
+    Config, Host, Identity, Inbound, Override, Policy, RecipientDomain, ServerAddress, SwitchableSign, UpstreamTls,
+};
 use crate::action;
 use crate::calendar::{Date, SECONDS_PER_DAY};
 use crate::dns::resolver;
@@ -13,6 +15,7 @@ use crate::policy::bypass::Bypass;
 use crate::policy::corroboration::Sign;
 use crate::policy::overrides::{Criteria, LocalOverride, OverrideAction};
 use crate::policy::{LocalPolicy, OverrideKind, Pct};
+use crate::report::inbound;
 use crate::session;
 use crate::session::patience;
 use crate::session::receive::Bounds;
@@ -125,8 +128,24 @@ impl Config {
                 evaluation: self.timeouts.evaluation,
             },
             verdict: self.verdict(),
+            inbound: self.inbound(),
             servers,
         }
+    }
+
+    fn inbound(&self) -> inbound::Settings {
+        let inbound = &self.reports.inbound;
+        inbound::Settings {
+            addresses: inbound.addresses.iter().map(|address| address.to_string().into()).collect(),
+            senders: inbound.senders,
+            message_size: inbound.message_size,
+        }
+    }
+
+    /// What is kept of reports that arrive.
+    pub fn inbound_retention(&self) -> store::inbound::Retention {
+        let Inbound { keep, rows, .. } = self.reports.inbound;
+        store::inbound::Retention { keep, rows }
     }
 
     /// What bounds a message.

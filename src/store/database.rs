@@ -160,6 +160,7 @@ macro_rules! steps {
 const MIGRATIONS: &[Step] = steps![
     1 => "0001_report_rows.sql",
     2 => "0002_explanations.sql",
+    3 => "0003_inbound_reports.sql",
 ];
 
 /// With a write-ahead log readers don't wait for the writer, and what was committed survives the death of the process;

@@ -25,6 +25,7 @@ mod fuzz;
 mod harness;
 mod hostile;
 mod identity;
+mod inbound;
 mod interop;
 mod layers;
 mod limits;

@@ -2,12 +2,14 @@
 //!
 //! [`read`] and what stands below it are pure: octets of a message become a [`Report`], or a [`Refusal`] says why not.
 //! Whoever wrote the message decides what is in it, so that everything is bounded: parts and their depth (`mime`), what
-//! comes out of a compressed file (`unpack`), and what is held of the XML (`feedback`).
+//! comes out of a compressed file (`unpack`), and what is held of the XML (`feedback`). [`Collector`] drives them.
 
+mod collector;
 pub mod feedback;
 pub mod mime;
 pub mod unpack;
 
+pub use self::collector::{Collector, Letter, Senders, Settings};
 use crate::label_enum;
 pub use crate::store::inbound::{Report, Row};
 
@@ -34,6 +36,20 @@ label_enum! {
         Bounds = "bounds",
         /// It is no aggregate report: something is missing that each has, or can't be read.
         Content = "content",
+        /// Its period is not over by far, or it is older than what is kept.
+        Period = "period",
+        /// The message is larger than `reports.inbound.message_size`.
+        MessageSize = "message_size",
+        /// Nobody vouches for the message: its author domain has no aligned pass.
+        Unverified = "unverified",
+        /// The same report was read before.
+        Duplicate = "duplicate",
+        /// More came than could be read. Ours.
+        QueueFull = "queue_full",
+        /// The store did not take it. Ours.
+        Store = "store",
+        /// A fault of ours: its spool could not be read, or reading it panicked.
+        Fault = "fault",
     }
 }
 
@@ -53,6 +69,13 @@ impl Refusal {
             Self::Malformed => "no well-formed XML",
             Self::Bounds => "a text is too long, elements are too deep, or there are too many rows",
             Self::Content => "no aggregate report, or one that lacks an id, a domain, a period or a sound row",
+            Self::Period => "its period is not over by far, or too old",
+            Self::MessageSize => "the message is too large",
+            Self::Unverified => "nobody vouches for the message",
+            Self::Duplicate => "it was read before",
+            Self::QueueFull => "more came than could be read",
+            Self::Store => "the store did not take it",
+            Self::Fault => "a fault of the gate",
         }
     }
 }
