@@ -15,14 +15,15 @@ use tracing::{error, info};
 use crate::causes::Causes;
 use crate::domain::Domain;
 use crate::envelope::Envelope;
-use crate::evaluation::Evaluation;
 use crate::evaluation::caught::caught_in;
 use crate::evaluation::subject::Subject;
+use crate::evaluation::{DkimOutput, DkimResult, Evaluation};
 use crate::label_enum;
 use crate::message::spool::{Duplicate, Spool};
 use crate::metrics::{Family, IntCounter, Registry};
 use crate::report::inbound::{Refusal, Report, read};
 use crate::smtp::data::Unstuffer;
+use crate::spf::SpfResult;
 use crate::store::inbound::{Put, Shelf};
 
 /// What the operator sets.
@@ -51,7 +52,7 @@ label_enum! {
 pub struct Letter {
     /// Of its transaction, for the log.
     id: Box<str>,
-    /// Its author domain, if there is one alone and it has an aligned pass.
+    /// Its author domain, if there is one alone and it is verified.
     reporter: Option<Domain>,
     content: Result<Content, Refusal>,
 }
@@ -110,12 +111,16 @@ impl Letter {
     }
 }
 
-/// The author domain, if DKIM or SPF vouches for it; no policy record is needed for that.
+/// The author domain, if DKIM or SPF vouches for it. Where it has no policy, alignment was not looked at; a pass for the
+/// very domain is aligned whatever a policy might say.
 fn verified(evaluation: &Evaluation) -> Option<Domain> {
-    match &*evaluation.dmarc {
-        [dmarc] if dmarc.dkim_aligned || dmarc.spf_aligned => Some(dmarc.author_domain.clone()),
-        _ => None,
-    }
+    let [dmarc] = &*evaluation.dmarc else { return None };
+    let author = &dmarc.author_domain;
+    let spf = &evaluation.spf;
+    let by_spf = spf.result == SpfResult::Pass && spf.domain.as_ref() == Some(author);
+    let signs = |dkim: &DkimOutput| dkim.result == DkimResult::Pass && dkim.domain.as_ref() == Some(author);
+    let is_verified = dmarc.dkim_aligned || dmarc.spf_aligned || by_spf || evaluation.dkim.iter().any(signs);
+    is_verified.then(|| author.clone())
 }
 
 impl Content {
