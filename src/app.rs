@@ -37,8 +37,10 @@ use crate::message::spool::Spooler;
 use crate::metrics::Registry;
 use crate::readiness::{Condition, Readiness};
 use crate::report::delivery::{self, Delivery};
+use crate::report::inbound::Collector;
 use crate::session::doubts::Doubts;
 use crate::session::{self, Gate};
+use crate::store::inbound::Shelf;
 use crate::store::{self, Store};
 use crate::suffix_list::SuffixList;
 use crate::upstream::probe::{self, Survey};
@@ -57,6 +59,8 @@ pub struct Running {
     reports: Reports,
     /// Draws up explanations; none if none are kept.
     recorder: Option<JoinHandle<()>>,
+    /// Reads reports that arrive.
+    collector: JoinHandle<()>,
     resolver: Resolver,
     slots: Arc<Slots>,
     open_files: OpenFiles,
@@ -151,6 +155,8 @@ pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Resu
     let store = Store::open(config.store(), &registry).await?;
     readiness.holds(Condition::Store);
     let (explanations, recorder) = recorder(&config, &store, &registry);
+    let shelf = Shelf::new(config.store.url.clone(), config.inbound_retention());
+    let (inbound, collector) = Collector::start(shelf, &registry);
 
     let (stop, stopped) = watch::channel(false);
     let (stop_admin, admin_stopped) = watch::channel(false);
@@ -181,6 +187,7 @@ pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Resu
         rows: store.appender(),
         reports: delivery.clone(),
         explanations: explanations.clone(),
+        inbound: inbound.clone(),
         doubts: Doubts::default(),
         tls: tls.clone(),
         metrics: session_metrics.clone(),
@@ -226,6 +233,7 @@ pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Resu
         store,
         reports,
         recorder,
+        collector,
         resolver,
         slots,
         open_files: sockets.open_files,
@@ -292,6 +300,11 @@ impl Running {
         }
         // What is on its way to the relay may end; else it is taken up again when its lease has run out.
         let _ = timeout(REPORTS_CLOSE, self.reports.task).await;
+        // So does this, but for reports that wait: their mail was delivered, and a report is no more than a report.
+        let abort = self.collector.abort_handle();
+        if timeout(COLLECTOR_CLOSE, self.collector).await.is_err() {
+            abort.abort();
+        }
         self.store.close(STORE_CLOSE).await;
         self.stop_admin.send_replace(true);
         // Requests that hang end with the process.
@@ -414,6 +427,8 @@ fn adopt(socket: std::net::TcpListener, address: SocketAddr) -> Result<TcpListen
 const RECORDER_CLOSE: Duration = Duration::from_secs(1);
 /// How long reports that are under way may take to arrive at the end.
 const REPORTS_CLOSE: Duration = Duration::from_secs(5);
+/// How long reports that have come may take to be read.
+const COLLECTOR_CLOSE: Duration = Duration::from_secs(2);
 /// How long rows may take to be written at the end.
 const STORE_CLOSE: Duration = Duration::from_secs(5);
 /// How long open requests to the admin listener may take at the end.

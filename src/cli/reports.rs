@@ -1,6 +1,7 @@
-//! `dmarcgate reports`: what was recorded, what became of the reports on it, and sending them by hand.
+//! `dmarcgate reports`: what was recorded, what became of the reports on it, sending them by hand, and reports of others.
 
 mod export;
+mod inbound;
 mod jobs;
 mod preview;
 mod rows;
@@ -24,6 +25,7 @@ use crate::tls::ClientMetrics;
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Export(export::Export),
+    Inbound(inbound::Inbound),
     List(jobs::List),
     Preview(preview::Preview),
     Rows(rows::Rows),
@@ -39,6 +41,7 @@ impl Command {
     pub fn run(self, output: &mut dyn Write) -> Result<(), Failure> {
         match self {
             Self::Export(command) => command.run(output),
+            Self::Inbound(command) => command.run(output),
             Self::List(command) => command.run(output),
             Self::Preview(command) => command.run(output),
             Self::Rows(command) => command.run(output),

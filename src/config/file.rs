@@ -10,17 +10,17 @@ use crate::action::template::{HelpUrl, Placeholder};
 use crate::config::document::{Document, Section};
 use crate::config::reach::Process;
 use crate::config::{
-    Admin, AuthOffer, BareNewline, Bypass, ByteSize, Config, Discovery, Dns, Explain, Format, Identity, Limits,
-    ListUrl, Listener, ListenerTls, Log, LogFormat, LogLevel, Mailbox, Mode, OnTempError, OnUnusableFrom, OneOrMore,
-    Override, Policy, PrivateAddresses, PublicSuffix, Reject, Replies, Reports, Reputation, Results, Selection, Smtp,
-    Spool, Store, SwitchableSign, Timeouts, Tls, Upstream, UpstreamTls,
+    Admin, AuthOffer, BareNewline, Bypass, ByteSize, Config, Discovery, Dns, Explain, Format, Identity, Inbound,
+    Limits, ListUrl, Listener, ListenerTls, Log, LogFormat, LogLevel, Mailbox, Mode, OnTempError, OnUnusableFrom,
+    OneOrMore, Override, Policy, PrivateAddresses, PublicSuffix, Reject, Replies, Reports, Reputation, Results,
+    Selection, Senders, Smtp, Spool, Store, SwitchableSign, Timeouts, Tls, Upstream, UpstreamTls,
 };
 use crate::domain::Domain;
 use crate::policy::corroboration::Sign;
 use crate::policy::overrides::{Criteria, OverrideAction};
 use crate::process::Landlock;
 use crate::report::recipient::Address;
-use crate::store::{Location, Retention};
+use crate::store::{Location, Retention, inbound};
 
 /// Reads all tables. What is wrong stands in the document afterwards; the values are then of no use.
 pub fn read<'a>(document: &'a Document<'a>) -> Config {
@@ -443,6 +443,23 @@ fn reports(section: &mut Section<'_>) -> Reports {
         reputation: section.get("reputation", Reputation::On),
         dry_run: section.optional("dry_run"),
         keep: section.within("keep", minutes(90 * 24 * 60), minutes(7 * 24 * 60)..=minutes(3650 * 24 * 60)),
+        inbound: section.table("inbound", INBOUND, None, inbound),
+    }
+}
+
+fn inbound(section: &mut Section<'_>) -> Inbound {
+    let addresses: Vec<Mailbox> = section.get("addresses", Vec::new());
+    for address in addresses.iter().filter(|address| address.domain.is_none()) {
+        let message = format!("{address} has no domain; expected addresses such as \"dmarc@example.net\"");
+        section.problem("addresses", &message);
+    }
+    let inbound::Retention { keep, rows } = inbound::Retention::default();
+    Inbound {
+        addresses,
+        senders: section.get("senders", Senders::Verified),
+        message_size: section.within("message_size", ByteSize(10 * MEBI), ByteSize(64 * KIBI)..=ByteSize(64 * MEBI)).0,
+        keep: section.within("keep", keep, minutes(24 * 60)..=minutes(3650 * 24 * 60)),
+        rows: section.within("rows", rows, 50_000..=100_000_000),
     }
 }
 
@@ -496,6 +513,8 @@ const LISTENER_OVERRIDE: &str = "listener.policy.override";
 const POLICY: &str = "policy";
 const BYPASS: &str = "bypass";
 const SMTP: &str = "smtp";
+/// The table of reports that arrive.
+const INBOUND: &str = "reports.inbound";
 /// The name of the tables of overrides.
 const OVERRIDE: &str = "policy.override";
 /// The table of the policy that is never acted on; there is none without it.

@@ -40,6 +40,7 @@ use crate::policy::overrides::OverrideAction;
 pub use crate::policy::{Mode, OnTempError, OnUnusableFrom, Reject};
 pub use crate::report::aggregate::{Format, PrivateAddresses};
 pub use crate::report::delivery::Reputation;
+pub use crate::report::inbound::Senders;
 pub use crate::session::settings::{AuthOffer, BareNewline};
 pub use crate::smtp::extension::Extension;
 use crate::store::Location;
@@ -321,6 +322,19 @@ pub struct Reports {
     pub reputation: Reputation,
     pub dry_run: Option<PathBuf>,
     pub keep: Duration,
+    pub inbound: Inbound,
+}
+
+/// `[reports.inbound]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each key is documented in config/dmarcgate.toml")]
+pub struct Inbound {
+    pub addresses: Vec<Mailbox>,
+    pub senders: Senders,
+    /// Octets.
+    pub message_size: u64,
+    pub keep: Duration,
+    pub rows: u32,
 }
 
 /// `[admin]`.

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{
-    Config, Denied, Host, Identity, Override, Policy, RecipientDomain, ServerAddress, SwitchableSign, UpstreamTls,
+    Config, Denied, Host, Identity, Inbound, Override, Policy, RecipientDomain, ServerAddress, SwitchableSign,
+    UpstreamTls,
 };
 use crate::action;
 use crate::calendar::{Date, SECONDS_PER_DAY};
@@ -22,7 +23,7 @@ use crate::report::aggregate::Reporter;
 use crate::report::delivery::{self, Denial};
 use crate::report::message::Author;
 use crate::report::recipient::Address;
-use crate::report::{relay, signing};
+use crate::report::{inbound, relay, signing};
 use crate::session;
 use crate::session::patience;
 use crate::session::receive::Bounds;
@@ -161,8 +162,24 @@ impl Config {
                 evaluation: self.timeouts.evaluation,
             },
             verdict: self.verdict(),
+            inbound: self.inbound(),
             servers,
         }
+    }
+
+    fn inbound(&self) -> inbound::Settings {
+        let inbound = &self.reports.inbound;
+        inbound::Settings {
+            addresses: inbound.addresses.iter().map(|address| address.to_string().into()).collect(),
+            senders: inbound.senders,
+            message_size: inbound.message_size,
+        }
+    }
+
+    /// What is kept of reports that arrive.
+    pub fn inbound_retention(&self) -> store::inbound::Retention {
+        let Inbound { keep, rows, .. } = self.reports.inbound;
+        store::inbound::Retention { keep, rows }
     }
 
     /// What bounds a message.

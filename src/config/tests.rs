@@ -118,6 +118,17 @@ fn each_problem_is_named_with_line_key_value_and_what_is_allowed() {
             "2: policy.signs: \"arc_undecided\" is not allowed; expected one of",
         ),
         ("[policy]\nmdoe = \"tag\"\n", "a key", "2: policy.mdoe: unknown key; did you mean policy.mode?"),
+        (
+            "[reports.inbound]\naddreses = []\n",
+            "a key of a table in a table",
+            "2: reports.inbound.addreses: unknown key; did you mean reports.inbound.addresses?",
+        ),
+        ("[reports]\ninbound = 3\n", "no table", "2: reports.inbound: expected a table [reports.inbound]"),
+        (
+            "[reports.inbound]\naddresses = [\"dmarc\"]\n",
+            "half an address",
+            "2: reports.inbound.addresses: dmarc has no domain; expected addresses such as \"dmarc@example.net\"",
+        ),
         ("[polcy]\nmode = \"tag\"\n", "a table", "1: polcy: unknown key; did you mean policy?"),
         ("message_size = \"1MiB\"\n", "a key at the top", "unknown key; did you mean limits.message_size?"),
         ("[log]\nmode = \"tag\"\n", "a key elsewhere", "2: log.mode: unknown key; did you mean policy.mode?"),

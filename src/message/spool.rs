@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -42,6 +43,14 @@ pub struct Spool {
     permit: Option<OwnedSemaphorePermit>,
     file: Option<File>,
     /// Octets in the file.
+    filed: u64,
+}
+
+/// What a spool holds, for one more reader once it has gone its way: what is in its file is shared and not copied.
+#[derive(Debug)]
+pub struct Duplicate {
+    memory: Vec<u8>,
+    file: Option<File>,
     filed: u64,
 }
 
@@ -140,6 +149,17 @@ impl Spool {
         self.move_to_file().await
     }
 
+    /// What there is for another reader. It takes memory beside the budget: a quarter of a megabyte at most, for the
+    /// caller to bound.
+    ///
+    /// # Errors
+    ///
+    /// There is no descriptor left for the file.
+    pub fn duplicate(&self) -> io::Result<Duplicate> {
+        let file = self.file.as_ref().map(File::try_clone).transpose()?;
+        Ok(Duplicate { memory: self.memory.clone(), file, filed: self.filed })
+    }
+
     /// Gives the whole body back in pieces: `None` at the end.
     pub fn into_reader(self) -> Reader {
         Reader { spool: self, piece: Vec::new(), state: ReaderState::Start }
@@ -182,6 +202,23 @@ impl Spool {
         piece.clear();
         (self.file, self.memory) = (Some(file), piece);
         Ok(())
+    }
+}
+
+impl Duplicate {
+    /// The whole body, in the wire form. Reads the file: not on an I/O thread, and once the spool's own reader is done.
+    ///
+    /// # Errors
+    ///
+    /// The file can't be read back.
+    pub fn read(self) -> io::Result<Vec<u8>> {
+        let mut whole = vec![0; usize::try_from(self.filed).map_err(io::Error::other)?];
+        if let Some(file) = self.file {
+            // By place: the position is shared with the other reader.
+            file.read_exact_at(&mut whole, 0)?;
+        }
+        whole.extend_from_slice(&self.memory);
+        Ok(whole)
     }
 }
 
@@ -294,7 +331,9 @@ mod tests {
             let all = fill(&mut spool, octets).await.unwrap();
             assert_eq!(spool.len(), octets as u64);
             assert!(spool.file.is_some() == (octets >= FILE_PIECE), "{octets}");
+            let duplicate = spool.duplicate().unwrap();
             assert!(read(spool).await == all, "{octets}");
+            assert!(duplicate.read().unwrap() == all, "{octets}, once more");
         }
         assert_eq!(spooler.memory_used(), 0);
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "files are unlinked");

@@ -1,9 +1,11 @@
-//! Reports to domain owners: what they say, where they may go, and the messages that carry them.
+//! Reports: those to domain owners (what they say, where they may go, the messages that carry them), and those of others
+//! that arrive.
 
 pub mod aggregate;
 mod attempt;
 pub mod bounce;
 pub mod delivery;
+pub mod inbound;
 pub mod message;
 pub mod metrics;
 mod mime;

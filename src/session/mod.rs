@@ -48,6 +48,7 @@ use crate::evaluation::gather::Gathered;
 use crate::explain::Recorder;
 use crate::message::spool::Spooler;
 use crate::report::delivery::Delivery;
+use crate::report::inbound::Collector;
 use crate::smtp::command::{Command, CommandError};
 use crate::smtp::extension::{Offer, Terms};
 use crate::smtp::reply::Reply;
@@ -79,6 +80,8 @@ pub struct Gate {
     pub doubts: Doubts,
     /// Where it goes what happened to a message that was no plain pass.
     pub explanations: Recorder,
+    /// Where reports go that arrive.
+    pub inbound: Collector,
     /// TLS towards clients; none without a certificate.
     pub tls: Option<tls::Server>,
     /// What is counted.

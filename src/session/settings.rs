@@ -8,6 +8,7 @@ use super::{patience, receive};
 use crate::domain::Domain;
 use crate::envelope::Client;
 use crate::policy::bypass::{Bypass, BypassReason, Login};
+use crate::report::inbound;
 use crate::smtp::address::{DomainPart, ForwardPath};
 use crate::smtp::extension::Extension;
 use crate::tls::ClientFingerprint;
@@ -49,6 +50,8 @@ pub struct Settings {
     pub timeouts: Timeouts,
     /// How a message is judged.
     pub verdict: verdict::Settings,
+    /// Reports that arrive, to be read in passing.
+    pub inbound: inbound::Settings,
     /// The upstream servers, and how they are reached.
     pub servers: Arc<Servers>,
 }

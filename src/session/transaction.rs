@@ -23,6 +23,7 @@ use crate::message::body_hash::BodyHashes;
 use crate::message::trace::Hop;
 use crate::policy::Circumstances;
 use crate::policy::bypass::BypassReason;
+use crate::report::inbound::Letter;
 use crate::smtp::data::Encoder;
 use crate::smtp::reply::Reply;
 use crate::upstream::{self, MessageParts};
@@ -110,6 +111,10 @@ impl Session {
             }
         };
 
+        let evaluation = verdict.as_ref().map(|verdict| &verdict.evaluation);
+        let inbound =
+            Letter::of(&transaction.settings.inbound, (&transaction.id, envelope), evaluation, (&subject, &body));
+
         // Done.
         let (reply, answered_by) = match action {
             Action::Relay { header } => {
@@ -136,6 +141,9 @@ impl Session {
         let outcome = report::outcome(verdict.as_ref(), &reply, answered_by);
         if reply.is_positive() {
             self.patience.delivered();
+            if let Some(letter) = inbound.filter(|_| answered_by == AnsweredBy::Upstream) {
+                self.gate.inbound.hand_in(letter);
+            }
         }
         let (subject, size) = (Some(&*subject), Some(size));
         let ending = Ending { verdict, outcome, reply: &reply, answered_by, subject, size, end_of_data: dot };

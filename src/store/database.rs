@@ -162,6 +162,7 @@ const MIGRATIONS: &[Step] = steps![
     2 => "0002_explanations.sql",
     3 => "0003_report_jobs.sql",
     4 => "0004_comparisons.sql",
+    5 => "0005_inbound_reports.sql",
 ];
 
 /// With a write-ahead log readers don't wait for the writer, and what was committed survives the death of the process;

@@ -26,6 +26,7 @@
 pub mod comparison;
 mod database;
 pub mod jobs;
+pub mod inbound;
 mod location;
 mod row;
 mod statements;

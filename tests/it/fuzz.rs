@@ -7,7 +7,7 @@ mod targets;
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 14] = [
+const TARGETS: [(&str, Target); 15] = [
     ("arc", targets::arc),
     ("arc_results", targets::arc_results),
     ("authentication_results", targets::authentication_results),
@@ -19,6 +19,7 @@ const TARGETS: [(&str, Target); 14] = [
     ("dkim_signature", targets::dkim_signature),
     ("dmarc_record", targets::dmarc_record),
     ("header", targets::header),
+    ("inbound", targets::inbound),
     ("proxy", targets::proxy),
     ("reply", targets::reply),
     ("session", targets::session),

@@ -26,6 +26,7 @@ mod fuzz;
 mod harness;
 mod hostile;
 mod identity;
+mod inbound;
 mod interop;
 mod layers;
 mod limits;

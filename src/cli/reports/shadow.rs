@@ -1,15 +1,14 @@
 //! `dmarcgate reports shadow`: what another policy would have done, and what the mail server said, in numbers.
 
 use std::io::Write;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
-use tokio::runtime;
 
+use super::{before, block_on, duration, now};
 use crate::calendar::{Date, SECONDS_PER_DAY};
 use crate::cli::{ConfigFile, Failure, print};
-use crate::config::parse_duration;
 use crate::label::Label;
 use crate::policy::treatment::{Opinion, Treatment};
 use crate::record::UpstreamReply;
@@ -94,12 +93,9 @@ struct Replies {
 impl Shadow {
     pub fn run(self, output: &mut dyn Write) -> Result<(), Failure> {
         let reader = Reader::new(self.file.load()?.config.store.url);
-        let now = SystemTime::now();
-        let [since, now] = [now.checked_sub(self.since).unwrap_or(SystemTime::UNIX_EPOCH), now].map(epoch_seconds);
-        let runtime = runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| Failure::running(&error))?;
-        let found = runtime.block_on(reader.comparisons(since, now, self.top.into()));
-        let told = Told::new((since, now), found.map_err(|error| Failure::running(&error))?);
+        let now = now();
+        let since = before(now, self.since);
+        let told = Told::new((since, now), block_on(reader.comparisons(since, now, self.top.into()))?);
         print(output, &if self.json { told.to_json() } else { told.to_text() })
     }
 }
@@ -210,13 +206,4 @@ fn table(text: &mut String, heading: &str, lines: Vec<(String, &Numbers)>) {
     for (name, Numbers { messages, accepted, refused }) in lines {
         text.push_str(&format!("{name:width$}  {messages:>9}  {accepted:>9}  {refused:>9}\n"));
     }
-}
-
-fn duration(text: &str) -> Result<Duration, &'static str> {
-    parse_duration(text).ok_or(r#"expected a duration such as "12h" or "7d""#)
-}
-
-fn epoch_seconds(time: SystemTime) -> i64 {
-    let seconds = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-    i64::try_from(seconds).unwrap_or(i64::MAX)
 }

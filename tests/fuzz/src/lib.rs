@@ -5,6 +5,7 @@
 mod action;
 mod config;
 mod dmarc;
+mod inbound;
 mod message;
 mod proxy;
 mod session;
@@ -14,6 +15,7 @@ mod smtp;
 pub use action::authentication_results;
 pub use config::config;
 pub use dmarc::{author, dmarc_record};
+pub use inbound::inbound;
 pub use message::{bdat, data, header};
 pub use proxy::proxy;
 pub use session::session;
