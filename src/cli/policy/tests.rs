@@ -137,6 +137,14 @@ fn the_configuration_decides() {
 }
 
 #[test]
+fn the_shadow_is_told_and_decides_nothing() {
+    let case = "[[case]]\nname = \"n\"\nfrom = \"a.example\"\npolicy = \"reject\"\nexpect = \"pass\"\n";
+    let (text, all) = test("[policy]\nmode = \"monitor\"\n[policy.shadow]\nmode = \"enforce\"", case, &[]);
+    assert!(all && text.contains("  monitor: passed on\n"), "{text}");
+    assert!(text.contains("refused, which differs\n"), "{text}");
+}
+
+#[test]
 fn wrong_cases_are_wrong_usage() {
     let (directory, config) = configuration("");
     let path = directory.path().join("cases.toml");
