@@ -87,7 +87,7 @@ pub struct Check {
 impl Check {
     /// Tells what would become of the message.
     pub fn run(self, output: &mut dyn Write) -> Result<Fate, Failure> {
-        let config = self.at_listener(configuration(self.config.as_deref(), &self.dns)?)?;
+        let config = at_listener(configuration(self.config.as_deref(), &self.dns)?, self.listener)?;
         let path = self.file.as_deref().filter(|path| *path != Path::new("-"));
         let name = path.map_or("standard input".into(), |path| path.display().to_string());
         let input = Input::read(path, config.limits.message_size)
@@ -97,18 +97,6 @@ impl Check {
         let facts = runtime.block_on(self.find_out(&config, &input, &name))?;
         let text = if self.json { facts.to_json() } else { story::tell(&facts) };
         print(output, &text).map(|()| facts.fate)
-    }
-
-    fn at_listener(&self, config: Config) -> Result<Config, Failure> {
-        let Some(address) = self.listener else { return Ok(config) };
-        match config.listeners.iter().find(|listener| listener.address == address) {
-            Some(listener) => Ok(config.at(listener)),
-            None => {
-                let known = config.listeners.iter().map(|listener| listener.address.to_string());
-                let known = known.collect::<Vec<_>>().join(", ");
-                Err(Failure::Usage(format!("no [[listener]] has the address {address}; there are {known}")))
-            }
-        }
     }
 
     async fn find_out(&self, config: &Config, input: &Input, name: &str) -> Result<Facts, Failure> {
@@ -222,6 +210,19 @@ pub fn configuration(path: Option<&Path>, servers: &[DnsServer]) -> Result<Confi
         config.dns.servers = servers.to_vec();
     }
     Ok(config)
+}
+
+/// What holds at the listener with this address; without one, what holds in general.
+pub fn at_listener(config: Config, address: Option<SocketAddr>) -> Result<Config, Failure> {
+    let Some(address) = address else { return Ok(config) };
+    match config.listeners.iter().find(|listener| listener.address == address) {
+        Some(listener) => Ok(config.at(listener)),
+        None => {
+            let known = config.listeners.iter().map(|listener| listener.address.to_string());
+            let known = known.collect::<Vec<_>>().join(", ");
+            Err(Failure::Usage(format!("no [[listener]] has the address {address}; there are {known}")))
+        }
+    }
 }
 
 pub fn dns_server(text: &str) -> Result<DnsServer, String> {

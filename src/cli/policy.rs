@@ -15,6 +15,7 @@ use tokio::runtime;
 
 use self::facts::Facts;
 use self::judge::judge;
+use crate::cli::check::at_listener;
 use crate::cli::{ConfigFile, Failure, print};
 use crate::config::cases;
 
@@ -59,6 +60,12 @@ impl Test {
         let runtime = runtime.map_err(|error| Failure::running(&error))?;
         let mut facts = Facts::default();
         for case in &cases {
+            let config = at_listener(config.clone(), case.listener).map_err(|failure| match failure {
+                Failure::Usage(wrong) => {
+                    Failure::Usage(format!("{}:{}: case.listener: {wrong}", self.cases.display(), case.line))
+                }
+                failure @ Failure::Running(_) => failure,
+            })?;
             facts.add(runtime.block_on(judge(case, &config)));
         }
         let text = if self.json { facts.to_json() } else { facts.tell(&self.cases.display().to_string()) };

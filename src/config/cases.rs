@@ -5,7 +5,7 @@
 //! the policy and the result of DMARC are no facts to be claimed: they follow from these, by the gate's own code.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ use crate::policy::Rule;
 use crate::policy::bypass::BypassReason;
 use crate::smtp::address::{ForwardPath, ReversePath};
 use crate::spf::SpfResult;
+use crate::tls::ClientFingerprint;
 
 label_enum! {
     /// What a case expects.
@@ -49,6 +50,8 @@ pub struct Case {
     pub line: usize,
     /// What it is about.
     pub name: String,
+    /// At which listener it arrives; without one, what holds in general is tried.
+    pub listener: Option<SocketAddr>,
     /// Why From names no author domain; then there are none.
     pub from_unusable: Option<UnusableFrom>,
     /// The author domains.
@@ -65,6 +68,8 @@ pub struct Case {
     pub helo: String,
     /// Its forward-confirmed host name.
     pub host: Option<Domain>,
+    /// The certificate that it holds.
+    pub certificate: Option<ClientFingerprint>,
     /// Whether it has logged in.
     pub authenticated: bool,
     /// The reverse-path.
@@ -184,6 +189,8 @@ fn case(section: &mut Section<'_>) -> Case {
     Case {
         line: section.first_line(),
         name,
+        listener: section.optional("listener"),
+        certificate: section.optional("certificate"),
         records,
         missing: section.get("missing", Vec::new()),
         dns_fails: section.get("dns_fails", Vec::new()),

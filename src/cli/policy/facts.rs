@@ -37,6 +37,8 @@ pub struct CaseFacts<'a> {
     pub dmarc: Vec<Dmarc>,
     /// None where it is not evaluated.
     pub decision: Option<Decision>,
+    /// That of the shadow policy, if there is one.
+    pub shadow: Option<Decision>,
 }
 
 /// One thing that came out otherwise.
@@ -108,10 +110,11 @@ impl<'a> CaseFacts<'a> {
     /// Holds what became of a case against what it expects.
     pub fn new(case: &'a Case, judged: Judged) -> Self {
         let outcome = judged.outcome();
-        let (bypass, dmarc, decision) = match judged {
-            Judged::Bypassed(reason) => (Some(reason.as_str()), Vec::new(), None),
-            Judged::Evaluated(verdict) => (None, dmarc(&verdict), Some(Decision::new(&verdict, 0))),
+        let (bypass, verdict) = match judged {
+            Judged::Bypassed(reason) => (Some(reason.as_str()), None),
+            Judged::Evaluated(verdict) => (None, Some(verdict)),
         };
+        let decision = verdict.as_ref().map(|verdict| Decision::new(verdict, 0));
         let rule = decision.as_ref().map_or("none", |decision| &*decision.rule);
         let notes = || decision.iter().flat_map(|decision| &decision.overrides).map(|o| &*o.comment);
         let said = notes().collect::<Vec<_>>().join("; ");
@@ -138,7 +141,8 @@ impl<'a> CaseFacts<'a> {
             as_expected: expects.then_some(differences.is_empty()),
             differences,
             bypass,
-            dmarc,
+            dmarc: verdict.as_ref().map(|verdict| dmarc(verdict)).unwrap_or_default(),
+            shadow: verdict.as_ref().and_then(|verdict| Decision::of_shadow(verdict, 0)),
             decision,
         }
     }
@@ -159,6 +163,9 @@ impl<'a> CaseFacts<'a> {
         }
         if let Some(decision) = &self.decision {
             story.decision(decision, "");
+            if let Some(shadow) = &self.shadow {
+                story.shadow(shadow, decision);
+            }
         }
     }
 }

@@ -25,7 +25,7 @@ use crate::verdict;
 /// What the configuration decides for a case.
 pub async fn judge<'a>(case: &'a Case, config: &Config) -> CaseFacts<'a> {
     let login = if case.authenticated { Login::Authenticated } else { Login::Anonymous };
-    if let Some(reason) = config.bypass().reason(case.ip, None, login) {
+    if let Some(reason) = config.bypass().reason(case.ip, case.certificate, login) {
         return CaseFacts::new(case, Judged::Bypassed(reason));
     }
     let settings = config.verdict();

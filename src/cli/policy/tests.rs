@@ -137,6 +137,29 @@ fn the_configuration_decides() {
 }
 
 #[test]
+fn the_shadow_is_told_and_decides_nothing() {
+    let case = "[[case]]\nname = \"n\"\nfrom = \"a.example\"\npolicy = \"reject\"\nexpect = \"pass\"\n";
+    let (text, all) = test("[policy]\nmode = \"monitor\"\n[policy.shadow]\nmode = \"enforce\"", case, &[]);
+    assert!(all && text.contains("  monitor: passed on\n"), "{text}");
+    assert!(text.contains("refused, which differs\n"), "{text}");
+}
+
+#[test]
+fn a_listener_has_rules_of_its_own_and_must_be_there() {
+    let (directory, config) = configuration("[[listener]]\naddress = \"127.0.0.1:2525\"\npolicy.mode = \"tag\"");
+    let path = directory.path().join("cases.toml");
+    let case = "[[case]]\nname = \"n\"\nfrom = \"a.example\"\npolicy = \"reject\"\nexpect = \"tag reject\"\n";
+    let at = |port| {
+        std::fs::write(&path, format!("{case}listener = \"127.0.0.1:{port}\"\n")).unwrap();
+        run(&["policy", "test", path.to_str().unwrap(), "--config", &config])
+    };
+    assert!(at(2525).unwrap().contains(": ok: n\n"));
+    let (code, message) = at(25).unwrap_err();
+    let expected = ":1: case.listener: no [[listener]] has the address 127.0.0.1:25; there are 127.0.0.1:2525";
+    assert!(code == 2 && message.ends_with(expected), "{message}");
+}
+
+#[test]
 fn wrong_cases_are_wrong_usage() {
     let (directory, config) = configuration("");
     let path = directory.path().join("cases.toml");
