@@ -8,7 +8,9 @@ mod check_upstream;
 mod config;
 mod explain;
 mod healthcheck;
+mod init;
 mod lookup;
+mod man;
 mod policy;
 mod reload;
 mod reports;
@@ -42,13 +44,16 @@ enum Command {
     /// Evaluate a stored message and tell every step
     Check(Box<check::Check>),
     CheckUpstream(check_upstream::CheckUpstream),
+    Completions(man::Completions),
     /// Check or show the configuration
     #[command(subcommand)]
     Config(config::Command),
     Explain(explain::Explain),
     /// Ask a running gate whether it is well
     Healthcheck(healthcheck::Healthcheck),
+    Init(init::Init),
     Lookup(Box<lookup::Lookup>),
+    Man(man::Man),
     /// Try the policy of a configuration
     #[command(subcommand)]
     Policy(policy::Command),
@@ -121,13 +126,16 @@ impl Cli {
             Command::CheckUpstream(command) => {
                 return command.run(output).map(|well| if well { Ended::Done } else { Ended::Unwell });
             }
+            Command::Completions(command) => command.run(output),
             Command::Config(command) => command.run(output),
             Command::Explain(command) => command.run(output),
             Command::Healthcheck(command) => command.run(output),
+            Command::Init(command) => command.run(output),
             Command::Policy(command) => {
                 return command.run(output).map(|well| if well { Ended::Done } else { Ended::Unwell });
             }
             Command::Lookup(command) => return command.run(output).map(Ended::LookedUp),
+            Command::Man(command) => command.run(output),
             Command::Reload(command) => command.run(output),
             Command::Reports(command) => command.run(output),
             Command::Serve(command) => command.run(),

@@ -2,6 +2,7 @@
 //! with a scrape and with the defaults.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use clap::Parser;
 use dmarcgate::cli::Cli;
@@ -82,6 +83,91 @@ fn blocks(page: &str) -> Vec<(&str, String)> {
         }
     }
     blocks
+}
+
+/// README, SECURITY and all of docs: path and text.
+fn pages() -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let docs = std::fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().file_name());
+    let docs = docs.map(|name| format!("docs/{}", name.to_str().unwrap())).filter(|name| name.ends_with(".md"));
+    let all = docs.chain(["README.md", "SECURITY.md"].map(str::to_owned));
+    all.map(|path| (path.clone(), source::read(&path))).collect()
+}
+
+/// Each indented block of a page, without the indentation.
+fn indented(text: &str) -> Vec<String> {
+    let mut blocks = vec![String::new()];
+    for line in text.lines() {
+        let last = blocks.last_mut().expect("there is one");
+        match line.strip_prefix("    ") {
+            Some(code) => *last += &format!("{code}\n"),
+            None if line.is_empty() && !last.is_empty() => last.push('\n'),
+            None => blocks.push(String::new()),
+        }
+    }
+    blocks.retain(|block| !block.trim().is_empty());
+    blocks
+}
+
+#[test]
+fn what_the_pages_refer_to_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut seen = 0;
+    for (page, text) in pages() {
+        let directory = root.join(&page).parent().expect("a file").to_owned();
+        let links = text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link);
+        for link in links.filter(|link| !link.contains("://") && !link.starts_with('#')) {
+            let path = link.split('#').next().unwrap_or_default();
+            assert!(directory.join(path).exists(), "{page} leads to {link}");
+            seen += 1;
+        }
+        let ours = ["tests/", "contrib/", "grafana/"];
+        let words = text.split('`').filter(|word| ours.iter().any(|directory| word.starts_with(directory)));
+        for path in words.filter(|word| !word.contains([' ', '*', '\n'])) {
+            assert!(root.join(path).exists(), "{page} names {path}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 30, "{seen}");
+}
+
+#[test]
+fn configurations_in_the_pages_are_valid() {
+    const TABLES: [&str; 6] = ["[upstream]", "[[listener]]", "[tls]", "[policy]", "[smtp]", "[store]"];
+    let mut seen = 0;
+    for (page, text) in pages() {
+        for block in indented(&text).iter().filter(|block| TABLES.iter().any(|table| block.starts_with(table))) {
+            let mut whole = block.clone();
+            if !whole.contains("[upstream]") {
+                whole = format!("upstream.servers = [\"127.0.0.1:10025\"]\n{whole}");
+            } else if !whole.contains("servers") {
+                whole = whole.replace("[upstream]", "[upstream]\nservers = [\"127.0.0.1:10025\"]");
+            }
+            if whole.starts_with("[tls]") || whole.contains("\n[tls]") && !whole.contains("[[listener]]") {
+                whole.push_str("\n[[listener]]\naddress = \"127.0.0.1:25\"\ntls = \"starttls\"\n");
+            }
+            let whole = format!("hostname = \"mx.example.net\"\n{whole}");
+            Config::parse(&whole).unwrap_or_else(|problems| panic!("{page}: {problems:?}\n{whole}"));
+            seen += 1;
+        }
+    }
+    assert!(seen >= 5, "{seen}");
+}
+
+#[test]
+fn commands_in_the_pages_are_commands() {
+    let mut seen = 0;
+    for (page, text) in pages() {
+        let blocks = indented(&text);
+        let lines = blocks.iter().flat_map(|block| block.lines()).filter(|line| line.starts_with("dmarcgate "));
+        for line in lines {
+            let command = line.split(['#', '|', '&', '>']).next().unwrap_or_default();
+            let parsed = Cli::try_parse_from(command.split_whitespace());
+            assert!(parsed.is_ok(), "{page}: {line}: {}", parsed.err().map(|e| e.to_string()).unwrap_or_default());
+            seen += 1;
+        }
+    }
+    assert!(seen >= 3, "{seen}");
 }
 
 /// Holds the tables of README to a scrape: the same names, no more and no less, and the series that limits count.

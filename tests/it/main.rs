@@ -52,6 +52,7 @@ mod starttls;
 mod stop;
 mod support;
 mod tls;
+mod units;
 mod upstream;
 mod upstream_servers;
 mod upstream_trouble;
