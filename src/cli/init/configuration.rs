@@ -111,9 +111,9 @@ fn tls(found: &Found, text: &mut String) {
     let sign = match &certificate.access {
         Access::Granted => "",
         Access::Group(group) => {
-            let _ = write!(
+            let _ = writeln!(
                 text,
-                "# TLS is off until the user {USER} can read the key: `adduser {USER} {group}`, then set tls = \"starttls\" above.\n"
+                "# TLS is off until the user {USER} can read the key: `adduser {USER} {group}`, then set tls = \"starttls\" above."
             );
             "#"
         }
@@ -121,7 +121,7 @@ fn tls(found: &Found, text: &mut String) {
             let _ = write!(
                 text,
                 "# TLS is off, since only root can read the key. Let the user {USER} read it (with setfacl: the file, and every\n\
-                 # directory on the way), also after it is renewed; then set tls = \"starttls\" above.\n"
+                 # directory on the way), also after it is renewed; then set tls = \"starttls\" above."
             );
             "#"
         }
