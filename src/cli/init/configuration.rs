@@ -118,7 +118,7 @@ fn tls(found: &Found, text: &mut String) {
             "#"
         }
         Access::Root => {
-            let _ = write!(
+            let _ = writeln!(
                 text,
                 "# TLS is off, since only root can read the key. Let the user {USER} read it (with setfacl: the file, and every\n\
                  # directory on the way), also after it is renewed; then set tls = \"starttls\" above."
