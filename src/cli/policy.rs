@@ -26,7 +26,7 @@ pub enum Command {
 
 /// Say what the configuration decides for cases in a file
 ///
-/// Each case is a table [[case]] in a TOML file: the author domain, its policy, what SPF, DKIM and ARC came to, the
+/// Each case is a table `[[case]]` in a TOML file: the author domain, its policy, what SPF, DKIM and ARC came to, the
 /// client and the recipients, as far as they matter, and what is expected. contrib/policy/cases.toml shows every key. Nothing
 /// is asked of DNS and nothing is sent: alignment, the result of DMARC, bypass, policy and reply come from the code that
 /// sessions use.

@@ -2,7 +2,7 @@
 //!
 //! One task, off the path of mail. Whatever dies, whenever: a job that nobody settled is taken up again when its lease
 //! has run out, with the message that was on its way, if one was. The database is asked for each step and nothing is
-//! believed to be known of it between; while it does not answer nothing is sent. [`attempt`](super::attempt) has what
+//! believed to be known of it between; while it does not answer nothing is sent. `attempt` has what
 //! happens to one job.
 
 use std::path::PathBuf;

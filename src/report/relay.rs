@@ -1,6 +1,6 @@
 //! Hands one report to the relay, and says what is known of it afterwards.
 //!
-//! A session has two halves: [`Relay::begin`] goes up to where the relay waits for the message, [`Ready::send`] sends it.
+//! A session has two halves: [`begin`] goes up to where the relay waits for the message, [`Ready::send`] sends it.
 //! Between them the store notes that the report may be delivered from here on. A relay that refuses the gate itself (its
 //! login, its sender) is the operator's to mend, so the report waits; what it says to the recipient or to the message
 //! settles the report.

@@ -20,7 +20,7 @@
 //!   and written in the order of its keys, so that two gates don't wait for each other;
 //! - lets what comes with mail go through the writer (an `Item`, as rows and explanations do), and writes all else (states
 //!   of reports, suppressions) in short transactions (`database::begin`) over a connection of its own
-//!   (`database::open`; for reading [`database::open_read_only`]), wherever waiting for it does not hold up mail;
+//!   (`database::open`; for reading `database::open_read_only`), wherever waiting for it does not hold up mail;
 //! - tests it over both, with `testing::on_both!`.
 
 pub mod comparison;

@@ -55,7 +55,7 @@ impl Drafts {
     }
 
     /// Takes a row of the period, of whatever domain and configuration. One of a configuration beyond
-    /// [`MAX_CONFIGURATIONS`] is left out: no owner changes his record so often, but a name server may well make one up
+    /// `MAX_CONFIGURATIONS` is left out: no owner changes his record so often, but a name server may well make one up
     /// for each question.
     pub fn add(&mut self, row: Counted) {
         let Some(configuration) = row.record.policy.as_ref().map(Configuration::from) else {
