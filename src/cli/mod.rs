@@ -7,6 +7,7 @@ mod check;
 mod check_upstream;
 mod config;
 mod explain;
+mod forwarders;
 mod healthcheck;
 mod lookup;
 mod policy;
@@ -46,6 +47,9 @@ enum Command {
     #[command(subcommand)]
     Config(config::Command),
     Explain(explain::Explain),
+    /// Find out who forwards mail that fails DMARC
+    #[command(subcommand)]
+    Forwarders(forwarders::Command),
     /// Ask a running gate whether it is well
     Healthcheck(healthcheck::Healthcheck),
     Lookup(Box<lookup::Lookup>),
@@ -123,6 +127,7 @@ impl Cli {
             }
             Command::Config(command) => command.run(output),
             Command::Explain(command) => command.run(output),
+            Command::Forwarders(command) => command.run(output),
             Command::Healthcheck(command) => command.run(output),
             Command::Policy(command) => {
                 return command.run(output).map(|well| if well { Ended::Done } else { Ended::Unwell });

@@ -22,6 +22,7 @@ const ORDER: [&str; 31] = [
     "policy",
     "action",
     "record",
+    "forwarders",
     "store",
     "upstream",
     "report",
@@ -41,7 +42,7 @@ const ORDER: [&str; 31] = [
 const SMTP_MAY_USE: [&str; 3] = ["domain", "label", "smtp"];
 
 /// Modules that are functions over values; with `::`, one file of a module.
-const PURE: [&str; 10] = [
+const PURE: [&str; 11] = [
     "spf::record",
     "spf::macros",
     "dmarc",
@@ -49,6 +50,7 @@ const PURE: [&str; 10] = [
     "action",
     "record",
     "report::aggregate",
+    "forwarders",
     "session::state",
     "domain",
     "calendar",
