@@ -98,7 +98,7 @@ async fn what_is_a_second_old_survives_kill_9(home: Home) {
 #[tokio::test]
 async fn the_gate_that_is_killed() {
     let Ok(url) = std::env::var(KILLED_GATE) else { return };
-    let settings = Settings::new(Location::parse(&url).unwrap());
+    let settings = lasting(Location::parse(&url).unwrap());
     let store = Store::open(settings, &Registry::new()).await.unwrap();
     for i in 0..500_u32 {
         let source_ip = std::net::Ipv4Addr::from_bits(i).into();
@@ -145,7 +145,7 @@ async fn a_database_that_breaks_makes_rows_wait_and_then_takes_them(home: Home) 
 }
 
 async fn beyond_the_memory_only_rows_with_a_new_key_are_lost(home: Home) {
-    let gate = Gate::with_settings(home, |settings| settings.memory = 3000).await;
+    let gate = Gate::with_settings(home, |settings| settings.memory = 4000).await;
     gate.home.execute("ALTER TABLE report_rows RENAME TO gone").await;
     gate.append(sample::record());
     gate.wait_for("dmarcgate_store_up 0").await;
@@ -338,7 +338,7 @@ impl Gate {
     }
 
     pub async fn close(self) -> Home {
-        self.store.close(Duration::from_secs(10)).await;
+        self.store.close(Duration::from_secs(60)).await;
         self.home
     }
 }

@@ -3,7 +3,7 @@
 use crate::source;
 
 /// The modules in the order in which data flows: each may use those above it, never those below.
-const ORDER: [&str; 31] = [
+const ORDER: [&str; 32] = [
     "calendar",
     "domain",
     "label",
