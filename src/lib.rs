@@ -25,6 +25,7 @@ pub mod evaluation;
 pub mod policy;
 pub mod action;
 pub mod record;
+pub mod forwarders;
 pub mod store;
 pub mod upstream;
 pub mod report;

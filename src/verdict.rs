@@ -46,8 +46,19 @@ pub struct Settings {
     pub exempt_recipients: Vec<ExemptRecipient>,
     /// What is said to clients whose message is refused or deferred.
     pub replies: Replies,
+    /// What rows tell of recipients.
+    pub recipients_in_rows: RecipientsInRows,
     /// What is only asked what it would do.
     pub shadow: Option<ShadowPolicy>,
+}
+
+/// What rows tell of recipients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecipientsInRows {
+    /// Nothing.
+    Omitted,
+    /// Their domains: there is a row for each.
+    ByDomain,
 }
 
 /// A policy beside the one in force: it sees the same facts under the same circumstances, and is never acted on.
@@ -102,19 +113,9 @@ impl Settings {
     /// What counts beside the message: its envelope and the time in epoch seconds. What takes a look-up or a memory, the
     /// client's name and how long DNS has failed, is for the caller to add.
     pub fn circumstances(&self, envelope: &Envelope, now: u64) -> Circumstances {
-        let mut recipient_domains = Vec::new();
-        let shadow = self.shadow.as_ref();
-        if !self.policy.overrides.is_empty() || shadow.is_some_and(|shadow| !shadow.policy.overrides.is_empty()) {
-            for recipient in &envelope.recipients {
-                let domain = match recipient.mailbox().domain() {
-                    DomainPart::Name(domain) => Some(domain),
-                    DomainPart::Literal | DomainPart::Absent => None,
-                };
-                if !recipient_domains.contains(&domain) {
-                    recipient_domains.push(domain);
-                }
-            }
-        }
+        let policies = std::iter::once(&self.policy).chain(self.shadow.as_ref().map(|shadow| &shadow.policy));
+        let are_asked_for = policies.into_iter().any(|policy| !policy.overrides.is_empty());
+        let recipient_domains = if are_asked_for { recipient_domains(&envelope.recipients) } else { Vec::new() };
         Circumstances {
             reverse_path: match envelope.reverse_path {
                 ReversePath::Null => ReversePathKind::Null,
@@ -270,6 +271,32 @@ fn source(evaluation: &Evaluation, ip: IpAddr) -> String {
         (None, Some(domain)) => format!("spf={domain}"),
         (None, None) => sender_network(ip).to_string(),
     }
+}
+
+/// The rows of a message that tell its recipients' domains: each of `records` once for each domain. Recipients without
+/// one share a row without.
+pub fn by_recipient_domain(records: Vec<Record>, envelope: &Envelope) -> Vec<Record> {
+    let domains = recipient_domains(&envelope.recipients);
+    let of = |record: Record| {
+        let domains = domains.iter().map(|domain| domain.as_ref().map(ToString::to_string));
+        domains.map(move |envelope_to| Record { envelope_to, ..record.clone() }).collect::<Vec<_>>()
+    };
+    records.into_iter().flat_map(of).collect()
+}
+
+/// Each once; none for recipients without one.
+fn recipient_domains(recipients: &[ForwardPath]) -> Vec<Option<Domain>> {
+    let mut domains = Vec::new();
+    for recipient in recipients {
+        let domain = match recipient.mailbox().domain() {
+            DomainPart::Name(domain) => Some(domain),
+            DomainPart::Literal | DomainPart::Absent => None,
+        };
+        if !domains.contains(&domain) {
+            domains.push(domain);
+        }
+    }
+    domains
 }
 
 fn published(dmarc: &DmarcOutput) -> Option<PolicyPublished> {

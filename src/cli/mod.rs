@@ -7,6 +7,7 @@ mod check;
 mod check_upstream;
 mod config;
 mod explain;
+mod forwarders;
 mod healthcheck;
 mod init;
 mod lookup;
@@ -49,6 +50,9 @@ enum Command {
     #[command(subcommand)]
     Config(config::Command),
     Explain(explain::Explain),
+    /// Find out who forwards mail that fails DMARC
+    #[command(subcommand)]
+    Forwarders(forwarders::Command),
     /// Ask a running gate whether it is well
     Healthcheck(healthcheck::Healthcheck),
     Init(init::Init),
@@ -129,6 +133,7 @@ impl Cli {
             Command::Completions(command) => command.run(output),
             Command::Config(command) => command.run(output),
             Command::Explain(command) => command.run(output),
+            Command::Forwarders(command) => command.run(output),
             Command::Healthcheck(command) => command.run(output),
             Command::Init(command) => command.run(output),
             Command::Policy(command) => {

@@ -66,13 +66,18 @@ fn settings(config: &Config, metrics: ClientMetrics) -> Result<delivery::Setting
     settings.ok_or_else(|| Failure::Usage("reports.from and reports.organization are not set".to_owned()))
 }
 
-fn duration(text: &str) -> Result<Duration, &'static str> {
+pub fn duration(text: &str) -> Result<Duration, &'static str> {
     parse_duration(text).ok_or(r#"expected a duration such as "12h" or "7d""#)
 }
 
 /// Seconds since the epoch.
 fn now() -> i64 {
-    let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    epoch_seconds(SystemTime::now())
+}
+
+/// Seconds since the epoch; before it there is nothing.
+pub fn epoch_seconds(time: SystemTime) -> i64 {
+    let seconds = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     i64::try_from(seconds).unwrap_or(i64::MAX)
 }
 

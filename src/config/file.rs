@@ -366,10 +366,18 @@ fn spool(section: &mut Section<'_>) -> Spool {
 
 fn store(section: &mut Section<'_>) -> Store {
     let url = section.get("url", Location::Sqlite(PathBuf::from("/var/lib/dmarcgate/dmarcgate.db")));
-    let url = url.with_password_file(section.optional("password_file"));
-    let Retention { comparisons, .. } = Retention::default();
+    let Retention { keep_rows, size, comparisons, .. } = Retention::default();
+    // Below the least room a file can hold next to nothing; zero is none at all.
+    let size = ByteSize(size.unwrap_or_default());
     let day = minutes(24 * 60);
-    Store { url, keep_comparisons: section.within("keep_comparisons", comparisons, day..=day * 365) }
+    Store {
+        url: url.with_password_file(section.optional("password_file")),
+        spill: section.within("spill", ByteSize(256 * MEBI), ByteSize(0)..=ByteSize(64 * GIBI)).0,
+        keep: section.within("keep", keep_rows, minutes(3 * 24 * 60)..=minutes(3660 * 24 * 60)),
+        size: section.within("size", size, ByteSize(0)..=ByteSize(1024 * GIBI)).0,
+        keep_comparisons: section.within("keep_comparisons", comparisons, day..=day * 365),
+        envelope_to: section.get("envelope_to", false),
+    }
 }
 
 fn explain(section: &mut Section<'_>) -> Explain {

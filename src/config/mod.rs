@@ -285,6 +285,12 @@ pub struct Spool {
 pub struct Store {
     pub url: Location,
     pub keep_comparisons: Duration,
+    /// Octets; 0: none.
+    pub spill: u64,
+    pub keep: Duration,
+    /// Octets; 0: no bound.
+    pub size: u64,
+    pub envelope_to: bool,
 }
 
 /// `[explain]`.

@@ -34,7 +34,7 @@ use crate::upstream::probe::RelayTest;
 use crate::upstream::security::Security;
 use crate::upstream::servers::Servers;
 use crate::upstream::{self, Blind};
-use crate::verdict::{self, ExemptRecipient, ShadowPolicy};
+use crate::verdict::{self, ExemptRecipient, RecipientsInRows, ShadowPolicy};
 use crate::{listener, store};
 
 /// Why reports can't be sent as they are configured; the operator's to mend.
@@ -63,7 +63,7 @@ pub enum ReportsError {
 
 impl Override {
     /// What has to fit.
-    pub(super) fn criteria(&self) -> Criteria {
+    pub fn criteria(&self) -> Criteria {
         Criteria {
             author_domains: self.author_domain.clone(),
             networks: self.network.clone(),
@@ -209,6 +209,10 @@ impl Config {
                 .as_ref()
                 .map(|shadow| ShadowPolicy { policy: shadow.local(), exempt_recipients: shadow.exempt() }),
             replies: self.replies(),
+            recipients_in_rows: match self.store.envelope_to {
+                true => RecipientsInRows::ByDomain,
+                false => RecipientsInRows::Omitted,
+            },
         }
     }
 
@@ -318,8 +322,12 @@ impl Config {
             keep: self.explain.keep,
             octets: self.explain.size,
             comparisons: self.store.keep_comparisons,
+            keep_rows: self.store.keep,
+            size: (self.store.size > 0).then_some(self.store.size),
         };
-        store::Settings { retention, ..store::Settings::new(self.store.url.clone()) }
+        let path = self.spool.directory.join(SPILL_FILE);
+        let spill = (self.store.spill > 0).then_some(store::SpillSettings { path, octets: self.store.spill });
+        store::Settings { retention, spill, ..store::Settings::new(self.store.url.clone()) }
     }
 
     /// For reports; none as long as they lack a sender or a name.
@@ -498,3 +506,6 @@ fn whole_seconds(duration: std::time::Duration) -> i64 {
 fn size(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
+
+/// The name of the store's spill file in the spool's directory.
+const SPILL_FILE: &str = "rows.spill";

@@ -22,7 +22,7 @@ use crate::record::{FinalReply, UpstreamReply};
 use crate::smtp::address::ForwardPath;
 use crate::smtp::reply::Reply;
 use crate::spf::SpfOutput;
-use crate::verdict::{self, Shadow, Verdict};
+use crate::verdict::{self, RecipientsInRows, Shadow, Verdict};
 
 /// What became of a message, by its verdict and the reply to its end of data.
 pub fn outcome(verdict: Option<&Verdict>, reply: &Reply, answered_by: AnsweredBy) -> Outcome {
@@ -71,9 +71,11 @@ impl Session {
         };
         if let Some(verdict) = &ending.verdict {
             let arrived = i64::try_from(epoch_seconds()).unwrap_or(i64::MAX);
-            for record in verdict::records(verdict, self.client.ip(), envelope, reply, arrived) {
-                self.gate.rows.append(record);
+            let mut records = verdict::records(verdict, self.client.ip(), envelope, reply, arrived);
+            if transaction.settings.verdict.recipients_in_rows == RecipientsInRows::ByDomain {
+                records = verdict::by_recipient_domain(records, envelope);
             }
+            records.into_iter().for_each(|record| self.gate.rows.append(record));
         }
     }
 

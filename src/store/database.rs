@@ -9,9 +9,9 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
-use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
+use sqlx::any::AnyConnectOptions;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
-use sqlx::{Any, AnyConnection, AnyPool, ConnectOptions, Connection, SqlSafeStr, Transaction};
+use sqlx::{Any, AnyConnection, ConnectOptions, Connection, Row as _, SqlSafeStr, Transaction};
 use tokio::time;
 
 use crate::store::{Error, Location};
@@ -29,11 +29,12 @@ pub async fn open(location: &Location) -> Result<AnyConnection, Error> {
         make_file(path).map_err(|source| Error::Path { path: path.clone(), source })?;
     }
     let failed = |source| Error::Open { location: location.clone(), source };
-    let pool = in_time(CONNECTING, pool(location, "rw")).await.map_err(failed)?;
+    let mut connection = in_time(CONNECTING, connect_to_write(location)).await.map_err(failed)?;
     let schema = |source| Error::Schema { location: location.clone(), source };
     // Another gate may be at it; a table of millions of rows may have to be changed.
-    Migrator::with_migrations(migrations(location)).run(&pool).await.map_err(schema)?;
-    let mut connection = pool.acquire().await.map_err(failed)?.detach();
+    // `run` would want a pool: its future over a connection can't be spawned.
+    let migrator = Migrator::with_migrations(migrations(location));
+    migrator.run_direct(None, &mut connection, false).await.map_err(schema)?;
     if let Location::Postgres(_) = location {
         for setting in POSTGRES_WRITER_SETTINGS {
             sqlx::query(*setting).execute(&mut connection).await.map_err(failed)?;
@@ -88,24 +89,33 @@ pub async fn in_time<T>(limit: Duration, work: impl Future<Output = Result<T, sq
     time::timeout(limit, work).await.unwrap_or_else(|_| Err(silent()))
 }
 
-/// A pool of one connection, since the migrator takes a pool in a spawned task, but not a connection.
-async fn pool(location: &Location, mode: &str) -> Result<AnyPool, sqlx::Error> {
-    let pool = AnyPoolOptions::new().max_connections(1).connect_with(options(location, mode)?).await?;
+/// Octets of the database that are in use.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn octets(connection: &mut AnyConnection) -> Result<i64, sqlx::Error> {
+    let query = if connection.backend_name() == SQLITE { SQLITE_OCTETS } else { POSTGRES_OCTETS };
+    sqlx::query(query).fetch_one(connection).await?.try_get(0)
+}
+
+async fn connect_to_write(location: &Location) -> Result<AnyConnection, sqlx::Error> {
+    let mut connection = options(location, "rw")?.connect().await?;
     match location {
         Location::Sqlite(_) => {
             for pragma in SQLITE_WRITER_PRAGMAS {
-                sqlx::query(*pragma).execute(&pool).await?;
+                sqlx::query(*pragma).execute(&mut connection).await?;
             }
         }
         Location::Postgres(_) => {
-            let encoding: String = sqlx::query_scalar("SHOW server_encoding").fetch_one(&pool).await?;
+            let encoding: String = sqlx::query_scalar("SHOW server_encoding").fetch_one(&mut connection).await?;
             if encoding != "UTF8" {
                 // A row that can't be written would stop all that come after it.
                 return Err(sqlx::Error::Configuration(format!("its encoding is {encoding}, not UTF8").into()));
             }
         }
     }
-    Ok(pool)
+    Ok(connection)
 }
 
 fn options(location: &Location, mode: &str) -> Result<AnyConnectOptions, sqlx::Error> {
@@ -163,6 +173,7 @@ const MIGRATIONS: &[Step] = steps![
     3 => "0003_report_jobs.sql",
     4 => "0004_comparisons.sql",
     5 => "0005_inbound_reports.sql",
+    6 => "0006_writers.sql",
 ];
 
 /// With a write-ahead log readers don't wait for the writer, and what was committed survives the death of the process;
@@ -171,6 +182,10 @@ const SQLITE_WRITER_PRAGMAS: &[&str] =
     &["PRAGMA journal_mode = WAL", "PRAGMA synchronous = NORMAL", "PRAGMA busy_timeout = 2000"];
 /// A batch takes milliseconds; one that takes longer waits for a lock or a server in distress, and is tried again.
 const POSTGRES_WRITER_SETTINGS: &[&str] = &["SET statement_timeout = '30s'", "SET lock_timeout = '10s'"];
+/// Without the pages that deleted rows have left to those to come.
+const SQLITE_OCTETS: &str = "SELECT CAST((page_count - freelist_count) * page_size AS BIGINT)
+    FROM pragma_page_count(), pragma_freelist_count(), pragma_page_size()";
+const POSTGRES_OCTETS: &str = "SELECT CAST(pg_database_size(current_database()) AS BIGINT)";
 const POSTGRES_READ_ONLY: &str = "SET default_transaction_read_only = on";
 /// The name by which sqlx tells SQLite.
 const SQLITE: &str = "SQLite";

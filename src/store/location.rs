@@ -120,8 +120,7 @@ impl Postgres {
 }
 
 fn unreadable(file: &Path, error: &std::io::Error) -> sqlx::Error {
-    let text = format!("store.password_file {} can't be read: {error}", file.display());
-    sqlx::Error::Io(std::io::Error::new(error.kind(), text))
+    sqlx::Error::Configuration(format!("store.password_file {} can't be read: {error}", file.display()).into())
 }
 
 impl fmt::Display for Location {

@@ -3,9 +3,12 @@
 //! [`Store::open`] starts one writer task, which owns the write connection behind a bounded queue. [`Appender::append`]
 //! never waits and never fails: a record that can't be kept is counted as lost and logged. Rows that a report would not
 //! tell apart add up, in memory and in the table. What was appended more than a second ago survives the death of the
-//! process, as long as the database takes it; while it does not, rows wait in a bounded memory. Explanations go the same
-//! way, with a small share of the memory; they are deleted after some days, and the oldest earlier where they take more
-//! room than they may. So do comparisons, of how messages came out with what a shadow policy would have done.
+//! process. While the database does not take rows, they wait in a bounded file, which outlives the process, too, and
+//! where that can't be or is full, in a bounded memory; beyond that they are lost and counted. A batch of which nobody
+//! knows whether the database took it is offered again under the same stamp, and taken once. Explanations go the same
+//! way, with a small share of the memory and without the file. All is deleted after some days, and the oldest earlier
+//! where it takes more room than it may. Comparisons, of how messages came out with what a shadow policy would have done,
+//! go with the rows.
 //!
 //! One set of statements serves SQLite and PostgreSQL, through sqlx's `Any`. Whoever adds a table:
 //!
@@ -23,12 +26,16 @@
 //!   (`database::open`; for reading `database::open_read_only`), wherever waiting for it does not hold up mail;
 //! - tests it over both, with `testing::on_both!`.
 
+mod batch;
 pub mod comparison;
 mod database;
-pub mod jobs;
+mod flows;
 pub mod inbound;
+pub mod jobs;
 mod location;
+mod retention;
 mod row;
+mod spill;
 mod statements;
 mod writer;
 
@@ -40,12 +47,14 @@ use tokio::task::JoinHandle;
 use tokio::time;
 use tracing::error;
 
+use crate::forwarders::Observation;
 use crate::label_enum;
 use crate::metrics::{Family, Histogram, IntCounter, IntGauge, Registry};
 use crate::record::{Disposition, Record};
 use crate::store::comparison::{Comparison, Comparisons};
 pub use crate::store::location::{Location, LocationError, Postgres};
-use crate::store::writer::{Database, LogLimit, Writer};
+pub use crate::store::spill::Settings as SpillSettings;
+use crate::store::writer::{LogLimit, Opened, Writer};
 
 /// What the operator sets.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,7 +69,9 @@ pub struct Settings {
     pub queue: usize,
     /// Octets of rows that may wait for the database; a quarter as many of explanations.
     pub memory: usize,
-    /// What is kept of explanations and comparisons.
+    /// Where rows wait while the database takes none; none: in memory alone.
+    pub spill: Option<SpillSettings>,
+    /// What is kept.
     pub retention: Retention,
 }
 
@@ -73,6 +84,10 @@ pub struct Retention {
     pub octets: u64,
     /// How long comparisons are kept.
     pub comparisons: Duration,
+    /// How long a row is kept, beyond the last two days, which stay.
+    pub keep_rows: Duration,
+    /// Octets of all else in the database; the oldest rows go first. None: no bound.
+    pub size: Option<u64>,
 }
 
 /// What is kept about one message, opaque to the store.
@@ -121,12 +136,14 @@ pub enum Error {
 label_enum! {
     /// Why rows were lost.
     pub enum Loss {
-        /// The database did not take rows for so long that the memory for waiting ones was full.
+        /// The database did not take rows for so long that file and memory for waiting ones were full.
         MemoryFull = "memory_full",
         /// The writer task did not come round to taking them.
         QueueFull = "queue_full",
         /// The gate stopped before they were written.
         Stopped = "stopped",
+        /// The spill file did not give them back.
+        SpillUnreadable = "spill_unreadable",
     }
 }
 
@@ -177,6 +194,12 @@ struct Metrics {
     written: IntCounter,
     lost: Family<Loss>,
     pending: IntGauge,
+    spilled: IntCounter,
+    spill_rows: IntGauge,
+    spill_size: IntGauge,
+    pruned: IntCounter,
+    rows: IntGauge,
+    size: IntGauge,
     explanations_written: IntCounter,
     explanations_lost: Family<Loss>,
     explanations_size: IntGauge,
@@ -191,14 +214,15 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// The operator's: see [`Error`]. A database that breaks later is no error: rows wait, then are lost.
+    /// The operator's: see [`Error`]. A database that breaks later, or a server that does not answer yet, is no error: rows
+    /// wait, then are lost.
     pub async fn open(settings: Settings, registry: &Registry) -> Result<Self, Error> {
-        let database = Database::open(&settings.location).await?;
+        let opened = Opened::open(&settings).await?;
         let metrics = Metrics::register(registry);
         let (queue, records) = mpsc::channel(settings.queue.max(1));
         let (stop, stopped) = oneshot::channel();
         let appender = Appender { queue, metrics: metrics.clone(), log: LogLimit::default() };
-        let writer = Writer::new(settings, database, records, metrics);
+        let writer = Writer::new(settings, opened, records, metrics);
         Ok(Self { appender, stop, task: tokio::spawn(writer.run(stopped)) })
     }
 
@@ -207,7 +231,8 @@ impl Store {
         self.appender.clone()
     }
 
-    /// Writes what waits and stops the writer task, in at most `deadline`; what is not written by then is lost.
+    /// Writes what waits, to the spill file if the database doesn't take it, and stops the writer task, in at most
+    /// `deadline`; what is in neither by then is lost.
     pub async fn close(self, deadline: Duration) {
         let Self { appender, stop, mut task } = self;
         // Fails only if the task has ended by itself; then there is nothing to wait for either.
@@ -298,6 +323,20 @@ impl Reader {
         Ok(found)
     }
 
+    /// The rows of the UTC days from that of `since` on (seconds since the epoch), one after the other, as
+    /// [`crate::forwarders`] looks at them.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`]; there is no database before the gate's first start.
+    pub async fn observe(&self, since: i64, take: impl FnMut(&Observation)) -> Result<(), Error> {
+        let first = since.div_euclid(crate::calendar::SECONDS_PER_DAY);
+        let mut connection = database::open_read_only(&self.location).await?;
+        flows::observe(&mut connection, first, take).await?;
+        let _ = sqlx::Connection::close(connection).await;
+        Ok(())
+    }
+
     /// What is kept under `id`, if anything is.
     ///
     /// # Errors
@@ -311,6 +350,22 @@ impl Reader {
     }
 }
 
+impl Error {
+    /// Whether it may be otherwise in a while, with nobody doing anything about the gate: a server that is away, starts
+    /// or has no place for us.
+    fn may_pass(&self) -> bool {
+        let Self::Open { location: Location::Postgres(_), source } = self else { return false };
+        match source {
+            sqlx::Error::Io(_) => true,
+            // Insufficient resources, and what an operator of the server does.
+            sqlx::Error::Database(error) => {
+                error.code().is_some_and(|code| code.starts_with("53") || code.starts_with("57"))
+            }
+            _ => false,
+        }
+    }
+}
+
 impl Settings {
     /// The settings for a database, all else as it is by default.
     pub fn new(location: Location) -> Self {
@@ -320,6 +375,7 @@ impl Settings {
             batch_rows: 1000,
             queue: 8192,
             memory: 64 * 1024 * 1024,
+            spill: None,
             retention: Retention::default(),
         }
     }
@@ -327,8 +383,9 @@ impl Settings {
 
 impl Default for Retention {
     fn default() -> Self {
-        let days = |n: u64| Duration::from_secs(n * 86_400);
-        Self { keep: days(7), octets: 256 * 1024 * 1024, comparisons: days(35) }
+        let days = |days: u64| Duration::from_secs(days * 86_400);
+        let (keep_rows, size) = (days(60), Some(4 << 30));
+        Self { keep: days(7), octets: 256 << 20, comparisons: days(35), keep_rows, size }
     }
 }
 
@@ -343,6 +400,16 @@ impl Metrics {
             written: counter("rows_written", "Rows that the database has taken."),
             lost: registry.family(lost, "Rows that will be in no report.", "reason"),
             pending: registry.gauge("dmarcgate_store_rows_pending", "Rows that wait for the database."),
+            spilled: counter("rows_spilled", "Rows that went to the spill file, since the database took none."),
+            spill_rows: registry.gauge("dmarcgate_store_spill_rows", "Rows in the spill file."),
+            spill_size: registry.gauge("dmarcgate_store_spill_bytes", "Octets of the spill file."),
+            pruned: counter(
+                "rows_pruned",
+                "Different rows that were deleted for their age, or for the database's size.",
+            ),
+            rows: registry.gauge("dmarcgate_store_rows", "Different rows in the database, counted every ten minutes."),
+            size: registry
+                .gauge("dmarcgate_store_bytes", "Octets of the database in use, looked up every ten minutes."),
             explanations_written: counter(
                 "explanations_written",
                 "Explanations of messages that the database has taken.",
@@ -374,5 +441,7 @@ const BATCH_BUCKETS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.
 
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod outage_tests;
 #[cfg(test)]
 mod tests;

@@ -3,13 +3,14 @@
 use std::iter;
 
 use aws_lc_rs::digest::{self, SHA256};
+use serde::{Deserialize, Serialize};
 
 use crate::domain::Domain;
 use crate::label::Label;
 use crate::record::{Counted, PolicyEvaluated, PolicyPublished, Record, SpfAuthResult};
 
 /// Messages of one UTC day that a report would not tell apart.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Row {
     /// Days since the epoch, UTC.
     pub day: i64,

@@ -1,29 +1,35 @@
 //! The statements for rows and explanations, once for every kind of database.
 
-use std::collections::BTreeMap;
-
 use sqlx::{AnyConnection, Row as _};
 
 use crate::label::Label;
 use crate::record::Disposition;
-use crate::store::comparison::{self, ComparisonRow};
-use crate::store::row::{Key, Row};
-use crate::store::{Explanation, SummaryLine, database};
+use crate::store::batch::{Batch, Stamp};
+use crate::store::{Explanation, SummaryLine, comparison, database};
 
-/// Writes rows and comparisons, in the order of their keys, and explanations in one transaction: all or none.
+/// Writes rows and comparisons, in the order of their keys, and explanations in one transaction: all or none. A batch that
+/// the database has by its stamp is not written again.
 ///
 /// # Errors
 ///
 /// The database's; the connection should then be thrown away.
 pub async fn write(
     connection: &mut AnyConnection,
-    rows: &BTreeMap<Key, Row>,
-    comparisons: &BTreeMap<Key, ComparisonRow>,
+    batch: Option<&Batch>,
     explanations: &[Explanation],
+    now: i64,
 ) -> Result<(), sqlx::Error> {
     let mut transaction = database::begin(connection).await?;
-    comparison::write(&mut transaction, comparisons).await?;
-    for (key, row) in rows {
+    let mut is_new = false;
+    if let Some(Batch { stamp: Stamp { writer, sequence }, .. }) = batch {
+        let query = sqlx::query(UPSERT_WRITER).bind(writer.as_slice()).bind(*sequence).bind(now);
+        is_new = query.execute(&mut *transaction).await?.rows_affected() > 0;
+    }
+    let batch = batch.filter(|_| is_new);
+    if let Some(batch) = batch {
+        comparison::write(&mut transaction, &batch.comparisons).await?;
+    }
+    for (key, row) in batch.iter().flat_map(|batch| &batch.rows) {
         let mut query = sqlx::query(UPSERT)
             .bind(key.as_slice())
             .bind(row.day)
@@ -116,6 +122,10 @@ const UPSERT: &str = "INSERT INTO report_rows AS t (
     n = t.n + excluded.n,
     first_seen = CASE WHEN excluded.first_seen < t.first_seen THEN excluded.first_seen ELSE t.first_seen END,
     last_seen = CASE WHEN excluded.last_seen > t.last_seen THEN excluded.last_seen ELSE t.last_seen END";
+
+const UPSERT_WRITER: &str = "INSERT INTO store_writers AS t (id, sequence, seen) VALUES ($1, $2, $3)
+    ON CONFLICT (id) DO UPDATE SET sequence = excluded.sequence, seen = excluded.seen
+    WHERE t.sequence < excluded.sequence";
 
 const SUMMARY: &str = "SELECT day, policy_domain, disposition, CAST(SUM(n) AS BIGINT)
     FROM report_rows WHERE day >= $1 AND day <= $2

@@ -98,7 +98,7 @@ async fn what_is_a_second_old_survives_kill_9(home: Home) {
 #[tokio::test]
 async fn the_gate_that_is_killed() {
     let Ok(url) = std::env::var(KILLED_GATE) else { return };
-    let settings = Settings::new(Location::parse(&url).unwrap());
+    let settings = lasting(Location::parse(&url).unwrap());
     let store = Store::open(settings, &Registry::new()).await.unwrap();
     for i in 0..500_u32 {
         let source_ip = std::net::Ipv4Addr::from_bits(i).into();
@@ -145,7 +145,7 @@ async fn a_database_that_breaks_makes_rows_wait_and_then_takes_them(home: Home) 
 }
 
 async fn beyond_the_memory_only_rows_with_a_new_key_are_lost(home: Home) {
-    let gate = Gate::with_settings(home, |settings| settings.memory = 3000).await;
+    let gate = Gate::with_settings(home, |settings| settings.memory = 4000).await;
     gate.home.execute("ALTER TABLE report_rows RENAME TO gone").await;
     gate.append(sample::record());
     gate.wait_for("dmarcgate_store_up 0").await;
@@ -286,48 +286,48 @@ async fn explanations_wait_in_a_share_of_the_memory_and_rows_are_not_lost_for_th
 }
 
 /// A store over a database of its own.
-struct Gate {
-    home: Home,
-    registry: Registry,
+pub struct Gate {
+    pub home: Home,
+    pub registry: Registry,
     store: Store,
 }
 
 impl Gate {
-    async fn open(home: Home) -> Self {
+    pub async fn open(home: Home) -> Self {
         Self::with_settings(home, |_| ()).await
     }
 
-    async fn with_settings(home: Home, change: impl FnOnce(&mut Settings)) -> Self {
-        let mut settings = Settings::new(home.location.clone());
+    pub async fn with_settings(home: Home, change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = lasting(home.location.clone());
         change(&mut settings);
         let registry = Registry::new();
         let store = Store::open(settings, &registry).await.unwrap();
         Self { home, registry, store }
     }
 
-    fn append(&self, record: Record) {
+    pub fn append(&self, record: Record) {
         self.store.appender().append(record);
     }
 
-    fn explain(&self, id: &str, arrived: i64, body: &[u8]) {
+    pub fn explain(&self, id: &str, arrived: i64, body: &[u8]) {
         self.store.appender().explain(Explanation { id: id.into(), arrived, body: body.into() });
     }
 
-    fn scrape(&self) -> String {
+    pub fn scrape(&self) -> String {
         self.registry.render()
     }
 
-    fn metric(&self, name: &str) -> u64 {
+    pub fn metric(&self, name: &str) -> u64 {
         let text = self.scrape();
         let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
         line.trim().parse().unwrap()
     }
 
-    async fn wait_until_written(&self, rows: u64) {
+    pub async fn wait_until_written(&self, rows: u64) {
         self.wait_for(&format!("dmarcgate_store_rows_written_total {rows}\n")).await;
     }
 
-    async fn wait_for(&self, text: &str) {
+    pub async fn wait_for(&self, text: &str) {
         for _ in 0..1000 {
             if self.scrape().contains(text) {
                 return;
@@ -337,13 +337,13 @@ impl Gate {
         panic!("no {text} in {}", self.scrape());
     }
 
-    async fn close(self) -> Home {
-        self.store.close(Duration::from_secs(10)).await;
+    pub async fn close(self) -> Home {
+        self.store.close(Duration::from_secs(60)).await;
         self.home
     }
 }
 
-fn now() -> i64 {
+pub fn now() -> i64 {
     i64::try_from(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()).unwrap()
 }
 
@@ -355,6 +355,17 @@ async fn lines(home: &Home) -> Vec<SummaryLine> {
     Reader::new(home.location.clone()).summary(0, i64::MAX).await.unwrap()
 }
 
-async fn count_rows(home: &Home) -> i64 {
+/// Settings under which no row is too old: those of the tests are of January 2026.
+pub fn lasting(location: Location) -> Settings {
+    let mut settings = Settings::new(location);
+    settings.retention.keep_rows = Duration::MAX;
+    settings
+}
+
+pub async fn messages(home: &Home) -> i64 {
+    home.number("SELECT CAST(COALESCE(SUM(n), 0) AS BIGINT) FROM report_rows").await
+}
+
+pub async fn count_rows(home: &Home) -> i64 {
     home.number("SELECT COUNT(*) FROM report_rows").await
 }

@@ -1,42 +1,54 @@
 //! The writer task: gathers items, adds them up by key, writes them in batches, and keeps them while it can't.
+//!
+//! It does one job at a time beside taking items: a batch to the database, a batch to the spill file, a batch from there
+//! to the database, or a step of pruning. Batches reach the database in the order of their stamps: those of the spill
+//! file first, then the one that is held, then what waits; so while there is something in the file, all else goes
+//! behind it.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::future;
-use std::mem;
+use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sqlx::{AnyConnection, Connection};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task;
 use tokio::time::{self, Instant};
 use tracing::{error, info, warn};
 
-use crate::calendar::SECONDS_PER_DAY;
 use crate::causes::Causes;
 use crate::record::Record;
-use crate::store::comparison::{self, Comparison, ComparisonRow};
-use crate::store::row::{Key, Row};
-use crate::store::{Error, Explanation, Item, Location, Loss, Metrics, Retention, Settings, database, statements};
+use crate::store::batch::{Batch, Stamp, Waiting, WriterId};
+use crate::store::comparison::{Comparison, ComparisonRow};
+use crate::store::retention::{self, Pruned};
+use crate::store::row::Row;
+use crate::store::spill::{self, Spill};
+use crate::store::{Error, Explanation, Item, Location, Loss, Metrics, Settings, database, statements};
 
 /// Owns the write connection and all rows that wait for it. It goes on taking records while the database writes.
 pub struct Writer {
     settings: Settings,
-    database: Option<Database>,
     items: mpsc::Receiver<Item>,
     metrics: Metrics,
+    /// None while a job has it, and after a failure.
+    database: Option<Database>,
+    spill: Option<SharedSpill>,
     waiting: Waiting,
-    /// Octets of the batch that is being written.
-    in_flight: usize,
-    /// When what waits is written; none while nothing waits.
-    due: Option<Instant>,
-    /// When old explanations are deleted, though no room is needed.
+    /// Since when.
+    since: Option<Instant>,
+    /// A batch that has its stamp and is neither in the database nor in the spill file, as far as we know.
+    held: Option<Arc<Batch>>,
+    writer: WriterId,
+    sequence: i64,
+    /// How the database is waited for after a failure; none while it works.
+    retry: Option<Retry>,
+    /// Before this the spill file takes nothing, since it was full or broken.
+    spill_again: Instant,
+    /// When pruning begins anew, or goes on.
     prune_at: Instant,
     /// Octets of explanations in the database, as far as it is known; with a shared one, others add to it.
     explained: u64,
-    /// How long to wait after the next failure; none while the database works.
-    retry: Option<Duration>,
     log: LogLimit,
 }
 
@@ -47,31 +59,53 @@ pub struct Database {
     file: Option<(u64, u64)>,
 }
 
-/// A batch on its way to the database.
-type Writing = Pin<Box<dyn Future<Output = Written> + Send>>;
+/// Locked by one job at a time, on a thread that may block.
+type SharedSpill = Arc<Mutex<Spill>>;
 
-/// What came of it.
-struct Written {
-    database: Option<Database>,
-    batch: Waiting,
-    result: Result<(), Error>,
-    /// The octets of explanations that are left, where some were to be deleted.
-    pruned: Option<Result<u64, sqlx::Error>>,
-    took: Duration,
+/// When the database is tried again, and how long after that.
+#[derive(Debug, Clone, Copy)]
+struct Retry {
+    at: Instant,
+    pause: Duration,
 }
 
-/// Rows that wait, added up, with their number of messages and their octets.
-#[derive(Default)]
-struct Waiting {
-    rows: BTreeMap<Key, Row>,
-    messages: u64,
-    memory: usize,
+/// One thing that the writer does beside taking items.
+type Job = Pin<Box<dyn Future<Output = Done> + Send>>;
+
+/// What came of it.
+enum Done {
+    /// A batch went to the database, or failed to.
+    Wrote { database: Option<Database>, wrote: Wrote, result: Result<(), Error> },
+    /// The batch that is held went to the spill file, or failed to.
+    Spilled(Result<(), spill::Fault>),
+    /// A step of pruning.
+    Pruned { database: Option<Database>, result: Result<Pruned, sqlx::Error> },
+}
+
+/// What was to be written.
+struct Wrote {
+    batch: Option<Arc<Batch>>,
+    source: Source,
+    /// Messages that the spill file could not give back.
+    unreadable: u64,
     explanations: Vec<Explanation>,
     /// Their octets.
     explained: usize,
-    comparisons: BTreeMap<Key, ComparisonRow>,
-    /// Their octets.
-    compared: usize,
+    took: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Memory,
+    Spill,
+}
+
+/// How much the gate is in a hurry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    Normal,
+    /// It stops: nothing waits for others, and what the database doesn't take at once goes to the spill file.
+    Stopping,
 }
 
 /// Lets one line through in ten seconds, so that a flood of one fault does not drown all else.
@@ -79,40 +113,50 @@ struct Waiting {
 pub struct LogLimit(Arc<Mutex<Option<Instant>>>);
 
 impl Writer {
-    /// A writer with an open connection.
-    pub fn new(settings: Settings, database: Database, items: mpsc::Receiver<Item>, metrics: Metrics) -> Self {
+    /// A writer with an open connection, or one that has yet to be opened.
+    pub fn new(settings: Settings, opened: Opened, items: mpsc::Receiver<Item>, metrics: Metrics) -> Self {
+        let Opened { database, spill } = opened;
+        let now = Instant::now();
+        let retry = database.is_none().then_some(Retry { at: now + FIRST_RETRY, pause: FIRST_RETRY });
+        metrics.up.set(i64::from(retry.is_none()));
         Self {
             settings,
-            database: Some(database),
             items,
             metrics,
+            database,
+            spill: spill.map(|spill| Arc::new(Mutex::new(spill))),
             waiting: Waiting::default(),
-            in_flight: 0,
-            due: None,
-            prune_at: Instant::now(),
+            since: None,
+            held: None,
+            writer: rand::random(),
+            sequence: 0,
+            retry,
+            spill_again: now,
+            prune_at: now,
             explained: 0,
-            retry: None,
             log: LogLimit::default(),
         }
     }
 
-    /// Runs until all appenders are gone or `stopped` is told, then writes what waits, however long that takes: who
-    /// stops it has the deadline.
+    /// Runs until all appenders are gone or `stopped` is told, then writes what waits, to the database or the spill
+    /// file, however long that takes: who stops it has the deadline.
     pub async fn run(mut self, mut stopped: oneshot::Receiver<()>) {
         let mut taken = Vec::with_capacity(TAKEN_AT_ONCE);
         let mut stopping = false;
-        let mut writing: Option<Writing> = None;
+        let mut working: Option<Job> = None;
+        self.tell_spill();
         loop {
-            let due = self.due.unwrap_or(self.prune_at);
-            let due = writing.is_none().then(|| if self.retry.is_none() { due.min(self.prune_at) } else { due });
+            let now = Instant::now();
+            if working.is_none() {
+                working = self.next_job(now, Pace::Normal);
+            }
+            let wake = if working.is_none() { self.next_wake(now) } else { None };
             tokio::select! {
-                written = finished(&mut writing), if writing.is_some() => {
-                    writing = None;
-                    self.settle(written);
+                done = finished(&mut working), if working.is_some() => {
+                    working = None;
+                    self.settle(done);
                 }
-                () = time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                    writing = Some(self.write());
-                }
+                () = time::sleep_until(wake.unwrap_or(now)), if wake.is_some() => {}
                 // An error means that the store was dropped without being closed: the same.
                 _ = &mut stopped, if !stopping => {
                     stopping = true;
@@ -131,27 +175,37 @@ impl Writer {
                     }
                 }
             }
-            if writing.is_none() && self.retry.is_none() && self.waiting.len() >= self.settings.batch_rows {
-                writing = Some(self.write());
-            }
         }
-        self.drain(writing).await;
+        self.drain(working).await;
     }
 
-    /// Writes what is left, again and again until all is written.
-    async fn drain(mut self, mut writing: Option<Writing>) {
+    /// Writes what is left, again and again until all is in the database or the spill file.
+    async fn drain(mut self, mut working: Option<Job>) {
         loop {
-            if let Some(writing) = writing.take() {
-                self.settle(writing.await);
+            match working.take() {
+                // With a file to go to, no batch waits long for a database that says nothing.
+                Some(job) if self.spill.is_some() => match time::timeout(STOPPING_ATTEMPT, job).await {
+                    Ok(done) => self.settle(done),
+                    Err(_) => self.fail(&"the database does not answer"),
+                },
+                Some(job) => {
+                    let done = job.await;
+                    self.settle(done);
+                }
+                None if self.retry.is_some() => time::sleep(RETRY_WHILE_STOPPING).await,
+                None => {}
             }
-            if self.waiting.len() == 0 {
+            let rows_left = self.held.is_some() || self.waiting.has_rows();
+            if !rows_left && (self.waiting.len() == 0 || self.retry.is_some()) {
                 break;
             }
-            if self.retry.is_some() {
-                time::sleep(RETRY_WHILE_STOPPING).await;
+            if let Some(retry) = &mut self.retry {
+                retry.at = retry.at.min(Instant::now() + RETRY_WHILE_STOPPING);
             }
-            writing = Some(self.write());
+            working = self.next_job(Instant::now(), Pace::Stopping);
         }
+        let lost = self.waiting.explanations.len();
+        self.metrics.explanations_lost.of(Loss::Stopped).inc_by(lost as u64);
         if let Some(database) = self.database.take() {
             // Everything is committed; closing only folds the log into the database.
             let _ = database.connection.close().await;
@@ -160,15 +214,15 @@ impl Writer {
 
     /// Adds one record to what waits, or counts it as lost.
     fn take(&mut self, record: Record) {
-        let room = self.settings.memory.saturating_sub(self.in_flight);
-        if self.waiting.add(Row::new(record), room) {
-            self.due.get_or_insert_with(|| Instant::now() + self.settings.batch_delay);
+        let held = self.held.as_ref().map_or(0, |batch| batch.memory);
+        if self.waiting.add(Row::new(record), self.settings.memory.saturating_sub(held)) {
+            self.since.get_or_insert_with(Instant::now);
         } else {
             self.metrics.pending.dec();
             self.metrics.lost.inc(Loss::MemoryFull);
             if self.log.permits() {
                 let rows = self.waiting.messages;
-                error!(waiting = rows, "rows for reports are lost: the database takes none and the memory is full");
+                error!(waiting = rows, "rows for reports are lost: the database takes none and all room is full");
             }
         }
     }
@@ -176,7 +230,7 @@ impl Writer {
     /// Adds an explanation to what waits, or counts it as lost.
     fn take_explanation(&mut self, explanation: Explanation) {
         if self.waiting.explain(explanation, self.settings.memory / 4) {
-            self.due.get_or_insert_with(|| Instant::now() + self.settings.batch_delay);
+            self.since.get_or_insert_with(Instant::now);
         } else {
             self.metrics.explanations_lost.inc(Loss::MemoryFull);
         }
@@ -184,85 +238,278 @@ impl Writer {
 
     /// Adds a comparison to what waits, or counts it as lost.
     fn take_comparison(&mut self, comparison: Comparison) {
-        if self.waiting.compare(ComparisonRow::new(comparison), self.settings.memory / 8) {
-            self.due.get_or_insert_with(|| Instant::now() + self.settings.batch_delay);
+        let held = self.held.as_ref().map_or(0, |batch| batch.compared);
+        let room = (self.settings.memory / 8).saturating_sub(held);
+        if self.waiting.compare(ComparisonRow::new(comparison), room) {
+            self.since.get_or_insert_with(Instant::now);
         } else {
             self.metrics.comparisons_lost.inc(Loss::MemoryFull);
         }
     }
+}
 
-    /// Sends all that waits on its way; deletes explanations where it is time to.
-    fn write(&mut self) -> Writing {
-        let batch = mem::take(&mut self.waiting);
+/// Which job is next, and when.
+impl Writer {
+    fn next_job(&mut self, now: Instant, pace: Pace) -> Option<Job> {
+        let is_spilled = self.spill().is_some_and(|spill| !spill.is_empty());
+        let is_behind = is_spilled || self.retry.is_some();
+        let is_due = self.held.is_some() || self.due().is_some_and(|due| due <= now || pace == Pace::Stopping);
+        if is_behind && is_due && self.may_spill(now) && (self.held.is_some() || self.waiting.has_rows()) {
+            return self.to_spill();
+        }
+        if self.retry.is_some_and(|retry| retry.at > now) {
+            return None;
+        }
+        if is_spilled {
+            return Some(self.from_spill());
+        }
+        if is_due || self.retry.is_some() || self.waiting.len() >= self.settings.batch_rows {
+            return Some(self.to_database());
+        }
+        (self.prune_at <= now && pace == Pace::Normal).then(|| self.prune())
+    }
+
+    /// When there may be a job next, if nothing comes in: strictly later than `now`.
+    fn next_wake(&self, now: Instant) -> Option<Instant> {
+        let retry = self.retry.map(|retry| retry.at);
+        let spill_again = self.spill.is_some().then_some(self.spill_again);
+        let prune_at = self.retry.is_none().then_some(self.prune_at);
+        [self.due(), retry, spill_again, prune_at].into_iter().flatten().filter(|at| *at > now).min()
+    }
+
+    /// When what waits is taken out: later if it goes to the spill file, where no row adds to another any more.
+    fn due(&self) -> Option<Instant> {
+        let can_spill = self.spill.is_some() && self.retry.is_some();
+        let delay = if can_spill { self.settings.batch_delay.max(SPILL_DELAY) } else { self.settings.batch_delay };
+        self.since.map(|since| since + delay)
+    }
+
+    fn may_spill(&self, now: Instant) -> bool {
+        self.spill.is_some() && self.spill_again <= now
+    }
+
+    fn spill(&self) -> Option<MutexGuard<'_, Spill>> {
+        self.spill.as_ref().map(|spill| locked(spill))
+    }
+
+    /// The batch that is held, or a new one of what waits.
+    fn hold(&mut self) -> Option<Arc<Batch>> {
+        if self.held.is_none() {
+            let stamp = Stamp { writer: self.writer, sequence: self.sequence + 1 };
+            if let Some(batch) = self.waiting.depart(stamp) {
+                self.sequence += 1;
+                self.held = Some(Arc::new(batch));
+            }
+            // What is more than a batch is due at once.
+            if !self.waiting.has_rows() {
+                self.since = None;
+            }
+        }
+        self.held.clone()
+    }
+
+    fn to_spill(&mut self) -> Option<Job> {
+        let (batch, spill) = (self.hold()?, self.spill.clone()?);
+        Some(Box::pin(async move {
+            let append = move || locked(&spill).append(&batch);
+            Done::Spilled(blocking(append).await.map_err(spill::Fault::Io).and_then(|result| result))
+        }))
+    }
+
+    fn to_database(&mut self) -> Job {
+        let batch = self.hold();
+        let (explanations, explained) = self.waiting.take_explanations();
+        if !self.waiting.has_rows() {
+            self.since = None;
+        }
+        if self.explained.saturating_add(explained as u64) > self.settings.retention.octets {
+            self.prune_at = Instant::now();
+        }
         let mut database = self.database.take();
         let location = self.settings.location.clone();
-        let retention = self.settings.retention;
-        let is_full = self.explained.saturating_add(batch.explained as u64) > retention.octets;
-        let prunes = is_full || self.prune_at <= Instant::now();
-        self.in_flight = batch.memory;
-        self.due = None;
         Box::pin(async move {
             let begun = Instant::now();
-            let result = try_write(&mut database, &location, &batch).await;
+            let result = try_write(&mut database, &location, batch.as_deref(), &explanations).await;
             let took = begun.elapsed();
-            let pruned = match &mut database {
-                Some(database) if prunes && result.is_ok() => Some(prune(database, retention).await),
-                _ => None,
-            };
-            Written { database, batch, result, pruned, took }
+            let wrote = Wrote { batch, source: Source::Memory, unreadable: 0, explanations, explained, took };
+            Done::Wrote { database, wrote, result }
         })
     }
 
-    /// Counts what was written, or plans the next attempt.
-    fn settle(&mut self, written: Written) {
-        let Written { database, batch, result, pruned, took } = written;
-        self.in_flight = 0;
-        match result {
-            Ok(()) => {
-                self.database = database;
-                self.metrics.written.inc_by(batch.messages);
-                self.metrics.explanations_written.inc_by(batch.explanations.len() as u64);
-                self.explained = self.explained.saturating_add(batch.explained as u64);
-                self.metrics.pending.sub(i64::try_from(batch.messages).unwrap_or(i64::MAX));
-                if batch.len() > 0 {
-                    self.metrics.batch_seconds.observe(took.as_secs_f64());
-                }
-                self.metrics.up.set(1);
-                if self.retry.take().is_some() {
-                    info!(rows = batch.messages, "the database takes rows again");
-                }
-                self.settle_pruning(pruned);
+    fn from_spill(&mut self) -> Job {
+        let (mut database, location) = (self.database.take(), self.settings.location.clone());
+        let spill = self.spill.clone();
+        Box::pin(async move {
+            let begun = Instant::now();
+            let (batch, unreadable) = match spill.clone() {
+                Some(spill) => blocking(move || first(&mut locked(&spill))).await.unwrap_or_default(),
+                None => (None, 0),
+            };
+            let batch = batch.map(Arc::new);
+            let mut result = try_write(&mut database, &location, batch.as_deref(), &[]).await;
+            if let (Ok(()), Some(spill)) = (&result, spill) {
+                let removed = blocking(move || locked(&spill).remove_first()).await.and_then(|removed| removed);
+                // It comes again, and is known by its stamp.
+                result = removed.map_err(|error| Error::Read(sqlx::Error::Io(error)));
             }
-            Err(fault) => {
-                // The connection is dropped: after a failed statement it is in no known state.
-                self.waiting.put_back(batch);
-                self.metrics.failed_batches.inc();
-                self.metrics.up.set(0);
-                let pause = self.retry.unwrap_or(FIRST_RETRY);
-                self.retry = Some((pause * 2).min(LAST_RETRY));
-                self.due = Some(Instant::now() + pause);
-                let (error, waiting) = (Causes(&fault), self.waiting.messages);
-                error!(%error, waiting, "the database does not take rows; mail is not affected, the rows wait");
-            }
-        }
+            let took = begun.elapsed();
+            let explanations = Vec::new();
+            let wrote = Wrote { batch, source: Source::Spill, unreadable, explanations, explained: 0, took };
+            Done::Wrote { database, wrote, result }
+        })
+    }
+
+    fn prune(&mut self) -> Job {
+        let (mut database, retention) = (self.database.take(), self.settings.retention);
+        let location = self.settings.location.clone();
+        Box::pin(async move {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let work = async {
+                match reopened(&mut database, &location).await {
+                    Ok(database) => retention::step(&mut database.connection, &retention, now).await,
+                    Err(Error::Open { source, .. } | Error::Read(source)) => Err(source),
+                    Err(error) => Err(sqlx::Error::Configuration(error.into())),
+                }
+            };
+            let result = database::in_time(ATTEMPT, work).await;
+            Done::Pruned { database, result }
+        })
     }
 }
 
+/// What came of a job.
 impl Writer {
-    fn settle_pruning(&mut self, pruned: Option<Result<u64, sqlx::Error>>) {
-        match &pruned {
-            Some(Ok(left)) => self.explained = *left,
-            Some(Err(fault)) => {
-                self.database = None;
-                let error = Causes(fault);
-                warn!(%error, "old explanations can't be deleted from the database; they will be, with a later batch");
+    fn settle(&mut self, done: Done) {
+        match done {
+            Done::Wrote { database, wrote, result: Ok(()) } => {
+                self.database = database;
+                self.written(&wrote);
             }
-            None => {}
+            Done::Wrote { wrote, result: Err(fault), .. } => {
+                self.metrics.lost.of(Loss::SpillUnreadable).inc_by(wrote.unreadable);
+                // The connection is dropped: after a failed statement it is in no known state.
+                self.waiting.put_back(wrote.explanations);
+                if !self.waiting.explanations.is_empty() {
+                    self.since.get_or_insert_with(Instant::now);
+                }
+                self.fail(&Causes(&fault));
+            }
+            Done::Spilled(result) => self.spilled(result),
+            Done::Pruned { database, result } => self.pruned(database, result),
         }
-        if pruned.is_some() {
-            self.prune_at = Instant::now() + PRUNING_INTERVAL;
+    }
+
+    fn written(&mut self, wrote: &Wrote) {
+        self.metrics.lost.of(Loss::SpillUnreadable).inc_by(wrote.unreadable);
+        if let Some(batch) = &wrote.batch {
+            self.metrics.written.inc_by(batch.messages);
+            self.metrics.batch_seconds.observe(wrote.took.as_secs_f64());
+            if wrote.source == Source::Memory {
+                self.metrics.pending.sub(i64::try_from(batch.messages).unwrap_or(i64::MAX));
+                self.held = None;
+            }
         }
+        self.metrics.explanations_written.inc_by(wrote.explanations.len() as u64);
+        self.explained = self.explained.saturating_add(wrote.explained as u64);
         self.metrics.explanations_size.set(i64::try_from(self.explained).unwrap_or(i64::MAX));
+        self.metrics.up.set(1);
+        self.tell_spill();
+        if self.retry.take().is_some() {
+            info!("the database takes rows again");
+        }
+    }
+
+    fn fail(&mut self, fault: &dyn std::fmt::Display) {
+        self.database = None;
+        self.metrics.failed_batches.inc();
+        self.metrics.up.set(0);
+        let pause = self.retry.map_or(FIRST_RETRY, |retry| (retry.pause * 2).min(LAST_RETRY));
+        self.retry = Some(Retry { at: Instant::now() + pause, pause });
+        let waiting = self.metrics.pending.get();
+        let spilled = self.spill().map_or(0, |spill| spill.messages());
+        error!(error = %fault, waiting, spilled, "the database does not take rows; mail is not affected, the rows wait");
+    }
+
+    fn spilled(&mut self, result: Result<(), spill::Fault>) {
+        match result {
+            Ok(()) => {
+                let messages = self.held.take().map_or(0, |batch| batch.messages);
+                self.metrics.pending.sub(i64::try_from(messages).unwrap_or(i64::MAX));
+                self.metrics.spilled.inc_by(messages);
+            }
+            Err(fault) => {
+                self.spill_again = Instant::now() + SPILL_PAUSE;
+                if self.log.permits() {
+                    warn!(error = %Causes(&fault), "rows can't wait in the spill file; they wait in memory");
+                }
+            }
+        }
+        self.tell_spill();
+    }
+
+    fn pruned(&mut self, database: Option<Database>, result: Result<Pruned, sqlx::Error>) {
+        let mut next = PRUNING_INTERVAL;
+        match result {
+            Ok(pruned) => {
+                self.database = database;
+                self.explained = pruned.explained;
+                self.metrics.explanations_size.set(i64::try_from(pruned.explained).unwrap_or(i64::MAX));
+                self.metrics.pruned.inc_by(pruned.rows_deleted);
+                pruned.rows.into_iter().for_each(|rows| self.metrics.rows.set(rows));
+                self.metrics.size.set(pruned.octets);
+                if pruned.is_unfinished {
+                    next = PRUNING_STEP_PAUSE;
+                }
+            }
+            Err(fault) => {
+                let error = Causes(&fault);
+                warn!(%error, "what is old can't be deleted from the database; it will be, later");
+            }
+        }
+        self.prune_at = Instant::now() + next;
+    }
+
+    fn tell_spill(&self) {
+        let (octets, messages) =
+            self.spill().map_or((0, 0), |spill| (if spill.is_empty() { 0 } else { spill.octets() }, spill.messages()));
+        self.metrics.spill_size.set(i64::try_from(octets).unwrap_or(i64::MAX));
+        self.metrics.spill_rows.set(i64::try_from(messages).unwrap_or(i64::MAX));
+    }
+}
+
+/// What a writer starts with.
+pub struct Opened {
+    /// None if the server is not there yet.
+    pub database: Option<Database>,
+    /// None if there is to be none, or it can't be opened.
+    pub spill: Option<Spill>,
+}
+
+impl Opened {
+    /// Opens the database and the spill file. A server that does not answer is waited for while the gate runs; a spill
+    /// file that can't be opened is done without.
+    ///
+    /// # Errors
+    ///
+    /// See [`database::open`].
+    pub async fn open(settings: &Settings) -> Result<Self, Error> {
+        let database = match Database::open(&settings.location).await {
+            Ok(database) => Some(database),
+            Err(fault) if fault.may_pass() => {
+                warn!(error = %Causes(&fault), "the database is not there yet; rows wait for it");
+                None
+            }
+            Err(fault) => return Err(fault),
+        };
+        let spill = match settings.spill.clone() {
+            Some(wanted) => blocking(move || Spill::open(&wanted)).await.and_then(|opened| opened).map(Some),
+            None => Ok(None),
+        };
+        let spill = spill.unwrap_or_else(|error| {
+            warn!(%error, "the spill file can't be used; rows will wait in memory alone");
+            None
+        });
+        Ok(Self { database, spill })
     }
 }
 
@@ -278,96 +525,57 @@ impl Database {
     }
 }
 
-async fn try_write(database: &mut Option<Database>, location: &Location, batch: &Waiting) -> Result<(), Error> {
-    let database = match database {
-        Some(database) if database.file == database::file_identity(location) => database,
-        other => other.insert(Database::open(location).await?),
-    };
-    let Waiting { rows, comparisons, explanations, .. } = batch;
-    Ok(statements::write(&mut database.connection, rows, comparisons, explanations).await?)
-}
-
-/// Deletes what is too old or too much.
-async fn prune(database: &mut Database, retention: Retention) -> Result<u64, sqlx::Error> {
+async fn try_write(
+    database: &mut Option<Database>,
+    location: &Location,
+    batch: Option<&Batch>,
+    explanations: &[Explanation],
+) -> Result<(), Error> {
+    let database = reopened(database, location).await?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let before = |keep| i64::try_from(now.saturating_sub(keep).as_secs()).unwrap_or(i64::MAX);
-    let first = before(retention.comparisons).div_euclid(SECONDS_PER_DAY);
-    comparison::prune(&mut database.connection, first, MAX_COMPARISONS).await?;
-    let before = before(retention.keep);
-    statements::prune(&mut database.connection, before, retention.octets).await
+    let seen = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    let work = statements::write(&mut database.connection, batch, explanations, seen);
+    Ok(database::in_time(ATTEMPT, work).await?)
 }
 
-/// Waits for the batch that is being written; for ever if there is none.
-async fn finished(writing: &mut Option<Writing>) -> Written {
-    match writing {
-        Some(writing) => writing.await,
+/// The connection, opened if there is none or its file is not the one that the path names any more.
+async fn reopened<'a>(database: &'a mut Option<Database>, location: &Location) -> Result<&'a mut Database, Error> {
+    let usable = database.take().filter(|database| database.file == database::file_identity(location));
+    let usable = match usable {
+        Some(usable) => usable,
+        None => Database::open(location).await?,
+    };
+    Ok(database.insert(usable))
+}
+
+/// The first batch of the file. If it can't be read, the disk has failed: all is given up, with its number of messages.
+fn first(spill: &mut Spill) -> (Option<Batch>, u64) {
+    match spill.first() {
+        Ok(batch) => (batch, 0),
+        Err(error) => {
+            let lost = spill.messages();
+            // What can't be emptied either will be found at the next start, and what of it can be read then is not lost.
+            let _ = spill.clear();
+            error!(%error, lost, "the spill file can't be read; its rows are lost");
+            (None, lost)
+        }
+    }
+}
+
+fn locked(spill: &SharedSpill) -> MutexGuard<'_, Spill> {
+    spill.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Does what may block on a thread for that.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    task::spawn_blocking(work).await.map_err(|_| io::Error::other("the runtime ends"))
+}
+
+/// Waits for the job in hand; for ever if there is none.
+async fn finished(working: &mut Option<Job>) -> Done {
+    match working {
+        Some(job) => job.await,
         None => future::pending().await,
-    }
-}
-
-impl Waiting {
-    /// Adds a row, if its like waits or the memory has room.
-    fn add(&mut self, row: Row, limit: usize) -> bool {
-        let memory = row.memory();
-        match self.rows.entry(row.key()) {
-            Entry::Occupied(mut like) => like.get_mut().add(&row),
-            Entry::Vacant(_) if self.memory + memory > limit => return false,
-            Entry::Vacant(place) => {
-                place.insert(row);
-                self.memory += memory;
-            }
-        }
-        self.messages += 1;
-        true
-    }
-
-    /// Adds an explanation, if those that wait leave room for it.
-    fn explain(&mut self, explanation: Explanation, limit: usize) -> bool {
-        let octets = explanation.body.len();
-        if self.explained + octets > limit {
-            return false;
-        }
-        self.explained += octets;
-        self.explanations.push(explanation);
-        true
-    }
-
-    /// Adds a comparison, if its like waits or those that wait leave room for it.
-    fn compare(&mut self, row: ComparisonRow, limit: usize) -> bool {
-        let memory = row.memory();
-        match self.comparisons.entry(row.key()) {
-            Entry::Occupied(mut like) => like.get_mut().count = like.get().count.saturating_add(row.count),
-            Entry::Vacant(_) if self.compared + memory > limit => return false,
-            Entry::Vacant(place) => {
-                place.insert(row);
-                self.compared += memory;
-            }
-        }
-        true
-    }
-
-    /// Rows, comparisons and explanations.
-    fn len(&self) -> usize {
-        self.rows.len() + self.comparisons.len() + self.explanations.len()
-    }
-
-    /// Takes back a batch that could not be written; its memory was reserved.
-    fn put_back(&mut self, batch: Self) {
-        self.messages += batch.messages;
-        self.explained += batch.explained;
-        self.explanations.extend(batch.explanations);
-        for row in batch.comparisons.into_values() {
-            self.compare(row, usize::MAX);
-        }
-        for (key, row) in batch.rows {
-            match self.rows.entry(key) {
-                Entry::Occupied(mut like) => like.get_mut().add(&row),
-                Entry::Vacant(place) => {
-                    self.memory += row.memory();
-                    place.insert(row);
-                }
-            }
-        }
     }
 }
 
@@ -390,10 +598,18 @@ const TAKEN_AT_ONCE: usize = 256;
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// The longest pause.
 const LAST_RETRY: Duration = Duration::from_secs(30);
-/// Rows of comparisons that are kept at most, whoever invents author domains: some hundred megabytes. The oldest go first.
-const MAX_COMPARISONS: i64 = 500_000;
-/// How often explanations are deleted for their age, and their size is summed up anew.
+/// How long the database may take for a batch or a step of pruning; it is tried again then.
+const ATTEMPT: Duration = Duration::from_secs(15);
+/// The same while the gate stops and there is a spill file.
+const STOPPING_ATTEMPT: Duration = Duration::from_secs(2);
+/// How long rows add up before they go to the spill file: what dies with the process.
+const SPILL_DELAY: Duration = Duration::from_millis(800);
+/// How long a spill file that was full or broken is left alone.
+const SPILL_PAUSE: Duration = Duration::from_secs(10);
+/// How often what is old is deleted, and sizes are summed up anew.
 const PRUNING_INTERVAL: Duration = Duration::from_secs(600);
+/// The pause between steps, in which batches get through.
+const PRUNING_STEP_PAUSE: Duration = Duration::from_millis(50);
 /// The pause between attempts when the gate stops and there is no time for more.
 const RETRY_WHILE_STOPPING: Duration = Duration::from_millis(200);
 /// The interval of lines about one fault.

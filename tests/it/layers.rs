@@ -3,7 +3,7 @@
 use crate::source;
 
 /// The modules in the order in which data flows: each may use those above it, never those below.
-const ORDER: [&str; 31] = [
+const ORDER: [&str; 32] = [
     "calendar",
     "domain",
     "label",
@@ -22,6 +22,7 @@ const ORDER: [&str; 31] = [
     "policy",
     "action",
     "record",
+    "forwarders",
     "store",
     "upstream",
     "report",
@@ -41,7 +42,7 @@ const ORDER: [&str; 31] = [
 const SMTP_MAY_USE: [&str; 3] = ["domain", "label", "smtp"];
 
 /// Modules that are functions over values; with `::`, one file of a module.
-const PURE: [&str; 10] = [
+const PURE: [&str; 11] = [
     "spf::record",
     "spf::macros",
     "dmarc",
@@ -49,6 +50,7 @@ const PURE: [&str; 10] = [
     "action",
     "record",
     "report::aggregate",
+    "forwarders",
     "session::state",
     "domain",
     "calendar",

@@ -287,3 +287,20 @@ async fn a_store_that_breaks_holds_up_no_mail_is_loud_and_recovers() {
     ];
     assert_eq!(rows(world.gate.directory()).await, expected);
 }
+
+#[tokio::test]
+async fn domains_of_recipients_are_told_on_request_alone() {
+    let recipients = ["a@one.example", "b@two.example", "c@ONE.example"];
+    let letter = Letter::new(GOOD, "a@none.example").to(&recipients);
+    for (is_on, expected) in [(false, vec![" x1"]), (true, vec!["one.example x1", "two.example x1"])] {
+        let world = World::start(zone(), |c| c.set("store.envelope_to", is_on)).await;
+        world.send(&letter).await.reply.assert(250);
+        written(&world.gate, u32::try_from(expected.len()).unwrap()).await;
+        let options = SqliteConnectOptions::new().filename(world.gate.directory().join("dmarcgate.db")).read_only(true);
+        let mut connection = SqliteConnection::connect_with(&options).await.expect("the gate's database");
+        let query = "SELECT envelope_to, n FROM report_rows ORDER BY envelope_to";
+        let rows = sqlx::query(query).fetch_all(&mut connection).await.expect("its rows");
+        let shown: Vec<_> = rows.iter().map(|r| format!("{} x{}", r.get::<String, _>(0), r.get::<i64, _>(1))).collect();
+        assert_eq!(shown, expected);
+    }
+}

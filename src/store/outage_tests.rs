@@ -1,0 +1,339 @@
+//! The store while its database is away: what waits where, what outlives what, and that each row counts once.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+
+use super::batch::{Batch, Stamp, Waiting};
+use super::row::Row;
+use super::testing::{Home, SERVER, on_both};
+use super::tests::{Gate, count_rows, lasting, messages, now};
+use super::*;
+use crate::record::sample;
+
+on_both![
+    a_batch_that_is_offered_twice_counts_once,
+    rows_wait_in_the_file_and_come_back,
+    what_waits_in_the_file_outlives_the_gate,
+    what_waits_in_the_file_survives_kill_9,
+    a_file_that_is_full_leaves_the_memory,
+    rows_that_are_too_old_are_deleted_in_steps,
+    beyond_the_size_the_oldest_days_go_and_the_present_stays,
+];
+
+async fn a_batch_that_is_offered_twice_counts_once(home: Home) {
+    let mut connection = database::open(&home.location).await.unwrap();
+    for (sequence, expected) in [(1, 2), (1, 2), (2, 4), (1, 4), (2, 4), (3, 6)] {
+        let batch = batch(sequence);
+        statements::write(&mut connection, Some(&batch), &[], 1).await.unwrap();
+        assert_eq!(messages(&home).await, expected, "after batch {sequence}");
+    }
+    let other = Batch { stamp: Stamp { writer: [2; 16], sequence: 1 }, ..batch(1) };
+    statements::write(&mut connection, Some(&other), &[], 1).await.unwrap();
+    assert_eq!(messages(&home).await, 8, "each writer counts by itself");
+}
+
+fn batch(sequence: i64) -> Batch {
+    let mut waiting = Waiting::default();
+    for n in 0..2 {
+        waiting.add(Row::new(Record { source_ip: [192, 0, 2, n].into(), ..sample::record() }), usize::MAX);
+    }
+    waiting.depart(Stamp { writer: [1; 16], sequence }).unwrap()
+}
+
+fn with_file(settings: &mut Settings, directory: &Path) {
+    settings.spill = Some(SpillSettings { path: directory.join("rows.spill"), octets: 1 << 20 });
+}
+
+async fn broken_with_file(home: Home) -> Gate {
+    home.execute("ALTER TABLE report_rows RENAME TO gone").await;
+    let directory = home.directory.path().to_owned();
+    Gate::with_settings(home, |settings| with_file(settings, &directory)).await
+}
+
+/// The schema is made, and no gate runs.
+async fn made(home: Home) -> Home {
+    Gate::open(home).await.close().await
+}
+
+async fn rows_wait_in_the_file_and_come_back(home: Home) {
+    let gate = broken_with_file(made(home).await).await;
+    for round in 1..=3 {
+        gate.append(sample::record());
+        gate.append(Record { source_ip: [192, 0, 2, 99].into(), ..sample::record() });
+        gate.wait_for(&format!("dmarcgate_store_rows_spilled_total {}\n", 2 * round)).await;
+    }
+    let scrape = gate.scrape();
+    for text in ["dmarcgate_store_up 0\n", "dmarcgate_store_spill_rows 6\n", "dmarcgate_store_rows_pending 0\n"] {
+        assert!(scrape.contains(text), "no {text} in {scrape}");
+    }
+    gate.home.execute("ALTER TABLE gone RENAME TO report_rows").await;
+    gate.append(sample::record());
+    gate.wait_until_written(7).await;
+    gate.wait_for("dmarcgate_store_spill_bytes 0\n").await;
+    let home = gate.close().await;
+    assert_eq!((messages(&home).await, count_rows(&home).await), (7, 2));
+}
+
+async fn what_waits_in_the_file_outlives_the_gate(home: Home) {
+    let gate = broken_with_file(made(home).await).await;
+    gate.append(sample::record());
+    // No time to find out that the database is broken: stopping finds out.
+    let registry = gate.registry.clone();
+    let home = gate.close().await;
+    let text = registry.render();
+    assert!(text.contains("dmarcgate_store_rows_lost_total{reason=\"stopped\"} 0\n"), "{text}");
+    home.execute("ALTER TABLE gone RENAME TO report_rows").await;
+
+    let directory = home.directory.path().to_owned();
+    let gate = Gate::with_settings(home, |settings| with_file(settings, &directory)).await;
+    gate.wait_until_written(1).await;
+    let home = gate.close().await;
+    assert_eq!(messages(&home).await, 1);
+}
+
+async fn what_waits_in_the_file_survives_kill_9(home: Home) {
+    let home = made(home).await;
+    home.execute("ALTER TABLE report_rows RENAME TO gone").await;
+    let mut gate = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "--nocapture", "store::outage_tests::the_gate_that_is_killed"])
+        .env(KILLED_GATE, home.location.to_string())
+        .env(KILLED_GATE_FILES, home.directory.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(gate.stdout.take().unwrap()));
+    assert!(lines.any(|line| line.unwrap().contains(APPENDED)));
+    gate.kill().unwrap();
+    gate.wait().unwrap();
+    home.execute("ALTER TABLE gone RENAME TO report_rows").await;
+
+    let directory = home.directory.path().to_owned();
+    let gate = Gate::with_settings(home, |settings| with_file(settings, &directory)).await;
+    gate.wait_until_written(500).await;
+    let home = gate.close().await;
+    assert_eq!(messages(&home).await, 500);
+}
+
+/// Not a test of its own: the process that the test above kills, a second after the last row, with its database away.
+#[tokio::test]
+async fn the_gate_that_is_killed() {
+    let Ok(url) = std::env::var(KILLED_GATE) else { return };
+    let mut settings = Settings::new(Location::parse(&url).unwrap());
+    with_file(&mut settings, Path::new(&std::env::var_os(KILLED_GATE_FILES).unwrap()));
+    let store = Store::open(settings, &Registry::new()).await.unwrap();
+    for i in 0..500_u32 {
+        let source_ip = std::net::Ipv4Addr::from_bits(i).into();
+        store.appender().append(Record { source_ip, ..sample::record() });
+    }
+    // The first attempt fails, then the file takes them: two delays and a half.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    println!("{APPENDED}");
+    std::future::pending().await
+}
+
+const KILLED_GATE: &str = "DMARCGATE_TEST_KILLED_SPILLING_GATE";
+const KILLED_GATE_FILES: &str = "DMARCGATE_TEST_KILLED_SPILLING_GATE_FILES";
+const APPENDED: &str = "all appended";
+
+async fn a_file_that_is_full_leaves_the_memory(home: Home) {
+    let home = made(home).await;
+    home.execute("ALTER TABLE report_rows RENAME TO gone").await;
+    let path = home.directory.path().join("rows.spill");
+    let gate = Gate::with_settings(home, |settings| {
+        settings.memory = 20_000;
+        settings.spill = Some(SpillSettings { path, octets: 3000 });
+    });
+    let gate = gate.await;
+    gate.append(sample::record());
+    gate.wait_for("dmarcgate_store_rows_spilled_total 1\n").await;
+    for i in 0..100 {
+        gate.append(Record { source_ip: [198, 51, 100, i].into(), ..sample::record() });
+    }
+    gate.wait_for("dmarcgate_store_rows_lost_total{reason=\"memory_full\"}").await;
+    gate.home.execute("ALTER TABLE gone RENAME TO report_rows").await;
+    gate.wait_for("dmarcgate_store_rows_pending 0\n").await;
+    gate.wait_for("dmarcgate_store_spill_rows 0\n").await;
+    let lost = gate.metric("dmarcgate_store_rows_lost_total{reason=\"memory_full\"}");
+    let written = gate.metric("dmarcgate_store_rows_written_total");
+    assert_eq!(lost + written, 101);
+    assert!(written >= 5, "{written}");
+    let home = gate.close().await;
+    assert_eq!(messages(&home).await.unsigned_abs(), written);
+}
+
+async fn rows_that_are_too_old_are_deleted_in_steps(home: Home) {
+    let home = with_days(home, &[(40, 2500), (31, 10), (29, 10), (0, 10)]).await;
+    let gate = Gate::with_settings(home, |s| s.retention.keep_rows = Duration::from_secs(30 * 86_400)).await;
+    gate.wait_for("dmarcgate_store_rows_pruned_total 2510\n").await;
+    gate.wait_for("dmarcgate_store_rows 20\n").await;
+    assert!(gate.metric("dmarcgate_store_bytes") > 10_000);
+    let home = gate.close().await;
+    assert_eq!(count_rows(&home).await, 20);
+}
+
+async fn beyond_the_size_the_oldest_days_go_and_the_present_stays(home: Home) {
+    let home = with_days(home, &[(5, 1200), (1, 20), (0, 20)]).await;
+    let gate = Gate::with_settings(home, |settings| settings.retention.size = Some(1)).await;
+    gate.wait_for("dmarcgate_store_rows_pruned_total 1200\n").await;
+    gate.wait_for("dmarcgate_store_rows 40\n").await;
+    let home = gate.close().await;
+    assert_eq!(count_rows(&home).await, 40);
+}
+
+/// A database with as many different rows of days as long ago.
+async fn with_days(home: Home, days: &[(i64, u32)]) -> Home {
+    let gate = Gate::open(home).await;
+    let mut sum = 0;
+    for (ago, count) in days {
+        for n in 0..*count {
+            let (arrived, source_ip) = (now() - ago * 86_400, std::net::Ipv4Addr::from_bits(n).into());
+            gate.append(Record { arrived, source_ip, ..sample::record() });
+            sum += 1;
+            if sum % 1000 == 0 {
+                gate.wait_until_written(sum).await;
+            }
+        }
+    }
+    gate.wait_until_written(sum).await;
+    gate.close().await
+}
+
+/// Stands between a gate and the server, and does what networks do.
+struct Line {
+    location: Location,
+    /// Breaks all connections once the reply to the next COMMIT is there, without passing it on.
+    swallows_commit: Arc<AtomicBool>,
+    /// Whether a COMMIT has been swallowed.
+    has_swallowed: Arc<AtomicBool>,
+    directory: tempfile::TempDir,
+}
+
+impl Line {
+    /// To the database of a test, not yet open.
+    fn to(home: &Home) -> Self {
+        let directory = tempfile::TempDir::new().unwrap();
+        let url = home.location.to_string();
+        let (url, _) = url.split_once("?host=").expect("tests/postgres gives a local socket");
+        let location = Location::parse(&format!("{url}?host={}", directory.path().display())).unwrap();
+        Self { location, swallows_commit: Arc::default(), has_swallowed: Arc::default(), directory }
+    }
+
+    /// From now on there is somebody there.
+    fn open(&self) {
+        let server = std::env::var(SERVER).unwrap();
+        let server = Path::new(server.split_once("?host=").unwrap().1).join(SOCKET);
+        let listener = UnixListener::bind(self.directory.path().join(SOCKET)).unwrap();
+        let (arm, done) = (Arc::clone(&self.swallows_commit), Arc::clone(&self.has_swallowed));
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let server = UnixStream::connect(&server).await.unwrap();
+                tokio::spawn(carry(client, server, Arc::clone(&arm), Arc::clone(&done)));
+            }
+        });
+    }
+}
+
+async fn carry(mut client: UnixStream, mut server: UnixStream, arm: Arc<AtomicBool>, done: Arc<AtomicBool>) {
+    let (mut asked, mut told) = (vec![0; 65_536], vec![0; 65_536]);
+    let mut is_commit = false;
+    loop {
+        tokio::select! {
+            read = client.read(&mut asked) => {
+                let octets = read.unwrap_or(0);
+                if octets == 0 {
+                    return;
+                }
+                is_commit = asked[..octets].windows(6).any(|text| text == b"COMMIT");
+                server.write_all(&asked[..octets]).await.unwrap();
+            }
+            read = server.read(&mut told) => {
+                let octets = read.unwrap_or(0);
+                if octets == 0 {
+                    return;
+                }
+                if is_commit && arm.swap(false, Ordering::SeqCst) {
+                    done.store(true, Ordering::SeqCst);
+                    return;
+                }
+                client.write_all(&told[..octets]).await.unwrap();
+            }
+        }
+    }
+}
+
+const SOCKET: &str = ".s.PGSQL.5432";
+
+/// What only a server can do.
+mod server {
+    mod postgres {
+        use super::super::*;
+
+        #[tokio::test]
+        #[ignore = "needs a PostgreSQL server: tests/postgres"]
+        async fn a_commit_whose_answer_is_lost_counts_once() {
+            let home = made(Home::postgres().await).await;
+            let line = Line::to(&home);
+            line.open();
+            for file in [false, true] {
+                let before = messages(&home).await;
+                let mut settings = lasting(line.location.clone());
+                if file {
+                    with_file(&mut settings, home.directory.path());
+                }
+                // The schema is there, so the first COMMIT is that of the rows.
+                let registry = Registry::new();
+                let store = Store::open(settings, &registry).await.unwrap();
+                line.swallows_commit.store(true, Ordering::SeqCst);
+                line.has_swallowed.store(false, Ordering::SeqCst);
+                (0..10).for_each(|_| store.appender().append(sample::record()));
+                let written = || registry.render().contains("dmarcgate_store_rows_written_total 10\n");
+                for _ in 0..1000 {
+                    if written() {
+                        break;
+                    }
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                assert!(written() && line.has_swallowed.load(Ordering::SeqCst), "{}", registry.render());
+                assert!(registry.render().contains("dmarcgate_store_failed_batches_total 1\n"));
+                store.close(Duration::from_secs(5)).await;
+                assert_eq!(messages(&home).await - before, 10, "with a file: {file}");
+            }
+        }
+
+        #[tokio::test]
+        #[ignore = "needs a PostgreSQL server: tests/postgres"]
+        async fn a_server_that_comes_later_is_waited_for() {
+            let home = made(Home::postgres().await).await;
+            let line = Line::to(&home);
+            let directory = home.directory.path().to_owned();
+            let location = line.location.clone();
+            let away = Home { directory: tempfile::TempDir::new().unwrap(), location };
+            let gate = Gate::with_settings(away, |settings| with_file(settings, &directory)).await;
+            gate.append(sample::record());
+            gate.wait_for("dmarcgate_store_rows_spilled_total 1\n").await;
+            gate.wait_for("dmarcgate_store_up 0\n").await;
+            line.open();
+            gate.wait_until_written(1).await;
+            gate.wait_for("dmarcgate_store_up 1\n").await;
+            gate.close().await;
+            assert_eq!(messages(&home).await, 1);
+        }
+
+        #[tokio::test]
+        #[ignore = "needs a PostgreSQL server: tests/postgres"]
+        async fn a_server_that_does_not_let_us_in_is_no_start() {
+            let home = Home::postgres().await;
+            let url = home.location.to_string();
+            for (wrong, expected) in [("postgres@", "nobody_of_that_name@"), ("/test_", "/no_such_")] {
+                let location = Location::parse(&url.replacen(wrong, expected, 1)).unwrap();
+                let error = Store::open(Settings::new(location), &Registry::new()).await.err().expect(expected);
+                assert!(matches!(error, Error::Open { .. }), "{error}");
+            }
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Deletes what is too old or too much, in small steps between which batches get through.
+//!
+//! Several gates that prune one database delete the same rows; one of them finds nothing left to do.
+
+use std::time::Duration;
+
+use sqlx::{AnyConnection, Row as _};
+
+use crate::calendar::SECONDS_PER_DAY;
+use crate::store::{Retention, comparison, database, statements};
+
+/// What one step has found and left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pruned {
+    /// Octets of explanations that are left.
+    pub explained: u64,
+    /// Rows that this step has deleted.
+    pub rows_deleted: u64,
+    /// Rows that are left; counted once there is nothing more to delete.
+    pub rows: Option<i64>,
+    /// Octets of the database that are in use.
+    pub octets: i64,
+    /// Whether there is more to delete.
+    pub is_unfinished: bool,
+}
+
+/// Takes one step. Rows of the last two days are never deleted: their reports are due.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn step(connection: &mut AnyConnection, retention: &Retention, now: Duration) -> Result<Pruned, sqlx::Error> {
+    let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+    let before = seconds(now.saturating_sub(retention.keep));
+    let first = seconds(now.saturating_sub(retention.comparisons)).div_euclid(SECONDS_PER_DAY);
+    comparison::prune(connection, first, MAX_COMPARISONS).await?;
+    let explained = statements::prune(connection, before, retention.octets).await?;
+    sqlx::query(DELETE_WRITERS).bind(seconds(now.saturating_sub(KEEP_WRITERS))).execute(&mut *connection).await?;
+
+    let present = seconds(now).div_euclid(SECONDS_PER_DAY) - 1;
+    let oldest = (seconds(now.saturating_sub(retention.keep_rows)).div_euclid(SECONDS_PER_DAY)).min(present);
+    let mut rows_deleted = delete_before(connection, oldest).await?;
+    let octets = database::octets(connection).await?;
+    let mut is_unfinished = rows_deleted == DELETED_ROWS.unsigned_abs();
+    // Explanations have a bound of their own.
+    let of_rows = octets.unsigned_abs().saturating_sub(explained);
+    if rows_deleted == 0 && retention.size.is_some_and(|size| of_rows > size) {
+        rows_deleted = delete_before(connection, present).await?;
+        is_unfinished = rows_deleted > 0;
+    }
+    let rows = match is_unfinished {
+        true => None,
+        false => Some(sqlx::query(COUNT_ROWS).fetch_one(&mut *connection).await?.try_get(0)?),
+    };
+    Ok(Pruned { explained, rows_deleted, rows, octets, is_unfinished })
+}
+
+/// Deletes some rows of days before `day`, the oldest first, and says how many.
+async fn delete_before(connection: &mut AnyConnection, day: i64) -> Result<u64, sqlx::Error> {
+    let done = sqlx::query(DELETE_ROWS).bind(day).bind(DELETED_ROWS).execute(connection).await?;
+    Ok(done.rows_affected())
+}
+
+const DELETE_ROWS: &str = "DELETE FROM report_rows WHERE row_key IN
+    (SELECT row_key FROM report_rows WHERE day < $1 ORDER BY day, policy_domain LIMIT $2)";
+
+const COUNT_ROWS: &str = "SELECT COUNT(*) FROM report_rows";
+
+const DELETE_WRITERS: &str = "DELETE FROM store_writers WHERE seen < $1";
+
+/// Rows of comparisons that are kept at most, whoever invents author domains: some hundred megabytes. The oldest go first.
+const MAX_COMPARISONS: i64 = 500_000;
+/// Rows of one step: some ten milliseconds.
+const DELETED_ROWS: i64 = 1000;
+/// How long it is known what a writer has brought in; a spill file that waits longer for its gate counts twice what was
+/// in doubt.
+const KEEP_WRITERS: Duration = Duration::from_secs(90 * 86_400);
