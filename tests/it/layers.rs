@@ -41,7 +41,7 @@ const ORDER: [&str; 31] = [
 const SMTP_MAY_USE: [&str; 3] = ["domain", "label", "smtp"];
 
 /// Modules that are functions over values; with `::`, one file of a module.
-const PURE: [&str; 10] = [
+const PURE: [&str; 11] = [
     "spf::record",
     "spf::macros",
     "dmarc",
@@ -49,6 +49,7 @@ const PURE: [&str; 10] = [
     "action",
     "record",
     "report::aggregate",
+    "report::failure",
     "session::state",
     "domain",
     "calendar",
