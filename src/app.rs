@@ -38,6 +38,7 @@ use crate::metrics::Registry;
 use crate::readiness::{Condition, Readiness};
 use crate::report::delivery::{self, Delivery};
 use crate::report::inbound::Collector;
+use crate::report::messenger::Messenger;
 use crate::session::doubts::Doubts;
 use crate::session::{self, Gate};
 use crate::store::inbound::Shelf;
@@ -57,6 +58,8 @@ pub struct Running {
     upstream_tls_metrics: tls::ClientMetrics,
     store: Store,
     reports: Reports,
+    /// Sends failure reports.
+    telling: JoinHandle<()>,
     /// Draws up explanations; none if none are kept.
     recorder: Option<JoinHandle<()>>,
     /// Reads reports that arrive.
@@ -174,6 +177,7 @@ pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Resu
     let servers = Arc::new(servers);
     let delivery = Delivery::new(config.store.url.clone(), resolver.clone(), suffix_list.rules(), &registry);
     let reports = start_reports(delivery.clone(), report_settings, stopped.clone());
+    let (messenger, telling) = Messenger::start(delivery.clone(), reports.settings.subscribe(), &registry);
     let session_metrics = session::metrics::Metrics::new(&registry);
     let active = session_metrics.active.clone();
     let discovery = suffix_list.rules();
@@ -186,6 +190,7 @@ pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Resu
         survey: surveyed.clone(),
         rows: store.appender(),
         reports: delivery.clone(),
+        messenger: messenger.clone(),
         explanations: explanations.clone(),
         inbound: inbound.clone(),
         doubts: Doubts::default(),
@@ -211,7 +216,7 @@ pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Resu
     ));
     let room = Room { slots: Arc::clone(&slots), networks: Networks::new() };
     let served = serve_listeners((&config, &servers), sockets.listeners, gate, &room, &registry)?;
-    drop(explanations);
+    drop((explanations, messenger));
     readiness.holds(Condition::Listeners);
     tasks.spawn(service::run(service::Sources { readiness: readiness.clone(), slots: Arc::clone(&slots), active }));
 
@@ -232,6 +237,7 @@ pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Resu
         upstream_tls_metrics,
         store,
         reports,
+        telling,
         recorder,
         collector,
         resolver,
@@ -294,10 +300,14 @@ impl Running {
             () = hurry => warn!("sessions are cut off, as told"),
         }
         self.tasks.shutdown().await;
-        if let Some(recorder) = self.recorder {
-            // It ends with the last session.
-            let _ = timeout(RECORDER_CLOSE, recorder).await;
-        }
+        let last_words = async {
+            // Both end with the last session.
+            if let Some(recorder) = self.recorder {
+                let _ = recorder.await;
+            }
+            let _ = self.telling.await;
+        };
+        let _ = timeout(LAST_WORDS, last_words).await;
         // What is on its way to the relay may end; else it is taken up again when its lease has run out.
         let _ = timeout(REPORTS_CLOSE, self.reports.task).await;
         // So does this, but for reports that wait: their mail was delivered, and a report is no more than a report.
@@ -423,8 +433,8 @@ fn adopt(socket: std::net::TcpListener, address: SocketAddr) -> Result<TcpListen
     TcpListener::from_std(socket).map_err(|source| Error::Bind { address, source })
 }
 
-/// How long explanations of the last messages may take to be drawn up.
-const RECORDER_CLOSE: Duration = Duration::from_secs(1);
+/// How long explanations of the last messages may take to be drawn up, and failure reports on them to be sent.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long reports that are under way may take to arrive at the end.
 const REPORTS_CLOSE: Duration = Duration::from_secs(5);
 /// How long reports that have come may take to be read.

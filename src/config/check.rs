@@ -241,6 +241,9 @@ fn override_warnings(config: &Config, policy_name: &str, policy: &Policy, warnin
 fn report_warnings(config: &Config, warnings: &mut Vec<String>) {
     let reports = &config.reports;
     if !reports.enabled {
+        if reports.failure.enabled {
+            warnings.push("reports.failure.enabled has no effect: reports.enabled is false".to_owned());
+        }
         return;
     }
     if reports.dkim_key.0.is_empty() {

@@ -10,10 +10,10 @@ use crate::action::template::{HelpUrl, Placeholder};
 use crate::config::document::{Document, Section};
 use crate::config::reach::Process;
 use crate::config::{
-    Admin, AuthOffer, BareNewline, Bypass, ByteSize, Config, Discovery, Dns, Explain, Format, Identity, Inbound,
-    Limits, ListUrl, Listener, ListenerTls, Log, LogFormat, LogLevel, Mailbox, Mode, OnTempError, OnUnusableFrom,
-    OneOrMore, Override, Policy, PrivateAddresses, PublicSuffix, Reject, Replies, Reports, Reputation, Results,
-    Selection, Senders, Smtp, Spool, Store, SwitchableSign, Timeouts, Tls, Upstream, UpstreamTls,
+    Admin, AuthOffer, BareNewline, Bypass, ByteSize, Config, Discovery, Dns, Explain, Extent, FailureReports, Format,
+    Identity, Inbound, Limits, ListUrl, Listener, ListenerTls, Log, LogFormat, LogLevel, Mailbox, Mode, OnTempError,
+    OnUnusableFrom, OneOrMore, Override, Policy, PrivateAddresses, PublicSuffix, Reject, Replies, Reports, Reputation,
+    Results, Selection, Senders, Smtp, Spool, Store, SwitchableSign, Timeouts, Tls, Upstream, UpstreamTls,
 };
 use crate::domain::Domain;
 use crate::policy::corroboration::Sign;
@@ -452,6 +452,7 @@ fn reports(section: &mut Section<'_>) -> Reports {
         dry_run: section.optional("dry_run"),
         keep: section.within("keep", minutes(90 * 24 * 60), minutes(7 * 24 * 60)..=minutes(3650 * 24 * 60)),
         inbound: section.table("inbound", INBOUND, None, inbound),
+        failure: section.table("failure", "reports.failure", None, failure_reports),
     }
 }
 
@@ -468,6 +469,16 @@ fn inbound(section: &mut Section<'_>) -> Inbound {
         message_size: section.within("message_size", ByteSize(10 * MEBI), ByteSize(64 * KIBI)..=ByteSize(64 * MEBI)).0,
         keep: section.within("keep", keep, minutes(24 * 60)..=minutes(3650 * 24 * 60)),
         rows: section.within("rows", rows, 50_000..=100_000_000),
+    }
+}
+
+fn failure_reports(section: &mut Section<'_>) -> FailureReports {
+    FailureReports {
+        enabled: section.get("enabled", false),
+        content: section.get("content", Extent::Headers),
+        redact: section.get("redact", true),
+        per_domain_per_hour: section.within("per_domain_per_hour", 10, 1..=10_000),
+        per_address_per_hour: section.within("per_address_per_hour", 50, 1..=10_000),
     }
 }
 

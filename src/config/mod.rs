@@ -40,6 +40,7 @@ use crate::policy::overrides::OverrideAction;
 pub use crate::policy::{Mode, OnTempError, OnUnusableFrom, Reject};
 pub use crate::report::aggregate::{Format, PrivateAddresses};
 pub use crate::report::delivery::Reputation;
+pub use crate::report::failure::Extent;
 pub use crate::report::inbound::Senders;
 pub use crate::session::settings::{AuthOffer, BareNewline};
 pub use crate::smtp::extension::Extension;
@@ -329,6 +330,7 @@ pub struct Reports {
     pub dry_run: Option<PathBuf>,
     pub keep: Duration,
     pub inbound: Inbound,
+    pub failure: FailureReports,
 }
 
 /// `[reports.inbound]`.
@@ -341,6 +343,17 @@ pub struct Inbound {
     pub message_size: u64,
     pub keep: Duration,
     pub rows: u32,
+}
+
+/// `[reports.failure]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each key is documented in config/dmarcgate.toml")]
+pub struct FailureReports {
+    pub enabled: bool,
+    pub content: Extent,
+    pub redact: bool,
+    pub per_domain_per_hour: u32,
+    pub per_address_per_hour: u32,
 }
 
 /// `[admin]`.

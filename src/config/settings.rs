@@ -21,9 +21,11 @@ use crate::policy::overrides::{Criteria, LocalOverride, OverrideAction};
 use crate::policy::{LocalPolicy, OverrideKind, Pct};
 use crate::report::aggregate::Reporter;
 use crate::report::delivery::{self, Denial};
+use crate::report::failure::Extent;
+use crate::report::failure::limit::Rates;
 use crate::report::message::Author;
 use crate::report::recipient::Address;
-use crate::report::{inbound, relay, signing};
+use crate::report::{inbound, messenger, relay, signing};
 use crate::session;
 use crate::session::patience;
 use crate::session::receive::Bounds;
@@ -151,6 +153,7 @@ impl Config {
             relay_guard: self.relay_guard(),
             report_address: self.reports.from.as_ref().map(|from| from.to_string().into()),
             bounce_domain: self.reports.bounce_domain.clone(),
+            failure_reports: self.failure_reports(),
             bypass: self.bypass(),
             hidden: self.smtp.hide_extensions.clone(),
             auth: self.auth_offer(),
@@ -368,7 +371,22 @@ impl Config {
             author: Author { address, name: organization.clone() },
             keys: keys?.into(),
             relay: self.relay(metrics)?,
+            failure: messenger::Settings {
+                enabled: reports.failure.enabled,
+                extent: reports.failure.content,
+                redact: reports.failure.redact,
+                rates: Rates {
+                    per_domain: reports.failure.per_domain_per_hour,
+                    per_address: reports.failure.per_address_per_hour,
+                },
+            },
         }))
+    }
+
+    /// What failure reports have of a message; none if there are none.
+    fn failure_reports(&self) -> Option<Extent> {
+        let failure = &self.reports.failure;
+        (self.reports.enabled && failure.enabled).then_some(failure.content)
     }
 
     /// The way to the server that sends reports: the first upstream, or one that is named.

@@ -490,6 +490,7 @@ fn contradictions_are_warned_of_and_nothing_else_is() {
         ("loopback", "[bypass]\ntrusted_networks = [\"127.0.0.0/8\"]\n".into(), &["this machine"]),
         ("the upstream", "[bypass]\ntrusted_networks = [\"10.0.0.0/24\"]\n".into(), &["with the upstream 10.0.0.9:25"]),
         ("a balancer", format!("[bypass]\ntrusted_networks = [\"10.1.0.1\"]\n{listener}proxy_protocol_from = [\"10.1.0.0/16\"]\n"), &["not the balancer"]),
+        ("failure reports alone", "[reports.failure]\nenabled = true\n".into(), &["reports.failure.enabled has no effect"]),
         ("no explanations", "[explain]\nenabled = false\n".into(), &["explain.enabled"]),
         ("certificates without TLS", format!("[bypass]\nclient_certificates = [\"{fingerprint}\"]\n"), &["every listener.tls is \"off\""]),
         ("the same at one listener", format!("{listener}[listener.bypass]\nclient_certificates = [\"{fingerprint}\"]\n"), &["127.0.0.1:1: bypass.client_certificates has no effect"]),

@@ -160,6 +160,26 @@ impl Spool {
         Ok(Duplicate { memory: self.memory.clone(), file, filed: self.filed })
     }
 
+    /// Up to so many octets from the beginning, as they go on.
+    ///
+    /// # Errors
+    ///
+    /// The file can't be read.
+    pub async fn beginning(&self, octets: usize) -> io::Result<Vec<u8>> {
+        let Some(file) = &self.file else {
+            return Ok(self.memory.get(..self.memory.len().min(octets)).unwrap_or_default().to_vec());
+        };
+        let file = file.try_clone()?;
+        let read = spawn_blocking(move || {
+            let mut piece = vec![0; octets];
+            // By place: the reader that comes later has the file's cursor.
+            let length = file.read_at(&mut piece, 0)?;
+            piece.truncate(length);
+            Ok(piece)
+        });
+        read.await.map_err(io::Error::other)?
+    }
+
     /// Gives the whole body back in pieces: `None` at the end.
     pub fn into_reader(self) -> Reader {
         Reader { spool: self, piece: Vec::new(), state: ReaderState::Start }

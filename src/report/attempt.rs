@@ -11,7 +11,7 @@ use crate::dmarc::report_uri::ReportUri;
 use crate::domain::Domain;
 use crate::label::Label;
 use crate::report::aggregate::{Configuration, Draft, Feedback, Limits, Period, check};
-use crate::report::delivery::{Delivery, Denial, LEASE, Reputation, Settings, epoch_seconds};
+use crate::report::delivery::{Delivery, LEASE, Reputation, Settings, epoch_seconds};
 use crate::report::message;
 use crate::report::metrics::JobOutcome;
 use crate::report::recipient::{self, Address, DenyList, recipients};
@@ -107,22 +107,15 @@ impl Delivery {
 
     /// Why a report is not sent to an address now, by what is known here.
     async fn may_be_sent(&self, settings: &Settings, job: &Job, address: &Address) -> Result<Option<Ending>, Error> {
-        let (policy_domain, host) = (&job.planned.policy_domain, address.domain());
-        let address = address.to_string();
-        let is_denied = |denial: &Denial| match denial {
-            Denial::Address(denied) => denied.eq_ignore_ascii_case(&address),
-            Denial::Domain(domain) => {
-                host.is_within(domain) || Domain::parse(policy_domain).is_ok_and(|d| d.is_within(domain))
-            }
-        };
-        if settings.denied.iter().any(is_denied) {
+        let policy_domain = Domain::parse(&job.planned.policy_domain).ok();
+        // A name that is no domain is found out where its consent is asked for.
+        if settings.denies(policy_domain.as_ref().unwrap_or(address.domain()), address) {
             return Ok(Some(Ending::skip(Skip::Denied, "reports.deny names it")));
         }
-        let own = settings.author.address.to_string();
-        if own.eq_ignore_ascii_case(&address) || settings.bounce_domain.as_ref() == Some(host) {
+        if settings.is_own(address) {
             return Ok(Some(Ending::skip(Skip::OwnAddress, "it is the sender of reports itself")));
         }
-        let now = epoch_seconds();
+        let (now, address) = (epoch_seconds(), address.to_string());
         if let Some(found) = self.with_jobs(async |jobs| jobs.suppression(&address, now).await).await? {
             return Ok(Some(Ending::new(Event::Suppressed, found.reason)));
         }

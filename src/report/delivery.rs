@@ -25,7 +25,9 @@ use crate::report::aggregate::{Configuration, PrivateAddresses, Reporter};
 use crate::report::attempt::Ending;
 use crate::report::bounce::{Bounce, BounceKind, Key};
 use crate::report::message::Author;
+use crate::report::messenger::{self, Recent};
 use crate::report::metrics::{JobOutcome, Metrics};
+use crate::report::recipient::Address;
 use crate::report::schedule::{self, Event, Plan, Progress};
 use crate::report::{relay, signing};
 use crate::store::jobs::{Claim, Job, JobState, Jobs, NewJob, Settlement};
@@ -72,6 +74,25 @@ pub struct Settings {
     pub keys: Arc<[signing::Key]>,
     /// Who takes them.
     pub relay: relay::Settings,
+    /// What is set of failure reports.
+    pub failure: messenger::Settings,
+}
+
+impl Settings {
+    /// Whether the operator wants no reports on a domain, or none to an address.
+    pub(super) fn denies(&self, policy_domain: &Domain, address: &Address) -> bool {
+        let text = address.to_string();
+        self.denied.iter().any(|denial| match denial {
+            Denial::Address(denied) => denied.eq_ignore_ascii_case(&text),
+            Denial::Domain(domain) => address.domain().is_within(domain) || policy_domain.is_within(domain),
+        })
+    }
+
+    /// Whether reports to an address would come back to who sends them.
+    pub(super) fn is_own(&self, address: &Address) -> bool {
+        let own = self.author.address.to_string();
+        own.eq_ignore_ascii_case(&address.to_string()) || self.bounce_domain.as_ref() == Some(address.domain())
+    }
 }
 
 /// Who gets no reports.
@@ -102,6 +123,8 @@ pub(super) struct Shared {
     pub(super) holder: String,
     /// What signs the addresses for bounces, once it was read from the store.
     key: OnceCell<Key>,
+    /// To whom the latest failure reports went.
+    pub(super) recent: Recent,
 }
 
 impl Delivery {
@@ -114,8 +137,16 @@ impl Delivery {
     ) -> Self {
         let holder = format!("{}-{:016x}", std::process::id(), rand::random::<u64>());
         let metrics = Metrics::new(registry);
-        let shared =
-            Shared { location, jobs: Mutex::new(None), resolver, rules, metrics, holder, key: OnceCell::new() };
+        let shared = Shared {
+            location,
+            jobs: Mutex::new(None),
+            resolver,
+            rules,
+            metrics,
+            holder,
+            key: OnceCell::new(),
+            recent: Recent::default(),
+        };
         Self { shared: Arc::new(shared), listener: None }
     }
 
@@ -238,7 +269,11 @@ impl Delivery {
         if bounce.kind == BounceKind::Failed {
             let now = epoch_seconds();
             let reason = format!("bounce: {}", bounce.reason);
+            let recent = self.shared.recent.address(job);
             self.with_jobs(async |jobs| {
+                if let Some(address) = &recent {
+                    jobs.suppress(address, now, &reason).await?;
+                }
                 for job in jobs.find(job).await? {
                     if !job.recipient.is_empty() {
                         jobs.suppress(&job.recipient, now, &reason).await?;

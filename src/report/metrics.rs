@@ -30,6 +30,56 @@ label_enum! {
     }
 }
 
+label_enum! {
+    /// What became of a failure report, or of the failure that it would have told.
+    pub enum FailureOutcome {
+        /// The relay has taken it.
+        Sent = "sent",
+        /// It was written into a file.
+        Written = "written",
+        /// There were enough lately: the next one counts it in.
+        HeldBack = "held_back",
+        /// The operator's deny list has its domain or its address.
+        Denied = "denied",
+        /// The address is one that no report goes to, or does not want it.
+        NoConsent = "no_consent",
+        /// DNS left open whether the address wants it.
+        Unverified = "unverified",
+        /// The address is the sender of reports.
+        OwnAddress = "own_address",
+        /// The address has refused reports lately.
+        Suppressed = "suppressed",
+        /// The relay refuses the address.
+        DestinationRefused = "destination_refused",
+        /// The relay refuses the message.
+        MessageRefused = "message_refused",
+        /// The reply to its end was lost: it may have been delivered.
+        Unanswered = "unanswered",
+        /// Relay or store failed, and it was given up.
+        Failed = "failed",
+        /// More came than could be sent.
+        Lost = "lost",
+        /// A fault of ours.
+        Fault = "fault",
+    }
+}
+
+/// What is counted of failure reports.
+#[derive(Clone)]
+pub struct FailureMetrics {
+    /// One for each address, or for the failure where it did not come to an address.
+    pub reports: Family<FailureOutcome>,
+}
+
+impl FailureMetrics {
+    /// All at 0.
+    pub fn new(registry: &Registry) -> Self {
+        let help =
+            "Failure reports, one for each address, and failures that were not reported, by what became of them.";
+        Self { reports: registry.family("dmarcgate_failure_reports_total", help, "outcome") }
+    }
+}
+
 /// What is counted.
 #[derive(Clone)]
 pub struct Metrics {

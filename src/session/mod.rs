@@ -8,6 +8,7 @@ mod bounce;
 mod data;
 pub mod doubts;
 mod login;
+mod failure;
 pub mod fault;
 pub mod metrics;
 mod pace;
@@ -49,6 +50,7 @@ use crate::explain::Recorder;
 use crate::message::spool::Spooler;
 use crate::report::delivery::Delivery;
 use crate::report::inbound::Collector;
+use crate::report::messenger::Messenger;
 use crate::smtp::command::{Command, CommandError};
 use crate::smtp::extension::{Offer, Terms};
 use crate::smtp::reply::Reply;
@@ -76,6 +78,8 @@ pub struct Gate {
     pub rows: Appender,
     /// Where bounces of reports are written down.
     pub reports: Delivery,
+    /// Where it goes what failed and whose owner wants to know.
+    pub messenger: Messenger,
     /// Since when mail is deferred for DNS, at this listener: another may put off nothing.
     pub doubts: Doubts,
     /// Where it goes what happened to a message that was no plain pass.

@@ -14,11 +14,11 @@ use crate::evaluation::{ArcSet, DmarcResult, Evaluation};
 use crate::explain::{Case, Letter};
 use crate::label::Label;
 use crate::message::author::Author;
-use crate::message::header::HeaderSection;
 use crate::policy::Rule;
 use crate::policy::bypass::BypassReason;
 use crate::policy::treatment::{Opinion, Treatment};
 use crate::record::{FinalReply, UpstreamReply};
+use crate::report::form::is_report;
 use crate::smtp::address::ForwardPath;
 use crate::smtp::reply::Reply;
 use crate::spf::SpfOutput;
@@ -50,11 +50,12 @@ fn upstream_reply(ending: &Ending<'_>) -> Option<UpstreamReply> {
 
 impl Session {
     /// Counts, logs and records how a message ended, and keeps why.
-    pub(super) fn report(&self, transaction: &Transaction, hello: &Hello, envelope: &Envelope, ending: Ending<'_>) {
+    pub(super) fn report(&self, transaction: &Transaction, hello: &Hello, envelope: &Envelope, mut ending: Ending<'_>) {
         self.count(transaction.bypass, &ending);
         self.log(transaction, hello, envelope, &ending);
         self.record(transaction, envelope, &ending);
         self.compare(&ending);
+        self.tell_owner(transaction, envelope, &mut ending);
         self.explain(transaction, hello, envelope, ending);
     }
 
@@ -62,13 +63,7 @@ impl Session {
         if is_about_reports(transaction, envelope, ending) {
             return;
         }
-        // A 4xx is tried again and would count twice.
-        let reply = match (ending.answered_by, ending.reply.code() / 100) {
-            (AnsweredBy::Upstream, 2) => FinalReply::Accepted,
-            (AnsweredBy::Upstream, 5) => FinalReply::RefusedByUpstream,
-            (AnsweredBy::Gate, 5) => FinalReply::RefusedByGate,
-            _ => return,
-        };
+        let Some(reply) = final_reply(ending) else { return };
         if let Some(verdict) = &ending.verdict {
             let arrived = i64::try_from(epoch_seconds()).unwrap_or(i64::MAX);
             let mut records = verdict::records(verdict, self.client.ip(), envelope, reply, arrived);
@@ -202,6 +197,16 @@ impl Session {
     }
 }
 
+/// The last word on a message; none for a 4xx, after which it is tried again and would count twice.
+pub(super) fn final_reply(ending: &Ending<'_>) -> Option<FinalReply> {
+    match (ending.answered_by, ending.reply.code() / 100) {
+        (AnsweredBy::Upstream, 2) => Some(FinalReply::Accepted),
+        (AnsweredBy::Upstream, 5) => Some(FinalReply::RefusedByUpstream),
+        (AnsweredBy::Gate, 5) => Some(FinalReply::RefusedByGate),
+        _ => None,
+    }
+}
+
 /// Whether a message is to leave no row: reports on reports would never end.
 /// All its recipients are addresses of our own reports, or it passes DMARC and is a report by its form; the form alone
 /// anyone can give to anything.
@@ -213,21 +218,6 @@ fn is_about_reports(transaction: &Transaction, envelope: &Envelope, ending: &End
     }
     let passes = ending.verdict.as_ref().is_some_and(|verdict| verdict.decision.rule == Rule::Pass);
     passes && ending.subject.is_some_and(|subject| is_report(&subject.section))
-}
-
-/// Whether a header section is that of an aggregate report (RFC 9990 §3.5.1) or a failure report (RFC 9991 §3).
-fn is_report(section: &HeaderSection) -> bool {
-    let value = |name| {
-        let field = section.named(name).next()?;
-        let text = String::from_utf8_lossy(field.value).to_ascii_lowercase();
-        Some(text.split_ascii_whitespace().collect::<Vec<_>>().join(" "))
-    };
-    let (subject, kind) = (value("Subject").unwrap_or_default(), value("Content-Type").unwrap_or_default());
-    let is_aggregate = subject.starts_with("report domain:")
-        && ["submitter:", "report-id:"].iter().all(|word| subject.contains(word))
-        && ["multipart/mixed", "application/gzip", "application/zip"].iter().any(|known| kind.starts_with(known));
-    let is_failure = kind.starts_with("multipart/report") && kind.contains("feedback-report");
-    is_aggregate || is_failure
 }
 
 /// A verdict in the words of the log.
@@ -336,27 +326,3 @@ const MAX_RECIPIENTS: usize = 20;
 const MAX_MESSAGE_ID: usize = 250;
 /// Signatures, domains, signs that one event lists.
 const MAX_LISTED: usize = 20;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reports_are_known_by_their_form() {
-        let subject = "Subject: Report Domain: a.example\r\n Submitter: b.example\r\n Report-ID: <x>\r\n";
-        let cases = [
-            (format!("{subject}Content-Type: multipart/mixed; boundary=x\r\n\r\n"), true),
-            (format!("{subject}Content-Type: application/gzip; name=x\r\n\r\n"), true),
-            (format!("{subject}Content-Type: APPLICATION/ZIP\r\n\r\n"), true),
-            (format!("{subject}Content-Type: text/html\r\n\r\n"), false),
-            (format!("{subject}\r\n"), false),
-            ("Subject: Report Domain: a.example\r\nContent-Type: multipart/mixed\r\n\r\n".to_owned(), false),
-            ("Content-Type: multipart/report;\r\n\treport-type=feedback-report\r\n\r\n".to_owned(), true),
-            ("Content-Type: multipart/report; report-type=delivery-status\r\n\r\n".to_owned(), false),
-            ("\r\n".to_owned(), false),
-        ];
-        for (text, expected) in cases {
-            assert_eq!(is_report(&HeaderSection::parse(text.clone().into_bytes())), expected, "{text}");
-        }
-    }
-}

@@ -8,6 +8,7 @@ use super::{patience, receive};
 use crate::domain::Domain;
 use crate::envelope::Client;
 use crate::policy::bypass::{Bypass, BypassReason, Login};
+use crate::report::failure::Extent;
 use crate::report::inbound;
 use crate::smtp::address::{DomainPart, ForwardPath};
 use crate::smtp::extension::Extension;
@@ -40,6 +41,8 @@ pub struct Settings {
     pub report_address: Option<Box<str>>,
     /// The domain whose mail is bounces of reports and nothing else; the gate takes it itself.
     pub bounce_domain: Option<Domain>,
+    /// What failure reports have of a message; none: there are no such reports.
+    pub failure_reports: Option<Extent>,
     /// Clients whose mail is not evaluated.
     pub bypass: Bypass,
     /// What is never announced, whatever the upstream offers.

@@ -8,6 +8,7 @@ use rand::Rng;
 use tokio::sync::oneshot;
 use tracing::error;
 
+use super::failure::Claim;
 use super::metrics::Outcome;
 use super::receive::Received;
 use super::relay::trouble;
@@ -58,11 +59,13 @@ pub struct Ending<'a> {
     /// Who gave it.
     pub answered_by: AnsweredBy,
     /// The message; none if it was not taken for its form or size.
-    pub subject: Option<&'a Subject>,
+    pub subject: Option<&'a Arc<Subject>>,
     /// Its octets; none if they were not counted to the end.
     pub size: Option<u64>,
     /// When its end of data came.
     pub end_of_data: Instant,
+    /// What is ready for a failure report, if the owner of an author domain wants one.
+    pub claim: Option<Claim>,
 }
 
 label_enum! {
@@ -110,6 +113,7 @@ impl Session {
                 verdict::undecided(&transaction.settings.verdict, &transaction.id)
             }
         };
+        let claim = self.claim(&transaction, envelope, verdict.as_ref(), (&subject, &body)).await;
 
         let evaluation = verdict.as_ref().map(|verdict| &verdict.evaluation);
         let inbound =
@@ -145,8 +149,8 @@ impl Session {
                 self.gate.inbound.hand_in(letter);
             }
         }
-        let (subject, size) = (Some(&*subject), Some(size));
-        let ending = Ending { verdict, outcome, reply: &reply, answered_by, subject, size, end_of_data: dot };
+        let (subject, size) = (Some(&subject), Some(size));
+        let ending = Ending { verdict, outcome, reply: &reply, answered_by, subject, size, end_of_data: dot, claim };
         self.report(&transaction, hello, envelope, ending);
         reply
     }
@@ -161,7 +165,8 @@ impl Session {
     ) {
         let Some(transaction) = self.transaction.take() else { return };
         let answered_by = AnsweredBy::Gate;
-        let ending = Ending { verdict: None, outcome, reply, answered_by, subject: None, size: None, end_of_data };
+        let (verdict, subject, size, claim) = (None, None, None, None);
+        let ending = Ending { verdict, outcome, reply, answered_by, subject, size, end_of_data, claim };
         self.report(&transaction, hello, envelope, ending);
     }
 

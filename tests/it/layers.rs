@@ -42,7 +42,7 @@ const ORDER: [&str; 32] = [
 const SMTP_MAY_USE: [&str; 3] = ["domain", "label", "smtp"];
 
 /// Modules that are functions over values; with `::`, one file of a module.
-const PURE: [&str; 11] = [
+const PURE: [&str; 12] = [
     "spf::record",
     "spf::macros",
     "dmarc",
@@ -51,6 +51,7 @@ const PURE: [&str; 11] = [
     "record",
     "report::aggregate",
     "forwarders",
+    "report::failure",
     "session::state",
     "domain",
     "calendar",

@@ -20,6 +20,7 @@ mod docs;
 mod doubt;
 mod explain;
 mod extensions;
+mod failure_reports;
 mod fields;
 mod from;
 mod fuzz;

@@ -1,0 +1,221 @@
+//! Failure reports, as values and as text.
+
+use std::path::Path;
+
+use super::*;
+use crate::evaluation::sample;
+use crate::spf::Identity;
+
+fn section(text: &str) -> HeaderSection {
+    HeaderSection::parse(text.as_bytes().to_vec())
+}
+
+fn path(text: &str) -> ReversePath {
+    ReversePath::parse(text.as_bytes()).unwrap().0
+}
+
+fn author() -> Author {
+    Author { address: Address::parse("reports@rcpt.example").unwrap(), name: "Example Networks".into() }
+}
+
+#[test]
+fn what_owners_ask_for() {
+    use SpfResult::{Fail, Pass, PermError, TempError};
+    // fo, DKIM aligned, SPF aligned, a failed signature, SPF's result, wanted
+    let cases = [
+        ("", false, false, false, Fail, true),
+        ("", true, false, false, Fail, false),
+        ("fo=0; ", false, true, true, Pass, false),
+        ("fo=1; ", true, false, false, Pass, true),
+        ("fo=1; ", false, true, false, Pass, true),
+        ("fo=1; ", true, true, false, Pass, false),
+        ("fo=d; ", true, true, true, Pass, true),
+        ("fo=d; ", false, false, false, Fail, false),
+        ("fo=s; ", true, false, false, Fail, true),
+        ("fo=s; ", true, false, false, PermError, true),
+        ("fo=s; ", true, false, false, TempError, false),
+        ("fo=s; ", false, false, true, Pass, false),
+        ("fo=1:d:s; ", true, true, false, Fail, true),
+        ("psd=y; ", false, false, false, Fail, false),
+    ];
+    for (fo, dkim, spf, signature, spf_result, expected) in cases {
+        let result = if dkim || spf { DmarcResult::Pass } else { DmarcResult::Fail };
+        let mut dmarc = sample::dmarc("a.example", result);
+        (dmarc.dkim_aligned, dmarc.spf_aligned) = (dkim, spf);
+        dmarc.policy = Some(sample::published("a.example", &format!("p=reject; {fo}ruf=mailto:f@a.example")));
+        let mut evaluation = sample::evaluation(vec![dmarc.clone()]);
+        evaluation.spf = sample::spf(spf_result, Identity::MailFrom, "b.example");
+        evaluation.dkim.extend(signature.then(|| sample::signature(DkimResult::Fail, "b.example")));
+        assert_eq!(wants(&evaluation, &dmarc), expected, "{fo} {dkim} {spf} {signature} {spf_result}");
+        let in_doubt = DmarcOutput { result: DmarcResult::TempError, ..dmarc.clone() };
+        assert!(!wants(&evaluation, &in_doubt), "DNS left it open");
+        let without = Some(sample::published("a.example", &format!("p=reject; {fo}rua=mailto:f@a.example")));
+        assert!(!wants(&evaluation, &DmarcOutput { policy: without, ..dmarc }), "no ruf");
+    }
+}
+
+#[test]
+fn what_is_never_reported() {
+    let plain = "From: a@a.example\r\nSubject: Report Domain: x\r\n\r\n";
+    let dmarc = "Subject: Report Domain: a.example\r\n Submitter: b.example\r\n Report-ID: <x>\r\n";
+    let cases = [
+        ("an ordinary message", "<a@a.example>", plain.to_owned(), true),
+        ("a null reverse-path", "<>", plain.to_owned(), false),
+        ("sent by a machine", "<a@a.example>", "Auto-Submitted: auto-replied\r\n\r\n".into(), false),
+        ("said to be by hand", "<a@a.example>", "Auto-Submitted:  No (really)\r\n\r\n".into(), true),
+        ("nearly said so", "<a@a.example>", "Auto-Submitted: not-by-hand\r\n\r\n".into(), false),
+        ("a bounce", "<a@a.example>", "Content-Type: multipart/report; report-type=x\r\n\r\n".into(), false),
+        ("an aggregate report", "<a@a.example>", format!("{dmarc}Content-Type: application/gzip\r\n\r\n"), false),
+        ("its subject alone", "<a@a.example>", format!("{dmarc}Content-Type: text/plain\r\n\r\n"), true),
+    ];
+    for (name, reverse_path, header, expected) in cases {
+        assert_eq!(may_be_reported(&path(reverse_path), &section(&header)), expected, "{name}");
+    }
+}
+
+#[test]
+fn an_identity_that_passed_unaligned_has_failed() {
+    let cases = [(false, false, "dkim, spf"), (true, false, "spf"), (false, true, "dkim"), (true, true, "none")];
+    for (dkim, spf, expected) in cases {
+        let mut dmarc = sample::dmarc("a.example", DmarcResult::Fail);
+        (dmarc.dkim_aligned, dmarc.spf_aligned) = (dkim, spf);
+        assert_eq!(alignment(&dmarc), expected);
+    }
+}
+
+/// A broken signature of the author's domain, an SPF failure of it, and a signature of another that passes.
+fn facts() -> Evaluation {
+    let mut dmarc = sample::dmarc("a.example", DmarcResult::Fail);
+    dmarc.policy = Some(sample::published("a.example", "p=reject; fo=1; ruf=mailto:f@a.example"));
+    dmarc.spf_alignment = Alignment::Relaxed;
+    dmarc.dkim_alignment = vec![Alignment::Unaligned, Alignment::Relaxed];
+    let mut evaluation = sample::evaluation(vec![dmarc]);
+    evaluation.spf = sample::spf(SpfResult::Fail, Identity::MailFrom, "m.a.example");
+    evaluation.spf.records = vec![
+        ("m.a.example".into(), "v=spf1 include:x.a.example \"odd\\ -all".into()),
+        ("x.a.example".into(), "v=spf1 ip4:192.0.2.0/24 -all".into()),
+    ];
+    let mut broken = sample::signature(DkimResult::Fail, "m.a.example");
+    broken.identity = Some("joe@m.a.example".into());
+    evaluation.dkim = vec![sample::signature(DkimResult::Pass, "list.example"), broken];
+    evaluation.sender.ip = "2001:db8::7".parse().unwrap();
+    evaluation
+}
+
+const HEADER: &str = "Received: from x (x [2001:db8::7])\r\n\tby list.example for <you@rcpt.example>;\r\n\tMon\r\n\
+                      DKIM-Signature: v=1; d=m.a.example; i=joe@m.a.example; s=s1;\r\n b=abc/d+f=\r\n\
+                      From: \"Joe\" <joe@a.example>\r\nTo: you@rcpt.example\r\nSubject: caf\u{e9} HTTP://evil.example/\r\n\
+                      Content-Type: multipart/mixed; boundary=b\r\n\r\n";
+const BODY: &str = "--b\r\n\r\nDear you@rcpt.example, go to https://evil.example/\r\n.\r\n--b\r\n\
+                    Content-Type: application/zip\r\n\r\nPK\r\n--b--\r\n";
+
+fn report(evaluation: &Evaluation, body: Option<&[u8]>, redaction: Option<&Redaction>) -> String {
+    let header = section(HEADER);
+    let reverse_path = path("<joe@m.a.example>");
+    let incident = Incident {
+        evaluation,
+        dmarc: &evaluation.dmarc[0],
+        header: &header,
+        body,
+        reverse_path: &reverse_path,
+        source_port: Some(40_000),
+        delivered: Delivered::Refused,
+        results: "Authentication-Results: mx.rcpt.example;\r\n\tspf=fail smtp.mailfrom=m.a.example;\r\n\tdkim=fail \
+                  header.i=joe@m.a.example; dmarc=fail header.from=a.example\r\n",
+        id: "0123456789ABC",
+        arrived: 1_767_312_000,
+        incidents: 3,
+    };
+    let to = Address::parse("f@a.example").unwrap();
+    String::from_utf8(build(&incident, redaction, &author(), &to, ("f00d", 1_767_312_060))).unwrap()
+}
+
+/// Holds a report to a file; `UPDATE_GOLDEN=1` writes it.
+#[track_caller]
+fn assert_golden(name: &str, text: &str) {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/failure").join(name);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(&file, text).unwrap();
+    }
+    let known = std::fs::read_to_string(&file).unwrap_or_default();
+    assert_eq!(text, known, "{name} differs; UPDATE_GOLDEN=1 cargo test rewrites it");
+}
+
+#[test]
+fn reports_are_what_they_were() {
+    let redaction = Redaction::new(b"site key");
+    assert_golden("headers.eml", &report(&facts(), None, Some(&redaction)));
+    assert_golden("message.eml", &report(&facts(), Some(BODY.as_bytes()), Some(&redaction)));
+    assert_golden("unredacted.eml", &report(&facts(), Some(BODY.as_bytes()), None));
+}
+
+#[test]
+fn a_redacted_report_names_nobody() {
+    let redaction = Redaction::new(b"site key");
+    let text = report(&facts(), Some(BODY.as_bytes()), Some(&redaction));
+    let (_, told) = text.split_once("\r\n\r\n").unwrap();
+    assert!(!told.contains("joe@") && !told.contains("you@"), "{told}");
+    let code = redaction.apply("joe@").replace('@', "");
+    assert!(told.matches(&code).count() >= 5, "one text for one local part: {told}");
+    assert!(!told.to_ascii_lowercase().contains("http"), "{told}");
+    assert!(!told.contains("PK"), "{told}");
+}
+
+#[test]
+fn fields_are_there_only_for_what_failed() {
+    let mut evaluation = facts();
+    evaluation.spf.result = SpfResult::Pass;
+    evaluation.dkim[1].result = DkimResult::Pass;
+    let text = report(&evaluation, None, None);
+    assert!(!text.contains("SPF-DNS:") && !text.contains("DKIM-Domain:"), "{text}");
+    let mut evaluation = facts();
+    evaluation.dmarc[0].spf_alignment = Alignment::Unaligned;
+    evaluation.dmarc[0].dkim_alignment = vec![Alignment::Unaligned; 2];
+    let text = report(&evaluation, None, None);
+    assert!(!text.contains("SPF-DNS:") && !text.contains("DKIM-Domain:"), "not the owner's to mend: {text}");
+    assert!(text.contains("Identity-Alignment: dkim, spf\r\n"), "{text}");
+}
+
+#[test]
+fn whatever_the_message_is_the_report_is_sound() {
+    let long = "x".repeat(5000);
+    let headers = [
+        format!("X: {long}\r\nFrom: a@a.example\r\n\r\n"),
+        format!("X: a\r\n {long}@{long}\r\n \r\n\tb\r\n\r\n"),
+        "X: \u{0}\u{7}\r\n\u{e9}: y\r\nFrom: \"a\r\n b\"@c.example\r\n\r\n".to_owned(),
+        format!("A: b\nC: d\r\n{}\r\n", "Y: z\r\n".repeat(20_000)),
+        "no field\r\n\r\n".to_owned(),
+    ];
+    for header in headers {
+        for redaction in [None, Some(Redaction::new(b"site key"))] {
+            let mut evaluation = facts();
+            evaluation.spf.records.push((long.as_str().into(), long.as_str().into()));
+            evaluation.dkim[1].selector = long.as_str().into();
+            let (reverse_path, section) = (path("<joe@m.a.example>"), section(&header));
+            let body = format!("{long}\r\n{}\r\n--=_f00d--\r\n", "\u{e9}\u{0}\n".repeat(100_000));
+            let incident = Incident {
+                evaluation: &evaluation,
+                dmarc: &evaluation.dmarc[0],
+                header: &section,
+                body: Some(body.as_bytes()),
+                reverse_path: &reverse_path,
+                source_port: None,
+                delivered: Delivered::Taken,
+                results: "Authentication-Results: x; none\r\n",
+                id: "0",
+                arrived: -1,
+                incidents: 1,
+            };
+            let to = Address::parse("f@a.example").unwrap();
+            let octets = build(&incident, redaction.as_ref(), &author(), &to, ("unguessable", 0));
+            let text = String::from_utf8(octets).unwrap();
+            assert!(text.is_ascii() && text.len() < MAX_HEADER + 4 * MAX_BODY, "{}", text.len());
+            assert!(text.split("\r\n").all(|line| line.len() <= 998 && !line.contains(['\r', '\n', '\0'])), "{text}");
+            let evidence = text.split("Content-Type: message/rfc822\r\n\r\n").nth(1).unwrap();
+            let fields = if evidence.starts_with("\r\n") { "" } else { evidence.split("\r\n\r\n").next().unwrap() };
+            let is_field = |line: &str| line.starts_with(['\t', ' ']) || line.contains(':') || line.is_empty();
+            assert!(fields.split("\r\n").all(is_field), "{fields}");
+        }
+    }
+}

@@ -1,0 +1,374 @@
+//! Sends failure reports as messages fail, at once: a report of yesterday's forgery helps nobody to stop today's.
+//!
+//! A session puts a [`Case`] into a bounded queue once its client has the reply; mail never waits for it. One task takes
+//! them out, holds the rest of a flood back ([`RateLimit`]), settles who may be told, and hands the message to the relay.
+//! There is no store behind it: what the relay does not take after a few attempts, and what comes faster than it can be
+//! sent, is counted as lost. The rows of the aggregate reports have it all the same.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
+use tokio::time::sleep;
+use tracing::{error, info};
+
+use crate::causes::Causes;
+use crate::dmarc::report_destination::ReportKind;
+use crate::domain::Domain;
+use crate::evaluation::subject::Subject;
+use crate::evaluation::{DmarcOutput, Evaluation};
+use crate::metrics::Registry;
+use crate::report::delivery::{self, Delivery, epoch_seconds};
+use crate::report::failure::limit::{RateLimit, Rates};
+use crate::report::failure::redaction::Redaction;
+use crate::report::failure::{Delivered, Extent, Incident, build, wants};
+use crate::report::metrics::{FailureMetrics, FailureOutcome};
+use crate::report::recipient::{self, Address, recipients};
+use crate::report::relay::{self, Envelope};
+use crate::report::signing::sign;
+use crate::smtp::address::ReversePath;
+
+/// What the operator sets of failure reports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Whether they are sent; the master switch for all reports stands above it.
+    pub enabled: bool,
+    /// What they have of a message.
+    pub extent: Extent,
+    /// Whether local parts are hidden.
+    pub redact: bool,
+    /// How many there may be.
+    pub rates: Rates,
+}
+
+/// A message that failed, as the session leaves it.
+#[derive(Debug)]
+pub struct Case {
+    /// All that was found.
+    pub evaluation: Evaluation,
+    /// The message.
+    pub subject: Arc<Subject>,
+    /// The beginning of its body, if that is to be told.
+    pub body: Option<Vec<u8>>,
+    /// From MAIL.
+    pub reverse_path: ReversePath,
+    /// The client's port, if it is known.
+    pub source_port: Option<u16>,
+    /// What became of it.
+    pub delivered: Delivered,
+    /// The Authentication-Results field.
+    pub results: String,
+    /// The id of its transaction.
+    pub id: Box<str>,
+    /// When it was answered, in epoch seconds.
+    pub arrived: i64,
+}
+
+/// Where sessions put their cases; cheap to clone.
+#[derive(Clone)]
+pub struct Messenger {
+    cases: mpsc::Sender<Box<Case>>,
+    metrics: FailureMetrics,
+}
+
+/// Room for one case in the queue.
+pub struct Place(mpsc::OwnedPermit<Box<Case>>);
+
+/// What is needed to send.
+#[derive(Clone)]
+struct Courier {
+    delivery: Delivery,
+    limit: Arc<Mutex<RateLimit>>,
+    metrics: FailureMetrics,
+}
+
+/// One failure to tell of.
+struct Matter<'a> {
+    case: &'a Case,
+    dmarc: &'a DmarcOutput,
+    policy_domain: &'a Domain,
+    incidents: u64,
+}
+
+/// What became of a report to one address, and why.
+type Ending = (FailureOutcome, String);
+
+impl Messenger {
+    /// Starts the task that sends, on the current runtime. It ends when all messengers are gone and what was in the queue
+    /// has been dealt with.
+    pub fn start(
+        delivery: Delivery,
+        settings: watch::Receiver<Option<Arc<delivery::Settings>>>,
+        registry: &Registry,
+    ) -> (Self, JoinHandle<()>) {
+        let (sender, cases) = mpsc::channel(MAX_WAITING);
+        let metrics = FailureMetrics::new(registry);
+        let courier = Courier { delivery, limit: Arc::default(), metrics: metrics.clone() };
+        (Self { cases: sender, metrics }, tokio::spawn(run(cases, settings, courier)))
+    }
+
+    /// Room for a case, taken before anything is kept for it; none if too many wait, which is counted. Never waits.
+    pub fn place(&self) -> Option<Place> {
+        let place = self.cases.clone().try_reserve_owned().ok();
+        if place.is_none() {
+            self.metrics.reports.inc(FailureOutcome::Lost);
+        }
+        place.map(Place)
+    }
+}
+
+impl Place {
+    /// Hands in the case.
+    pub fn put(self, case: Case) {
+        self.0.send(Box::new(case));
+    }
+}
+
+async fn run(
+    mut cases: mpsc::Receiver<Box<Case>>,
+    settings: watch::Receiver<Option<Arc<delivery::Settings>>>,
+    courier: Courier,
+) {
+    let mut workers = JoinSet::new();
+    while let Some(case) = cases.recv().await {
+        let in_force = settings.borrow().clone();
+        let Some(settings) = in_force.filter(|s| s.enabled && s.failure.enabled) else { continue };
+        let case: Arc<Case> = case.into();
+        for (place, dmarc) in case.evaluation.dmarc.iter().enumerate() {
+            let Some(policy) = dmarc.policy.as_ref().filter(|_| wants(&case.evaluation, dmarc)) else { continue };
+            match courier.with_limit(|limit| limit.admit(settings.failure.rates, &policy.domain, epoch_seconds())) {
+                Some(incidents) => {
+                    let told = courier.clone().tell(Arc::clone(&settings), Arc::clone(&case), place, incidents);
+                    workers.spawn(told);
+                }
+                None => courier.metrics.reports.inc(FailureOutcome::HeldBack),
+            }
+        }
+        while let Some(ended) = workers.try_join_next() {
+            courier.ended(ended);
+        }
+        while workers.len() >= PARALLEL {
+            match workers.join_next().await {
+                Some(ended) => courier.ended(ended),
+                None => break,
+            }
+        }
+    }
+    while let Some(ended) = workers.join_next().await {
+        courier.ended(ended);
+    }
+}
+
+impl Courier {
+    fn with_limit<T>(&self, work: impl FnOnce(&mut RateLimit) -> T) -> T {
+        // Counts that a panic left half done are still counts.
+        work(&mut self.limit.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn ended(&self, ended: Result<(), tokio::task::JoinError>) {
+        if let Err(cause) = ended {
+            self.metrics.reports.inc(FailureOutcome::Fault);
+            error!(error = %cause, "a fault of ours: a failure report could not be made");
+        }
+    }
+
+    /// Tells all who are to know of a failure.
+    async fn tell(self, settings: Arc<delivery::Settings>, case: Arc<Case>, place: usize, incidents: u64) {
+        let Some(dmarc) = case.evaluation.dmarc.get(place) else { return };
+        let Some(policy) = &dmarc.policy else { return };
+        let matter = Matter { case: &case, dmarc, policy_domain: &policy.domain, incidents };
+        let shared = self.delivery.shared();
+        let lookup = shared.resolver.for_message(None);
+        let rules = Arc::clone(&shared.rules.borrow());
+        let chosen = recipient::Settings::default();
+        let about = (&policy.domain, &*policy.record);
+        let found = recipients(&lookup.unmetered(), &rules, &chosen, ReportKind::Failure, about).await;
+        for (uri, refusal) in &found.refused {
+            self.note(&matter, uri.as_str(), (FailureOutcome::NoConsent, refusal.to_string()));
+        }
+        for address in &found.postponed {
+            let why = "DNS does not say whether the destination takes reports".to_owned();
+            self.note(&matter, &address.to_string(), (FailureOutcome::Unverified, why));
+        }
+        for address in &found.to {
+            let ending = match self.settle(&settings, &matter, address).await {
+                Ok(ending) => ending,
+                Err(cause) => (FailureOutcome::Failed, Causes(&cause).to_string()),
+            };
+            self.note(&matter, &address.to_string(), ending);
+        }
+    }
+
+    /// What becomes of a report to an address that takes them.
+    async fn settle(
+        &self,
+        settings: &delivery::Settings,
+        matter: &Matter<'_>,
+        address: &Address,
+    ) -> Result<Ending, crate::store::Error> {
+        if settings.denies(matter.policy_domain, address) {
+            return Ok((FailureOutcome::Denied, "reports.deny names it".to_owned()));
+        }
+        if settings.is_own(address) {
+            return Ok((FailureOutcome::OwnAddress, "it is the sender of reports itself".to_owned()));
+        }
+        let (now, text) = (epoch_seconds(), address.to_string());
+        if let Some(found) = self.delivery.with_jobs(async |jobs| jobs.suppression(&text, now).await).await? {
+            return Ok((FailureOutcome::Suppressed, found.reason));
+        }
+        let about = (matter.policy_domain, matter.incidents);
+        let rates = settings.failure.rates;
+        let Some(incidents) = self.with_limit(|limit| limit.admit_to(rates, about, address, now)) else {
+            return Ok((FailureOutcome::HeldBack, "the address has had its share of the hour".to_owned()));
+        };
+        let id = format!("f{:016x}", rand::random::<u64>());
+        let sender = match &settings.bounce_domain {
+            Some(domain) => self.delivery.key().await?.address(&id, now, domain),
+            None => settings.author.address.to_string(),
+        };
+        let redaction = match settings.failure.redact {
+            true => Some(self.redaction().await?),
+            false => None,
+        };
+        let message = matter.message(incidents, redaction.as_ref(), (settings, address), (&id, now));
+        let message = match sign(&message, &settings.keys) {
+            Ok(message) => message,
+            Err(cause) => return Ok((FailureOutcome::Fault, Causes(&cause).to_string())),
+        };
+        if let Some(directory) = &settings.dry_run {
+            return Ok(write(directory, format!("{}-{id}.eml", matter.dmarc.author_domain), message).await);
+        }
+        self.delivery.shared().recent.add(id, text.clone());
+        let envelope = Envelope { sender: &sender, recipient: &text, size: message.len() };
+        self.hand_over(&settings.relay, &envelope, &message).await
+    }
+
+    /// Hands a report to the relay, a few times if need be.
+    async fn hand_over(
+        &self,
+        relay: &relay::Settings,
+        envelope: &Envelope<'_>,
+        message: &[u8],
+    ) -> Result<Ending, crate::store::Error> {
+        let mut pauses = PAUSES.into_iter();
+        loop {
+            let outcome = match relay::begin(relay, envelope).await {
+                Ok(ready) => ready.send(message).await,
+                Err(outcome) => outcome,
+            };
+            return Ok(match outcome {
+                relay::Outcome::Taken(reply) => (FailureOutcome::Sent, reply.summary()),
+                relay::Outcome::MessageRefused(reply) => (FailureOutcome::MessageRefused, reply.summary()),
+                // Sent once more it might be there twice.
+                relay::Outcome::Unanswered(why) => (FailureOutcome::Unanswered, why),
+                relay::Outcome::RecipientRefused(reply) => {
+                    let (address, reason) = (envelope.recipient, reply.summary());
+                    let now = epoch_seconds();
+                    self.delivery.with_jobs(async |jobs| jobs.suppress(address, now, &reason).await).await?;
+                    (FailureOutcome::DestinationRefused, reason)
+                }
+                relay::Outcome::Postponed(why) => match pauses.next() {
+                    Some(pause) => {
+                        sleep(pause).await;
+                        continue;
+                    }
+                    None => (FailureOutcome::Failed, why),
+                },
+            });
+        }
+    }
+
+    /// What hides local parts: one key for all gates on one store, so that they hide them alike.
+    async fn redaction(&self) -> Result<Redaction, crate::store::Error> {
+        let fresh: [u8; 32] = rand::random();
+        let key = self.delivery.with_jobs(async |jobs| jobs.secret("redaction", &fresh).await).await?;
+        Ok(Redaction::new(&key))
+    }
+
+    fn note(&self, matter: &Matter<'_>, destination: &str, (outcome, note): Ending) {
+        self.metrics.reports.inc(outcome);
+        info!(
+            transaction = &*matter.case.id,
+            author_domain = %matter.dmarc.author_domain,
+            policy_domain = %matter.policy_domain,
+            destination,
+            outcome = %outcome,
+            incidents = matter.incidents,
+            note,
+            "failure report"
+        );
+    }
+}
+
+impl Matter<'_> {
+    fn message(
+        &self,
+        incidents: u64,
+        redaction: Option<&Redaction>,
+        (settings, to): (&delivery::Settings, &Address),
+        (id, now): (&str, i64),
+    ) -> Vec<u8> {
+        let Self { case, dmarc, .. } = self;
+        let incident = Incident {
+            evaluation: &case.evaluation,
+            dmarc,
+            header: &case.subject.section,
+            body: case.body.as_deref().filter(|_| settings.failure.extent == Extent::Message),
+            reverse_path: &case.reverse_path,
+            source_port: case.source_port,
+            delivered: case.delivered,
+            results: &case.results,
+            id: &case.id,
+            arrived: case.arrived,
+            incidents,
+        };
+        build(&incident, redaction, &settings.author, to, (id, now))
+    }
+}
+
+/// To whom the latest failure reports went, by their ids: a bounce names one.
+#[derive(Debug, Default)]
+pub(super) struct Recent(Mutex<VecDeque<(String, String)>>);
+
+impl Recent {
+    fn add(&self, id: String, address: String) {
+        let mut recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if recent.len() >= MAX_RECENT {
+            recent.pop_front();
+        }
+        recent.push_back((id, address));
+    }
+
+    /// The address that the report of this id went to.
+    pub(super) fn address(&self, id: &str) -> Option<String> {
+        let recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.iter().find(|(known, _)| known == id).map(|(_, address)| address.clone())
+    }
+}
+
+/// A dry run.
+async fn write(directory: &Path, name: String, message: Vec<u8>) -> Ending {
+    let directory = directory.to_owned();
+    let written = spawn_blocking(move || {
+        std::fs::create_dir_all(&directory)?;
+        let path = directory.join(name);
+        std::fs::write(&path, message)?;
+        Ok::<_, std::io::Error>(path.display().to_string())
+    });
+    match written.await.map_err(std::io::Error::other).flatten() {
+        Ok(path) => (FailureOutcome::Written, format!("dry run: written to {path}")),
+        Err(cause) => (FailureOutcome::Failed, format!("dry run: {cause}")),
+    }
+}
+
+/// Cases that wait: what a burst brings while the relay is busy.
+const MAX_WAITING: usize = 256;
+/// Failures that are told of at the same time; those whose relay pauses are among them.
+const PARALLEL: usize = 8;
+/// Pauses before further attempts: a relay that is restarted is back after them, and one that is down has other cares.
+const PAUSES: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(30)];
+/// Reports whose bounces can be told.
+const MAX_RECENT: usize = 5000;

@@ -1,0 +1,98 @@
+//! Hands messages that failed to who tells the owners of their author domains.
+
+use super::Session;
+use super::report::final_reply;
+use super::transaction::{Ending, Transaction, epoch_seconds};
+use crate::action::Names;
+use crate::action::authentication_results::evaluated;
+use crate::envelope::Envelope;
+use crate::evaluation::subject::Subject;
+use crate::message::spool::Spool;
+use crate::record::FinalReply;
+use crate::report::failure::{Delivered, Extent, MAX_BODY, may_be_reported, wants};
+use crate::report::messenger::{Case, Place};
+use crate::smtp::address::{DomainPart, ForwardPath};
+use crate::verdict::Verdict;
+
+/// Room for a report, and the beginning of the body if that is to be told.
+pub struct Claim {
+    place: Place,
+    body: Option<Vec<u8>>,
+}
+
+impl Session {
+    /// Takes room for a report, if the owner of an author domain wants one and it could not become part of a loop. Before
+    /// the message goes on, for then its body is gone.
+    pub(super) async fn claim(
+        &mut self,
+        transaction: &Transaction,
+        envelope: &Envelope,
+        verdict: Option<&Verdict>,
+        (subject, body): (&Subject, &Spool),
+    ) -> Option<Claim> {
+        let extent = transaction.settings.failure_reports?;
+        let evaluation = &verdict?.evaluation;
+        if !evaluation.dmarc.iter().any(|dmarc| wants(evaluation, dmarc)) {
+            return None;
+        }
+        let is_about_reports = envelope.recipients.iter().any(|path| is_for_reports(transaction, path));
+        if is_about_reports || !may_be_reported(&envelope.reverse_path, &subject.section) {
+            return None;
+        }
+        let place = self.gate.messenger.place()?;
+        let body = match extent {
+            Extent::Headers => None,
+            Extent::Message => body.beginning(MAX_BODY).await.ok().map(|wire| content(&wire)),
+        };
+        Some(Claim { place, body })
+    }
+
+    /// Uses the room, unless the message will come again.
+    pub(super) fn tell_owner(&self, transaction: &Transaction, envelope: &Envelope, ending: &mut Ending<'_>) {
+        let Some(Claim { place, body }) = ending.claim.take() else { return };
+        let (Some(verdict), Some(subject)) = (&ending.verdict, ending.subject) else { return };
+        let delivered = match final_reply(ending) {
+            Some(FinalReply::Accepted) => Delivered::Taken,
+            Some(FinalReply::RefusedByUpstream | FinalReply::RefusedByGate) => Delivered::Refused,
+            None => return,
+        };
+        let authserv_id = &transaction.settings.verdict.authserv_id;
+        let names = Names { authserv_id, explain_id: "", receiver: None };
+        place.put(Case {
+            results: evaluated(&verdict.evaluation, &verdict.decision, &names),
+            evaluation: verdict.evaluation.clone(),
+            subject: subject.clone(),
+            body,
+            reverse_path: envelope.reverse_path.clone(),
+            source_port: Some(self.client.address.port()).filter(|port| *port != 0),
+            delivered,
+            id: transaction.id.clone(),
+            arrived: i64::try_from(epoch_seconds()).unwrap_or(i64::MAX),
+        });
+    }
+}
+
+/// Whether a recipient is the sender of our reports, or in the domain for their bounces.
+fn is_for_reports(transaction: &Transaction, path: &ForwardPath) -> bool {
+    let settings = &transaction.settings;
+    let is_sender = |ours: &str| path.mailbox().as_str().eq_ignore_ascii_case(ours);
+    settings.report_address.as_deref().is_some_and(is_sender)
+        || settings.bounce_domain.as_ref().is_some_and(|ours| path.mailbox().domain() == DomainPart::Name(ours.clone()))
+}
+
+/// The content in what goes over the wire: without the dots that were doubled (RFC 5321 §4.5.2).
+fn content(wire: &[u8]) -> Vec<u8> {
+    let lines = wire.split_inclusive(|b| *b == b'\n');
+    lines.flat_map(|line| line.strip_prefix(b".").unwrap_or(line)).copied().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn doubled_dots_are_one_again() {
+        assert_eq!(content(b"..\r\na.b\r\n...c\r\n\r\nd"), b".\r\na.b\r\n..c\r\n\r\nd");
+        assert_eq!(content(b""), b"");
+    }
+}

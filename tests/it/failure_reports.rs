@@ -1,0 +1,268 @@
+//! Failure reports on their way: a message that fails comes in, and its owner is told by a relay of the test's own.
+
+use crate::support::config::ConfigText;
+use crate::support::dns::Zone;
+use crate::support::rules::{DOT, Script, on};
+use crate::support::upstream::{Message, Upstream};
+use crate::support::world::{Letter, Outcome, World, unfolded};
+
+/// Nothing but what the zone says of `bank.example` speaks for this client.
+const FORGER: &str = "203.0.113.66";
+
+struct Site {
+    world: World,
+    relay: Upstream,
+}
+
+impl Site {
+    async fn new(zone: Zone, change: impl FnOnce(ConfigText) -> ConfigText) -> Self {
+        Self::with_relay(Script::new(), zone, change).await
+    }
+
+    async fn with_relay(script: Script, zone: Zone, change: impl FnOnce(ConfigText) -> ConfigText) -> Self {
+        let relay = Upstream::start(script).await;
+        let address = relay.address().to_string();
+        let world = World::start(zone, |config| {
+            let config = config
+                .set("policy.mode", "enforce")
+                .set("reports.enabled", true)
+                .set("reports.from", "reports@gate.example")
+                .set("reports.organization", "Gate & Sons")
+                .set("reports.relay", address)
+                .set("reports.relay_tls", "off")
+                .set("reports.failure.enabled", true)
+                .set("timeouts.upstream_command", "2s");
+            change(config)
+        })
+        .await;
+        Self { world, relay }
+    }
+
+    async fn send(&self, letter: &Letter) -> Outcome {
+        self.world.send(letter).await
+    }
+
+    async fn wait_for(&self, outcome: &str, count: u32) {
+        self.world.wait_for_count(&series(outcome), f64::from(count)).await;
+    }
+
+    async fn count(&self, outcome: &str) -> f64 {
+        self.world.gate.metrics().await.value(&series(outcome))
+    }
+}
+
+fn series(outcome: &str) -> String {
+    format!("dmarcgate_failure_reports_total{{outcome=\"{outcome}\"}}")
+}
+
+/// A domain that refuses forgeries and wants to hear of them.
+fn bank(tags: &str) -> Zone {
+    Zone::new()
+        .txt("bank.example", "v=spf1 ip4:192.0.2.0/24 -all")
+        .txt("_dmarc.bank.example", &format!("v=DMARC1; p=reject; {tags}"))
+}
+
+fn forgery() -> Letter {
+    let header =
+        "From: \"The Bank\" <ceo@bank.example>\r\nTo: you@rcpt.example\r\nSubject: pay http://evil.example/\r\n";
+    Letter::with_header(FORGER, "ceo@bank.example", header)
+}
+
+/// The header fields and the three parts of a report, each with its own header fields.
+fn parts(message: &Message) -> (Vec<(String, String)>, Vec<(String, String)>) {
+    let text = String::from_utf8(message.content.clone()).expect("ASCII");
+    assert!(text.is_ascii(), "{text}");
+    let (header, body) = text.split_once("\r\n\r\n").expect("a header section");
+    let header = unfolded(&format!("{header}\r\n"));
+    let kind = value(&header, "Content-Type");
+    assert!(kind.starts_with("multipart/report; report-type=feedback-report;"), "{kind}");
+    let boundary = kind.split('"').nth(1).expect("a quoted boundary");
+    let (body, end) = body.split_once(&format!("\r\n--{boundary}--\r\n")).expect("a last boundary");
+    assert_eq!(end, "");
+    let split = body.split(&format!("\r\n--{boundary}\r\n")).skip(1);
+    let part = |part: &str| {
+        let (header, body) = part.split_once("\r\n\r\n").expect("a header");
+        (header.strip_prefix("Content-Type: ").expect("a type alone").to_owned(), body.to_owned())
+    };
+    (header, split.map(part).collect())
+}
+
+fn value(fields: &[(String, String)], name: &str) -> String {
+    let found: Vec<_> = fields.iter().filter(|(known, _)| known == name).collect();
+    let [(_, value)] = &found[..] else { panic!("{name}: {fields:?}") };
+    value.split_ascii_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[tokio::test]
+async fn the_owner_of_a_forged_domain_is_told_at_once() {
+    let site = Site::new(bank("fo=1; ruf=mailto:forensics@bank.example"), |config| config).await;
+    site.send(&forgery()).await.reply.assert(550);
+    site.wait_for("sent", 1).await;
+    let messages = site.relay.messages();
+    let [message] = &messages[..] else { panic!("{}", site.relay.transcript()) };
+    site.relay.assert_clean();
+    assert_eq!(
+        (&*message.from, &message.recipients[..]),
+        ("reports@gate.example", &["forensics@bank.example".to_owned()][..])
+    );
+    let (header, parts) = parts(message);
+    for (name, expected) in [
+        ("From", "\"Gate & Sons\" <reports@gate.example>"),
+        ("To", "<forensics@bank.example>"),
+        ("Subject", "DMARC failure report for bank.example"),
+        ("Auto-Submitted", "auto-generated"),
+        ("MIME-Version", "1.0"),
+    ] {
+        assert_eq!(value(&header, name), expected);
+    }
+    let kinds: Vec<_> = parts.iter().map(|(kind, _)| &**kind).collect();
+    assert_eq!(kinds, ["text/plain; charset=us-ascii", "message/feedback-report", "text/rfc822-headers"]);
+    let feedback = unfolded(&parts[1].1);
+    for (name, expected) in [
+        ("Feedback-Type", "auth-failure"),
+        ("Version", "1"),
+        ("Auth-Failure", "dmarc"),
+        ("Identity-Alignment", "dkim, spf"),
+        ("Delivery-Result", "reject"),
+        ("SPF-DNS", "txt : bank.example : \"v=spf1 ip4:192.0.2.0/24 -all\""),
+        ("Source-IP", FORGER),
+        ("Reported-Domain", "bank.example"),
+        ("Incidents", "1"),
+    ] {
+        assert_eq!(value(&feedback, name), expected);
+    }
+    assert!(value(&feedback, "User-Agent").starts_with("dmarcgate/"));
+    assert!(value(&feedback, "Source-Port").parse::<u16>().is_ok());
+    let results = value(&feedback, "Authentication-Results");
+    assert!(results.starts_with("mx.gate.example; spf=fail ") && results.contains("dmarc=fail "), "{results}");
+    let id = value(&feedback, "Original-Envelope-Id");
+    assert!(site.world.gate.log().iter().any(|line| line.contains("\"message\"") && line.contains(&id)));
+    let sender = value(&feedback, "Original-Mail-From");
+    assert!(sender.ends_with("@bank.example>") && !sender.contains("ceo"), "{sender}");
+    let evidence = unfolded(&parts[2].1);
+    let code = sender.trim_start_matches('<').split('@').next().expect("a code").to_owned();
+    assert_eq!(value(&evidence, "From"), format!("\"The Bank\" <{code}@bank.example>"));
+    assert!(!value(&evidence, "To").contains("you@"));
+    assert_eq!(value(&evidence, "Subject"), "pay hxxp://evil.example/");
+}
+
+#[tokio::test]
+async fn a_whole_message_is_told_on_request() {
+    let change = |config: ConfigText| {
+        config
+            .set("reports.failure.content", "message")
+            .set("reports.failure.redact", false)
+            .set("reports.bounce_domain", "bounces.gate.example")
+            .set("policy.mode", "tag")
+    };
+    let site = Site::new(bank("ruf=mailto:f@bank.example"), change).await;
+    let content = "From: ceo@bank.example\r\n\r\n.\r\n..two\r\nwrite to ceo@bank.example\r\n";
+    let outcome = site.send(&forgery().content(content)).await;
+    outcome.reply.assert(250);
+    assert!(outcome.relayed().content.ends_with(content.as_bytes()), "it went on untouched");
+    site.wait_for("sent", 1).await;
+    let message = &site.relay.messages()[0];
+    assert!(message.from.starts_with("r-f") && message.from.ends_with("@bounces.gate.example"), "{}", message.from);
+    let (_, parts) = parts(message);
+    assert_eq!(value(&unfolded(&parts[1].1), "Delivery-Result"), "delivered");
+    assert_eq!((&*parts[2].0, &*parts[2].1), ("message/rfc822", content));
+}
+
+#[tokio::test]
+async fn nobody_is_told_who_must_not_be() {
+    let cases = [
+        ("no consent elsewhere", bank("fo=1; ruf=mailto:f@other.example"), forgery(), Some("no_consent")),
+        ("DNS in doubt", bank("fo=1; ruf=mailto:f@doubt.example"), forgery(), Some("unverified")),
+        ("the sender itself", bank("fo=1; ruf=mailto:reports@gate.example"), forgery(), Some("own_address")),
+        ("an operator's word", bank("fo=1; ruf=mailto:f@denied.example"), forgery(), Some("denied")),
+        ("a public suffix", bank("psd=y; fo=1; ruf=mailto:f@bank.example"), forgery(), None),
+        ("another fo", bank("fo=d; ruf=mailto:f@bank.example"), forgery(), None),
+        ("no ruf", bank("fo=1; rua=mailto:f@bank.example"), forgery(), None),
+        ("a null reverse-path", bank("fo=1; ruf=mailto:f@bank.example"), forgery().sender(""), None),
+        (
+            "sent by a machine",
+            bank("fo=1; ruf=mailto:f@bank.example"),
+            forgery().field("Auto-Submitted: auto-generated\r\n"),
+            None,
+        ),
+        ("mail about reports", bank("fo=1; ruf=mailto:f@bank.example"), forgery().to(&["reports@gate.example"]), None),
+    ];
+    for (name, zone, letter, outcome) in cases {
+        let zone = ["gate", "denied"].into_iter().fold(zone, |zone, consents| {
+            zone.txt(&format!("bank.example._report._dmarc.{consents}.example"), "v=DMARC1")
+        });
+        let zone = zone
+            .txt("witness.example", "v=spf1 -all")
+            .txt("_dmarc.witness.example", "v=DMARC1; p=reject; ruf=mailto:w@witness.example")
+            .serv_fail("bank.example._report._dmarc.doubt.example", crate::support::dns::RecordType::TXT);
+        let site = Site::new(zone, |config| config.set("reports.deny", vec!["denied.example"])).await;
+        site.send(&letter).await;
+        if let Some(outcome) = outcome {
+            site.wait_for(outcome, 1).await;
+        }
+        // What comes after it is told, so it is not only late.
+        let header = "From: a@witness.example\r\n";
+        site.send(&Letter::with_header(FORGER, "a@witness.example", header)).await;
+        site.wait_for("sent", 1).await;
+        let messages = site.relay.messages();
+        assert_eq!(messages.len(), 1, "{name}: {}", site.relay.transcript());
+        assert_eq!(messages[0].recipients, ["w@witness.example"], "{name}");
+    }
+}
+
+#[tokio::test]
+async fn an_address_elsewhere_that_agrees_is_told() {
+    let zone = bank("ruf=mailto:f@other.example").txt("bank.example._report._dmarc.other.example", "v=DMARC1");
+    let site = Site::new(zone, |config| config).await;
+    site.send(&forgery()).await;
+    site.wait_for("sent", 1).await;
+    assert_eq!(site.relay.messages()[0].recipients, ["f@other.example"]);
+}
+
+#[tokio::test]
+async fn a_flood_makes_few_reports() {
+    let site =
+        Site::new(bank("ruf=mailto:f@bank.example"), |config| config.set("reports.failure.per_domain_per_hour", 2))
+            .await;
+    for _ in 0..5 {
+        site.send(&forgery()).await.reply.assert(550);
+    }
+    site.wait_for("held_back", 3).await;
+    site.wait_for("sent", 2).await;
+    assert_eq!(site.relay.messages().len(), 2);
+}
+
+#[tokio::test]
+async fn a_relay_that_fails_is_tried_again_and_one_that_refuses_is_heeded() {
+    let script = Script::new()
+        .rule(on(DOT).once().reply("451 later"))
+        .rule(on("RCPT").with("gone@").reply("550 5.1.1 no such user"));
+    let zone = bank("ruf=mailto:f@bank.example,mailto:gone@bank.example");
+    let site = Site::with_relay(script, zone, |config| config).await;
+    site.send(&forgery()).await;
+    site.wait_for("destination_refused", 1).await;
+    assert_eq!(site.count("sent").await, 1.0);
+    let messages = site.relay.messages();
+    assert_eq!(messages.len(), 2);
+    assert_eq!(messages[0].content, messages[1].content, "the very same report");
+    site.send(&forgery()).await;
+    site.wait_for("suppressed", 1).await;
+}
+
+#[tokio::test]
+async fn failure_reports_are_off_by_default_and_switched_while_the_gate_runs() {
+    let unset = |config: ConfigText| config.unset("reports.failure.enabled");
+    let mut site = Site::new(bank("ruf=mailto:f@bank.example"), unset).await;
+    site.send(&forgery()).await;
+    site.world.gate.reloaded(|config| config.set("reports.failure.enabled", true)).await;
+    site.send(&forgery()).await;
+    site.wait_for("sent", 1).await;
+    assert_eq!(site.relay.messages().len(), 1);
+    // The master switch stands above it.
+    site.world.gate.reloaded(|config| config.set("reports.enabled", false)).await;
+    site.send(&forgery()).await;
+    site.world.gate.reloaded(|config| config.set("reports.enabled", true)).await;
+    site.send(&forgery()).await;
+    site.wait_for("sent", 2).await;
+    assert_eq!(site.relay.messages().len(), 2);
+}
