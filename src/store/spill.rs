@@ -104,7 +104,7 @@ impl Spill {
     }
 
     /// Octets of the file.
-    pub fn octets(&self) -> u64 {
+    pub fn length(&self) -> u64 {
         self.tail
     }
 
@@ -308,7 +308,7 @@ mod tests {
         let settings = settings(&directory);
         let mut spill = Spill::open(&settings).unwrap();
         spill.append(&batch(1)).unwrap();
-        let whole = spill.octets();
+        let whole = spill.length();
         spill.append(&batch(2)).unwrap();
         drop(spill);
         let text = std::fs::read(&settings.path).unwrap();
@@ -338,7 +338,7 @@ mod tests {
         let taken = (1..100).take_while(|n| spill.append(&batch(*n)).is_ok()).count();
         assert!((1..10).contains(&taken), "{taken}");
         assert!(matches!(spill.append(&batch(100)), Err(Fault::Full)));
-        assert!(spill.octets() <= 5000);
+        assert!(spill.length() <= 5000);
         assert!(Spill::open(&settings).is_err());
         assert_eq!(spill.clear().unwrap(), 4 * taken as u64);
         spill.append(&batch(1)).unwrap();

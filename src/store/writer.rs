@@ -255,16 +255,16 @@ impl Writer {
         let is_behind = is_spilled || self.retry.is_some();
         let is_due = self.held.is_some() || self.due().is_some_and(|due| due <= now || pace == Pace::Stopping);
         if is_behind && is_due && self.may_spill(now) && (self.held.is_some() || self.waiting.has_rows()) {
-            return self.to_spill();
+            return self.spill_job();
         }
         if self.retry.is_some_and(|retry| retry.at > now) {
             return None;
         }
         if is_spilled {
-            return Some(self.from_spill());
+            return Some(self.unspill_job());
         }
         if is_due || self.retry.is_some() || self.waiting.len() >= self.settings.batch_rows {
-            return Some(self.to_database());
+            return Some(self.database_job());
         }
         (self.prune_at <= now && pace == Pace::Normal).then(|| self.prune())
     }
@@ -308,7 +308,7 @@ impl Writer {
         self.held.clone()
     }
 
-    fn to_spill(&mut self) -> Option<Job> {
+    fn spill_job(&mut self) -> Option<Job> {
         let (batch, spill) = (self.hold()?, self.spill.clone()?);
         Some(Box::pin(async move {
             let append = move || locked(&spill).append(&batch);
@@ -316,7 +316,7 @@ impl Writer {
         }))
     }
 
-    fn to_database(&mut self) -> Job {
+    fn database_job(&mut self) -> Job {
         let batch = self.hold();
         let (explanations, explained) = self.waiting.take_explanations();
         if !self.waiting.has_rows() {
@@ -336,7 +336,7 @@ impl Writer {
         })
     }
 
-    fn from_spill(&mut self) -> Job {
+    fn unspill_job(&mut self) -> Job {
         let (mut database, location) = (self.database.take(), self.settings.location.clone());
         let spill = self.spill.clone();
         Box::pin(async move {
@@ -471,7 +471,7 @@ impl Writer {
 
     fn tell_spill(&self) {
         let (octets, messages) =
-            self.spill().map_or((0, 0), |spill| (if spill.is_empty() { 0 } else { spill.octets() }, spill.messages()));
+            self.spill().map_or((0, 0), |spill| (if spill.is_empty() { 0 } else { spill.length() }, spill.messages()));
         self.metrics.spill_size.set(i64::try_from(octets).unwrap_or(i64::MAX));
         self.metrics.spill_rows.set(i64::try_from(messages).unwrap_or(i64::MAX));
     }

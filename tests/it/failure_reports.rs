@@ -79,7 +79,8 @@ fn parts(message: &Message) -> (Vec<(String, String)>, Vec<(String, String)>) {
     let boundary = kind.split('"').nth(1).expect("a quoted boundary");
     let (body, end) = body.split_once(&format!("\r\n--{boundary}--\r\n")).expect("a last boundary");
     assert_eq!(end, "");
-    let split = body.split(&format!("\r\n--{boundary}\r\n")).skip(1);
+    let separator = format!("\r\n--{boundary}\r\n");
+    let split = body.split(&separator).skip(1);
     let part = |part: &str| {
         let (header, body) = part.split_once("\r\n\r\n").expect("a header");
         (header.strip_prefix("Content-Type: ").expect("a type alone").to_owned(), body.to_owned())
