@@ -78,7 +78,9 @@ async fn every_octet_of_a_message_arrives_as_it_was_sent() {
             let wire = [encode(fields.as_bytes()).strip_suffix(b".\r\n").expect("an end"), &encode(content)].concat();
             assert!(messages[n].raw == wire, "{case}, {mode}: encoded as it should be");
         }
-        assert_eq!(std::fs::read_dir(world.gate.directory().join("spool")).unwrap().count(), 0, "spools are unlinked");
+        let files = std::fs::read_dir(world.gate.directory().join("spool")).unwrap();
+        let left: Vec<_> = files.map(|file| file.unwrap().file_name()).filter(|name| name != "rows.spill").collect();
+        assert!(left.is_empty(), "spools are unlinked: {left:?}");
         world.wait_for_count("dmarcgate_sessions_active", 1.0).await;
         world.upstream.assert_clean();
     }

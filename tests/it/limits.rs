@@ -177,7 +177,7 @@ async fn a_header_section_counts_for_the_memory_of_all() {
 async fn a_spool_directory_that_goes_puts_messages_off_until_it_is_back() {
     let world = limited(|config| config).await;
     let spool = world.gate.directory().join("spool");
-    std::fs::remove_dir(&spool).unwrap();
+    std::fs::remove_dir_all(&spool).unwrap();
     let mut client = world.client().await;
     start(&mut client).await;
     assert!(client.content(&message(1 << 20)).await.says("4.3.1"));
