@@ -321,12 +321,15 @@ impl Config {
 
     /// For the store.
     pub fn store(&self) -> store::Settings {
+        // A server's database holds other things too, and does not shrink when rows are deleted: what it holds is bounded
+        // by age alone.
+        let is_bounded = self.store.size > 0 && matches!(self.store.url, store::Location::Sqlite(_));
         let retention = store::Retention {
             keep: self.explain.keep,
             octets: self.explain.size,
             comparisons: self.store.keep_comparisons,
             keep_rows: self.store.keep,
-            size: (self.store.size > 0).then_some(self.store.size),
+            size: is_bounded.then_some(self.store.size),
         };
         let path = self.spool.directory.join(SPILL_FILE);
         let spill = (self.store.spill > 0).then_some(store::SpillSettings { path, octets: self.store.spill });

@@ -16,4 +16,3 @@ pub mod recipient;
 pub mod relay;
 pub mod schedule;
 pub mod signing;
-pub mod verp;
