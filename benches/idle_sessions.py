@@ -159,6 +159,8 @@ mode = "monitor"
 sessions = 20000
 sessions_per_network = 0
 data_rate = "0B"
+[process]
+user = "root"
 [spool]
 directory = "{directory}/spool"
 [store]

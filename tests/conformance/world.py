@@ -34,6 +34,10 @@ received_spf = true
 [smtp]
 recipient_domains = ["rcpt.example"]
 
+# Whose files the tests are.
+[process]
+user = "root"
+
 [spool]
 directory = "{base}/spool"
 
