@@ -89,7 +89,7 @@ def test_what_was_decided_is_recorded_and_counted(start_gate, postfix):
     for outcome in ("accepted", "accepted_tagged", "refused"):
         assert scrape[f'dmarcgate_messages_total{{outcome="{outcome}"}}'] == 1, outcome
     # At most a second may lie between a message and its row.
-    rows = wait_for(lambda: as_rows(gate.run("reports", "list", "--json")), "three rows", gate.log, 10)
+    rows = wait_for(lambda: as_rows(gate.run("reports", "rows", "--json")), "three rows", gate.log, 10)
     assert {row["policy_domain"]: row["disposition"] for row in rows} == {
         "none.example": "none", "quarantine.example": "quarantine", "reject.example": "reject",
     }
