@@ -17,14 +17,14 @@ use flate2::read::GzDecoder;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
-use sqlx::{Connection, Row};
+use sqlx::{Connection as _, Row as _};
 
 use crate::support::client::Client;
 use crate::support::config::ConfigText;
 use crate::support::dns::{DnsServer, RecordType, Zone};
 use crate::support::gate::Gate;
 use crate::support::rules::{DOT, GREETING, Rule, Script, on};
-use crate::support::upstream::{Message, Upstream};
+use crate::support::upstream::{Connection, Message, Upstream};
 use crate::support::world::{Letter, STRANGER, World};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_dmarcgate");
@@ -446,17 +446,25 @@ async fn killed_at_any_moment_every_report_arrives_and_twice_only_where_that_is_
     let (zone, records) = many(25);
     let site = Site::new(zone, Script::new(), records).await;
     let mut random = StdRng::seed_from_u64(9990);
+    let heard = |seen: &[Connection]| seen.iter().map(|c| c.commands.len() + c.messages.len()).sum::<usize>();
     let mut kills = 0;
     loop {
-        let mut child = site.command(&["send", "--now"]).stdout(Stdio::null()).spawn().expect("cargo has built it");
-        tokio::time::sleep(Duration::from_millis(random.random_range(5..120))).await;
-        if kills < 40 && child.try_wait().expect("our own child").is_none() {
-            child.kill().expect("our own child");
-            child.wait().expect("our own child");
-            kills += 1;
-        } else {
-            tokio::task::spawn_blocking(move || child.wait()).await.expect("no panic").expect("our own child");
+        let mut child = site.command(&["send", "--now"]).stdout(Stdio::piped()).spawn().expect("cargo has built it");
+        let mut stdout = child.stdout.take().expect("it is piped");
+        // Its output ends when it does.
+        let ended = tokio::task::spawn_blocking(move || std::io::copy(&mut stdout, &mut std::io::sink()));
+        // Now and then before it says anything, else some words later, and a little behind the last of them.
+        let words = random.random_range(0..12);
+        let until = heard(&site.relay.connections()) + words;
+        tokio::select! {
+            ended = ended => drop(ended.expect("no panic")),
+            _ = site.relay.wait_until("the gate has said enough to die", |seen| heard(seen) >= until) => {
+                tokio::time::sleep(Duration::from_micros(random.random_range(0..4000))).await;
+                child.kill().expect("our own child");
+            }
         }
+        // One that was faster ended as it wanted to.
+        kills += usize::from(child.wait().expect("our own child").code().is_none());
         // As if the leases of the dead had run out.
         site.execute("UPDATE report_jobs SET lease = 0 WHERE state = 'claimed'").await;
         if kills >= 40 || site.execute("SELECT COUNT(*) FROM report_jobs WHERE state = 'sent'").await == [25] {
@@ -464,7 +472,7 @@ async fn killed_at_any_moment_every_report_arrives_and_twice_only_where_that_is_
         }
     }
     site.run(&["send", "--now"]).await;
-    assert!(kills > 3, "{kills}");
+    assert!(kills > 5, "{kills}");
     assert_eq!(site.execute("SELECT COUNT(*) FROM report_jobs WHERE state = 'sent'").await, [25]);
     let mut arrived: BTreeMap<String, Vec<Message>> = BTreeMap::new();
     for message in site.relay.messages() {
