@@ -17,7 +17,8 @@ use super::{Answer, Asked, Evidence, Failure, Lookup, Miss, RecordType};
 /// parts of an evaluation see one DNS. Beyond the budget, and once it was expired, answers are
 /// [`Failure::Budget`]: temporary, for nothing is known of the name. What is held of answers is bounded, too, since a
 /// message may last for half an hour: beyond [`MAX_OCTETS`] an answer to a metered question is `Failure::Budget`; one to an
-/// unmetered question is given, but not kept as evidence, and would be asked for again.
+/// unmetered question is given, but not kept as evidence, and would be asked for again. The same holds where the messages
+/// of the client's network, or of all, hold too much together; [`OWN_OCTETS`] no other message can take away.
 pub struct MessageLookup {
     resolver: Resolver,
     /// Of the client's network.
@@ -29,6 +30,8 @@ pub struct MessageLookup {
     octets: AtomicUsize,
     /// Octets of the answers to unmetered questions that are kept.
     unmetered_octets: AtomicUsize,
+    /// Octets of all answers that are kept.
+    held: AtomicUsize,
     evidence: Mutex<Evidence>,
 }
 
@@ -54,6 +57,7 @@ impl MessageLookup {
             spent: AtomicUsize::new(0),
             octets: AtomicUsize::new(0),
             unmetered_octets: AtomicUsize::new(0),
+            held: AtomicUsize::new(0),
             evidence: Mutex::default(),
         }
     }
@@ -112,7 +116,16 @@ impl MessageLookup {
         };
         let new = answer.outcome.as_ref().map_or(0, |records| records.octets());
         let add = |held: usize| held.checked_add(new).filter(|held| *held <= MAX_OCTETS);
-        octets.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok()
+        if octets.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_err() {
+            return false;
+        }
+        let before = self.held.fetch_add(new, Ordering::Relaxed);
+        let is_held = self.share.hold(charged(before + new) - charged(before));
+        if !is_held {
+            self.held.fetch_sub(new, Ordering::Relaxed);
+            octets.fetch_sub(new, Ordering::Relaxed);
+        }
+        is_held
     }
 
     async fn find(&self, name: &str, record_type: RecordType, budget: Budget<'_>) -> Answer {
@@ -160,6 +173,17 @@ impl MessageLookup {
     }
 }
 
+impl Drop for MessageLookup {
+    fn drop(&mut self) {
+        self.share.let_go(charged(self.held.load(Ordering::Relaxed)));
+    }
+}
+
+/// The part of what a message holds that counts for its network.
+fn charged(held: usize) -> usize {
+    held.saturating_sub(OWN_OCTETS)
+}
+
 impl Lookup for MessageLookup {
     async fn ask(&self, name: &str, record_type: RecordType) -> Answer {
         self.find(name, record_type, Budget::Metered).await
@@ -200,6 +224,8 @@ fn normalize(name: &str) -> Option<Arc<str>> {
 /// Octets of answers that a message holds of its metered questions, and as many of the unmetered ones and of those apart:
 /// the largest records of SPF and the keys of twenty signatures are some tens of kilobytes together.
 pub const MAX_OCTETS: usize = 256 * 1024;
+/// Octets of answers that a message holds whatever others hold: more than the records of most messages have.
+pub const OWN_OCTETS: usize = 8 * 1024;
 /// Octets of a name in text form (RFC 1035 §2.3.4).
 const MAX_NAME: usize = 253;
 /// Octets of a label (RFC 1035 §2.3.4).

@@ -1,4 +1,4 @@
-//! Bounds the questions that one client network has under way.
+//! Bounds the questions that one client network has under way, and the memory that its messages hold of answers.
 //!
 //! A network is an IPv4 /24 or an IPv6 /48: what one sender can be expected to hold. It has a number of places in each
 //! lane; who finds them taken waits, first come, first served, outside of the lane. So a sender whose own zones are slow
@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use ipnet::IpNet;
@@ -20,6 +21,8 @@ pub(super) struct Shares {
     places: usize,
     /// None: clients whose address is not known.
     networks: Mutex<HashMap<Option<IpNet>, Weak<Share>>>,
+    /// Octets of answers that the messages of all networks hold.
+    held: AtomicUsize,
 }
 
 /// What one network may have under way.
@@ -28,6 +31,8 @@ pub(super) struct Share {
     network: Option<IpNet>,
     identifiers: Arc<Semaphore>,
     policies: Arc<Semaphore>,
+    /// Octets of answers that the network's messages hold.
+    held: AtomicUsize,
 }
 
 /// A place in a share, given back when it is dropped.
@@ -40,7 +45,7 @@ pub(super) struct Place {
 impl Shares {
     /// Shares of so many places in each lane, at least one.
     pub fn new(places: usize) -> Arc<Self> {
-        Arc::new(Self { places: places.max(1), networks: Mutex::default() })
+        Arc::new(Self { places: places.max(1), networks: Mutex::default(), held: AtomicUsize::new(0) })
     }
 
     /// The share of a client's network.
@@ -51,8 +56,8 @@ impl Shares {
             return share;
         }
         let lane = || Arc::new(Semaphore::new(self.places));
-        let share = Share { shares: Arc::clone(self), network, identifiers: lane(), policies: lane() };
-        let share = Arc::new(share);
+        let (shares, held) = (Arc::clone(self), AtomicUsize::new(0));
+        let share = Arc::new(Share { shares, network, identifiers: lane(), policies: lane(), held });
         networks.insert(network, Arc::downgrade(&share));
         share
     }
@@ -73,7 +78,35 @@ impl Share {
         let permit = Arc::clone(lane).acquire_owned().await.ok()?;
         Some(Place { _permit: permit, _share: Arc::clone(self) })
     }
+
+    /// Takes memory for octets of answers, unless the network, or all together, hold too many; to be given back by
+    /// [`Self::let_go`].
+    pub fn hold(&self, octets: usize) -> bool {
+        let take = |held: &AtomicUsize, most: usize| {
+            let more = |held: usize| held.checked_add(octets).filter(|held| *held <= most);
+            held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+        };
+        if !take(&self.held, MAX_HELD_BY_NETWORK) {
+            return false;
+        }
+        let is_held = take(&self.shares.held, MAX_HELD_BY_ALL);
+        if !is_held {
+            self.held.fetch_sub(octets, Ordering::Relaxed);
+        }
+        is_held
+    }
+
+    /// Gives back memory that was taken.
+    pub fn let_go(&self, octets: usize) {
+        self.held.fetch_sub(octets, Ordering::Relaxed);
+        self.shares.held.fetch_sub(octets, Ordering::Relaxed);
+    }
 }
+
+/// Octets of answers that the messages of one network hold beyond what is every message's own.
+pub(super) const MAX_HELD_BY_NETWORK: usize = 16 << 20;
+/// The same for all networks together: as many as eight that want all they may have.
+const MAX_HELD_BY_ALL: usize = 128 << 20;
 
 impl Drop for Share {
     fn drop(&mut self) {
@@ -115,6 +148,25 @@ mod tests {
         assert_eq!(shares.of(None).identifiers.available_permits(), 1, "each lane has its own");
         drop(taken);
         assert_eq!(share.policies.available_permits(), 1);
+    }
+
+    #[test]
+    fn memory_is_bounded_for_a_network_and_for_all() {
+        let shares = Shares::new(1);
+        let of = |n: u32| shares.of(Some(IpAddr::V4((n << 8).into())));
+        let first = of(0);
+        assert!(first.hold(MAX_HELD_BY_NETWORK - 1));
+        assert!(!first.hold(2));
+        assert!(first.hold(1), "what did not fit has taken nothing");
+        let others: Vec<_> = (1..8).map(of).collect();
+        assert!(others.iter().all(|share| share.hold(MAX_HELD_BY_NETWORK)));
+        let last = of(8);
+        assert!(!last.hold(1), "all is taken");
+        first.let_go(1);
+        assert!(last.hold(1));
+        assert!(!first.hold(1));
+        last.let_go(1);
+        assert!(first.hold(1));
     }
 
     #[tokio::test]

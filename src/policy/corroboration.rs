@@ -78,7 +78,11 @@ pub fn signs(evaluation: &Evaluation, dmarc: &DmarcOutput) -> Vec<Sign> {
     if results().any(|result| result == DkimResult::Policy) {
         signs.push(Sign::UnsignedEnd);
     }
-    if dmarc.dkim_skipped_may_be_aligned {
+    // The likeliest to pass were not left out: where all of these failed for good, the rest is no better.
+    let aligned = || evaluation.dkim.iter().zip(&dmarc.dkim_alignment).filter(|(_, a)| a.may_be_aligned());
+    let failed = |result| matches!(result, DkimResult::Fail | DkimResult::PermError | DkimResult::Neutral);
+    let all_failed = aligned().next().is_some() && aligned().all(|(signature, _)| failed(signature.result));
+    if dmarc.dkim_skipped_may_be_aligned && !all_failed {
         signs.push(Sign::SkippedSignature);
     }
     if evaluation.list_fields {

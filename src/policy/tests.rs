@@ -39,8 +39,8 @@ fn evaluation(dmarc: Vec<DmarcOutput>) -> Evaluation {
     Evaluation { spf_helo: Some(spf_helo), ..facts_of::evaluation(dmarc) }
 }
 
-fn unusable() -> Evaluation {
-    Evaluation { author: Author::Unusable(UnusableFrom::Missing), ..evaluation(Vec::new()) }
+fn unusable(why: UnusableFrom) -> Evaluation {
+    Evaluation { author: Author::Unusable(why), ..evaluation(Vec::new()) }
 }
 
 const DEFAULT: LocalPolicy = LocalPolicy {
@@ -100,20 +100,30 @@ fn an_unusable_from_by_mode_reverse_path_recipients_and_configuration() {
     use OnUnusableFrom::{Reject, Tag};
     use Recipients::{AllExempt, Ordinary};
     use ReversePathKind::{Mailbox, Null};
+    use UnusableFrom::{Disagreement, MalformedHeader, Missing, NoDomain, Repeated, Syntax, TooManyDomains};
     let cases = [
-        (Mode::Enforce, Reject, Mailbox, Ordinary, 'X', Rule::UnusableFrom),
-        (Mode::Enforce, Reject, Null, Ordinary, 'q', Rule::UnusableFrom),
-        (Mode::Enforce, Reject, Mailbox, AllExempt, 'q', Rule::ExemptRecipients),
-        (Mode::Enforce, Tag, Mailbox, Ordinary, 'q', Rule::UnusableFrom),
-        (Mode::Enforce, Tag, Null, AllExempt, 'q', Rule::UnusableFrom),
-        (Mode::Tag, Reject, Mailbox, Ordinary, 'q', Rule::UnusableFrom),
-        (Mode::Tag, Tag, Null, Ordinary, 'q', Rule::UnusableFrom),
-        (Mode::Monitor, Reject, Mailbox, Ordinary, '-', Rule::UnusableFrom),
+        (Missing, Mode::Enforce, Reject, Mailbox, Ordinary, 'X', Rule::UnusableFrom),
+        (Missing, Mode::Enforce, Reject, Null, Ordinary, 'q', Rule::UnusableFrom),
+        (NoDomain, Mode::Enforce, Reject, Null, Ordinary, 'q', Rule::UnusableFrom),
+        // Who shows somebody is no notification, whatever the path.
+        (Repeated, Mode::Enforce, Reject, Null, Ordinary, 'X', Rule::UnusableFrom),
+        (Disagreement, Mode::Enforce, Reject, Null, Ordinary, 'X', Rule::UnusableFrom),
+        (MalformedHeader, Mode::Enforce, Reject, Null, Ordinary, 'X', Rule::UnusableFrom),
+        (Syntax, Mode::Enforce, Reject, Null, Ordinary, 'X', Rule::UnusableFrom),
+        (TooManyDomains, Mode::Enforce, Reject, Null, Ordinary, 'X', Rule::UnusableFrom),
+        (Repeated, Mode::Enforce, Reject, Null, AllExempt, 'q', Rule::ExemptRecipients),
+        (Repeated, Mode::Enforce, Tag, Null, Ordinary, 'q', Rule::UnusableFrom),
+        (Missing, Mode::Enforce, Reject, Mailbox, AllExempt, 'q', Rule::ExemptRecipients),
+        (Missing, Mode::Enforce, Tag, Mailbox, Ordinary, 'q', Rule::UnusableFrom),
+        (Missing, Mode::Enforce, Tag, Null, AllExempt, 'q', Rule::UnusableFrom),
+        (Missing, Mode::Tag, Reject, Mailbox, Ordinary, 'q', Rule::UnusableFrom),
+        (Missing, Mode::Tag, Tag, Null, Ordinary, 'q', Rule::UnusableFrom),
+        (Missing, Mode::Monitor, Reject, Mailbox, Ordinary, '-', Rule::UnusableFrom),
     ];
-    for (mode, unusable_from, reverse_path, recipients, expected, rule) in cases {
+    for (why, mode, unusable_from, reverse_path, recipients, expected, rule) in cases {
         let local = LocalPolicy { mode, unusable_from, ..DEFAULT };
         let decision = decide(
-            &unusable(),
+            &unusable(why),
             &Circumstances {
                 reverse_path,
                 recipients,
@@ -126,7 +136,7 @@ fn an_unusable_from_by_mode_reverse_path_recipients_and_configuration() {
             &local,
         );
         let found = (letter(decision.disposition), decision.rule);
-        assert_eq!(found, (expected, rule), "{mode} {unusable_from} {reverse_path} {recipients}");
+        assert_eq!(found, (expected, rule), "{why} {mode} {unusable_from} {reverse_path} {recipients}");
         assert_eq!((decision.deciding, decision.policy()), (None, None));
         let reported = match expected {
             'X' => ReportDisposition::Reject,
@@ -507,6 +517,22 @@ fn a_signature_beyond_our_bound_is_never_refused_for() {
     for (reject, expected) in [(Reject::Corroborated, 'q'), (Reject::Always, 'q'), (Reject::Never, 'r')] {
         let decision = decide(&facts, &ORDINARY, &LocalPolicy { reject, ..DEFAULT });
         assert_eq!((letter(decision.disposition), decision.signs[0].sign), (expected, Sign::SkippedSignature));
+    }
+    // Twenty that fit nothing, and one more: who could sign for the domain would be among the twenty.
+    for (result, expected) in [
+        (DkimResult::Neutral, 'X'),
+        (DkimResult::PermError, 'X'),
+        (DkimResult::Fail, 'X'),
+        (DkimResult::Policy, 'q'),
+        (DkimResult::TempError, 'q'),
+    ] {
+        let mut facts = facts.clone();
+        let mut evaluated = signature(result, "example.org");
+        evaluated.key = KeySearch::Missing;
+        facts.dkim = vec![evaluated; 20];
+        facts.dmarc[0].dkim_alignment = vec![Alignment::Strict; 20];
+        let local = LocalPolicy { reject: Reject::Always, ..DEFAULT };
+        assert_eq!(letter(decide(&facts, &ORDINARY, &local).disposition), expected, "{result}");
     }
     let of_others = Evaluation { dkim_skipped: 9, ..evaluation(vec![dmarc("example.org", "fail", "p=reject")]) };
     assert_eq!(letter(decide(&of_others, &ORDINARY, &DEFAULT).disposition), 'X');

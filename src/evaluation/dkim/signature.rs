@@ -83,7 +83,8 @@ impl Claims {
         let start = tags.squeezed("b").unwrap_or_default();
         Self {
             domain: name(tags, "d").ok().flatten(),
-            selector: name(tags, "s").ok().flatten().and_then(|_| tags.text("s")).unwrap_or_default().into(),
+            // In A-labels, as DNS was asked: characters that can't be seen make no other selector.
+            selector: name(tags, "s").ok().flatten().map(|selector| selector.as_str().into()).unwrap_or_default(),
             identity: tags.text("i").filter(short).map(Into::into),
             algorithm: tags.text("a").and_then(|a| ALGORITHMS.into_iter().find(|known| known.eq_ignore_ascii_case(&a))),
             signature_start: start.iter().take(8).filter(|b| b.is_ascii_graphic()).map(|b| char::from(*b)).collect(),
@@ -155,8 +156,10 @@ impl Signature {
         if colon_list(signed).take(MAX_SIGNED + 1).count() > MAX_SIGNED {
             return Err(Fault::unreadable("h= has too many names"));
         }
-        let signed: Vec<Vec<u8>> = colon_list(signed).map(<[u8]>::to_ascii_lowercase).collect();
-        if signed.iter().any(|name| name.is_empty() || !name.iter().all(u8::is_ascii_graphic)) {
+        // An empty name is against the grammar, but names no field: whoever hashed none for it has signed the same.
+        let names = colon_list(signed).filter(|name| !name.is_empty());
+        let signed: Vec<Vec<u8>> = names.map(<[u8]>::to_ascii_lowercase).collect();
+        if signed.iter().any(|name| !name.iter().all(u8::is_ascii_graphic)) {
             return Err(Fault::unreadable("h= is no list of names"));
         }
         // RFC 6376 §5.4: From MUST be signed, §6.1.1: else PERMFAIL.
