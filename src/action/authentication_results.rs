@@ -5,6 +5,7 @@
 //! out; so whatever a peer sends, no line, property, comment or method can come of it. Lines are folded at 78 characters
 //! where atoms allow, and stay far below 998 (RFC 5322 §2.1.1), since every atom is bounded.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 
 use crate::dmarc::alignment::DmarcResult;
@@ -143,21 +144,29 @@ struct Field {
 impl Field {
     fn new(authserv_id: &str) -> Self {
         // Kept on the first line, since some readers look for it there.
-        let text = format!("{NAME}: {}", value(authserv_id).unwrap_or_else(|| "unknown".to_owned()));
+        let mut text = String::with_capacity(CAPACITY);
+        text.push_str(NAME);
+        text.push_str(": ");
+        text.push_str(&value(authserv_id).unwrap_or("unknown".into()));
         Self { column: text.len(), text }
     }
 
     /// Begins a result, on a line of its own.
     fn method(&mut self, method: &str, result: impl Label) {
-        let _ = write!(self.text, ";\r\n {method}={}", result.as_str());
+        for part in [";\r\n ", method, "=", result.as_str()] {
+            self.text.push_str(part);
+        }
         self.column = 1 + method.len() + 1 + result.as_str().len();
     }
 
     /// `reason="..."`, which goes before all properties; a pass needs none. May be folded between its words.
     fn reason(&mut self, reason: &str, passed: bool) {
+        if passed {
+            return;
+        }
         let words: Vec<&str> = reason.split_ascii_whitespace().collect();
-        if let Some(quoted) = quoted(&words.join(" ")).filter(|_| !passed && !words.is_empty()) {
-            format!("reason={quoted}").split(' ').for_each(|word| self.atom(word));
+        if let Some(quoted) = quoted(&words.join(" ")).filter(|_| !words.is_empty()) {
+            format!("reason={quoted}").split(' ').for_each(|word| self.atom(&[word]));
         }
     }
 
@@ -168,27 +177,32 @@ impl Field {
     }
 
     fn property_as_is(&mut self, name: &str, value: &str) {
-        self.atom(&format!("{name}={value}"));
+        self.atom(&[name, "=", value]);
     }
 
     /// A comment of words with values; those without a value are left out, and the whole if none has one.
     fn comment(&mut self, words: &[(&str, &str)]) {
-        let words: Vec<String> = words.iter().filter(|(_, v)| !v.is_empty()).map(|(w, v)| format!("{w}={v}")).collect();
-        if !words.is_empty() {
-            self.atom(&format!("({})", words.join(" ")));
+        let mut comment = String::new();
+        for (word, value) in words.iter().filter(|(_, value)| !value.is_empty()) {
+            let _ = write!(comment, "{}{word}={value}", if comment.is_empty() { "(" } else { " " });
+        }
+        if !comment.is_empty() {
+            self.atom(&[&comment, ")"]);
         }
     }
 
-    fn atom(&mut self, atom: &str) {
+    /// An atom, given in parts.
+    fn atom(&mut self, parts: &[&str]) {
+        let length = parts.iter().map(|part| part.len()).sum::<usize>();
         // One more character for the semicolon that may follow.
-        if self.column + 1 + atom.len() + 1 > LINE {
+        if self.column + 1 + length + 1 > LINE {
             self.text.push_str("\r\n ");
-            self.column = 1 + atom.len();
+            self.column = 1 + length;
         } else {
             self.text.push(' ');
-            self.column += 1 + atom.len();
+            self.column += 1 + length;
         }
-        self.text.push_str(atom);
+        parts.iter().for_each(|part| self.text.push_str(part));
     }
 
     fn end(mut self) -> String {
@@ -198,15 +212,23 @@ impl Field {
 }
 
 /// A value of RFC 2045 §5.1: as it is if it is a token, else quoted if it is printable ASCII, else none.
-fn value(text: &str) -> Option<String> {
-    let is_token = |b: u8| b.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?=".contains(&b);
+fn value(text: &str) -> Option<Cow<'_, str>> {
     if text.is_empty() || text.len() > MAX_VALUE {
         None
-    } else if text.bytes().all(is_token) {
-        Some(text.to_owned())
+    } else if text.bytes().all(is_token_character) {
+        Some(text.into())
     } else {
-        quoted(text)
+        quoted(text).map(Cow::Owned)
     }
+}
+
+/// RFC 2045 §5.1: printable, and none of the `tspecials`.
+fn is_token_character(b: u8) -> bool {
+    let is_special = matches!(
+        b,
+        b'(' | b')' | b'<' | b'>' | b'@' | b',' | b';' | b':' | b'\\' | b'"' | b'/' | b'[' | b']' | b'?' | b'='
+    );
+    b.is_ascii_graphic() && !is_special
 }
 
 fn quoted(text: &str) -> Option<String> {
@@ -240,6 +262,8 @@ fn clean_id(id: &str) -> String {
 }
 
 const NAME: &str = "Authentication-Results";
+/// Octets that the field of most messages fits into.
+const CAPACITY: usize = 768;
 /// Characters of a line where atoms allow (RFC 5322 §2.1.1).
 const LINE: usize = 78;
 /// Octets of a value: a domain name at its longest.

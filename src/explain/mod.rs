@@ -9,13 +9,12 @@ pub(crate) mod escape;
 pub(crate) mod facts;
 pub(crate) mod story;
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use flate2::Compression;
 use flate2::read::DeflateDecoder;
-use flate2::write::DeflateEncoder;
+use flate2::{Compress, Compression, FlushCompress, Status};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, yield_now};
@@ -162,14 +161,41 @@ impl Recorder {
 
 /// One case in each turn of the task: sessions have theirs in between, however many cases wait.
 async fn run(mut cases: mpsc::Receiver<Box<Case>>, store: Appender) {
+    let mut deflater = Deflater::default();
     while let Some(case) = cases.recv().await {
         let (id, arrived) = (case.id.clone(), i64::try_from(case.arrived).unwrap_or(i64::MAX));
-        match caught_in(|| Explanation::new(&case).encode()) {
+        match caught_in(|| Explanation::new(&case).encode(&mut deflater)) {
             Ok(body) => store.explain(store::Explanation { id, arrived, body }),
             Err(_) => error!(transaction = &*id, "a fault of ours: what is known of this message could not be kept"),
         }
         drop(case);
         yield_now().await;
+    }
+}
+
+/// What makes explanations small. Its tables, some hundred kilobytes, are made once: for each text anew they would cost
+/// as much as the rest.
+struct Deflater(Compress);
+
+impl Default for Deflater {
+    fn default() -> Self {
+        Self(Compress::new(Compression::fast(), false))
+    }
+}
+
+impl Deflater {
+    fn deflate(&mut self, text: &[u8]) -> Box<[u8]> {
+        self.0.reset();
+        let mut out = Vec::with_capacity(text.len() / 2 + 64);
+        let mut taken = 0;
+        // Deflating into memory can't fail; each turn either ends it or has used up the room that there was.
+        while let Ok(Status::Ok | Status::BufError) =
+            self.0.compress_vec(text.get(taken..).unwrap_or_default(), &mut out, FlushCompress::Finish)
+        {
+            taken = usize::try_from(self.0.total_in()).unwrap_or(usize::MAX);
+            out.reserve(text.len() / 4 + 64);
+        }
+        out.into()
     }
 }
 
@@ -215,12 +241,9 @@ impl Explanation {
         }
     }
 
-    fn encode(&self) -> Box<[u8]> {
+    fn encode(&self, deflater: &mut Deflater) -> Box<[u8]> {
         // Fails only for maps with keys that are no strings; there are none.
-        let json = serde_json::to_vec(self).unwrap_or_default();
-        let mut encoder = DeflateEncoder::new(Vec::with_capacity(json.len() / 2), Compression::fast());
-        // Writing into memory can't fail.
-        encoder.write_all(&json).and_then(|()| encoder.finish()).unwrap_or_default().into()
+        deflater.deflate(&serde_json::to_vec(self).unwrap_or_default())
     }
 
     /// Reads what was stored.

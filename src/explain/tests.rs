@@ -69,9 +69,11 @@ fn asked(n: usize, text: &[u8]) -> Asked {
 
 #[test]
 fn what_is_kept_is_what_is_told_later() {
+    // One for all, as the gate has it: what was before must leave no trace.
+    let mut deflater = Deflater::default();
     for case in [case(None), case(Some(verdict(vec![asked(1, b"v=DMARC1"), asked(2, b"\xff")])))] {
         let explanation = Explanation::new(&case);
-        let kept = Explanation::decode(&explanation.encode()).unwrap();
+        let kept = Explanation::decode(&explanation.encode(&mut deflater)).unwrap();
         assert_eq!(kept, explanation);
         let story = kept.tell();
         for line in [

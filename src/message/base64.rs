@@ -24,29 +24,40 @@ pub(crate) fn decode(text: &[u8]) -> Option<Vec<u8>> {
         return None;
     }
     let mut out = Vec::with_capacity(data.len() / 4 * 3 + 2);
-    for group in data.chunks(4) {
-        let mut bits = 0_u32;
-        for b in group {
-            bits = bits << 6 | u32::from(value(*b)?);
-        }
-        // Bits of a short group stand at its left end: 2 characters are one octet, 3 are two.
-        bits <<= 6 * (4 - group.len());
+    let (groups, rest) = data.as_chunks::<4>();
+    for [a, b, c, d] in groups {
+        let bits = value(*a)? << 18 | value(*b)? << 12 | value(*c)? << 6 | value(*d)?;
         let [_, octets @ ..] = bits.to_be_bytes();
-        out.extend(octets.iter().take(group.len() - 1));
+        out.extend_from_slice(&octets);
     }
+    let mut bits = 0_u32;
+    for letter in rest {
+        bits = bits << 6 | value(*letter)?;
+    }
+    // Bits of a short group stand at its left end: 2 characters are one octet, 3 are two.
+    bits <<= 6 * (4 - rest.len());
+    let [_, octets @ ..] = bits.to_be_bytes();
+    out.extend(octets.iter().take(rest.len().saturating_sub(1)));
     Some(out)
 }
 
-fn value(b: u8) -> Option<u8> {
-    match b {
-        b'A'..=b'Z' => Some(b - b'A'),
-        b'a'..=b'z' => Some(b - b'a' + 26),
-        b'0'..=b'9' => Some(b - b'0' + 52),
-        b'+' => Some(62),
-        b'/' => Some(63),
-        _ => None,
-    }
+fn value(letter: u8) -> Option<u32> {
+    let value = VALUES.get(usize::from(letter)).copied().unwrap_or(NO_LETTER);
+    (value != NO_LETTER).then_some(u32::from(value))
 }
+
+/// The value of each letter.
+const VALUES: [u8; 256] = {
+    let mut values = [NO_LETTER; 256];
+    let mut value = 0;
+    while value < ALPHABET.len() {
+        values[ALPHABET[value] as usize] = value as u8;
+        value += 1;
+    }
+    values
+};
+
+const NO_LETTER: u8 = u8::MAX;
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 

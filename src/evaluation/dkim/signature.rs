@@ -1,6 +1,6 @@
 //! Reads the value of a DKIM-Signature (RFC 6376 §3.5) and of its descendants in ARC (RFC 8617 §4.1.2, §4.1.3).
 
-use super::tag_list::{TagList, colon_list};
+use super::tag_list::{TagList, colon_list, without_white_space};
 use crate::domain::Domain;
 use crate::evaluation::DkimResult;
 use crate::message::base64;
@@ -80,14 +80,14 @@ impl Fault {
 impl Claims {
     pub(super) fn read(tags: &TagList<'_>) -> Self {
         let short = |text: &String| text.len() <= MAX_IDENTITY && !text.contains(char::is_control);
-        let start = tags.squeezed("b").unwrap_or_default();
+        let start = tags.get("b").unwrap_or_default().iter().filter(|b| !b.is_ascii_whitespace());
         Self {
             domain: name(tags, "d").ok().flatten(),
             // In A-labels, as DNS was asked: characters that can't be seen make no other selector.
             selector: name(tags, "s").ok().flatten().map(|selector| selector.as_str().into()).unwrap_or_default(),
             identity: tags.text("i").filter(short).map(Into::into),
             algorithm: tags.text("a").and_then(|a| ALGORITHMS.into_iter().find(|known| known.eq_ignore_ascii_case(&a))),
-            signature_start: start.iter().take(8).filter(|b| b.is_ascii_graphic()).map(|b| char::from(*b)).collect(),
+            signature_start: start.take(8).filter(|b| b.is_ascii_graphic()).map(|b| char::from(*b)).collect(),
         }
     }
 }
@@ -96,7 +96,8 @@ impl Signer {
     /// The tags of §3.5 that a seal has too: `a b d s t x`.
     pub(in crate::evaluation) fn read(tags: &TagList<'_>) -> Result<Self, Fault> {
         let algorithm = algorithm(required(tags, "a")?)?;
-        let signature = base64::decode(&squeezed(required(tags, "b")?)).ok_or(Fault::unreadable("b= is not base64"))?;
+        let signature =
+            base64::decode(&without_white_space(required(tags, "b")?)).ok_or(Fault::unreadable("b= is not base64"))?;
         let domain = name(tags, "d")?.ok_or(Fault::unreadable("d= is no domain name"))?;
         let selector = name(tags, "s")?.ok_or(Fault::unreadable("s= is no selector"))?;
         let timestamp = number(tags, "t").map_err(|()| Fault::unreadable("t= is no number"))?;
@@ -144,8 +145,8 @@ impl Signature {
     /// The tags that an ARC-Message-Signature shares: all but `v=` and `i=` (RFC 8617 §4.1.2).
     pub(in crate::evaluation) fn read_versionless(tags: &TagList<'_>) -> Result<Self, Fault> {
         let signer = Signer::read(tags)?;
-        let body_hash =
-            base64::decode(&squeezed(required(tags, "bh")?)).ok_or(Fault::unreadable("bh= is not base64"))?;
+        let body_hash = base64::decode(&without_white_space(required(tags, "bh")?))
+            .ok_or(Fault::unreadable("bh= is not base64"))?;
         let (header, body) = canonicalizations(tags).ok_or(Fault::unreadable("unknown canonicalization"))?;
         let length = number(tags, "l").map_err(|()| Fault::unreadable("l= is no number"))?;
         let methods = tags.get("q").unwrap_or(b"dns/txt");
@@ -190,11 +191,6 @@ fn required<'a>(tags: &TagList<'a>, name: &str) -> Result<&'a [u8], Fault> {
         _ => "s= is missing",
     };
     tags.get(name).filter(|value| !value.is_empty()).ok_or(Fault::permanent(missing))
-}
-
-/// White space may stand anywhere in base64 (RFC 6376 §3.5), as it may not in a name or a word.
-fn squeezed(value: &[u8]) -> Vec<u8> {
-    value.iter().copied().filter(|b| !b.is_ascii_whitespace()).collect()
 }
 
 fn algorithm(name: &[u8]) -> Result<Algorithm, Fault> {

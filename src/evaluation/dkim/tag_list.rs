@@ -26,7 +26,7 @@ impl<'a> TagList<'a> {
         if !has_sound_folding(text) || !has_sound_characters(text) {
             return None;
         }
-        let mut tags: Vec<Tag<'a>> = Vec::new();
+        let mut tags: Vec<Tag<'a>> = Vec::with_capacity(USUAL_TAGS);
         let mut start = 0;
         for spec in text.split(|b| *b == b';') {
             let end = start + spec.len();
@@ -52,7 +52,7 @@ impl<'a> TagList<'a> {
 
     /// The value of a tag without any white space.
     pub(in crate::evaluation) fn squeezed(&self, name: &str) -> Option<Vec<u8>> {
-        self.get(name).map(|value| value.iter().copied().filter(|b| !b.is_ascii_whitespace()).collect())
+        self.get(name).map(without_white_space)
     }
 
     /// The value of a tag as text without any white space.
@@ -83,8 +83,17 @@ pub(in crate::evaluation) fn colon_list(value: &[u8]) -> impl Iterator<Item = &[
     value.split(|b| *b == b':').map(<[u8]>::trim_ascii)
 }
 
+/// White space may stand anywhere in base64 (RFC 6376 §3.5), as it may not in a name or a word.
+pub(in crate::evaluation) fn without_white_space(value: &[u8]) -> Vec<u8> {
+    let mut kept = Vec::with_capacity(value.len());
+    value.split(u8::is_ascii_whitespace).for_each(|run| kept.extend_from_slice(run));
+    kept
+}
+
 /// Tags in one list; RFC 6376 defines 14 for a signature.
 const MAX_TAGS: usize = 64;
+/// Tags that most lists have room for.
+const USUAL_TAGS: usize = 14;
 
 /// A CR that is no part of a line end is neither white space nor a character of a value.
 fn has_sound_folding(text: &[u8]) -> bool {
