@@ -10,8 +10,8 @@ from prometheus import ROOT
 
 DASHBOARDS = sorted((ROOT / "grafana" / "dashboards").glob("*.json"))
 
-# Panels in which nothing moves, for a reason that no client, mail server or name server can be: the queries have answers
-# here, too, all of them 0. In the others something other than 0 is seen, now or before.
+# Panels in which nothing moves, for a reason that no client, mail server or name server can be: the queries have
+# answers here, too, all of them 0. In the others something other than 0 is seen, now or before.
 STILL = {
     "Cache: no room": "a cache of a thousand answers is full only after minutes",
     "Faults": "a gate that panics or loses log lines is broken",

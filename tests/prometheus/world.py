@@ -2,6 +2,7 @@
 
 import base64
 import gzip
+import itertools
 import os
 import pathlib
 import socketserver
@@ -33,9 +34,9 @@ proxy_protocol_from = ["127.0.0.0/8"]
 certificate = "{certificate.certificate}"
 key = "{certificate.key}"
 
-# The first of them is nobody.
+# The first of them is nobody, the second one hangs up on every other connection.
 [upstream]
-servers = ["127.0.0.1:{nobody}", "127.0.0.1:{upstream}"]
+servers = ["127.0.0.1:{nobody}", "127.0.0.1:{flaky}", "127.0.0.1:{upstream}"]
 tls = "opportunistic"
 hold = "1s"
 
@@ -102,11 +103,12 @@ class World:
         self._certificate = Certificate(self._base)
         self._dns = NameServer(zone(self._keys))
         self._upstream = Upstream(self._certificate)
+        self._flaky = Upstream(self._certificate, flaky=True)
         self._database, self._config = self._base / "dmarcgate.db", self._base / "dmarcgate.toml"
         nobody, admin = free_ports(2)
         self._config.write_text(CONFIG.format(
-            certificate=self._certificate, nobody=nobody, upstream=self._upstream.port, dns=self._dns.address, base=base,
-            database=self._database, admin=admin,
+            certificate=self._certificate, nobody=nobody, flaky=self._flaky.port, upstream=self._upstream.port,
+            dns=self._dns.address, base=base, database=self._database, admin=admin,
         ))
         self._stop, self._threads, self._faults = threading.Event(), [], []
         self._gate = None
@@ -128,6 +130,9 @@ class World:
         database.close()
         assert days.rowcount == 3, days.rowcount
         self._start()
+        # The next look at what is due comes only after a while: it is not to fall into an outage.
+        idle = b"\ndmarcgate_reports_run_seconds 0\n"
+        wait_for(lambda: idle not in self.scrape() or None, "a look at reports that are due", self.log, 30)
         for what in (self._mail, self._slow_mail, self._outages):
             thread = threading.Thread(target=self._again, args=(what,), daemon=True)
             thread.start()
@@ -145,6 +150,7 @@ class World:
         self._end()
         self._dns.stop()
         self._upstream.stop()
+        self._flaky.stop()
         self.watch()
 
     def scrape(self):
@@ -214,8 +220,9 @@ class World:
         for author, code in (("reject", 550), ("quarantine", 250), ("none", 250), ("large", 250), ("nowhere", 250)):
             self._forge(f"ceo@{author}.example", code)
         self._send(STRANGER, "a@servfail.example", "a@servfail.example", 451)
-        self._forge("ceo@reject.example", 250, top=b"List-Id: <l.list.example>\r\nList-Post: <mailto:l@list.example>\r\n")
-        self._send(CLIENT, "r@none.example", "r@none.example", 250, recipient="dmarc@example.net", body=inbound_report())
+        of_list = b"List-Id: <l.list.example>\r\nList-Post: <mailto:l@list.example>\r\n"
+        self._forge("ceo@reject.example", 250, top=of_list)
+        self._send(CLIENT, honest, honest, 250, recipient="dmarc@example.net", body=inbound_report())
         self._many_recipients()
         self._secured()
         for address in self._upstream.report_senders():
@@ -292,7 +299,7 @@ def inbound_report():
     )
     attachment = base64.encodebytes(gzip.compress(report.encode())).replace(b"\n", b"\r\n")
     return (
-        b"From: r@none.example\r\nSubject: Report Domain: example.net\r\nMIME-Version: 1.0\r\n"
+        b"From: a@none.example\r\nSubject: Report Domain: example.net\r\nMIME-Version: 1.0\r\n"
         b"Content-Type: application/gzip\r\nContent-Transfer-Encoding: base64\r\n\r\n" + attachment
     )
 
@@ -314,12 +321,13 @@ class NameServer(DnsServer):
 class Upstream:
     """A mail server with XCLIENT, STARTTLS and AUTH; the recipient says what becomes of a message."""
 
-    def __init__(self, certificate):
+    def __init__(self, certificate, *, flaky=False):
         self._server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Session)
         self._server.daemon_threads = True
         self._server.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._server.context.load_cert_chain(certificate.certificate, certificate.key)
-        self._server.senders = set()
+        self._server.senders, self._server.connections = set(), itertools.count()
+        self._server.flaky = flaky
         self.port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
@@ -338,6 +346,8 @@ class Session(socketserver.StreamRequestHandler):
     """One connection of the gate's."""
 
     def handle(self):
+        if next(self.server.connections) % 2 and self.server.flaky:
+            return
         try:
             self.reply("220 upstream.example ESMTP")
             while self.answer(self.rfile.readline()):
