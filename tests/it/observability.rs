@@ -115,6 +115,8 @@ async fn what_a_peer_sends_stays_in_one_line_without_control_characters() {
 #[tokio::test]
 async fn personal_data_leaves_the_log_at_a_reload_and_levels_of_modules_come_with_it() {
     let mut world = World::start(zone(), |c| c).await;
+    drop(Client::introduced(world.gate.address(), GOOD, "client.example").await);
+    world.wait_for_count("dmarcgate_sessions_ended_total{reason=\"client_gone\"}", 1.0).await;
     let letter = Letter::new(GOOD, "some.body@a.example").field("Message-ID: <mine@a.example>\r\n");
     let letter = letter.to(&["\"o'b rien\"@rcpt.example"]);
     let mut seen = Vec::new();
@@ -131,8 +133,11 @@ async fn personal_data_leaves_the_log_at_a_reload_and_levels_of_modules_come_wit
     for ((hashed, full), dropped) in seen[1].iter().zip(&seen[0]).zip(&seen[2]) {
         assert_eq!(hashed.len(), dropped.len() + 9, "{hashed} of {full}");
     }
-    let lines = world.gate.log();
-    assert!(lines.iter().any(|line| line.contains("\"level\":\"DEBUG\"") && line.contains("dmarcgate::session")));
+    // At level info nobody hears of a client that leaves without a word.
+    assert!(!world.gate.log().iter().any(|line| line.contains("session ended")));
+    drop(Client::introduced(world.gate.address(), GOOD, "client.example").await);
+    let event = world.gate.wait_for_log("session ended").await;
+    assert!(event.contains("\"level\":\"DEBUG\"") && event.contains("\"target\":\"dmarcgate::session\""), "{event}");
 }
 
 #[tokio::test]
