@@ -329,7 +329,7 @@ fn recorder(config: &Config, store: &Store, registry: &Registry) -> (Recorder, O
     if !config.explain.enabled {
         return (Recorder::idle(registry), None);
     }
-    let (recorder, task) = Recorder::start(store.appender(), registry);
+    let (recorder, task) = Recorder::start(store.appender(), config.log.personal_data, registry);
     (recorder, Some(task))
 }
 

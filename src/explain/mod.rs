@@ -32,6 +32,7 @@ use crate::evaluation::discovery::Rules;
 use crate::message::header::HeaderSection;
 use crate::message::trace::date;
 use crate::metrics::{IntCounter, Registry};
+use crate::personal::{PersonalData, Redactor};
 use crate::smtp::reply::Reply;
 use crate::store::{self, Appender};
 use crate::verdict::Verdict;
@@ -132,11 +133,11 @@ pub struct Recorder {
 
 impl Recorder {
     /// Starts the task that draws up explanations and hands them to the store, on the current runtime. It ends when all
-    /// recorders are gone.
-    pub fn start(store: Appender, registry: &Registry) -> (Self, JoinHandle<()>) {
+    /// recorders are gone. Of addresses it keeps what `personal_data` says.
+    pub fn start(store: Appender, personal_data: PersonalData, registry: &Registry) -> (Self, JoinHandle<()>) {
         let (sender, cases) = mpsc::channel(MAX_WAITING);
         let recorder = Self { cases: Some(sender), ..Self::idle(registry) };
-        (recorder, tokio::spawn(run(cases, store)))
+        (recorder, tokio::spawn(run(cases, store, personal_data)))
     }
 
     /// One that keeps nothing.
@@ -161,10 +162,11 @@ impl Recorder {
 }
 
 /// One case in each turn of the task: sessions have theirs in between, however many cases wait.
-async fn run(mut cases: mpsc::Receiver<Box<Case>>, store: Appender) {
+async fn run(mut cases: mpsc::Receiver<Box<Case>>, store: Appender, personal_data: PersonalData) {
+    let redactor = Redactor::new();
     while let Some(case) = cases.recv().await {
         let (id, arrived) = (case.id.clone(), i64::try_from(case.arrived).unwrap_or(i64::MAX));
-        match caught_in(|| Explanation::new(&case).encode()) {
+        match caught_in(|| Explanation::new(&case).encode(&redactor, personal_data)) {
             Ok(body) => store.explain(store::Explanation { id, arrived, body }),
             Err(_) => error!(transaction = &*id, "a fault of ours: what is known of this message could not be kept"),
         }
@@ -215,12 +217,13 @@ impl Explanation {
         }
     }
 
-    fn encode(&self) -> Box<[u8]> {
+    fn encode(&self, redactor: &Redactor, personal_data: PersonalData) -> Box<[u8]> {
         // Fails only for maps with keys that are no strings; there are none.
-        let json = serde_json::to_vec(self).unwrap_or_default();
+        let json = serde_json::to_string(self).unwrap_or_default();
+        let json = redactor.redact(&json, personal_data);
         let mut encoder = DeflateEncoder::new(Vec::with_capacity(json.len() / 2), Compression::fast());
         // Writing into memory can't fail.
-        encoder.write_all(&json).and_then(|()| encoder.finish()).unwrap_or_default().into()
+        encoder.write_all(json.as_bytes()).and_then(|()| encoder.finish()).unwrap_or_default().into()
     }
 
     /// Reads what was stored.
