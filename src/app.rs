@@ -46,7 +46,7 @@ use crate::store::{self, Store};
 use crate::suffix_list::SuffixList;
 use crate::upstream::probe::{self, Survey};
 use crate::upstream::servers::Servers;
-use crate::{dns, tls, upstream};
+use crate::{dns, process, tls, upstream};
 
 /// A gate that serves.
 pub struct Running {
@@ -148,6 +148,7 @@ pub enum Error {
 pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Result<Running, Error> {
     let Loaded { config, lines } = loaded;
     let metrics = reload::Metrics::new(&registry);
+    process::usage::register(&registry);
     let awaited = [Condition::Listeners, Condition::RelayGuard, Condition::Store, Condition::Upstream];
     let readiness = Readiness::new(&awaited, &registry);
     let directory = || config.spool.directory.display().to_string();
@@ -328,7 +329,7 @@ fn recorder(config: &Config, store: &Store, registry: &Registry) -> (Recorder, O
     if !config.explain.enabled {
         return (Recorder::idle(registry), None);
     }
-    let (recorder, task) = Recorder::start(store.appender(), registry);
+    let (recorder, task) = Recorder::start(store.appender(), config.log.personal_data, registry);
     (recorder, Some(task))
 }
 

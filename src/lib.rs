@@ -11,6 +11,7 @@ pub mod calendar;
 pub mod domain;
 pub mod label;
 pub mod causes;
+pub mod personal;
 pub mod metrics;
 pub mod readiness;
 pub mod process;

@@ -10,7 +10,7 @@ use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::panic;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::thread;
 
 use tracing::field::Field;
@@ -24,18 +24,23 @@ use tracing_subscriber::fmt::format;
 use tracing_subscriber::reload::Handle;
 
 use crate::config::{Log, LogFormat};
+use crate::label::Label;
 use crate::metrics::{IntCounter, Registry};
+use crate::personal::{PersonalData, Redactor};
 
 /// Writes what waits when it is dropped, for a second at most: keep it until the process ends.
 #[must_use]
 pub struct Guard {
     filter: SetFilter,
+    personal: Arc<Personal>,
     _worker: WorkerGuard,
 }
 
 impl Guard {
-    /// Takes the level of another configuration over. The format stays, and the environment still has its say.
+    /// Takes levels and the rule for personal data of another configuration over. The format stays, and the environment
+    /// still has its say.
     pub fn follow(&self, log: &Log) {
+        self.personal.follow(log.personal_data);
         // The environment was fine at the start, and a filter can't fail to be set while the subscriber lives.
         if let Ok(filter) = filter(log, env::var(VARIABLE)) {
             (self.filter)(filter);
@@ -66,11 +71,12 @@ pub fn init(log: &Log, registry: &Registry) -> Result<Guard, Error> {
     let filter = filter(log, env::var(VARIABLE))?;
     let ansi = io::stdout().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let colour = if ansi { Colour::Ansi } else { Colour::Plain };
-    let (lines, worker) = Lines::start(io::stdout(), Form::of(log.format, colour), registry);
+    let personal = Arc::new(Personal::new(log.personal_data));
+    let (lines, worker) = Lines::start(io::stdout(), Form::of(log.format, colour), &personal, registry);
     let (subscriber, filter) = subscriber(log.format, filter, lines);
     set_global_default(subscriber)?;
     log_panics(registry);
-    Ok(Guard { filter, _worker: worker })
+    Ok(Guard { filter, personal, _worker: worker })
 }
 
 /// A panic is a fault of ours: it gets a line of the log like any other, where the default would write several to
@@ -86,13 +92,17 @@ fn log_panics(registry: &Registry) {
     }));
 }
 
-/// The level from the configuration, unless the environment says something else.
+/// The levels from the configuration, unless the environment says something else.
 fn filter(log: &Log, variable: Result<String, VarError>) -> Result<EnvFilter, Error> {
     match variable {
         Ok(text) if !text.trim().is_empty() => EnvFilter::try_new(text).map_err(|e| Error::Filter(e.into())),
         Err(error @ VarError::NotUnicode(_)) => Err(Error::Filter(error.into())),
         // The libraries speak of what peers did, name by name; `dns` and `store` say what of it matters.
-        _ => Ok(EnvFilter::new(format!("{LIBRARIES},dmarcgate={}", log.level))),
+        _ => {
+            let modules =
+                log.modules.iter().map(|m| format!(",dmarcgate::{}={}", m.module, m.level)).collect::<String>();
+            Ok(EnvFilter::new(format!("{LIBRARIES},dmarcgate={}{modules}", log.level)))
+        }
     }
 }
 
@@ -157,9 +167,34 @@ impl Form {
     }
 }
 
+/// What is done with personal data; may change while lines are written.
+struct Personal {
+    redactor: Redactor,
+    /// The place in [`PersonalData::ALL`].
+    rule: AtomicU8,
+}
+
+impl Personal {
+    fn new(rule: PersonalData) -> Self {
+        let personal = Self { redactor: Redactor::new(), rule: AtomicU8::default() };
+        personal.follow(rule);
+        personal
+    }
+
+    fn follow(&self, rule: PersonalData) {
+        self.rule.store(u8::try_from(rule.index()).unwrap_or_default(), Ordering::Relaxed);
+    }
+
+    fn redact<'a>(&self, line: &'a str) -> Cow<'a, str> {
+        let rule = PersonalData::ALL.get(usize::from(self.rule.load(Ordering::Relaxed)));
+        self.redactor.redact(line, rule.copied().unwrap_or(PersonalData::Drop))
+    }
+}
+
 /// Where events are written: one write is one line.
 #[derive(Clone)]
 struct Lines {
+    personal: Arc<Personal>,
     queue: NonBlocking,
     form: Form,
     full: ErrorCounter,
@@ -169,7 +204,12 @@ struct Lines {
 }
 
 impl Lines {
-    fn start(output: impl Write + Send + 'static, form: Form, registry: &Registry) -> (Self, WorkerGuard) {
+    fn start(
+        output: impl Write + Send + 'static,
+        form: Form,
+        personal: &Arc<Personal>,
+        registry: &Registry,
+    ) -> (Self, WorkerGuard) {
         let lost = registry.counter("dmarcgate_log_lines_lost_total", "Log lines that could not be written in time.");
         let output = Counted { output, lost: lost.clone() };
         let (queue, worker) = NonBlockingBuilder::default()
@@ -178,7 +218,8 @@ impl Lines {
             .thread_name("log")
             .finish(output);
         let full = queue.error_counter();
-        (Self { queue, form, full, counted: Arc::default(), lost }, worker)
+        let personal = Arc::clone(personal);
+        (Self { personal, queue, form, full, counted: Arc::default(), lost }, worker)
     }
 }
 
@@ -192,7 +233,11 @@ impl<'a> MakeWriter<'a> for Lines {
 
 impl Write for Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.queue.write_all(&escape(line, self.form))?;
+        let escaped = escape(line, self.form);
+        match self.personal.redact(&String::from_utf8_lossy(&escaped)) {
+            Cow::Borrowed(_) => self.queue.write_all(&escaped)?,
+            Cow::Owned(redacted) => self.queue.write_all(redacted.as_bytes())?,
+        }
         let refused = self.full.dropped_lines();
         let before = self.counted.fetch_max(refused, Ordering::Relaxed);
         self.lost.inc_by(u64::try_from(refused.saturating_sub(before)).unwrap_or(u64::MAX));
@@ -279,11 +324,16 @@ mod tests {
 
     fn logged(format: LogFormat, colour: Colour, variable: Result<String, VarError>, log: impl FnOnce()) -> String {
         let output = Output::default();
-        let filter = filter(&Log { format, level: LogLevel::Info }, variable).unwrap();
-        let (lines, guard) = Lines::start(output.clone(), Form::of(format, colour), &Registry::new());
+        let filter = filter(&settings(format), variable).unwrap();
+        let personal = Arc::new(Personal::new(PersonalData::Full));
+        let (lines, guard) = Lines::start(output.clone(), Form::of(format, colour), &personal, &Registry::new());
         with_default(subscriber(format, filter, lines).0, log);
         drop(guard);
         String::from_utf8(output.0.lock().unwrap().clone()).unwrap()
+    }
+
+    fn settings(format: LogFormat) -> Log {
+        Log { format, level: LogLevel::Info, modules: Vec::new(), personal_data: PersonalData::Full }
     }
 
     const UNSET: Result<String, VarError> = Err(VarError::NotPresent);
@@ -326,7 +376,7 @@ mod tests {
         assert!(logged(LogFormat::Human, Colour::Plain, Ok("debug".into()), log).contains("fine"));
         assert!(!logged(LogFormat::Human, Colour::Plain, Ok("error".into()), log).contains("coarse"));
         assert!(logged(LogFormat::Human, Colour::Plain, Ok("".into()), log).contains("coarse"));
-        let log = Log { format: LogFormat::Human, level: LogLevel::Info };
+        let log = settings(LogFormat::Human);
         assert!(matches!(filter(&log, Ok("info,,=,x=loud".into())), Err(Error::Filter(_))));
     }
 
@@ -348,7 +398,8 @@ mod tests {
     fn an_output_that_stalls_loses_lines_and_counts_them() {
         let registry = Registry::new();
         let (go_on, wait) = mpsc::channel();
-        let (mut lines, guard) = Lines::start(Stalled(wait), Form::Human(Colour::Plain), &registry);
+        let personal = Arc::new(Personal::new(PersonalData::Full));
+        let (mut lines, guard) = Lines::start(Stalled(wait), Form::Human(Colour::Plain), &personal, &registry);
         for _ in 0..QUEUED_LINES + 100 {
             lines.write_all(b"line\n").unwrap();
         }

@@ -37,6 +37,14 @@ pub struct Pairs<L, M> {
     label: PhantomData<L>,
 }
 
+/// Counters of one name under four labels. Those that are announced start at 0; any other begins with what it first
+/// counts, so there are never more than the variants of all four allow.
+#[derive(Clone)]
+pub struct Quads<A, B, C, D> {
+    vector: IntCounterVec,
+    labels: PhantomData<(A, B, C, D)>,
+}
+
 /// Histograms of one name, one for each variant of `L`.
 #[derive(Clone)]
 pub struct Histograms<L> {
@@ -110,6 +118,20 @@ impl Registry {
         Pairs { counters: L::ALL.iter().map(family).collect(), label: PhantomData }
     }
 
+    /// Counters under four labels; the help text gets the values of all. None is there before it is announced.
+    pub fn quads<A: Label, B: Label, C: Label, D: Label>(
+        &self,
+        name: &str,
+        help: &str,
+        labels: [&str; 4],
+    ) -> Quads<A, B, C, D> {
+        let [first, second, third, fourth] = labels;
+        let help = with_values::<B>(&with_values::<A>(help, first), second);
+        let help = with_values::<D>(&with_values::<C>(&help, third), fourth);
+        let vector = self.register(IntCounterVec::new(Opts::new(name, help), &labels).expect(METRIC_NAME));
+        Quads { vector, labels: PhantomData }
+    }
+
     /// Histograms under the label `label`, all with the same upper bounds; the help text gets the label's values.
     pub fn histograms<L: Label>(&self, name: &str, help: &str, label: &str, buckets: &[f64]) -> Histograms<L> {
         let opts = HistogramOpts::new(name, with_values::<L>(help, label)).buckets(buckets.to_vec());
@@ -156,6 +178,18 @@ impl<L: Label, M: Label> Pairs<L, M> {
     pub fn inc(&self, first: L, second: M) {
         // Invariant: `index` is the place in `ALL`, and there is a family for each of `ALL`.
         self.counters[first.index()].inc(second);
+    }
+}
+
+impl<A: Label, B: Label, C: Label, D: Label> Quads<A, B, C, D> {
+    /// Lets the counter of these labels start at 0.
+    pub fn announce(&self, (a, b, c, d): (A, B, C, D)) {
+        self.vector.with_label_values(&[a.as_str(), b.as_str(), c.as_str(), d.as_str()]);
+    }
+
+    /// Adds one to the counter of these labels.
+    pub fn inc(&self, (a, b, c, d): (A, B, C, D)) {
+        self.vector.with_label_values(&[a.as_str(), b.as_str(), c.as_str(), d.as_str()]).inc();
     }
 }
 
@@ -213,6 +247,21 @@ mod tests {
         assert_eq!(text.matches("dmarcgate_test_total{").count(), 4, "{text}");
         assert!(text.contains("dmarcgate_test_total{from=\"green\",to=\"red\"} 1"), "{text}");
         assert!(text.contains("dmarcgate_test_total{from=\"red\",to=\"green\"} 0"), "{text}");
+    }
+
+    #[test]
+    fn of_four_labels_those_announced_start_at_zero_and_others_when_they_count() {
+        use Colour::{Green, Red};
+        let registry = Registry::new();
+        let quads: Quads<Colour, Colour, Colour, Colour> =
+            registry.quads("dmarcgate_test_total", "Things.", ["a", "b", "c", "d"]);
+        quads.announce((Red, Red, Red, Green));
+        quads.inc((Green, Red, Red, Red));
+        let text = registry.render();
+        assert!(text.contains("By a: red, green. By b: red, green. By c: red, green. By d: red, green."), "{text}");
+        assert!(text.contains("dmarcgate_test_total{a=\"red\",b=\"red\",c=\"red\",d=\"green\"} 0"), "{text}");
+        assert!(text.contains("dmarcgate_test_total{a=\"green\",b=\"red\",c=\"red\",d=\"red\"} 1"), "{text}");
+        assert_eq!(text.matches("dmarcgate_test_total{").count(), 2, "{text}");
     }
 
     #[test]

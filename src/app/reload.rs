@@ -37,6 +37,7 @@ pub(super) struct Metrics {
     build: Info,
     listeners: Gauges<Mode>,
     reloads: Family<Outcome>,
+    started: IntGauge,
     loaded: IntGauge,
     successful: IntGauge,
 }
@@ -65,6 +66,7 @@ impl Metrics {
                 "Always 1; version and mode in its labels, \"mixed\" where listeners differ.",
                 &["version", "mode"],
             ),
+            started: registry.gauge("dmarcgate_start_seconds", "When the gate was started, in seconds since 1970."),
             listeners: registry.gauges("dmarcgate_listeners", "Listeners that serve.", "mode"),
             reloads: registry.family(
                 "dmarcgate_config_reloads_total",
@@ -95,8 +97,12 @@ impl Metrics {
             self.listeners.of(*mode).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
         self.successful.set(1);
-        self.loaded.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+        self.loaded.set(now);
+        if self.started.get() == 0 {
+            self.started.set(now);
+        }
     }
 }
 

@@ -12,8 +12,9 @@ use crate::config::reach::Process;
 use crate::config::{
     Admin, AuthOffer, BareNewline, Bypass, ByteSize, Config, Discovery, Dns, Explain, Extent, FailureReports, Format,
     Identity, Inbound, Limits, ListUrl, Listener, ListenerTls, Log, LogFormat, LogLevel, Mailbox, Mode, OnTempError,
-    OnUnusableFrom, OneOrMore, Override, Policy, PrivateAddresses, PublicSuffix, Reject, Replies, Reports, Reputation,
-    Results, Selection, Senders, Smtp, Spool, Store, SwitchableSign, Timeouts, Tls, Upstream, UpstreamTls,
+    OnUnusableFrom, OneOrMore, Override, PersonalData, Policy, PrivateAddresses, PublicSuffix, Reject, Replies,
+    Reports, Reputation, Results, Selection, Senders, Smtp, Spool, Store, SwitchableSign, Timeouts, Tls, Upstream,
+    UpstreamTls,
 };
 use crate::domain::Domain;
 use crate::policy::corroboration::Sign;
@@ -500,7 +501,12 @@ fn admin(section: &mut Section<'_>) -> Admin {
 }
 
 fn log(section: &mut Section<'_>) -> Log {
-    Log { format: section.get("format", LogFormat::Human), level: section.get("level", LogLevel::Info) }
+    Log {
+        format: section.get("format", LogFormat::Human),
+        level: section.get("level", LogLevel::Info),
+        modules: section.get("modules", Vec::new()),
+        personal_data: section.get("personal_data", PersonalData::Full),
+    }
 }
 
 /// The name that the kernel has, if it can be a domain name.

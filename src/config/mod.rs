@@ -29,12 +29,13 @@ pub use crate::config::problem::{Error, Problem};
 pub use crate::config::reach::Process;
 pub use crate::config::settings::ReportsError;
 pub use crate::config::value::{
-    ByteSize, Denied, DnsServer, Host, ListUrl, Mailbox, OneOrMore, RecipientDomain, ServerAddress, SwitchableSign,
-    parse_duration,
+    ByteSize, Denied, DnsServer, Host, ListUrl, Mailbox, ModuleLevel, OneOrMore, RecipientDomain, ServerAddress,
+    SwitchableSign, parse_duration,
 };
 pub use crate::dmarc::public_suffix::Discovery;
 use crate::domain::Domain;
 use crate::label_enum;
+pub use crate::personal::PersonalData;
 use crate::policy::OverrideKind;
 use crate::policy::overrides::OverrideAction;
 pub use crate::policy::{Mode, OnTempError, OnUnusableFrom, Reject};
@@ -369,6 +370,8 @@ pub struct Admin {
 pub struct Log {
     pub format: LogFormat,
     pub level: LogLevel,
+    pub modules: Vec<ModuleLevel>,
+    pub personal_data: PersonalData,
 }
 
 label_enum! {

@@ -292,6 +292,8 @@ const KEYS: &[(&str, Takes)] = &[
     ("admin.address", Takes::Restart),
     ("log.format", Takes::Restart),
     ("log.level", Takes::Reload),
+    ("log.modules", Takes::Reload),
+    ("log.personal_data", Takes::Reload),
 ];
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use crate::calendar::Date;
+use crate::config::LogLevel;
 use crate::config::problem::suggestion;
 use crate::dns::{NameServer, server};
 use crate::domain::Domain;
@@ -109,6 +110,33 @@ pub enum Denied {
     Address(String),
 }
 
+/// An entry of `log.modules`: what is written of one module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ModuleLevel {
+    /// The module, of [`LOG_MODULES`].
+    pub module: &'static str,
+    /// The least important lines.
+    pub level: LogLevel,
+}
+
+/// The modules that have something to say.
+const LOG_MODULES: [&str; 14] = [
+    "admin",
+    "app",
+    "cli",
+    "dns",
+    "evaluation",
+    "explain",
+    "listener",
+    "process",
+    "report",
+    "session",
+    "store",
+    "suffix_list",
+    "tls",
+    "upstream",
+];
+
 /// Reads a string by `parse`.
 fn text<T>(
     value: &Spanned<DeValue<'_>>,
@@ -169,6 +197,23 @@ fn one_of<L: Label>(value: &Spanned<DeValue<'_>>, labels: &[L]) -> Result<L, Vec
         expected.push_str(&format!("; did you mean {}?", quoted(near)));
     }
     Err(fault(value, expected))
+}
+
+impl Setting for ModuleLevel {
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Fault>> {
+        let expected =
+            format!("a module and a level such as \"dns=debug\"; there are the modules {}", LOG_MODULES.join(", "));
+        text(value, &expected, |text| {
+            let (module, level) = text.split_once('=')?;
+            let module = LOG_MODULES.iter().find(|known| **known == module)?;
+            let level = LogLevel::ALL.iter().find(|known| known.as_str() == level)?;
+            Some(Self { module, level: *level })
+        })
+    }
+
+    fn show(&self) -> String {
+        quoted(format!("{}={}", self.module, self.level))
+    }
 }
 
 impl Setting for ListUrl {

@@ -1,6 +1,6 @@
 //! The look-ups of one message: its budget, its end, its evidence.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,8 @@ pub struct MessageLookup {
     share: Arc<Share>,
     expired: watch::Sender<bool>,
     budget: usize,
+    /// Whether something was left undone for the budget.
+    exhausted: AtomicBool,
     spent: AtomicUsize,
     /// Octets of the answers to metered questions.
     octets: AtomicUsize,
@@ -55,6 +57,7 @@ impl MessageLookup {
             expired: watch::Sender::new(false),
             budget,
             spent: AtomicUsize::new(0),
+            exhausted: AtomicBool::new(false),
             octets: AtomicUsize::new(0),
             unmetered_octets: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
@@ -65,6 +68,16 @@ impl MessageLookup {
     /// Ends all open questions, and those to come, as temporary failures: the message waits no longer.
     pub fn expire(&self) {
         self.expired.send_replace(true);
+    }
+
+    /// Whether that has happened.
+    pub fn is_expired(&self) -> bool {
+        *self.expired.borrow()
+    }
+
+    /// Whether a question was not put, or an answer not taken, for the budget.
+    pub fn is_exhausted(&self) -> bool {
+        self.exhausted.load(Ordering::Relaxed)
     }
 
     /// The handle without its budget.
@@ -134,6 +147,7 @@ impl MessageLookup {
             return answer;
         }
         if !self.spend(budget) {
+            self.exhausted.store(true, Ordering::Relaxed);
             return failed(Miss::Failed(Failure::Budget));
         }
         let start = Instant::now();
@@ -162,6 +176,7 @@ impl MessageLookup {
         }
         if !self.has_room(budget, &new.answer) {
             evidence.left_out += 1;
+            self.exhausted.store(true, Ordering::Relaxed);
             return match budget {
                 Budget::Unmetered => new.answer,
                 Budget::Metered | Budget::Apart(_) => failed(Miss::Failed(Failure::Budget)),

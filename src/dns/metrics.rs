@@ -39,7 +39,9 @@ pub struct Metrics {
     pub(super) tcp: Family<TcpReason>,
     pub(super) evictions: IntCounter,
     pub(super) entries: IntGauge,
+    pub(super) entries_limit: IntGauge,
     pub(super) outstanding: IntGauge,
+    pub(super) outstanding_limit: IntGauge,
 }
 
 impl Metrics {
@@ -77,6 +79,14 @@ impl Metrics {
                 "Answers that left the cache, or did not get in, for want of room.",
             ),
             entries: registry.gauge("dmarcgate_dns_cache_entries", "Answers in the cache."),
+            entries_limit: registry.gauge(
+                "dmarcgate_dns_cache_entries_limit",
+                "Answers that the cache may hold, large ones counting for several: dns.cache_entries.",
+            ),
+            outstanding_limit: registry.gauge(
+                "dmarcgate_dns_outstanding_limit",
+                "Questions of SPF, DKIM and ARC that may be put to name servers at a time, and as many of policies; others wait.",
+            ),
             outstanding: registry.gauge(
                 "dmarcgate_dns_outstanding",
                 "Questions under way or waiting for their turn to be put to a name server.",

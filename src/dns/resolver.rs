@@ -148,6 +148,8 @@ impl Resolver {
     pub fn new(settings: Settings, metrics: Metrics) -> Result<Self, Error> {
         let servers = if settings.servers.is_empty() { system_servers()? } else { settings.servers.clone() };
         let outstanding = settings.outstanding.clamp(1, Semaphore::MAX_PERMITS);
+        metrics.entries_limit.set(i64::try_from(settings.cache_entries).unwrap_or(i64::MAX));
+        metrics.outstanding_limit.set(i64::try_from(outstanding).unwrap_or(i64::MAX));
         Ok(Self(Arc::new(Shared {
             transport: Transport::new(&servers, &settings, metrics.tcp.clone())?,
             cache: Cache::new(&settings, metrics.evictions.clone()),

@@ -31,6 +31,7 @@ use crate::evaluation::discovery::Rules;
 use crate::message::header::HeaderSection;
 use crate::message::trace::date;
 use crate::metrics::{IntCounter, Registry};
+use crate::personal::{PersonalData, Redactor};
 use crate::smtp::reply::Reply;
 use crate::store::{self, Appender};
 use crate::verdict::Verdict;
@@ -131,11 +132,11 @@ pub struct Recorder {
 
 impl Recorder {
     /// Starts the task that draws up explanations and hands them to the store, on the current runtime. It ends when all
-    /// recorders are gone.
-    pub fn start(store: Appender, registry: &Registry) -> (Self, JoinHandle<()>) {
+    /// recorders are gone. Of addresses it keeps what `personal_data` says.
+    pub fn start(store: Appender, personal_data: PersonalData, registry: &Registry) -> (Self, JoinHandle<()>) {
         let (sender, cases) = mpsc::channel(MAX_WAITING);
         let recorder = Self { cases: Some(sender), ..Self::idle(registry) };
-        (recorder, tokio::spawn(run(cases, store)))
+        (recorder, tokio::spawn(run(cases, store, personal_data)))
     }
 
     /// One that keeps nothing.
@@ -160,11 +161,11 @@ impl Recorder {
 }
 
 /// One case in each turn of the task: sessions have theirs in between, however many cases wait.
-async fn run(mut cases: mpsc::Receiver<Box<Case>>, store: Appender) {
-    let mut deflater = Deflater::default();
+async fn run(mut cases: mpsc::Receiver<Box<Case>>, store: Appender, personal_data: PersonalData) {
+    let (redactor, mut deflater) = (Redactor::new(), Deflater::default());
     while let Some(case) = cases.recv().await {
         let (id, arrived) = (case.id.clone(), i64::try_from(case.arrived).unwrap_or(i64::MAX));
-        match caught_in(|| Explanation::new(&case).encode(&mut deflater)) {
+        match caught_in(|| Explanation::new(&case).encode(&redactor, personal_data, &mut deflater)) {
             Ok(body) => store.explain(store::Explanation { id, arrived, body }),
             Err(_) => error!(transaction = &*id, "a fault of ours: what is known of this message could not be kept"),
         }
@@ -241,9 +242,10 @@ impl Explanation {
         }
     }
 
-    fn encode(&self, deflater: &mut Deflater) -> Box<[u8]> {
+    fn encode(&self, redactor: &Redactor, personal_data: PersonalData, deflater: &mut Deflater) -> Box<[u8]> {
         // Fails only for maps with keys that are no strings; there are none.
-        deflater.deflate(&serde_json::to_vec(self).unwrap_or_default())
+        let json = serde_json::to_string(self).unwrap_or_default();
+        deflater.deflate(redactor.redact(&json, personal_data).as_bytes())
     }
 
     /// Reads what was stored.

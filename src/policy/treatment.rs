@@ -2,9 +2,11 @@
 //! upstream's reply.
 
 use crate::dmarc::alignment::DmarcResult;
+use crate::dmarc::record::Policy;
 use crate::evaluation::Evaluation;
+use crate::label::Label;
 use crate::label_enum;
-use crate::policy::{Decision, Disposition, Mark};
+use crate::policy::{Decision, Disposition, Mark, Rule};
 
 label_enum! {
     /// What is done with a message, or would be.
@@ -37,6 +39,88 @@ label_enum! {
         Doubt = "doubt",
         /// The same, and it is marked.
         DoubtTagged = "doubt_tagged",
+    }
+}
+
+label_enum! {
+    /// The policy that applied to a message, as it was after `p`, `sp`, `np`, `t` and `pct`.
+    pub enum Applied {
+        /// There was none, or it is not known.
+        Absent = "absent",
+        /// The owner asks for nothing.
+        None = "none",
+        /// The owner finds failing mail suspicious.
+        Quarantine = "quarantine",
+        /// The owner says that failing mail is not his.
+        Reject = "reject",
+    }
+}
+
+/// A verdict in four words: the result of DMARC and the policy for the author domain that decided, what is done, and by
+/// which rule.
+pub type Words = (DmarcResult, Applied, Treatment, Rule);
+
+/// A decision in four words. A From that names no author domain is a permerror without a policy.
+pub fn words(evaluation: &Evaluation, decision: &Decision) -> Words {
+    let deciding = decision.deciding.and_then(|index| evaluation.dmarc.get(index));
+    let result = deciding.map_or(DmarcResult::PermError, |dmarc| dmarc.result);
+    (result, Applied::of(decision.policy()), Treatment::of(decision.disposition), decision.rule)
+}
+
+/// The words that a decision can have, in every mode and by every setting.
+pub fn possible_words() -> impl Iterator<Item = Words> {
+    use Applied as A;
+    use DmarcResult::{Fail, PermError, TempError};
+    use Treatment::{Deferred, PassedOn, Refused, TaggedQuarantine, TaggedReject};
+    let any = [A::Absent, A::None, A::Quarantine, A::Reject].as_slice();
+    let strict = [A::Quarantine, A::Reject].as_slice();
+    Rule::ALL.iter().flat_map(move |rule| {
+        let rows: Vec<(DmarcResult, &[A], &[Treatment])> = match rule {
+            Rule::Pass => vec![(DmarcResult::Pass, &any[1..], &[PassedOn])],
+            Rule::NoRecord => vec![(DmarcResult::None, &any[..1], &[PassedOn])],
+            Rule::BrokenRecord => vec![(PermError, &any[..1], &[PassedOn])],
+            Rule::PolicyDoubt | Rule::OwnLimits => vec![(TempError, any, &[PassedOn, Deferred])],
+            // A trusted sealer whose key can't be had leaves a failure in doubt.
+            Rule::IdentifierDoubt => {
+                vec![
+                    (TempError, &any[1..2], &[PassedOn]),
+                    (TempError, strict, &[PassedOn, Deferred]),
+                    (Fail, strict, &[Deferred]),
+                ]
+            }
+            Rule::LastingDoubt => vec![(TempError, any, &[TaggedQuarantine]), (Fail, strict, &[TaggedQuarantine])],
+            Rule::FailNone => vec![(Fail, &any[1..2], &[PassedOn])],
+            Rule::TrustedSealer => vec![(Fail, strict, &[PassedOn])],
+            Rule::Override => vec![
+                (Fail, &any[1..], &[TaggedQuarantine, TaggedReject, Refused]),
+                (Fail, strict, &[PassedOn]),
+                (TempError, any, &[PassedOn, TaggedQuarantine]),
+            ],
+            Rule::FailQuarantine => vec![(Fail, &any[2..3], &[PassedOn, TaggedQuarantine])],
+            Rule::FailReject => vec![(Fail, &any[3..], &[PassedOn, TaggedReject, Refused])],
+            Rule::IndirectFlow => vec![(Fail, &any[1..], &[TaggedQuarantine])],
+            Rule::NeverReject => vec![(Fail, &any[3..], &[TaggedReject])],
+            Rule::ExemptRecipients => {
+                vec![(Fail, &any[1..], &[TaggedQuarantine]), (PermError, &any[..1], &[TaggedQuarantine])]
+            }
+            Rule::UnusableFrom => vec![(PermError, &any[..1], &[PassedOn, TaggedQuarantine, Refused])],
+        };
+        let words = rows.into_iter().flat_map(|(result, policies, treatments)| {
+            policies.iter().flat_map(move |policy| treatments.iter().map(move |t| (result, *policy, *t)))
+        });
+        words.map(|(result, policy, treatment)| (result, policy, treatment, *rule)).collect::<Vec<_>>()
+    })
+}
+
+impl Applied {
+    /// What applied, if anything.
+    pub fn of(policy: Option<Policy>) -> Self {
+        match policy {
+            None => Self::Absent,
+            Some(Policy::None) => Self::None,
+            Some(Policy::Quarantine) => Self::Quarantine,
+            Some(Policy::Reject) => Self::Reject,
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 mod confinement;
 mod limits;
 mod privileges;
+pub mod usage;
 
 use std::io;
 use std::path::PathBuf;

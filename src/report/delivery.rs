@@ -170,7 +170,10 @@ impl Delivery {
                     }
                 }
                 match self.round(&in_force, &stop).await {
-                    Ok(_) => self.shared.metrics.last_run.set(epoch_seconds()),
+                    Ok(_) => {
+                        self.shared.metrics.last_run.set(epoch_seconds());
+                        self.count_unfinished().await;
+                    }
                     Err(cause) => error!(error = %Causes(&cause), "reports wait: the store does not answer"),
                 }
             }
@@ -234,6 +237,14 @@ impl Delivery {
             }
         }
         result
+    }
+
+    /// Shows what is left to do; whoever could not be asked is asked after the next round.
+    async fn count_unfinished(&self) {
+        match self.with_jobs(async |jobs| jobs.unfinished().await).await {
+            Ok(count) => self.shared.metrics.unfinished.set(count),
+            Err(cause) => warn!(error = %Causes(&cause), "reports that wait can't be counted"),
+        }
     }
 
     /// Lets all that waits be due.

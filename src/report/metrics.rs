@@ -93,6 +93,8 @@ pub struct Metrics {
     pub possible_duplicates: IntCounter,
     /// What came to the addresses for bounces.
     pub bounces: Family<BounceKind>,
+    /// Jobs that have not come to their end.
+    pub unfinished: IntGauge,
     /// When jobs were last looked for.
     pub last_run: IntGauge,
 }
@@ -118,6 +120,10 @@ impl Metrics {
                 "dmarcgate_reports_bounces_total",
                 "Messages to the addresses for bounces of reports.",
                 "kind",
+            ),
+            unfinished: registry.gauge(
+                "dmarcgate_reports_unfinished",
+                "Reports in the store that wait for their time or for another attempt, those of all gates on it.",
             ),
             last_run: registry.gauge(
                 "dmarcgate_reports_run_seconds",

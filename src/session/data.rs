@@ -220,7 +220,7 @@ impl Session {
                     return Err(End::saying(Ended::Slow, reply));
                 }
                 Ok(Some(Ok(_))) => return Ok(()),
-                Ok(None) => self.link.let_go().await,
+                Ok(None) => self.let_upstream_go().await,
                 Err(_) => {}
             }
         }

@@ -5,11 +5,11 @@ use super::state::Parting;
 use crate::dmarc::public_suffix::Agreement;
 use crate::evaluation::{ArcResult, DkimResult, DmarcResult};
 use crate::label_enum;
-use crate::metrics::{Family, Histogram, IntCounter, IntGauge, Pairs, Registry};
+use crate::metrics::{Family, Histogram, Histograms, IntCounter, IntGauge, Pairs, Quads, Registry};
 use crate::policy::Rule;
 use crate::policy::bypass::BypassReason;
 use crate::policy::corroboration::{Counting, Sign};
-use crate::policy::treatment::{Opinion, Treatment};
+use crate::policy::treatment::{Applied, Opinion, Treatment, possible_words};
 use crate::record::UpstreamReply;
 use crate::spf::SpfResult;
 
@@ -34,6 +34,36 @@ label_enum! {
         Failed = "failed",
         /// A bounce of a report, which the gate has taken itself.
         Bounce = "bounce",
+    }
+}
+
+label_enum! {
+    /// What a client waits for between its end of data and our reply.
+    pub enum Part {
+        /// The gate's own work, until it has a verdict and the fields that it adds.
+        Verdict = "verdict",
+        /// A connection to the upstream, where there is none any more, and telling it the envelope again.
+        Connect = "connect",
+        /// The message on its way to the upstream.
+        Transfer = "transfer",
+        /// The upstream's final reply.
+        UpstreamReply = "upstream_reply",
+    }
+}
+
+label_enum! {
+    /// Bounds that hold for one message and end neither its session nor its transaction.
+    pub enum Limit {
+        /// `limits.recipients`: a recipient was put off with 452.
+        Recipients = "recipients",
+        /// `limits.signatures`, or the octets that they sign: signatures were not evaluated.
+        Signatures = "signatures",
+        /// `limits.lookups`, or the octets of answers: DNS was not asked any more.
+        Lookups = "lookups",
+        /// `timeouts.evaluation`: what DNS had not said by then was not waited for.
+        Evaluation = "evaluation",
+        /// `upstream.hold`, or another session that needed it: the upstream's connection was let go.
+        UpstreamHold = "upstream_hold",
     }
 }
 
@@ -105,6 +135,12 @@ pub struct Metrics {
     pub active: IntGauge,
     /// Sessions that ended otherwise than by QUIT.
     pub ended: Family<Ended>,
+    /// MAIL commands by the reply to them.
+    pub transactions: Family<UpstreamReply>,
+    /// RCPT commands by the reply to them, but for those that the relay guard refused.
+    pub recipients: Family<UpstreamReply>,
+    /// Bounds of a message that were reached.
+    pub limits: Family<Limit>,
     /// Messages by what became of them.
     pub messages: Family<Outcome>,
     /// Messages refused for their form or size.
@@ -117,6 +153,8 @@ pub struct Metrics {
     pub logins: Family<LoginResult>,
     /// Recipients that the relay guard refused.
     pub guarded: IntCounter,
+    /// Evaluated messages by result, policy, treatment and rule.
+    pub verdicts: Quads<DmarcResult, Applied, Treatment, Rule>,
     /// Evaluated messages by the rule that decided.
     pub rules: Family<Rule>,
     /// Messages for which the shadow policy was asked, too.
@@ -143,6 +181,8 @@ pub struct Metrics {
     pub evaluation: Histogram,
     /// From the client's end of data to its reply.
     pub end_of_data: Histogram,
+    /// The same in its parts.
+    pub parts: Histograms<Part>,
     /// Octets of messages received.
     pub octets: IntCounter,
 }
@@ -150,13 +190,35 @@ pub struct Metrics {
 impl Metrics {
     /// Registers the metrics.
     pub fn new(registry: &Registry) -> Self {
+        let verdicts = registry.quads(
+            "dmarcgate_verdicts_total",
+            "Evaluated messages; policy is what applied after sp, np, t and pct.",
+            ["result", "policy", "action", "reason"],
+        );
+        possible_words().for_each(|words| verdicts.announce(words));
         Self {
+            verdicts,
             sessions: registry.counter("dmarcgate_sessions_total", "SMTP sessions begun."),
             active: registry.gauge("dmarcgate_sessions_active", "SMTP sessions open now."),
             ended: registry.family(
                 "dmarcgate_sessions_ended_total",
                 "SMTP sessions that ended otherwise than by QUIT.",
                 "reason",
+            ),
+            transactions: registry.family(
+                "dmarcgate_transactions_total",
+                "Mail transactions that clients wanted to begin, by the reply to MAIL.",
+                "reply",
+            ),
+            recipients: registry.family(
+                "dmarcgate_recipients_total",
+                "Recipients that the upstream was asked for, by the reply to RCPT.",
+                "reply",
+            ),
+            limits: registry.family(
+                "dmarcgate_limits_reached_total",
+                "Bounds that a message has reached and that end neither session nor transaction, once for each time.",
+                "limit",
             ),
             messages: registry.family(
                 "dmarcgate_messages_total",
@@ -220,6 +282,12 @@ impl Metrics {
             end_of_data: registry.histogram(
                 "dmarcgate_end_of_data_seconds",
                 "Time from a client's end of data to its reply, the upstream's part included.",
+                LATENCIES,
+            ),
+            parts: registry.histograms(
+                "dmarcgate_end_of_data_part_seconds",
+                "What a client waits for between its end of data and the reply; the last three only where mail goes on.",
+                "part",
                 LATENCIES,
             ),
             octets: registry.counter("dmarcgate_message_bytes_total", "Octets of message content received."),

@@ -34,7 +34,7 @@ use self::background::{Background, alongside};
 use self::data::Incoming;
 use self::doubts::Doubts;
 use self::login::MAX_AUTH_LINE;
-use self::metrics::{Ended, Metrics};
+use self::metrics::{Ended, Limit, Metrics};
 use self::patience::{Answer, Patience};
 use self::reverse::ReverseLookup;
 use self::settings::AuthOffer;
@@ -42,7 +42,7 @@ pub use self::settings::Settings;
 use self::state::{Bounds, ClientKind, Effect, Event, Login, Security, State, step};
 use self::transaction::Transaction;
 use crate::dns::resolver::Resolver;
-use crate::envelope::{Client, Hello, Protocol};
+use crate::envelope::{Client, Envelope, Hello, Protocol};
 use crate::evaluation::caught::{Panicked, caught};
 use crate::evaluation::discovery::Rules;
 use crate::evaluation::gather::Gathered;
@@ -300,7 +300,7 @@ impl Session {
                     let reply = Reply::new(421, "4.3.2", "Service is being restarted, please try again");
                     return Err(End::saying(Ended::Stopping, reply));
                 }
-                Wake::Hold => self.link.let_go().await,
+                Wake::Hold => self.let_upstream_go().await,
             }
         }
     }
@@ -320,6 +320,12 @@ impl Session {
                 login: self.login_state(),
                 chunking: self.offer.as_ref().is_some_and(|offer| offer.chunking),
             };
+            let is_full = |envelope: &Envelope| envelope.recipients.len() >= bounds.recipients;
+            if let (Event::Line(Ok(Command::Rcpt { .. })), State::MailGiven(_, envelope)) = (&event, &state)
+                && is_full(envelope)
+            {
+                self.gate.metrics.limits.inc(Limit::Recipients);
+            }
             let answer = if matches!(event, Event::Line(_)) { Answer::Ours } else { Answer::Upstreams };
             let effect;
             (state, effect) = step(state, event, bounds);

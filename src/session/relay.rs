@@ -6,6 +6,8 @@ use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use super::background::{Background, alongside};
+use super::metrics::Limit;
+use super::report::in_short;
 use super::state::{Event, State};
 use super::transaction::Transaction;
 use super::{LINE_END, MAX_COMMAND_LINE, Session};
@@ -38,7 +40,9 @@ impl Session {
             })
         };
         let reply = alongside(&mut self.evaluation, self.link.mail(&introduction, group)).await;
-        reply.unwrap_or_else(|error| self.told(&error))
+        let reply = reply.unwrap_or_else(|error| self.told(&error));
+        self.gate.metrics.transactions.inc(in_short(&reply));
+        reply
     }
 
     pub(super) async fn relay_recipient(
@@ -61,7 +65,9 @@ impl Session {
         let introduction = self.introduction(hello).await;
         let line = |found: &Capabilities| rcpt(path, parameters, found);
         let reply = alongside(&mut self.evaluation, self.link.recipient(&introduction, line)).await;
-        Event::Answer(reply.unwrap_or_else(|error| self.told(&error)))
+        let reply = reply.unwrap_or_else(|error| self.told(&error));
+        self.gate.metrics.recipients.inc(in_short(&reply));
+        Event::Answer(reply)
     }
 
     /// The recipients that the client has sent behind its MAIL and that will be relayed next, whatever is answered to
@@ -136,6 +142,14 @@ impl Session {
         let name = alongside(&mut self.evaluation, self.reverse.name()).await;
         // What was said on the connection at hand needs no telling; a new one is told.
         Introduction { client: self.client.clone(), name, hello: hello.clone(), login: self.client.login.clone() }
+    }
+
+    /// Gives the upstream's connection to others while this client is slow.
+    pub(super) async fn let_upstream_go(&mut self) {
+        if self.link.is_open() && self.transaction.is_some() {
+            self.gate.metrics.limits.inc(Limit::UpstreamHold);
+        }
+        self.link.let_go().await;
     }
 
     /// What the client is told of a failure of ours or the upstream's.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tracing::info;
 
 use super::Session;
-use super::metrics::Outcome;
+use super::metrics::{Limit, Outcome};
 use super::transaction::{AnsweredBy, Ending, Transaction, epoch_seconds};
 use crate::action::Action;
 use crate::domain::Domain;
@@ -16,7 +16,7 @@ use crate::label::Label;
 use crate::message::author::Author;
 use crate::policy::Rule;
 use crate::policy::bypass::BypassReason;
-use crate::policy::treatment::{Opinion, Treatment};
+use crate::policy::treatment::{Opinion, Treatment, words};
 use crate::record::{FinalReply, UpstreamReply};
 use crate::report::form::is_report;
 use crate::smtp::address::ForwardPath;
@@ -40,11 +40,15 @@ pub fn outcome(verdict: Option<&Verdict>, reply: &Reply, answered_by: AnsweredBy
 
 /// What the upstream said to the message; none if it was not asked, or did not come to say it.
 fn upstream_reply(ending: &Ending<'_>) -> Option<UpstreamReply> {
-    match (ending.answered_by, ending.reply.code() / 100) {
-        (AnsweredBy::Gate, _) => None,
-        (AnsweredBy::Upstream, 2) => Some(UpstreamReply::Accepted),
-        (AnsweredBy::Upstream, 5) => Some(UpstreamReply::Refused),
-        (AnsweredBy::Upstream, _) => Some(UpstreamReply::Deferred),
+    (ending.answered_by == AnsweredBy::Upstream).then(|| in_short(ending.reply))
+}
+
+/// A reply in one word.
+pub(super) fn in_short(reply: &Reply) -> UpstreamReply {
+    match reply.code() / 100 {
+        2 => UpstreamReply::Accepted,
+        5 => UpstreamReply::Refused,
+        _ => UpstreamReply::Deferred,
     }
 }
 
@@ -123,6 +127,10 @@ impl Session {
         let Some(verdict) = &ending.verdict else { return };
         let Verdict { evaluation, decision, .. } = verdict;
         metrics.rules.inc(decision.rule);
+        metrics.verdicts.inc(words(evaluation, decision));
+        if evaluation.dkim_skipped > 0 {
+            metrics.limits.inc(Limit::Signatures);
+        }
         if let Some(shadow) = &verdict.shadow {
             metrics.shadow_compared.inc();
             if verdict.shadow_differs() {

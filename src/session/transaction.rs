@@ -2,14 +2,14 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rand::Rng;
 use tokio::sync::oneshot;
 use tracing::error;
 
 use super::failure::Claim;
-use super::metrics::Outcome;
+use super::metrics::{Limit, Outcome, Part};
 use super::receive::Received;
 use super::relay::trouble;
 use super::{Session, Settings, pause, report};
@@ -132,12 +132,21 @@ impl Session {
                     framing,
                 };
                 let introduction = self.introduction(hello).await;
-                match self.link.deliver(&introduction, parts).await {
+                self.took(Part::Verdict, dot.elapsed());
+                let (delivered, times) = self.link.deliver(&introduction, parts).await;
+                let spent = [(Part::Connect, times.connect), (Part::Transfer, times.transfer)];
+                spent.into_iter().chain([(Part::UpstreamReply, times.reply)]).for_each(|(part, took)| {
+                    took.into_iter().for_each(|took| self.took(part, took));
+                });
+                match delivered {
                     Ok(reply) => (reply, AnsweredBy::Upstream),
                     Err(error) => (self.told(&error), AnsweredBy::Gate),
                 }
             }
-            Action::Reject(text) | Action::Defer(text) => (verdict::reply(&text), AnsweredBy::Gate),
+            Action::Reject(text) | Action::Defer(text) => {
+                self.took(Part::Verdict, dot.elapsed());
+                (verdict::reply(&text), AnsweredBy::Gate)
+            }
         };
         self.link.reset().await;
 
@@ -153,6 +162,11 @@ impl Session {
         let ending = Ending { verdict, outcome, reply: &reply, answered_by, subject, size, end_of_data: dot, claim };
         self.report(&transaction, hello, envelope, ending);
         reply
+    }
+
+    /// Counts what a client has waited for.
+    fn took(&self, part: Part, time: Duration) {
+        self.gate.metrics.parts.of(part).observe(time.as_secs_f64());
     }
 
     /// Ends the transaction of a message that is not taken for its form or size, or for want of room.
@@ -196,6 +210,8 @@ impl Session {
         };
         let elapsed = end_of_data.elapsed();
         self.gate.metrics.evaluation.observe(elapsed.as_secs_f64());
+        let reached = [(Limit::Lookups, lookup.is_exhausted()), (Limit::Evaluation, lookup.is_expired())];
+        reached.iter().filter(|(_, is)| *is).for_each(|(limit, _)| self.gate.metrics.limits.inc(*limit));
         let evaluated = || gathered.evaluate(&hashes, epoch_seconds(), lookup.take_evidence(), elapsed);
         let evaluation = caught_in(evaluated).ok()??;
         let (doubts, ip, now) = (&self.gate.doubts, self.client.ip(), Instant::now());
@@ -220,8 +236,8 @@ impl Session {
             tokio::select! {
                 biased;
                 gathered = &mut gathering => return gathered?.ok(),
-                () = pause(hold) => self.link.let_go().await,
-                () = wanted => self.link.let_go().await,
+                () = pause(hold) => self.let_upstream_go().await,
+                () = wanted => self.let_upstream_go().await,
             }
         }
     }

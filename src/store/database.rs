@@ -106,6 +106,12 @@ async fn connect_to_write(location: &Location) -> Result<AnyConnection, sqlx::Er
             for pragma in SQLITE_WRITER_PRAGMAS {
                 sqlx::query(*pragma).execute(&mut connection).await?;
             }
+            // A file that may only be read is opened all the same; whoever else writes just now is no hindrance.
+            match begin(&mut connection).await {
+                Ok(transaction) => transaction.rollback().await?,
+                Err(error) if is_read_only(&error) => return Err(error),
+                Err(_) => {}
+            }
         }
         Location::Postgres(_) => {
             let encoding: String = sqlx::query_scalar("SHOW server_encoding").fetch_one(&mut connection).await?;
@@ -118,6 +124,12 @@ async fn connect_to_write(location: &Location) -> Result<AnyConnection, sqlx::Er
     Ok(connection)
 }
 
+/// Whether SQLite may not write: SQLITE_READONLY, the low octet of the code.
+fn is_read_only(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code()).and_then(|code| code.parse::<u32>().ok());
+    code.is_some_and(|code| code & 0xff == 8)
+}
+
 fn options(location: &Location, mode: &str) -> Result<AnyConnectOptions, sqlx::Error> {
     sqlx::any::install_default_drivers();
     let options: AnyConnectOptions = match location {
@@ -128,12 +140,16 @@ fn options(location: &Location, mode: &str) -> Result<AnyConnectOptions, sqlx::E
 }
 
 /// Makes the directory and an empty file, closed to the world: rows tell who writes to whom. SQLite gives the files
-/// beside it the same mode.
+/// beside it the same mode. A file that is there is not opened: closing it would drop the locks of every connection that
+/// this process has (POSIX), and the next process to close the database would take the log away from under them.
 fn make_file(path: &Path) -> io::Result<()> {
     if let Some(directory) = path.parent() {
         DirBuilder::new().recursive(true).mode(0o750).create(directory)?;
     }
-    OpenOptions::new().append(true).create(true).mode(0o640).open(path).map(drop)
+    match OpenOptions::new().append(true).create_new(true).mode(0o640).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !path.is_dir() => Ok(()),
+        made => made.map(drop),
+    }
 }
 
 fn migrations(location: &Location) -> Vec<Migration> {

@@ -293,6 +293,15 @@ impl Jobs {
         Ok(query.fetch_one(&mut self.connection).await?.try_get(0)?)
     }
 
+    /// How many jobs have not come to their end, whenever they are due.
+    ///
+    /// # Errors
+    ///
+    /// The database's.
+    pub async fn unfinished(&mut self) -> Result<i64, Error> {
+        Ok(sqlx::query(UNFINISHED).fetch_one(&mut self.connection).await?.try_get(0)?)
+    }
+
     /// Lets every job that waits for another attempt or for its time be due now, and says how many.
     ///
     /// # Errors
@@ -536,6 +545,8 @@ const CLAIM: &str = concat!(
 
 const OPEN: &str = "SELECT CAST(COUNT(*) AS BIGINT) FROM report_jobs
     WHERE (state = 'due' AND due <= $1) OR (state = 'claimed' AND lease < $2)";
+
+const UNFINISHED: &str = "SELECT CAST(COUNT(*) AS BIGINT) FROM report_jobs WHERE state = 'due' OR state = 'claimed'";
 
 const RECENT: &str = "SELECT CAST(COUNT(*) AS BIGINT) FROM report_jobs WHERE claimed > $1";
 

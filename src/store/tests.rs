@@ -111,6 +111,25 @@ async fn the_gate_that_is_killed() {
 const KILLED_GATE: &str = "DMARCGATE_TEST_KILLED_GATE";
 const APPENDED: &str = "all appended";
 
+/// Else another process that closes the database takes itself for the last one, and the log that is written to is gone.
+#[tokio::test]
+async fn another_connection_leaves_the_locks_of_the_first_one() {
+    let home = Home::sqlite();
+    let mut first = database::open(&home.location).await.unwrap();
+    let (_, inode) = database::file_identity(&home.location).unwrap();
+    let locks = || {
+        let all = std::fs::read_to_string("/proc/locks").unwrap();
+        let own =
+            |line: &&str| line.contains(&format!(" {} ", std::process::id())) && line.contains(&format!(":{inode} "));
+        all.lines().filter(own).count()
+    };
+    sqlx::query("SELECT COUNT(*) FROM report_rows").fetch_one(&mut first).await.unwrap();
+    assert_eq!(locks(), 1, "{}", std::fs::read_to_string("/proc/locks").unwrap());
+    sqlx::Connection::close(database::open(&home.location).await.unwrap()).await.unwrap();
+    assert_eq!(locks(), 1);
+    sqlx::Connection::close(first).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_file_that_is_taken_away_is_made_anew() {
     let home = Home::sqlite();

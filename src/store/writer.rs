@@ -119,6 +119,12 @@ impl Writer {
         let now = Instant::now();
         let retry = database.is_none().then_some(Retry { at: now + FIRST_RETRY, pause: FIRST_RETRY });
         metrics.up.set(i64::from(retry.is_none()));
+        let limits = [
+            (&metrics.memory_limit, settings.memory as u64),
+            (&metrics.spill_limit, settings.spill.as_ref().map_or(0, |spill| spill.octets)),
+            (&metrics.size_limit, settings.retention.size.unwrap_or(0)),
+        ];
+        limits.into_iter().for_each(|(gauge, octets)| gauge.set(i64::try_from(octets).unwrap_or(i64::MAX)));
         Self {
             settings,
             items,
@@ -155,6 +161,7 @@ impl Writer {
                 done = finished(&mut working), if working.is_some() => {
                     working = None;
                     self.settle(done);
+                    self.tell_memory();
                 }
                 () = time::sleep_until(wake.unwrap_or(now)), if wake.is_some() => {}
                 // An error means that the store was dropped without being closed: the same.
@@ -173,6 +180,7 @@ impl Writer {
                             Item::Comparison(comparison) => self.take_comparison(*comparison),
                         }
                     }
+                    self.tell_memory();
                 }
             }
         }
@@ -467,6 +475,11 @@ impl Writer {
             }
         }
         self.prune_at = Instant::now() + next;
+    }
+
+    fn tell_memory(&self) {
+        let held = self.held.as_ref().map_or(0, |batch| batch.memory);
+        self.metrics.memory.set(i64::try_from(self.waiting.memory + held).unwrap_or(i64::MAX));
     }
 
     fn tell_spill(&self) {

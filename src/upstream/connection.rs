@@ -37,6 +37,8 @@ pub struct Connection {
     takes_login: bool,
     /// Given back when the connection is closed.
     slot: Option<Slot>,
+    /// When the last octet of the message at hand went out.
+    sent: Option<Instant>,
 }
 
 /// Whether the upstream sees the real client.
@@ -245,6 +247,7 @@ impl Connection {
     ///
     /// [`DeliveryError`] tells whether the upstream may have the message.
     pub async fn send(&mut self, message: MessageParts, limits: Limits<'_>) -> Result<Reply, DeliveryError> {
+        self.sent = None;
         let timeouts = limits.timeouts;
         let end = end_of_data(message.ends_with_line);
         let MessageParts { mut head, mut body, .. } = message;
@@ -262,6 +265,7 @@ impl Connection {
         limits.left()?;
         head.extend_from_slice(end);
         self.write(&head, timeouts).await?;
+        self.sent = Some(Instant::now());
         // From here on the upstream may have the message, whatever becomes of the connection.
         self.exchange(limits.left().unwrap_or_default()).await.map_err(DeliveryError::AfterEnd)
     }
@@ -272,6 +276,7 @@ impl Connection {
     ///
     /// [`DeliveryError`] tells whether the upstream may have the message.
     pub async fn send_chunk(&mut self, message: MessageParts, limits: Limits<'_>) -> Result<Reply, DeliveryError> {
+        self.sent = None;
         let timeouts = limits.timeouts;
         let size = message.content_size();
         let MessageParts { head, mut body, .. } = message;
@@ -298,7 +303,13 @@ impl Connection {
                 None => break,
             }
         }
+        self.sent = Some(Instant::now());
         self.exchange(limits.left().unwrap_or_default()).await.map_err(DeliveryError::AfterEnd)
+    }
+
+    /// When the last message was sent whole; none if it was not.
+    pub fn sent_at(&self) -> Option<Instant> {
+        self.sent
     }
 
     /// What an upstream says before the end of data, or has said behind its 354, is no answer to it: taken for one, it
@@ -415,6 +426,7 @@ impl Connection {
             sight: self.sight,
             takes_login: false,
             slot: self.slot,
+            sent: None,
         })
     }
 
@@ -484,6 +496,7 @@ impl Attempt<'_> {
             sight: Sight::Gate,
             takes_login: false,
             slot: None,
+            sent: None,
         };
         let proxied = match identity {
             Identity::ProxyV1 => Some(proxy_v1(&self.introduction.client)),

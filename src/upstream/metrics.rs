@@ -1,7 +1,7 @@
 //! What the upstream side counts.
 
 use crate::label_enum;
-use crate::metrics::{Family, IntCounter, IntGauge, Registry};
+use crate::metrics::{Family, Histogram, IntCounter, IntGauge, Registry};
 
 label_enum! {
     /// What became of an attempt to connect.
@@ -40,8 +40,14 @@ label_enum! {
 pub struct Metrics {
     /// Attempts to connect.
     pub connections: Family<ConnectResult>,
+    /// How long an attempt took.
+    pub connect_seconds: Histogram,
     /// Connections open or being opened.
     pub open: IntGauge,
+    /// How many there may be.
+    pub limit: IntGauge,
+    /// Servers that are configured.
+    pub servers: IntGauge,
     /// Waits for a connection to become free that ended in vain.
     pub slot_timeouts: IntCounter,
     /// Servers that did not answer when last tried.
@@ -61,6 +67,17 @@ impl Metrics {
                 "Attempts to open a connection to the upstream.",
                 "result",
             ),
+            connect_seconds: registry.histogram(
+                "dmarcgate_upstream_connect_seconds",
+                "Time of an attempt to open a connection to the upstream, its greeting and the hand-over of the client \
+                 included, whatever came of it.",
+                BUCKETS,
+            ),
+            limit: registry.gauge(
+                "dmarcgate_upstream_connections_limit",
+                "Connections of sessions to the upstream that may be open: upstream.connections.",
+            ),
+            servers: registry.gauge("dmarcgate_upstream_servers", "Upstream servers that are configured."),
             open: registry.gauge(
                 "dmarcgate_upstream_connections_open",
                 "Connections of sessions to the upstream, open or being opened; upstream.connections bounds them.",
@@ -85,3 +102,7 @@ impl Metrics {
         }
     }
 }
+
+/// Seconds: from a server on the same machine to the time-out of one that hangs.
+const BUCKETS: &[f64] =
+    &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0];

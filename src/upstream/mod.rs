@@ -113,6 +113,17 @@ pub struct MessageParts {
     pub framing: Framing,
 }
 
+/// How long the steps of a delivery took; those that it did not come to are none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Times {
+    /// Connecting anew and telling the envelope again.
+    pub connect: Option<Duration>,
+    /// Sending the message, with the reply to DATA.
+    pub transfer: Option<Duration>,
+    /// Waiting for the final reply.
+    pub reply: Option<Duration>,
+}
+
 impl MessageParts {
     /// Octets of the message without the dots of the encoding.
     pub fn content_size(&self) -> u64 {
@@ -381,15 +392,33 @@ impl Link {
     /// # Errors
     ///
     /// The transaction is over. The upstream has the message only if it is [`DeliveryError::AfterEnd`], and then it may.
-    pub async fn deliver(&mut self, introduction: &Introduction, message: MessageParts) -> Result<Reply, Error> {
+    pub async fn deliver(
+        &mut self,
+        introduction: &Introduction,
+        message: MessageParts,
+    ) -> (Result<Reply, Error>, Times) {
+        let mut times = Times::default();
+        let reply = self.hand_over(introduction, message, &mut times).await;
+        (reply, times)
+    }
+
+    async fn hand_over(
+        &mut self,
+        introduction: &Introduction,
+        message: MessageParts,
+        times: &mut Times,
+    ) -> Result<Reply, Error> {
         let began = Instant::now();
         if !self.ahead.is_empty() {
             // It knows recipients that the client was not told of.
             self.drop_connection().await;
         }
         if !self.is_alive() {
-            self.replay(introduction).await?;
+            let replayed = self.replay(introduction).await;
+            times.connect = Some(began.elapsed());
+            replayed?;
         }
+        let ready = Instant::now();
         let as_chunk = message.framing == Framing::Count && self.capabilities().is_some_and(|c| c.chunking);
         if !as_chunk {
             // From here on nothing is told again: DATA was sent.
@@ -405,6 +434,13 @@ impl Link {
             false => connection.send(message, limits).await,
         };
         self.last_use = Instant::now();
+        match connection.sent_at() {
+            Some(sent) => {
+                times.transfer = Some(sent.saturating_duration_since(ready));
+                times.reply = Some(sent.elapsed());
+            }
+            None => times.transfer = Some(ready.elapsed()),
+        }
         // A chunk that is refused may leave its transaction open, until RSET (RFC 3030 §2).
         if !as_chunk || !matches!(&result, Ok(reply) if !reply.is_positive()) {
             self.told = Told::default();
@@ -467,6 +503,11 @@ impl Link {
         }
     }
 
+    /// Whether there is a connection, be it ended by the upstream or not.
+    pub fn is_open(&self) -> bool {
+        self.connection.is_some()
+    }
+
     /// Whether there is a connection that has not been ended by the upstream, by closing it or with a 421.
     fn is_alive(&mut self) -> bool {
         self.connection.as_mut().is_some_and(Connection::is_quiet)
@@ -516,10 +557,12 @@ impl Link {
         while let Some(index) = order.next() {
             let Some(server) = self.settings.servers.get(index) else { continue };
             slot.at(index);
-            let began = Instant::now();
+            let (began, took) = (Instant::now(), self.metrics.connect_seconds.start_timer());
             let left = u32::try_from(order.len()).unwrap_or(u32::MAX).saturating_add(1);
             let share = deadline.saturating_duration_since(began) / left;
-            match open_within(share, &self.settings, server, introduction).await {
+            let opened = open_within(share, &self.settings, server, introduction).await;
+            took.observe_duration();
+            match opened {
                 Ok(mut connection) => {
                     self.metrics.connections.inc(ConnectResult::Open);
                     self.servers.answered(index);

@@ -51,6 +51,8 @@ impl Servers {
     /// The servers of `settings`, none of them known to be ill.
     pub fn new(settings: Arc<Settings>, metrics: Metrics, readiness: Readiness) -> Self {
         let count = settings.servers.len();
+        metrics.servers.set(i64::try_from(count).unwrap_or(i64::MAX));
+        metrics.limit.set(i64::try_from(settings.connections).unwrap_or(i64::MAX));
         Self {
             pool: Mutex::new(Pool::new(count, settings.selection)),
             slots: Arc::new(Semaphore::new(settings.connections)),

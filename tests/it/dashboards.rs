@@ -1,8 +1,9 @@
-//! Every query of the dashboard and of the alert rules asks for what a running gate shows: its metrics, with the labels
+//! Every query of the dashboards and of the rules asks for what a running gate shows: its metrics, with the labels
 //! and label values that are written there.
 
 use std::collections::BTreeMap;
 
+use crate::docs::{DASHBOARDS, RULES};
 use crate::source;
 use crate::support::dns::{DnsServer, Zone};
 use crate::support::gate::{Gate, Scrape};
@@ -10,14 +11,18 @@ use crate::support::rules::Script;
 use crate::support::upstream::Upstream;
 
 #[tokio::test]
-async fn dashboard_and_alerts_ask_for_what_a_gate_shows() {
+async fn dashboards_and_rules_ask_for_what_a_gate_shows() {
     let (dns, upstream) = (DnsServer::start(Zone::new()).await, Upstream::start(Script::default()).await);
     let gate = Gate::start(upstream.address(), dns.address(), |config| config).await;
     let series = series(&gate.metrics().await);
+    let recorded = source::read("grafana/recording.yml");
     let mut wrong = Vec::new();
     for (place, query) in queries() {
         let selectors = selectors(&query);
-        assert!(!selectors.is_empty(), "{place}: {query} asks for nothing of the gate");
+        let recordings: Vec<_> = recordings(&query).collect();
+        assert!(!selectors.is_empty() || !recordings.is_empty(), "{place}: {query} asks for nothing of the gate");
+        let unknown = recordings.iter().filter(|name| !recorded.contains(&format!("- record: {name}\n")));
+        wrong.extend(unknown.map(|name| format!("{place}: {name} is not recorded")));
         wrong.extend(selectors.iter().flat_map(|s| s.faults(&series)).map(|fault| format!("{place}: {fault}")));
         let known = |label: &str| {
             COMMON.contains(&label)
@@ -72,21 +77,27 @@ impl Labels {
 
 /// Every query with the panel or alert that it belongs to.
 fn queries() -> Vec<(String, String)> {
-    let dashboard: serde_json::Value = serde_json::from_str(&source::read("grafana/dmarcgate-overview.json")).unwrap();
     let mut queries = Vec::new();
-    for panel in dashboard["panels"].as_array().expect("panels") {
-        for target in panel["targets"].as_array().expect("targets") {
-            queries.push((panel["title"].to_string(), target["expr"].as_str().expect("a query").to_owned()));
+    for path in DASHBOARDS {
+        let dashboard: serde_json::Value = serde_json::from_str(&source::read(path)).unwrap();
+        for panel in dashboard["panels"].as_array().expect("panels") {
+            for target in panel["targets"].as_array().expect("targets") {
+                let place = format!("{path}: {}", panel["title"]);
+                queries.push((place, target["expr"].as_str().expect("a query").to_owned()));
+            }
         }
     }
-    let rules = source::read("grafana/alerts.yml");
-    for rule in rules.split("- alert: ").skip(1) {
-        let (name, rest) = rule.split_once('\n').expect("a rule of several lines");
-        // Up to the next key: the rules are written in this order.
-        let query = rest.split("expr:").nth(1).and_then(|rest| rest.split("labels:").next()).expect("a query");
-        queries.push((name.to_owned(), query.split(" for:").next().unwrap_or(query).to_owned()));
+    for path in RULES {
+        let rules = source::read(path).replace("- record: ", "- alert: ");
+        for rule in rules.split("- alert: ").skip(1) {
+            let (name, rest) = rule.split_once('\n').expect("a rule of several lines");
+            // Up to the next key or comment: the rules are written in this order.
+            let query = rest.split("expr:").nth(1).expect("a query");
+            let end = ["labels:", " for:", "#"].iter().filter_map(|next| query.find(next)).min();
+            queries.push((name.to_owned(), query[..end.unwrap_or(query.len())].to_owned()));
+        }
     }
-    assert!(queries.len() > 20, "{queries:?}");
+    assert!(queries.len() > 150, "{queries:?}");
     queries
 }
 
@@ -114,6 +125,12 @@ fn selectors(query: &str) -> Vec<Selector> {
         Selector { metric: metric.to_owned(), matchers: matchers.collect() }
     };
     starts.map(selector).collect()
+}
+
+/// The names of recording rules in a query.
+fn recordings(query: &str) -> impl Iterator<Item = &str> {
+    let ends = |c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':';
+    query.match_indices("dmarcgate:").map(move |(at, _)| query[at..].split(ends).next().unwrap_or_default())
 }
 
 fn grouping_labels(query: &str) -> Vec<&str> {

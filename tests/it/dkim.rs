@@ -122,4 +122,5 @@ async fn signatures_beyond_the_limit_are_counted_and_the_author_s_come_first() {
     let field = outcome.added().replace("\r\n ", " ");
     assert_eq!(field.matches("dkim=pass").count(), 3, "{field}");
     assert!(field.contains("header.d=v.example") && field.contains("(more=28)"), "{field}");
+    assert_eq!(world.gate.metrics().await.value("dmarcgate_limits_reached_total{limit=\"signatures\"}"), 1.0);
 }

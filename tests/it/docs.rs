@@ -1,4 +1,4 @@
-//! What is written about metrics and limits: README's tables, the dashboard and the alert rules agree with each other,
+//! What is written about metrics and limits: README's tables, the dashboards and the rules agree with each other,
 //! with a scrape and with the defaults.
 
 use std::collections::BTreeSet;
@@ -13,16 +13,48 @@ use crate::source;
 use crate::support::gate::Scrape;
 
 #[test]
-fn dashboard_and_alerts_know_only_metrics_of_the_readme() {
+fn dashboards_and_rules_know_only_metrics_of_the_readme_and_panels_show_all_of_them() {
     let documented = readme_metrics();
-    for path in ["grafana/dmarcgate-overview.json", "grafana/alerts.yml"] {
+    let mut shown = BTreeSet::new();
+    for path in DASHBOARDS.into_iter().chain(RULES) {
         let used: BTreeSet<_> = metric_words(&source::read(path)).iter().map(|name| base(name)).collect();
         assert!(!used.is_empty(), "{path} queries nothing");
         let unknown: Vec<_> = used.difference(&documented).collect();
         assert!(unknown.is_empty(), "{path} has metrics that README lacks: {unknown:?}");
+        shown.extend(if path.ends_with(".json") { used } else { BTreeSet::new() });
     }
-    let dashboard: serde_json::Value = serde_json::from_str(&source::read("grafana/dmarcgate-overview.json")).unwrap();
-    assert!(dashboard["panels"].as_array().is_some_and(|panels| !panels.is_empty()));
+    let unseen: Vec<_> = documented.difference(&shown).filter(|name| !UNSEEN.contains(&name.as_str())).collect();
+    assert!(unseen.is_empty(), "on no dashboard: {unseen:?}");
+}
+
+#[test]
+fn panels_say_what_they_show_and_alerts_what_to_do() {
+    let mut identifiers = BTreeSet::new();
+    for path in DASHBOARDS {
+        let dashboard: serde_json::Value = serde_json::from_str(&source::read(path)).unwrap();
+        assert!(identifiers.insert(dashboard["uid"].as_str().expect("a uid").to_owned()), "{path} shares its uid");
+        let panels = dashboard["panels"].as_array().expect("panels");
+        for panel in panels.iter().filter(|panel| panel["type"] != "row") {
+            let title = panel["title"].as_str().expect("a title");
+            assert!(panel["description"].as_str().is_some_and(|text| text.ends_with('.')), "{path}: {title}");
+            assert!(panel["fieldConfig"]["defaults"]["unit"].is_string(), "{path}: {title} has no unit");
+            let targets = panel["targets"].as_array().expect("targets");
+            assert!(targets.iter().all(|target| target["legendFormat"].is_string()), "{path}: {title}");
+        }
+    }
+    let alerts = source::read("grafana/alerts.yml");
+    let fired = source::read("tests/prometheus/alerts_test.yml");
+    let mut names = BTreeSet::new();
+    for alert in alerts.split("- alert: ").skip(1) {
+        let name = alert.split_whitespace().next().expect("a name");
+        for line in ["severity:", "summary:", "description:", "runbook:"] {
+            assert!(alert.contains(line), "{name} has no {line}");
+        }
+        assert!(fired.contains(&format!("alertname=\"{name}\"")), "{name} is fired by no test");
+        names.insert(name.to_owned());
+    }
+    let tested: BTreeSet<_> = fired.split("- name: ").skip(1).filter_map(|test| test.lines().next()).collect();
+    assert_eq!(tested, names.iter().map(String::as_str).collect(), "tests and alerts");
 }
 
 #[test]
@@ -222,3 +254,16 @@ fn base(series: &str) -> String {
     let histogram = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| series.strip_suffix(suffix));
     histogram.unwrap_or(series).to_owned()
 }
+
+/// What Grafana shows.
+pub const DASHBOARDS: [&str; 4] = [
+    "grafana/dashboards/dmarcgate-overview.json",
+    "grafana/dashboards/dmarcgate-dmarc.json",
+    "grafana/dashboards/dmarcgate-health.json",
+    "grafana/dashboards/dmarcgate-reports.json",
+];
+/// What Prometheus records and watches.
+pub const RULES: [&str; 2] = ["grafana/recording.yml", "grafana/alerts.yml"];
+/// Metrics that are seen when something else is asked, and on no panel: reloads by whether the last one was refused.
+/// The list's age is 0 without a list.
+const UNSEEN: [&str; 2] = ["dmarcgate_config_reloads_total", "dmarcgate_suffix_list_fetched_seconds"];

@@ -348,6 +348,7 @@ async fn a_policy_that_dns_had_no_time_to_tell_is_our_own_limit() {
     let configure = |c: ConfigText| c.set("timeouts.evaluation", "300ms").set("dns.timeout", "20s");
     let world = World::start(zone, configure).await;
     assert_eq!(world.send(&Letter::new(BAD, "a@b.example")).await.summary(), "451");
+    assert_eq!(world.gate.metrics().await.value("dmarcgate_limits_reached_total{limit=\"evaluation\"}"), 1.0);
 }
 
 #[tokio::test]

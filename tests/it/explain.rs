@@ -4,6 +4,7 @@ use std::process::Output;
 
 use serde_json::Value;
 
+use crate::support::config::ConfigText;
 use crate::support::dns::{RecordType, Zone};
 use crate::support::rules::{DOT, Script, on};
 use crate::support::signer::{Signer, SigningKey};
@@ -162,6 +163,19 @@ async fn everything_but_a_plain_pass_is_kept() {
             let message = String::from_utf8_lossy(&output.stderr).into_owned();
             assert!(message.contains(&format!("nothing is kept about {id}: it may")), "{message}");
         }
+    }
+}
+
+#[tokio::test]
+async fn local_parts_are_not_kept_where_the_operator_drops_them() {
+    for (rule, expected) in [("full", "some.body@"), ("drop", "-@")] {
+        let configure = |config: ConfigText| config.set("log.personal_data", rule);
+        let world = World::unprobed(Script::with_xclient(), zone(), configure).await;
+        let letter = Letter::new(BAD, "some.body@reject.example").to(&["any.body@rcpt.example"]);
+        world.send(&letter).await.reply.assert(550);
+        let story = story(&world, &id(&world, 1).await).await;
+        assert!(story.contains(&format!("{expected}reject.example")), "{story}");
+        assert_eq!(story.contains("any.body"), rule == "full", "{story}");
     }
 }
 

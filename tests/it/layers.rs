@@ -3,11 +3,12 @@
 use crate::source;
 
 /// The modules in the order in which data flows: each may use those above it, never those below.
-const ORDER: [&str; 32] = [
+const ORDER: [&str; 33] = [
     "calendar",
     "domain",
     "label",
     "causes",
+    "personal",
     "metrics",
     "readiness",
     "process",

@@ -61,6 +61,7 @@ async fn more_recipients_than_allowed_are_put_off() {
     assert!(delivery.recipients[3].says("4.5.3"));
     delivery.outcome().assert(250);
     assert_eq!(world.upstream.messages()[0].recipients, recipients[..3]);
+    assert_eq!(world.gate.metrics().await.value("dmarcgate_limits_reached_total{limit=\"recipients\"}"), 2.0);
 }
 
 #[tokio::test]

@@ -113,6 +113,34 @@ async fn what_a_peer_sends_stays_in_one_line_without_control_characters() {
 }
 
 #[tokio::test]
+async fn personal_data_leaves_the_log_at_a_reload_and_levels_of_modules_come_with_it() {
+    let mut world = World::start(zone(), |c| c).await;
+    drop(Client::introduced(world.gate.address(), GOOD, "client.example").await);
+    world.wait_for_count("dmarcgate_sessions_ended_total{reason=\"client_gone\"}", 1.0).await;
+    let letter = Letter::new(GOOD, "some.body@a.example").field("Message-ID: <mine@a.example>\r\n");
+    let letter = letter.to(&["\"o'b rien\"@rcpt.example"]);
+    let mut seen = Vec::new();
+    for (count, rule) in [(1, "full"), (2, "hash"), (3, "drop")] {
+        let modules = vec!["session=debug", "dns=trace"];
+        world.gate.reloaded(|c| c.set("log.personal_data", rule).set("log.modules", modules)).await;
+        world.send(&letter).await.reply.assert(250);
+        let event = message_events(&world.gate, count).await.pop().unwrap();
+        let field = |name: &str| event[name].as_str().unwrap().to_owned();
+        seen.push(["reverse_path", "recipients", "message_id"].map(field));
+    }
+    assert_eq!(seen[0], ["<some.body@a.example>", "<\"o'b rien\"@rcpt.example>", "<mine@a.example>"]);
+    assert_eq!(seen[2], ["<-@a.example>", "<-@rcpt.example>", "<-@a.example>"]);
+    for ((hashed, full), dropped) in seen[1].iter().zip(&seen[0]).zip(&seen[2]) {
+        assert_eq!(hashed.len(), dropped.len() + 9, "{hashed} of {full}");
+    }
+    // At level info nobody hears of a client that leaves without a word.
+    assert!(!world.gate.log().iter().any(|line| line.contains("session ended")));
+    drop(Client::introduced(world.gate.address(), GOOD, "client.example").await);
+    let event = world.gate.wait_for_log("session ended").await;
+    assert!(event.contains("\"level\":\"DEBUG\"") && event.contains("\"target\":\"dmarcgate::session\""), "{event}");
+}
+
+#[tokio::test]
 async fn every_message_is_counted_by_what_became_of_it() {
     let script = Script::with_xclient()
         .rule(on(DOT).with("refused@").reply("554 5.7.1 spam"))
@@ -161,6 +189,25 @@ async fn every_message_is_counted_by_what_became_of_it() {
     assert_eq!(scrape.value("dmarcgate_decisions_total{rule=\"fail_quarantine\"}"), 1.0);
     assert_eq!(scrape.value("dmarcgate_evaluation_seconds_count"), 7.0);
     assert_eq!(scrape.value("dmarcgate_end_of_data_seconds_count"), 9.0);
+    let verdicts = [
+        ("pass", "reject", "passed_on", "pass", 4.0),
+        ("fail", "quarantine", "tagged_quarantine", "fail_quarantine", 1.0),
+        ("fail", "reject", "refused", "fail_reject", 1.0),
+        ("temperror", "reject", "deferred", "identifier_doubt", 1.0),
+        ("fail", "reject", "tagged_quarantine", "indirect_flow", 0.0),
+    ];
+    for (result, policy, action, reason, count) in verdicts {
+        let labels = format!("action=\"{action}\",policy=\"{policy}\",reason=\"{reason}\",result=\"{result}\"");
+        assert_eq!(scrape.value(&format!("dmarcgate_verdicts_total{{{labels}}}")), count, "{labels}");
+    }
+    for name in ["transactions", "recipients"] {
+        assert_eq!(scrape.value(&format!("dmarcgate_{name}_total{{reply=\"accepted\"}}")), 9.0, "{name}");
+    }
+    // One that is lost behind its last dot has waited for the reply, too.
+    for (part, count) in [("verdict", 7.0), ("transfer", 5.0), ("upstream_reply", 5.0)] {
+        let series = format!("dmarcgate_end_of_data_part_seconds_count{{part=\"{part}\"}}");
+        assert_eq!(scrape.value(&series), count, "{part}");
+    }
     // Each has its event, those too that were not taken for their form.
     let events = message_events(&world.gate, 9).await;
     let found: Vec<_> = events.iter().map(|e| e["outcome"].as_str().unwrap()).collect();

@@ -242,6 +242,8 @@ async fn a_slow_sender_is_held_no_longer_than_allowed_and_delivered_once() {
     assert_eq!(world.upstream.messages()[1].recipients, ["x@b.example", "y@b.example"]);
     let scrape = world.gate.metrics().await;
     assert!(["replayed", "before_data", "in_data", "after_end"].iter().all(|at| scrape.value(&lost(at)) == 0.0));
+    assert_eq!(scrape.value("dmarcgate_limits_reached_total{limit=\"upstream_hold\"}"), 2.0);
+    assert_eq!(scrape.value("dmarcgate_end_of_data_part_seconds_count{part=\"connect\"}"), 1.0);
     world.upstream.assert_clean();
 }
 

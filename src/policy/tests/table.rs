@@ -4,8 +4,11 @@
 //! It stands here twice: as a table to be read line by line, and as [`expected`], the words of the README's table as a
 //! function. Every combination is held against both.
 
+use std::collections::HashSet;
+
 use super::*;
 use crate::policy::bypass::{Bypass, Login};
+use crate::policy::treatment::{Words, possible_words, words};
 use crate::tls::ClientFingerprint;
 
 /// How to read it. `-` passed on, `q` marked quarantine, `r` marked reject, `4` deferred, `X` refused. Each cell has four
@@ -206,10 +209,22 @@ fn done(c: &Combination, bypass: &Bypass, (facts, local): (&Evaluation, &LocalPo
     let in_doubt_for = vec![c.lasting.then_some(local.defer_at_most)];
     let decision = decide(facts, &Circumstances { recipients: c.recipients, in_doubt_for, ..ORDINARY }, local);
     let is_overridden = decision.rule == Rule::Override;
+    assert_possible(c, facts, &decision);
     let by = decision.deciding_assessment().and_then(|assessment| assessment.overridden_by);
     let told = decision.overrides().iter().any(|o| o.comment == "our partner");
     assert_eq!((by, told), (is_overridden.then_some(0), is_overridden), "{c:?}");
     (letter(decision.disposition), Some(decision.rule))
+}
+
+/// Holds the words of the metric to those that it announces. The table also has what evaluation never yields: no policy
+/// record, or none of use, and yet a policy.
+fn assert_possible(c: &Combination, facts: &Evaluation, decision: &Decision) {
+    thread_local! {
+        static POSSIBLE: HashSet<Words> = possible_words().collect();
+    }
+    let words = words(facts, decision);
+    let is_real = !matches!(words.0, DmarcResult::None | DmarcResult::PermError);
+    assert!(!is_real || POSSIBLE.with(|possible| possible.contains(&words)), "{words:?} {c:?}");
 }
 
 fn certificate() -> ClientFingerprint {
