@@ -20,7 +20,7 @@ pub struct Row {
     pub first_seen: i64,
     /// The last one's.
     pub last_seen: i64,
-    /// The text columns, in the order in which `statements::UPSERT` names them.
+    /// The text columns, in the order in which `statements` names them.
     pub texts: [String; TEXT_COLUMNS],
 }
 
