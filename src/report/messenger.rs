@@ -2,10 +2,9 @@
 //!
 //! A session puts a [`Case`] into a bounded queue once its client has the reply; mail never waits for it. One task takes
 //! them out, holds the rest of a flood back ([`RateLimit`]), settles who may be told, and hands the message to the relay.
-//! There is no store behind it: what the relay does not take after a few attempts, and what comes faster than it can be
+//! No store keeps them: what the relay does not take after a few attempts, and what comes faster than it can be
 //! sent, is counted as lost. The rows of the aggregate reports have it all the same.
 
-use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -241,7 +240,10 @@ impl Courier {
         if let Some(directory) = &settings.dry_run {
             return Ok(write(directory, format!("{}-{id}.eml", matter.dmarc.author_domain), message).await);
         }
-        self.delivery.shared().recent.add(id, text.clone());
+        if settings.bounce_domain.is_some() {
+            // Any gate on the store may get the bounce.
+            self.delivery.with_jobs(async |jobs| jobs.note_failure_report(&id, &text, now).await).await?;
+        }
         let envelope = Envelope { sender: &sender, recipient: &text, size: message.len() };
         self.hand_over(&settings.relay, &envelope, &message).await
     }
@@ -329,26 +331,6 @@ impl Matter<'_> {
     }
 }
 
-/// To whom the latest failure reports went, by their ids: a bounce names one.
-#[derive(Debug, Default)]
-pub(super) struct Recent(Mutex<VecDeque<(String, String)>>);
-
-impl Recent {
-    fn add(&self, id: String, address: String) {
-        let mut recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if recent.len() >= MAX_RECENT {
-            recent.pop_front();
-        }
-        recent.push_back((id, address));
-    }
-
-    /// The address that the report of this id went to.
-    pub(super) fn address(&self, id: &str) -> Option<String> {
-        let recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        recent.iter().find(|(known, _)| known == id).map(|(_, address)| address.clone())
-    }
-}
-
 /// A dry run.
 async fn write(directory: &Path, name: String, message: Vec<u8>) -> Ending {
     let directory = directory.to_owned();
@@ -370,5 +352,3 @@ const MAX_WAITING: usize = 256;
 const PARALLEL: usize = 8;
 /// Pauses before further attempts: a relay that is restarted is back after them, and one that is down has other cares.
 const PAUSES: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(30)];
-/// Reports whose bounces can be told.
-const MAX_RECENT: usize = 5000;

@@ -383,6 +383,43 @@ impl Jobs {
         Ok(sqlx::query(SELECT_SECRET).bind(name).fetch_one(&mut self.connection).await?.try_get(0)?)
     }
 
+    /// Notes to whom a failure report goes, so that its bounce has an address on every gate.
+    ///
+    /// # Errors
+    ///
+    /// The database's; its bounce would be of no use.
+    pub async fn note_failure_report(&mut self, id: &str, address: &str, now: i64) -> Result<(), Error> {
+        sqlx::query(INSERT_FAILURE_REPORT).bind(id).bind(address).bind(now).execute(&mut self.connection).await?;
+        Ok(())
+    }
+
+    /// To whom the failure report of this id went; none if it is none, or is not known any more.
+    ///
+    /// # Errors
+    ///
+    /// The database's.
+    pub async fn failure_report(&mut self, id: &str) -> Result<Option<String>, Error> {
+        let row = sqlx::query(SELECT_FAILURE_REPORT).bind(id).fetch_optional(&mut self.connection).await?;
+        Ok(row.map(|row| row.try_get(0)).transpose()?)
+    }
+
+    /// Forgets failure reports that left before `before`, and of the others the oldest beyond [`MAX_FAILURE_REPORTS`]; a
+    /// bounded number at a time.
+    ///
+    /// # Errors
+    ///
+    /// The database's.
+    pub async fn forget_failure_reports(&mut self, before: i64) -> Result<u64, Error> {
+        self.forget_failure_reports_beyond(before, MAX_FAILURE_REPORTS).await
+    }
+
+    async fn forget_failure_reports_beyond(&mut self, before: i64, most: i64) -> Result<u64, Error> {
+        let old = sqlx::query(DELETE_OLD_FAILURE_REPORTS).bind(before).bind(PRUNED_AT_ONCE);
+        let old = old.execute(&mut self.connection).await?.rows_affected();
+        let beyond = sqlx::query(DELETE_FAILURE_REPORTS_BEYOND).bind(PRUNED_AT_ONCE).bind(most);
+        Ok(old + beyond.execute(&mut self.connection).await?.rows_affected())
+    }
+
     /// Deletes jobs that ended and whose period ended before `before`, a bounded number at a time.
     ///
     /// # Errors
@@ -572,6 +609,17 @@ const INSERT_SECRET: &str = "INSERT INTO report_secrets (name, secret) VALUES ($
 
 const SELECT_SECRET: &str = "SELECT secret FROM report_secrets WHERE name = $1";
 
+const INSERT_FAILURE_REPORT: &str =
+    "INSERT INTO failure_reports (id, address, sent) VALUES ($1, $2, $3) ON CONFLICT (id) DO NOTHING";
+
+const SELECT_FAILURE_REPORT: &str = "SELECT address FROM failure_reports WHERE id = $1";
+
+const DELETE_OLD_FAILURE_REPORTS: &str = "DELETE FROM failure_reports WHERE id IN
+    (SELECT id FROM failure_reports WHERE sent < $1 ORDER BY sent LIMIT $2)";
+
+const DELETE_FAILURE_REPORTS_BEYOND: &str = "DELETE FROM failure_reports WHERE id IN
+    (SELECT id FROM failure_reports ORDER BY sent DESC, id LIMIT $1 OFFSET $2)";
+
 const SUPPRESS: &str = "INSERT INTO report_suppressions AS t (address, strikes, since, until, reason)
     VALUES ($1, 1, $2, $3, $7) ON CONFLICT (address) DO UPDATE SET
         strikes = t.strikes + 1, since = excluded.since, reason = excluded.reason,
@@ -595,7 +643,9 @@ const RIVALRIES: usize = 32;
 const DOMAINS_AT_ONCE: i64 = 500;
 /// Rows of a page: some megabytes.
 const ROWS_AT_ONCE: i64 = 1000;
-/// Jobs that one pruning deletes at most: some ten milliseconds.
+/// Failure reports whose bounces find an address: some ten megabytes.
+pub const MAX_FAILURE_REPORTS: i64 = 200_000;
+/// Jobs or failure reports that one pruning deletes at most: some ten milliseconds.
 const PRUNED_AT_ONCE: i64 = 5000;
 
 #[cfg(test)]

@@ -502,7 +502,8 @@ async fn a_running_gate_sends_by_itself_when_it_is_told_to() {
     assert!(status.success());
 }
 
-const BOUNCE: &str = "From: MAILER-DAEMON@mx.a.example\r\nSubject: Undelivered\r\nContent-Type: multipart/report;\r\n \
+/// A delivery status notification whose action and status stand for what a test wants.
+pub const BOUNCE: &str = "From: MAILER-DAEMON@mx.a.example\r\nSubject: Undelivered\r\nContent-Type: multipart/report;\r\n \
                       report-type=delivery-status; boundary=b\r\n\r\n--b\r\nContent-Type: text/plain\r\n\r\nSorry.\r\n--b\r\n\
                       Content-Type: message/delivery-status\r\n\r\nReporting-MTA: dns; mx.a.example\r\n\r\n\
                       Final-Recipient: rfc822; dmarc@a.example\r\nAction: ACTION\r\nStatus: STATUS\r\n\

@@ -18,6 +18,7 @@ on_both![
     rows_come_back_in_pages_with_their_policies,
     jobs_are_found_counted_and_pruned,
     a_secret_is_made_once,
+    failure_reports_are_known_until_they_are_too_old_or_too_many,
 ];
 
 const NOW: i64 = 1_800_000_000;
@@ -227,4 +228,20 @@ async fn a_secret_is_made_once(home: Home) {
     assert_eq!(one.secret("bounce", b"first").await.unwrap(), b"first");
     assert_eq!(other.secret("bounce", b"second").await.unwrap(), b"first");
     assert_eq!(other.secret("else", b"second").await.unwrap(), b"second");
+}
+
+async fn failure_reports_are_known_until_they_are_too_old_or_too_many(home: Home) {
+    let (mut one, mut other) = (open(&home).await, open(&home).await);
+    for (id, sent) in [("f1", NOW - 100), ("f2", NOW - 50), ("f3", NOW - 20), ("f4", NOW)] {
+        one.note_failure_report(id, &format!("{id}@example.org"), sent).await.unwrap();
+    }
+    one.note_failure_report("f4", "another@example.org", NOW).await.unwrap();
+    let mut known = async |id: &str| other.failure_report(id).await.unwrap();
+    assert_eq!(known("f1").await.as_deref(), Some("f1@example.org"));
+    assert_eq!(known("f4").await.as_deref(), Some("f4@example.org"), "the first word counts");
+    assert_eq!(known("f").await, None);
+    assert_eq!(one.forget_failure_reports(NOW - 50).await.unwrap(), 1);
+    assert_eq!((known("f1").await, known("f2").await.is_some()), (None, true));
+    assert_eq!(one.forget_failure_reports_beyond(0, 2).await.unwrap(), 1);
+    assert_eq!((known("f2").await, known("f3").await.is_some(), known("f4").await.is_some()), (None, true, true));
 }
