@@ -10,7 +10,7 @@ use crate::action::template::{HelpUrl, Placeholder};
 use crate::config::document::{Document, Section};
 use crate::config::reach::Process;
 use crate::config::{
-    Admin, AuthOffer, BareNewline, Bypass, ByteSize, Config, Discovery, Dns, Explain, Extent, FailureReports, Format,
+    Admin, AuthOffer, BareNewline, Bypass, ByteSize, Canonicalized, Config, Discovery, Dns, Explain, Extent, FailureReports, Format,
     Identity, Inbound, Limits, ListUrl, Listener, ListenerTls, Log, LogFormat, LogLevel, Mailbox, Mode, OnTempError,
     OnUnusableFrom, OneOrMore, Override, Policy, PrivateAddresses, PublicSuffix, Reject, Replies, Reports, Reputation,
     Results, Selection, Senders, Smtp, Spool, Store, SwitchableSign, Timeouts, Tls, Upstream, UpstreamTls,
@@ -476,6 +476,7 @@ fn failure_reports(section: &mut Section<'_>) -> FailureReports {
     FailureReports {
         enabled: section.get("enabled", false),
         content: section.get("content", Extent::Headers),
+        canonicalized: section.get("canonicalized", Canonicalized::Nothing),
         redact: section.get("redact", true),
         per_domain_per_hour: section.within("per_domain_per_hour", 10, 1..=10_000),
         per_address_per_hour: section.within("per_address_per_hour", 50, 1..=10_000),

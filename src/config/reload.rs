@@ -284,6 +284,7 @@ const KEYS: &[(&str, Takes)] = &[
     ("reports.inbound.rows", Takes::Restart),
     ("reports.failure.enabled", Takes::Reload),
     ("reports.failure.content", Takes::Reload),
+    ("reports.failure.canonicalized", Takes::Reload),
     ("reports.failure.redact", Takes::Reload),
     ("reports.failure.per_domain_per_hour", Takes::Reload),
     ("reports.failure.per_address_per_hour", Takes::Reload),

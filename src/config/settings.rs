@@ -21,7 +21,7 @@ use crate::policy::overrides::{Criteria, LocalOverride, OverrideAction};
 use crate::policy::{LocalPolicy, OverrideKind, Pct};
 use crate::report::aggregate::Reporter;
 use crate::report::delivery::{self, Denial};
-use crate::report::failure::Extent;
+use crate::report::failure::{Canonicalized, Extent};
 use crate::report::failure::limit::Rates;
 use crate::report::message::Author;
 use crate::report::recipient::Address;
@@ -377,6 +377,7 @@ impl Config {
             failure: messenger::Settings {
                 enabled: reports.failure.enabled,
                 extent: reports.failure.content,
+                canonicalized: reports.failure.canonicalized,
                 redact: reports.failure.redact,
                 rates: Rates {
                     per_domain: reports.failure.per_domain_per_hour,
@@ -386,10 +387,11 @@ impl Config {
         }))
     }
 
-    /// What failure reports have of a message; none if there are none.
+    /// What is kept of a message for failure reports; none if there are none.
     fn failure_reports(&self) -> Option<Extent> {
         let failure = &self.reports.failure;
-        (self.reports.enabled && failure.enabled).then_some(failure.content)
+        let kept = if failure.canonicalized == Canonicalized::Message { Extent::Message } else { failure.content };
+        (self.reports.enabled && failure.enabled).then_some(kept)
     }
 
     /// The way to the server that sends reports: the first upstream, or one that is named.

@@ -23,7 +23,7 @@ use crate::metrics::Registry;
 use crate::report::delivery::{self, Delivery, epoch_seconds};
 use crate::report::failure::limit::{RateLimit, Rates};
 use crate::report::failure::redaction::Redaction;
-use crate::report::failure::{Delivered, Extent, Incident, build, wants};
+use crate::report::failure::{Beginning, Canonicalized, Delivered, Extent, Incident, Signed, build, wants};
 use crate::report::metrics::{FailureMetrics, FailureOutcome};
 use crate::report::recipient::{self, Address, recipients};
 use crate::report::relay::{self, Envelope};
@@ -37,6 +37,8 @@ pub struct Settings {
     pub enabled: bool,
     /// What they have of a message.
     pub extent: Extent,
+    /// What they have of what a failed signature was made over.
+    pub canonicalized: Canonicalized,
     /// Whether local parts are hidden.
     pub redact: bool,
     /// How many there may be.
@@ -51,7 +53,7 @@ pub struct Case {
     /// The message.
     pub subject: Arc<Subject>,
     /// The beginning of its body, if that is to be told.
-    pub body: Option<Vec<u8>>,
+    pub body: Option<Beginning>,
     /// From MAIL.
     pub reverse_path: ReversePath,
     /// The client's port, if it is known.
@@ -314,11 +316,22 @@ impl Matter<'_> {
         (id, now): (&str, i64),
     ) -> Vec<u8> {
         let Self { case, dmarc, .. } = self;
+        let body = case.body.as_ref();
+        let whole = body.filter(|body| body.is_whole).map(|body| &*body.octets);
+        let body_of = |canonicalized| match canonicalized {
+            Canonicalized::Nothing => None,
+            Canonicalized::Header => Some(None),
+            Canonicalized::Message => Some(whole),
+        };
+        let claims = case.subject.claims.as_ref();
+        let signed = body_of(settings.failure.canonicalized)
+            .and_then(|body| Some(Signed { signatures: &claims?.signatures, body }));
         let incident = Incident {
             evaluation: &case.evaluation,
             dmarc,
             header: &case.subject.section,
-            body: case.body.as_deref().filter(|_| settings.failure.extent == Extent::Message),
+            body: body.filter(|_| settings.failure.extent == Extent::Message).map(|body| &*body.octets),
+            signed,
             reverse_path: &case.reverse_path,
             source_port: case.source_port,
             delivered: case.delivered,

@@ -183,6 +183,33 @@ async fn a_whole_message_is_told_on_request() {
 }
 
 #[tokio::test]
+async fn what_a_broken_signature_was_made_over_is_told_on_request() {
+    let broken = "DKIM-Signature: v=1; a=rsa-sha256; c=relaxed/simple; d=bank.example; s=s1;\r\n h=from:subject; bh=AAAA; \
+                  b=AAAA\r\n";
+    let change = |config: ConfigText| config.set("reports.failure.redact", false);
+    let mut site = Site::new(bank("ruf=mailto:f@bank.example"), change).await;
+    for (n, (canonicalized, header, body)) in
+        [("none", false, false), ("header", true, false), ("message", true, true)].into_iter().enumerate()
+    {
+        site.world.gate.reloaded(|config| config.set("reports.failure.canonicalized", canonicalized)).await;
+        site.send(&forgery().field(broken)).await.reply.assert(550);
+        site.wait_for("sent", u32::try_from(n + 1).expect("few")).await;
+        let messages = site.relay.messages();
+        let (_, parts) = parts(messages.last().expect("one was sent"));
+        let feedback = unfolded(&parts[1].1);
+        let is_there = |name: &str| feedback.iter().any(|(known, _)| known == name);
+        assert_eq!(is_there("DKIM-Canonicalized-Header"), header, "{canonicalized}: {feedback:?}");
+        assert_eq!(is_there("DKIM-Canonicalized-Body"), body, "{canonicalized}: {feedback:?}");
+        assert_eq!(value(&feedback, "DKIM-Domain"), "bank.example");
+        assert_eq!(parts[2].0, "text/rfc822-headers", "the body is not shown for that");
+        if header {
+            // "from:"The Ban", and so on: RFC 6376 §3.7.
+            assert!(value(&feedback, "DKIM-Canonicalized-Header").starts_with("ZnJvbToiVGhlIEJhb"), "{feedback:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn nobody_is_told_who_must_not_be() {
     let cases = [
         ("no consent elsewhere", bank("fo=1; ruf=mailto:f@other.example"), forgery(), Some("no_consent")),
