@@ -323,6 +323,7 @@ pub struct Reports {
     pub relay_user: Option<String>,
     pub relay_password_file: Option<PathBuf>,
     pub window: Duration,
+    pub honor_ri: bool,
     pub rate: u32,
     pub daily_cap: u32,
     pub deny: Vec<Denied>,

@@ -271,6 +271,7 @@ const KEYS: &[(&str, Takes)] = &[
     ("reports.relay_user", Takes::Reload),
     ("reports.relay_password_file", Takes::Reload),
     ("reports.window", Takes::Reload),
+    ("reports.honor_ri", Takes::Restart),
     ("reports.rate", Takes::Reload),
     ("reports.daily_cap", Takes::Reload),
     ("reports.deny", Takes::Reload),

@@ -21,7 +21,7 @@ use crate::domain::Domain;
 use crate::evaluation::discovery::Rules;
 use crate::label_enum;
 use crate::metrics::Registry;
-use crate::report::aggregate::{Configuration, PrivateAddresses, Reporter};
+use crate::report::aggregate::{Configuration, Period, PrivateAddresses, Reporter};
 use crate::report::attempt::Ending;
 use crate::report::bounce::{self, Bounce, BounceKind, Key};
 use crate::report::message::Author;
@@ -135,15 +135,8 @@ impl Delivery {
     ) -> Self {
         let holder = format!("{}-{:016x}", std::process::id(), rand::random::<u64>());
         let metrics = Metrics::new(registry);
-        let shared = Shared {
-            location,
-            jobs: Mutex::new(None),
-            resolver,
-            rules,
-            metrics,
-            holder,
-            key: OnceCell::new(),
-        };
+        let shared =
+            Shared { location, jobs: Mutex::new(None), resolver, rules, metrics, holder, key: OnceCell::new() };
         Self { shared: Arc::new(shared), listener: None }
     }
 
@@ -187,8 +180,7 @@ impl Delivery {
     /// The store's.
     pub async fn plan(&self, settings: &Settings, now: i64) -> Result<(), Error> {
         let plan = Plan { receiver: &settings.reporter.receiver, window: settings.window };
-        for period in schedule::ended(now) {
-            let day = schedule::day(period);
+        for day in schedule::days(now) {
             let mut after = String::new();
             loop {
                 let domains = self.with_jobs(async |jobs| jobs.policy_domains(day, &after).await).await?;
@@ -197,9 +189,12 @@ impl Delivery {
                 let mut new: Vec<NewJob> = Vec::new();
                 for domain in &domains {
                     let policies = self.with_jobs(async |jobs| jobs.policies(day, domain).await).await?;
-                    let mut configurations: Vec<_> = policies.iter().map(Configuration::from).collect();
-                    configurations.dedup();
-                    new.extend(configurations.iter().flat_map(|policy| schedule::jobs(policy, period, &plan)));
+                    let found = policies.iter().map(|(policy, part)| {
+                        (Configuration::from(policy), Period::of_hours(day, part.begin_hour, part.hours))
+                    });
+                    let mut ripe: Vec<_> = found.filter(|(_, period)| schedule::is_ripe(*period, now)).collect();
+                    ripe.dedup();
+                    new.extend(ripe.iter().flat_map(|(policy, period)| schedule::jobs(policy, *period, &plan)));
                 }
                 let count = self.with_jobs(async |jobs| jobs.plan(&new, now).await).await?;
                 self.shared.metrics.planned.inc_by(count);

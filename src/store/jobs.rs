@@ -11,7 +11,7 @@ use sqlx::{AnyConnection, Row as _};
 use crate::label::Label;
 use crate::label_enum;
 use crate::record::{Counted, PolicyPublished};
-use crate::store::row::{self, TEXT_COLUMNS};
+use crate::store::row::{self, Part, TEXT_COLUMNS};
 use crate::store::{Error, Location, database};
 
 label_enum! {
@@ -220,30 +220,37 @@ impl Jobs {
         Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
     }
 
-    /// The policies that a domain published on a UTC day, as its rows have them; at most a hundred.
+    /// The policies that a domain published on a UTC day, as its rows have them, each with every part of the day that rows
+    /// are of; at most 500.
     ///
     /// # Errors
     ///
     /// The database's.
-    pub async fn policies(&mut self, day: i64, policy_domain: &str) -> Result<Vec<PolicyPublished>, Error> {
+    pub async fn policies(&mut self, day: i64, policy_domain: &str) -> Result<Vec<(PolicyPublished, Part)>, Error> {
         let rows = sqlx::query(POLICIES).bind(day).bind(policy_domain).fetch_all(&mut self.connection).await?;
-        let policy = |row: &AnyRow| row::policy(texts(row, 0)?);
+        let policy = |row: &AnyRow| {
+            let part = Part { begin_hour: row.try_get(11)?, hours: row.try_get(12)? };
+            Ok(row::policy(texts(row, 0)?)?.map(|policy| (policy, part)))
+        };
         let policies = rows.iter().map(policy).collect::<Result<Vec<_>, sqlx::Error>>()?;
         Ok(policies.into_iter().flatten().collect())
     }
 
-    /// A page of the rows of a policy domain on a UTC day, and where the next page begins; none behind the last.
+    /// A page of the rows of a policy domain on a UTC day, or of one part of it alone, and where the next page begins; none behind the last.
     ///
     /// # Errors
     ///
     /// The database's, or a row that this version can't read.
     pub async fn rows(
         &mut self,
-        day: i64,
+        (day, part): (i64, Option<Part>),
         policy_domain: &str,
         place: &Place,
     ) -> Result<(Vec<Counted>, Option<Place>), Error> {
+        let (hours, lengths) =
+            part.map_or((0..=23, 1..=24), |part| (part.begin_hour..=part.begin_hour, part.hours..=part.hours));
         let query = sqlx::query(ROWS).bind(day).bind(policy_domain).bind(&*place.0).bind(ROWS_AT_ONCE);
+        let query = query.bind(*hours.start()).bind(*hours.end()).bind(*lengths.start()).bind(*lengths.end());
         let rows = query.fetch_all(&mut self.connection).await?;
         let counted = |row: &AnyRow| row::counted(row.try_get(1)?, row.try_get(2)?, texts::<TEXT_COLUMNS>(row, 3)?);
         let page = rows.iter().map(counted).collect::<Result<Vec<_>, sqlx::Error>>()?;
@@ -544,16 +551,18 @@ const DOMAINS: &str = "SELECT DISTINCT policy_domain FROM report_rows WHERE day 
 
 /// `requested` is of a message, not of the policy: any will do.
 const POLICIES: &str = "SELECT policy_domain, discovery, policy_record, adkim, aspf, p, sp, np, fo, testing,
-        MIN(requested)
+        MIN(requested), begin_hour, hours
     FROM report_rows WHERE day = $1 AND policy_domain = $2
-    GROUP BY policy_domain, discovery, policy_record, adkim, aspf, p, sp, np, fo, testing
-    ORDER BY policy_record LIMIT 100";
+    GROUP BY policy_domain, discovery, policy_record, adkim, aspf, p, sp, np, fo, testing, begin_hour, hours
+    ORDER BY policy_record, begin_hour, hours LIMIT 500";
 
 const ROWS: &str = "SELECT row_key, n, first_seen,
         source_ip, policy_domain, discovery, policy_record, adkim, aspf, p, sp, np, fo, testing, requested,
         disposition, dkim_aligned, spf_aligned, reasons, header_from, envelope_from, envelope_to,
         dkim_results, spf_domain, spf_scope, spf_result, reply
-    FROM report_rows WHERE day = $1 AND policy_domain = $2 AND row_key > $3 ORDER BY row_key LIMIT $4";
+    FROM report_rows WHERE day = $1 AND policy_domain = $2 AND row_key > $3
+        AND begin_hour BETWEEN $5 AND $6 AND hours BETWEEN $7 AND $8
+    ORDER BY row_key LIMIT $4";
 
 const PLAN: &str = "INSERT INTO report_jobs (
     id, report_id, policy_domain, configuration, period_begin, period_end, destination, due, deadline, state,

@@ -55,6 +55,7 @@ use crate::metrics::{Family, Histogram, IntCounter, IntGauge, Registry};
 use crate::record::{Disposition, Record};
 use crate::store::comparison::{Comparison, Comparisons};
 pub use crate::store::location::{Location, LocationError, Postgres};
+pub use crate::store::row::{Part, Periods};
 pub use crate::store::spill::Settings as SpillSettings;
 use crate::store::writer::{LogLimit, Opened, Writer};
 
@@ -75,6 +76,8 @@ pub struct Settings {
     pub spill: Option<SpillSettings>,
     /// What is kept.
     pub retention: Retention,
+    /// Which periods rows are added up over.
+    pub periods: Periods,
 }
 
 /// How long and how much.
@@ -381,6 +384,7 @@ impl Settings {
             memory: 64 * 1024 * 1024,
             spill: None,
             retention: Retention::default(),
+            periods: Periods::Days,
         }
     }
 }

@@ -43,7 +43,8 @@ async fn a_batch_that_is_offered_twice_counts_once(home: Home) {
 fn batch(sequence: i64) -> Batch {
     let mut waiting = Waiting::default();
     for n in 0..2 {
-        waiting.add(Row::new(Record { source_ip: [192, 0, 2, n].into(), ..sample::record() }), usize::MAX);
+        waiting
+            .add(Row::new(Record { source_ip: [192, 0, 2, n].into(), ..sample::record() }, Periods::Days), usize::MAX);
     }
     waiting.depart(Stamp { writer: [1; 16], sequence }).unwrap()
 }
@@ -172,8 +173,10 @@ async fn a_file_that_is_full_leaves_the_memory(home: Home) {
 /// From now on the table takes no row whose SPF domain is `poison.example`, and says so in the way of its database.
 async fn poisoned(home: &Home) {
     let statements: &[&'static str] = match home.location {
-        Location::Sqlite(_) => &["CREATE TRIGGER poison BEFORE INSERT ON report_rows WHEN NEW.spf_domain = 'poison.example'
-            BEGIN SELECT RAISE(ABORT, 'poison'); END"],
+        Location::Sqlite(_) => {
+            &["CREATE TRIGGER poison BEFORE INSERT ON report_rows WHEN NEW.spf_domain = 'poison.example'
+            BEGIN SELECT RAISE(ABORT, 'poison'); END"]
+        }
         Location::Postgres(_) => &["ALTER TABLE report_rows ADD CHECK (spf_domain <> 'poison.example')"],
     };
     for statement in statements {
@@ -384,7 +387,7 @@ mod server {
         async fn texts_that_it_has_no_place_for_are_refused_alone() {
             let home = made(Home::postgres().await).await;
             let mut connection = database::open(&home.location).await.unwrap();
-            let mut rows: Vec<_> = (0..100).map(|n| Row::new(one_of_many(n, false))).collect();
+            let mut rows: Vec<_> = (0..100).map(|n| Row::new(one_of_many(n, false), Periods::Days)).collect();
             // A NUL, and a key of an index that is too long: what no version of ours writes.
             rows[20].texts[20] = "a\0b".into();
             rows[70].texts[1] = (0..9000_u32).map(|n| char::from_u32(0x4e00 + n * 7919 % 20_000).unwrap()).collect();

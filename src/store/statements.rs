@@ -103,9 +103,9 @@ impl Line for (&Key, &Row) {
     row_key, day, n, first_seen, last_seen,
     source_ip, policy_domain, discovery, policy_record, adkim, aspf, p, sp, np, fo, testing, requested,
     disposition, dkim_aligned, spf_aligned, reasons, header_from, envelope_from, envelope_to,
-    dkim_results, spf_domain, spf_scope, spf_result, reply
+    dkim_results, spf_domain, spf_scope, spf_result, reply, begin_hour, hours
 )";
-    const COLUMNS: usize = 5 + TEXT_COLUMNS;
+    const COLUMNS: usize = 7 + TEXT_COLUMNS;
     const CONFLICT: &'static str = "ON CONFLICT (row_key) DO UPDATE SET
     n = t.n + excluded.n,
     first_seen = CASE WHEN excluded.first_seen < t.first_seen THEN excluded.first_seen ELSE t.first_seen END,
@@ -114,7 +114,8 @@ impl Line for (&Key, &Row) {
     fn bind<'q>(&'q self, query: Put<'q>) -> Put<'q> {
         let (key, row) = self;
         let query = query.bind(key.as_slice()).bind(row.day).bind(row.count).bind(row.first_seen).bind(row.last_seen);
-        row.texts.iter().fold(query, |query, text| query.bind(text.as_str()))
+        let query = row.texts.iter().fold(query, |query, text| query.bind(text.as_str()));
+        query.bind(row.part.begin_hour).bind(row.part.hours)
     }
 }
 

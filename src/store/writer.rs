@@ -216,7 +216,7 @@ impl Writer {
     /// Adds one record to what waits, or counts it as lost.
     fn take(&mut self, record: Record) {
         let held = self.held.as_ref().map_or(0, |batch| batch.memory);
-        if self.waiting.add(Row::new(record), self.settings.memory.saturating_sub(held)) {
+        if self.waiting.add(Row::new(record, self.settings.periods), self.settings.memory.saturating_sub(held)) {
             self.since.get_or_insert_with(Instant::now);
         } else {
             self.metrics.pending.dec();
