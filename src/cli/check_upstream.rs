@@ -25,8 +25,8 @@ use crate::tls::ClientMetrics;
 /// For each configured server: its addresses, its greeting and extensions, what of them clients are offered and what not
 /// and why, whether the client is handed over (as 192.0.2.1) and what the server gets wrong if it is not, and whether it
 /// relays for strangers (MAIL, RCPT to a foreign domain, RSET). With reports.bounce_domain also whether DNS leads bounces of
-/// reports back to the gate. No message is ever sent. It asks once and no running gate
-/// is needed; run it on the gate's host, whose address the servers know.
+/// reports back to the gate. No message is ever sent. It asks once and no running gate is needed; run it on the gate's host,
+/// whose address the servers know.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXIT_CODES)]
 pub struct CheckUpstream {
@@ -53,6 +53,6 @@ impl CheckUpstream {
 
 const EXIT_CODES: &str = "\
 Exit code:
-  0  every server takes mail as it is configured, and bounces of reports come back
+  0  every server takes mail as it is configured, and bounces come back
   1  something is wrong with one of these
   2  wrong usage or configuration";
