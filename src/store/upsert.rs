@@ -123,9 +123,9 @@ fn statement<L: Line>(count: usize) -> String {
 
 /// Lines of one statement at most. PostgreSQL takes 65,535 values, SQLite 32,766; beyond some dozen lines nothing is won.
 pub const TOGETHER: usize = 32;
-/// Lines of one kind that are looked for in a batch; one that has more is of an age or a make that this database has no
-/// place for.
-const MAX_SOUGHT: usize = 64;
+/// Lines of one kind that are looked for in a batch, so that all of it takes some seconds over a slow network, too. A batch
+/// that has more is of a make that this database has no place for.
+const MAX_SOUGHT: usize = 16;
 /// Cardinality violation, data exception, integrity constraint violation, program limit exceeded, and what a trigger raises.
 const SQLSTATES_OF_DATA: [&str; 5] = ["21", "22", "23", "54", "P0"];
 /// Too big, constraint, mismatch.
