@@ -271,7 +271,7 @@ async fn a_gate_makes_rows_of_hours_where_the_operator_allows() {
     for (honored, expected) in [(false, 24), (true, 2)] {
         let world = World::start(zone.clone(), |config| config.set("reports.honor_ri", honored)).await;
         world.send(&Letter::with_header(STRANGER, "x@a.example", "From: x@a.example\r\n")).await.reply.assert(250);
-        assert_eq!(world.gate.rows().await.len(), 1);
+        world.gate.wait_for_rows("its row", |rows| rows.len() == 1).await;
         let options = SqliteConnectOptions::new().filename(world.gate.directory().join("dmarcgate.db"));
         let mut store = SqliteConnection::connect_with(&options).await.expect("the store");
         let hours = sqlx::query("SELECT hours FROM report_rows").fetch_one(&mut store).await.expect("a row");
