@@ -1,9 +1,11 @@
 //! `dmarcgate check-upstream`: connects to each mail server as sessions do, and tells what works and what is missing.
 //!
 //! `look` shows what the server says to anyone, `facts` adds what comes of the hand-over by the code that sessions use,
-//! `advice` knows what an MTA gets wrong without it, and `story` tells all of it to people, `--json` to programs.
+//! `bounces` where DNS leads bounces of reports, `advice` knows what an MTA gets wrong without all that, and `story` tells all
+//! of it to people, `--json` to programs.
 
 mod advice;
+mod bounces;
 mod facts;
 mod look;
 mod story;
@@ -22,8 +24,9 @@ use crate::tls::ClientMetrics;
 ///
 /// For each configured server: its addresses, its greeting and extensions, what of them clients are offered and what not
 /// and why, whether the client is handed over (as 192.0.2.1) and what the server gets wrong if it is not, and whether it
-/// relays for strangers (MAIL, RCPT to a foreign domain, RSET). No message is ever sent. It asks once and no running gate
-/// is needed; run it on the gate's host, whose address the servers know.
+/// relays for strangers (MAIL, RCPT to a foreign domain, RSET). With reports.bounce_domain also whether DNS leads bounces of
+/// reports back to the gate. No message is ever sent. It asks once and no running gate is needed; run it on the gate's host,
+/// whose address the servers know.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXIT_CODES)]
 pub struct CheckUpstream {
@@ -50,6 +53,6 @@ impl CheckUpstream {
 
 const EXIT_CODES: &str = "\
 Exit code:
-  0  every server takes mail as it is configured
-  1  something is wrong with at least one
+  0  every server takes mail as it is configured, and bounces come back
+  1  something is wrong with one of these
   2  wrong usage or configuration";

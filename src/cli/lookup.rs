@@ -6,7 +6,7 @@
 mod dkim;
 mod dmarc;
 pub mod facts;
-mod mx;
+pub mod mx;
 mod near_miss;
 mod spf;
 mod story;

@@ -10,11 +10,11 @@ use crate::action::template::{HelpUrl, Placeholder};
 use crate::config::document::{Document, Section};
 use crate::config::reach::Process;
 use crate::config::{
-    Admin, AuthOffer, BareNewline, Bypass, ByteSize, Config, Discovery, Dns, Explain, Extent, FailureReports, Format,
-    Identity, Inbound, Limits, ListUrl, Listener, ListenerTls, Log, LogFormat, LogLevel, Mailbox, Mode, OnTempError,
-    OnUnusableFrom, OneOrMore, Override, PersonalData, Policy, PrivateAddresses, PublicSuffix, Reject, Replies,
-    Reports, Reputation, Results, Selection, Senders, Smtp, Spool, Store, SwitchableSign, Timeouts, Tls, Upstream,
-    UpstreamTls,
+    Admin, AuthOffer, BareNewline, Bypass, ByteSize, Canonicalized, Config, Discovery, Dns, Explain, Extent,
+    FailureReports, Format, Identity, Inbound, Limits, ListUrl, Listener, ListenerTls, Log, LogFormat, LogLevel,
+    Mailbox, Mode, OnTempError, OnUnusableFrom, OneOrMore, Override, PersonalData, Policy, PrivateAddresses,
+    PublicSuffix, Reject, Replies, Reports, Reputation, Results, Selection, Senders, Smtp, Spool, Store,
+    SwitchableSign, Timeouts, Tls, Upstream, UpstreamTls,
 };
 use crate::domain::Domain;
 use crate::policy::corroboration::Sign;
@@ -446,6 +446,7 @@ fn reports(section: &mut Section<'_>) -> Reports {
         relay_user,
         relay_password_file,
         window: section.within("window", minutes(4 * 60), Duration::ZERO..=minutes(20 * 60)),
+        honor_ri: section.get("honor_ri", false),
         rate: section.within("rate", 60, 1..=10_000),
         daily_cap: section.within("daily_cap", 500, 1..=1_000_000),
         deny: section.get("deny", Vec::new()),
@@ -477,6 +478,7 @@ fn failure_reports(section: &mut Section<'_>) -> FailureReports {
     FailureReports {
         enabled: section.get("enabled", false),
         content: section.get("content", Extent::Headers),
+        canonicalized: section.get("canonicalized", Canonicalized::Nothing),
         redact: section.get("redact", true),
         per_domain_per_hour: section.within("per_domain_per_hour", 10, 1..=10_000),
         per_address_per_hour: section.within("per_address_per_hour", 50, 1..=10_000),

@@ -41,7 +41,7 @@ use crate::policy::overrides::OverrideAction;
 pub use crate::policy::{Mode, OnTempError, OnUnusableFrom, Reject};
 pub use crate::report::aggregate::{Format, PrivateAddresses};
 pub use crate::report::delivery::Reputation;
-pub use crate::report::failure::Extent;
+pub use crate::report::failure::{Canonicalized, Extent};
 pub use crate::report::inbound::Senders;
 pub use crate::session::settings::{AuthOffer, BareNewline};
 pub use crate::smtp::extension::Extension;
@@ -324,6 +324,7 @@ pub struct Reports {
     pub relay_user: Option<String>,
     pub relay_password_file: Option<PathBuf>,
     pub window: Duration,
+    pub honor_ri: bool,
     pub rate: u32,
     pub daily_cap: u32,
     pub deny: Vec<Denied>,
@@ -352,6 +353,7 @@ pub struct Inbound {
 pub struct FailureReports {
     pub enabled: bool,
     pub content: Extent,
+    pub canonicalized: Canonicalized,
     pub redact: bool,
     pub per_domain_per_hour: u32,
     pub per_address_per_hour: u32,

@@ -21,8 +21,8 @@ use crate::policy::overrides::{Criteria, LocalOverride, OverrideAction};
 use crate::policy::{LocalPolicy, OverrideKind, Pct};
 use crate::report::aggregate::Reporter;
 use crate::report::delivery::{self, Denial};
-use crate::report::failure::Extent;
 use crate::report::failure::limit::Rates;
+use crate::report::failure::{Canonicalized, Extent};
 use crate::report::message::Author;
 use crate::report::recipient::Address;
 use crate::report::{inbound, messenger, relay, signing};
@@ -333,7 +333,8 @@ impl Config {
         };
         let path = self.spool.directory.join(SPILL_FILE);
         let spill = (self.store.spill > 0).then_some(store::SpillSettings { path, octets: self.store.spill });
-        store::Settings { retention, spill, ..store::Settings::new(self.store.url.clone()) }
+        let periods = if self.reports.honor_ri { store::Periods::AsRequested } else { store::Periods::Days };
+        store::Settings { retention, spill, periods, ..store::Settings::new(self.store.url.clone()) }
     }
 
     /// For reports; none as long as they lack a sender or a name.
@@ -377,6 +378,7 @@ impl Config {
             failure: messenger::Settings {
                 enabled: reports.failure.enabled,
                 extent: reports.failure.content,
+                canonicalized: reports.failure.canonicalized,
                 redact: reports.failure.redact,
                 rates: Rates {
                     per_domain: reports.failure.per_domain_per_hour,
@@ -386,10 +388,11 @@ impl Config {
         }))
     }
 
-    /// What failure reports have of a message; none if there are none.
+    /// What is kept of a message for failure reports; none if there are none.
     fn failure_reports(&self) -> Option<Extent> {
         let failure = &self.reports.failure;
-        (self.reports.enabled && failure.enabled).then_some(failure.content)
+        let kept = if failure.canonicalized == Canonicalized::Message { Extent::Message } else { failure.content };
+        (self.reports.enabled && failure.enabled).then_some(kept)
     }
 
     /// The way to the server that sends reports: the first upstream, or one that is named.

@@ -165,7 +165,7 @@ pub struct PolicyRecord {
     pub fo: FailureOptions,
     /// `pct`, historic: acted upon only where the operator wants it.
     pub pct: Option<u8>,
-    /// `ri`, historic: seconds; never acted upon.
+    /// `ri`, historic: seconds; acted upon only where the operator wants it.
     pub ri: Option<u32>,
     /// `rf`, historic: never acted upon.
     pub rf: Option<Box<str>>,

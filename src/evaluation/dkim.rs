@@ -124,6 +124,20 @@ impl Signatures {
         }
     }
 
+    /// What the signature that `output` tells of was made over in `section`, the one that was read: the canonicalized
+    /// header fields with its own (RFC 6376 §3.7), and which hash of the body. None if it can't be read.
+    pub fn signed(&self, section: &HeaderSection, output: &DkimOutput) -> Option<(Vec<u8>, BodyHashSpec)> {
+        let is_it = |chosen: &&Chosen| {
+            let claims = &chosen.claims;
+            claims.domain == output.domain
+                && claims.selector == output.selector
+                && claims.signature_start == output.signature_start
+        };
+        let chosen = self.chosen.iter().find(is_it)?;
+        let signature = chosen.signature.as_ref().ok()?;
+        Some((signed_input(&FieldIndex::new(section), signature, chosen.place), signature.body))
+    }
+
     fn readable(&self) -> impl Iterator<Item = &Signature> {
         self.chosen.iter().filter_map(|chosen| chosen.signature.as_ref().ok())
     }
@@ -185,14 +199,20 @@ impl<'a> Message<'a> {
 
     /// The hash of the signed fields, then the signature's own without its `b=` (RFC 6376 §3.7).
     fn signed_hash(&self, signature: &Signature, place: usize) -> Digest {
-        let mut input = Vec::with_capacity(SIGNED_CAPACITY);
-        self.fields.write_signed(&signature.signed, place, signature.header, &mut input);
-        if let Some(own) = self.fields.at(place) {
-            write_own(own, &signature.signer.own_value, signature.header, &mut input);
-        }
+        let input = signed_input(&self.fields, signature, place);
         self.hashed.set(self.hashed.get().saturating_add(input.len()));
         digest(&SHA256, &input)
     }
+}
+
+/// The signed fields, canonicalized, then the signature's own without its `b=` (RFC 6376 §3.7).
+fn signed_input(fields: &FieldIndex<'_>, signature: &Signature, place: usize) -> Vec<u8> {
+    let mut input = Vec::with_capacity(SIGNED_CAPACITY);
+    fields.write_signed(&signature.signed, place, signature.header, &mut input);
+    if let Some(own) = fields.at(place) {
+        write_own(own, &signature.signer.own_value, signature.header, &mut input);
+    }
+    input
 }
 
 /// One DKIM-Signature field.

@@ -106,6 +106,27 @@ impl BodyHash {
     }
 }
 
+/// The octets that a hash by `spec` takes in: the canonicalized body, as far as `l=` goes.
+pub fn canonical(spec: &BodyHashSpec, body: &[u8]) -> Vec<u8> {
+    let mut output = Output { hashes: Vec::new(), length: 0, stage: Vec::new(), copy: Some(Vec::new()) };
+    match spec.canonicalization {
+        Canonicalization::Simple => {
+            let mut state = Simple::default();
+            state.update(body, &mut output);
+            state.finish(&mut output);
+        }
+        Canonicalization::Relaxed => {
+            let mut state = Relaxed::default();
+            state.update(body, &mut output);
+            state.finish(&mut output);
+        }
+    }
+    output.flush();
+    let mut octets = output.copy.unwrap_or_default();
+    octets.truncate(spec.length.and_then(|length| usize::try_from(length).ok()).unwrap_or(usize::MAX));
+    octets
+}
+
 /// The simple canonicalization (RFC 6376 §3.4.3): empty lines at the end become the one CRLF that ends the body.
 #[derive(Default)]
 struct Simple {
@@ -269,6 +290,8 @@ struct Output {
     length: u64,
     /// Small writes are gathered: a call of the hash function costs more than some octets copied.
     stage: Vec<u8>,
+    /// All that was hashed, if it is wanted.
+    copy: Option<Vec<u8>>,
 }
 
 struct Hash {
@@ -291,7 +314,7 @@ impl Output {
                 hashes.push(Hash { spec: *spec, context: Context::new(algorithm), left });
             }
         }
-        (!hashes.is_empty()).then(|| Self { hashes, length: 0, stage: Vec::with_capacity(STAGE_SIZE) })
+        (!hashes.is_empty()).then(|| Self { hashes, length: 0, stage: Vec::with_capacity(STAGE_SIZE), copy: None })
     }
 
     fn write(&mut self, octets: &[u8]) {
@@ -324,6 +347,9 @@ impl Output {
     }
 
     fn hash(&mut self, octets: &[u8]) {
+        if let Some(copy) = &mut self.copy {
+            copy.extend_from_slice(octets);
+        }
         for hash in &mut self.hashes {
             let some = usize::try_from(hash.left).unwrap_or(usize::MAX).min(octets.len());
             hash.context.update(octets.get(..some).unwrap_or_default());
@@ -436,6 +462,10 @@ mod tests {
                 let hash = hash_in_pieces(spec(canonicalization, None), &[body.as_bytes()]);
                 assert_eq!(hash.digest(), sha256(expected.as_bytes()).as_ref(), "{name}, {canonicalization:?}");
                 assert_eq!(hash.canonical_length, expected.len() as u64, "{name}, {canonicalization:?}");
+                let whole = canonical(&spec(canonicalization, None), body.as_bytes());
+                assert_eq!(whole, expected.as_bytes(), "{name}, {canonicalization:?}");
+                let cut = canonical(&spec(canonicalization, Some(3)), body.as_bytes());
+                assert_eq!(cut, expected.as_bytes()[..expected.len().min(3)], "{name}, {canonicalization:?}");
             }
         }
     }

@@ -21,11 +21,11 @@ use crate::domain::Domain;
 use crate::evaluation::discovery::Rules;
 use crate::label_enum;
 use crate::metrics::Registry;
-use crate::report::aggregate::{Configuration, PrivateAddresses, Reporter};
+use crate::report::aggregate::{Configuration, Period, PrivateAddresses, Reporter};
 use crate::report::attempt::Ending;
-use crate::report::bounce::{Bounce, BounceKind, Key};
+use crate::report::bounce::{self, Bounce, BounceKind, Key};
 use crate::report::message::Author;
-use crate::report::messenger::{self, Recent};
+use crate::report::messenger;
 use crate::report::metrics::{JobOutcome, Metrics};
 use crate::report::recipient::Address;
 use crate::report::schedule::{self, Event, Plan, Progress};
@@ -123,8 +123,6 @@ pub(super) struct Shared {
     pub(super) holder: String,
     /// What signs the addresses for bounces, once it was read from the store.
     key: OnceCell<Key>,
-    /// To whom the latest failure reports went.
-    pub(super) recent: Recent,
 }
 
 impl Delivery {
@@ -137,16 +135,8 @@ impl Delivery {
     ) -> Self {
         let holder = format!("{}-{:016x}", std::process::id(), rand::random::<u64>());
         let metrics = Metrics::new(registry);
-        let shared = Shared {
-            location,
-            jobs: Mutex::new(None),
-            resolver,
-            rules,
-            metrics,
-            holder,
-            key: OnceCell::new(),
-            recent: Recent::default(),
-        };
+        let shared =
+            Shared { location, jobs: Mutex::new(None), resolver, rules, metrics, holder, key: OnceCell::new() };
         Self { shared: Arc::new(shared), listener: None }
     }
 
@@ -193,8 +183,7 @@ impl Delivery {
     /// The store's.
     pub async fn plan(&self, settings: &Settings, now: i64) -> Result<(), Error> {
         let plan = Plan { receiver: &settings.reporter.receiver, window: settings.window };
-        for period in schedule::ended(now) {
-            let day = schedule::day(period);
+        for day in schedule::days(now) {
             let mut after = String::new();
             loop {
                 let domains = self.with_jobs(async |jobs| jobs.policy_domains(day, &after).await).await?;
@@ -203,9 +192,12 @@ impl Delivery {
                 let mut new: Vec<NewJob> = Vec::new();
                 for domain in &domains {
                     let policies = self.with_jobs(async |jobs| jobs.policies(day, domain).await).await?;
-                    let mut configurations: Vec<_> = policies.iter().map(Configuration::from).collect();
-                    configurations.dedup();
-                    new.extend(configurations.iter().flat_map(|policy| schedule::jobs(policy, period, &plan)));
+                    let found = policies.iter().map(|(policy, part)| {
+                        (Configuration::from(policy), Period::of_hours(day, part.begin_hour, part.hours))
+                    });
+                    let mut ripe: Vec<_> = found.filter(|(_, period)| schedule::is_ripe(*period, now)).collect();
+                    ripe.dedup();
+                    new.extend(ripe.iter().flat_map(|(policy, period)| schedule::jobs(policy, *period, &plan)));
                 }
                 let count = self.with_jobs(async |jobs| jobs.plan(&new, now).await).await?;
                 self.shared.metrics.planned.inc_by(count);
@@ -213,6 +205,8 @@ impl Delivery {
         }
         let before = now.saturating_sub(settings.keep);
         self.with_jobs(async |jobs| jobs.prune(before).await).await?;
+        let before = now.saturating_sub(KEEP_FAILURE_REPORTS);
+        self.with_jobs(async |jobs| jobs.forget_failure_reports(before).await).await?;
         Ok(())
     }
 
@@ -280,10 +274,9 @@ impl Delivery {
         if bounce.kind == BounceKind::Failed {
             let now = epoch_seconds();
             let reason = format!("bounce: {}", bounce.reason);
-            let recent = self.shared.recent.address(job);
             self.with_jobs(async |jobs| {
-                if let Some(address) = &recent {
-                    jobs.suppress(address, now, &reason).await?;
+                if let Some(address) = jobs.failure_report(job).await? {
+                    jobs.suppress(&address, now, &reason).await?;
                 }
                 for job in jobs.find(job).await? {
                     if !job.recipient.is_empty() {
@@ -418,6 +411,8 @@ pub(super) fn epoch_seconds() -> i64 {
 const PAUSE: Duration = Duration::from_secs(15);
 /// Seconds between two plannings: rows of a period may come late.
 const PLANNING_INTERVAL: i64 = 10 * 60;
+/// Seconds for which it is known to whom a failure report went: as long as its address for bounces is one.
+const KEEP_FAILURE_REPORTS: i64 = (bounce::LIFETIME + 1) * SECONDS_PER_DAY;
 /// Attempts at the same time: a relay that takes its time over each message must not make a night too short.
 const PARALLEL: usize = 4;
 /// Seconds for which a job is held up to where its message is sent: all that a relay may take over the commands before,

@@ -17,8 +17,11 @@ use crate::dmarc::alignment::{Alignment, DmarcResult};
 use crate::dmarc::record::FailureScope;
 use crate::dmarc::report_destination::ReportKind;
 use crate::domain::Domain;
+use crate::evaluation::dkim::Signatures;
 use crate::evaluation::{DkimOutput, DkimResult, DmarcOutput, Evaluation};
 use crate::label_enum;
+use crate::message::base64;
+use crate::message::body_hash::canonical;
 use crate::message::header::{Field, HeaderSection};
 use crate::message::trace::date;
 use crate::report::form::is_any_report;
@@ -48,6 +51,36 @@ label_enum! {
     }
 }
 
+label_enum! {
+    /// What a report has of the octets over which a failed DKIM signature was made (RFC 6591 §3.2.4).
+    pub enum Canonicalized {
+        /// Nothing.
+        Nothing = "none",
+        /// The header fields.
+        Header = "header",
+        /// The body, too, if all of it is at most [`MAX_BODY`] octets.
+        Message = "message",
+    }
+}
+
+/// The beginning of a body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Beginning {
+    /// At most [`MAX_BODY`] octets.
+    pub octets: Vec<u8>,
+    /// Whether there are no more.
+    pub is_whole: bool,
+}
+
+/// What a failed signature was made over, as far as it is to be told.
+#[derive(Debug, Clone, Copy)]
+pub struct Signed<'a> {
+    /// The signatures as they were read.
+    pub signatures: &'a Signatures,
+    /// The whole body, if that is to be told.
+    pub body: Option<&'a [u8]>,
+}
+
 /// A message that failed, for one of its author domains.
 #[derive(Debug, Clone, Copy)]
 pub struct Incident<'a> {
@@ -59,6 +92,8 @@ pub struct Incident<'a> {
     pub header: &'a HeaderSection,
     /// The body, at most [`MAX_BODY`] octets of it, if it is to be told.
     pub body: Option<&'a [u8]>,
+    /// What its signatures were made over, if that is to be told.
+    pub signed: Option<Signed<'a>>,
     /// From MAIL.
     pub reverse_path: &'a ReversePath,
     /// The client's port, if it is known (RFC 6692).
@@ -161,6 +196,7 @@ fn feedback(message: &mut Message, incident: &Incident<'_>, redaction: Option<&R
         message.field("DKIM-Domain", [domain.as_str()]);
         message.field("DKIM-Identity", words(&redacted(&identity, redaction)).iter().map(String::as_str));
         message.field("DKIM-Selector", words(&ascii(&output.selector)).iter().map(String::as_str));
+        canonicalized(message, incident, output, redaction);
     }
     if has_failed_aligned_spf(evaluation, dmarc) {
         for (name, text) in &evaluation.spf.records {
@@ -180,6 +216,49 @@ fn feedback(message: &mut Message, incident: &Incident<'_>, redaction: Option<&R
     }
     message.field("Reported-Domain", [dmarc.author_domain.as_str()]);
     message.field("Incidents", [incident.incidents.to_string().as_str()]);
+}
+
+/// What the signature was made over (RFC 6591 §3.2.4). With redaction it is no longer that to the octet, and of the body
+/// what is shown of it elsewhere.
+fn canonicalized(message: &mut Message, incident: &Incident<'_>, output: &DkimOutput, redaction: Option<&Redaction>) {
+    let Some(signed) = incident.signed else { return };
+    let Some((header, spec)) = signed.signatures.signed(incident.header, output) else { return };
+    let header = match redaction {
+        Some(redaction) => redacted_fields(header, redaction),
+        None => header,
+    };
+    encoded(message, "DKIM-Canonicalized-Header", &header, MAX_HEADER);
+    let Some(body) = signed.body else { return };
+    let body = canonical(&spec, body);
+    let body = match redaction {
+        Some(redaction) => {
+            let lines = body::shown(incident.header, &String::from_utf8_lossy(&body));
+            lines.iter().flat_map(|line| (redaction.apply(line) + "\r\n").into_bytes()).collect()
+        }
+        None => body,
+    };
+    encoded(message, "DKIM-Canonicalized-Body", &body, 2 * MAX_BODY);
+}
+
+/// Canonicalized fields with the local parts hidden in them.
+fn redacted_fields(fields: Vec<u8>, redaction: &Redaction) -> Vec<u8> {
+    let hidden = |field: Field<'_>| {
+        let (name, raw) = (String::from_utf8_lossy(field.name), String::from_utf8_lossy(field.raw));
+        let text = match is_tagged(&name) {
+            true => redaction.apply_to_tags(&raw),
+            false => redaction.apply(&raw),
+        };
+        text.into_bytes()
+    };
+    HeaderSection::parse(fields).fields().flat_map(hidden).collect()
+}
+
+/// A field of base64, unless it would be too long.
+fn encoded(message: &mut Message, name: &str, octets: &[u8], most: usize) {
+    if octets.len() <= most {
+        let words: Vec<_> = octets.chunks(ENCODED).map(base64::encode).collect();
+        message.field(name, words.iter().map(String::as_str));
+    }
 }
 
 /// The mechanisms that gave no aligned pass: one that passed for another domain is among them (RFC 9991 §4).
@@ -246,9 +325,7 @@ fn field_lines(field: &Field<'_>, redaction: Option<&Redaction>) -> String {
     let name = ascii(&String::from_utf8_lossy(field.name));
     let value = String::from_utf8_lossy(field.value);
     let value = match redaction {
-        Some(redaction) if TAGGED.iter().any(|tagged| name.eq_ignore_ascii_case(tagged)) => {
-            redaction.apply_to_tags(&value)
-        }
+        Some(redaction) if is_tagged(&name) => redaction.apply_to_tags(&value),
         _ => redacted(&value, redaction),
     };
     let mut lines = String::with_capacity(name.len() + value.len() + 16);
@@ -266,6 +343,10 @@ fn field_lines(field: &Field<'_>, redaction: Option<&Redaction>) -> String {
         }
     }
     lines
+}
+
+fn is_tagged(name: &str) -> bool {
+    TAGGED.iter().any(|tagged| name.eq_ignore_ascii_case(tagged))
 }
 
 /// Links that nobody follows by mistake (RFC 9991 §7.3).
@@ -323,6 +404,8 @@ const MAX_HEADER: usize = 64 * 1024;
 pub const MAX_BODY: usize = 64 * 1024;
 /// Octets between two places where a line can be broken (RFC 5322 §2.1.1).
 const MAX_WORD: usize = 900;
+/// Octets of a word of base64: 72 characters, so that a line has one.
+const ENCODED: usize = 54;
 
 #[cfg(test)]
 mod tests;

@@ -2,10 +2,9 @@
 //!
 //! A session puts a [`Case`] into a bounded queue once its client has the reply; mail never waits for it. One task takes
 //! them out, holds the rest of a flood back ([`RateLimit`]), settles who may be told, and hands the message to the relay.
-//! There is no store behind it: what the relay does not take after a few attempts, and what comes faster than it can be
+//! No store keeps them: what the relay does not take after a few attempts, and what comes faster than it can be
 //! sent, is counted as lost. The rows of the aggregate reports have it all the same.
 
-use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -24,7 +23,7 @@ use crate::metrics::Registry;
 use crate::report::delivery::{self, Delivery, epoch_seconds};
 use crate::report::failure::limit::{RateLimit, Rates};
 use crate::report::failure::redaction::Redaction;
-use crate::report::failure::{Delivered, Extent, Incident, build, wants};
+use crate::report::failure::{Beginning, Canonicalized, Delivered, Extent, Incident, Signed, build, wants};
 use crate::report::metrics::{FailureMetrics, FailureOutcome};
 use crate::report::recipient::{self, Address, recipients};
 use crate::report::relay::{self, Envelope};
@@ -38,6 +37,8 @@ pub struct Settings {
     pub enabled: bool,
     /// What they have of a message.
     pub extent: Extent,
+    /// What they have of what a failed signature was made over.
+    pub canonicalized: Canonicalized,
     /// Whether local parts are hidden.
     pub redact: bool,
     /// How many there may be.
@@ -52,7 +53,7 @@ pub struct Case {
     /// The message.
     pub subject: Arc<Subject>,
     /// The beginning of its body, if that is to be told.
-    pub body: Option<Vec<u8>>,
+    pub body: Option<Beginning>,
     /// From MAIL.
     pub reverse_path: ReversePath,
     /// The client's port, if it is known.
@@ -241,7 +242,10 @@ impl Courier {
         if let Some(directory) = &settings.dry_run {
             return Ok(write(directory, format!("{}-{id}.eml", matter.dmarc.author_domain), message).await);
         }
-        self.delivery.shared().recent.add(id, text.clone());
+        if settings.bounce_domain.is_some() {
+            // Any gate on the store may get the bounce.
+            self.delivery.with_jobs(async |jobs| jobs.note_failure_report(&id, &text, now).await).await?;
+        }
         let envelope = Envelope { sender: &sender, recipient: &text, size: message.len() };
         self.hand_over(&settings.relay, &envelope, &message).await
     }
@@ -312,11 +316,22 @@ impl Matter<'_> {
         (id, now): (&str, i64),
     ) -> Vec<u8> {
         let Self { case, dmarc, .. } = self;
+        let body = case.body.as_ref();
+        let whole = body.filter(|body| body.is_whole).map(|body| &*body.octets);
+        let body_of = |canonicalized| match canonicalized {
+            Canonicalized::Nothing => None,
+            Canonicalized::Header => Some(None),
+            Canonicalized::Message => Some(whole),
+        };
+        let claims = case.subject.claims.as_ref();
+        let signed = body_of(settings.failure.canonicalized)
+            .and_then(|body| Some(Signed { signatures: &claims?.signatures, body }));
         let incident = Incident {
             evaluation: &case.evaluation,
             dmarc,
             header: &case.subject.section,
-            body: case.body.as_deref().filter(|_| settings.failure.extent == Extent::Message),
+            body: body.filter(|_| settings.failure.extent == Extent::Message).map(|body| &*body.octets),
+            signed,
             reverse_path: &case.reverse_path,
             source_port: case.source_port,
             delivered: case.delivered,
@@ -326,26 +341,6 @@ impl Matter<'_> {
             incidents,
         };
         build(&incident, redaction, &settings.author, to, (id, now))
-    }
-}
-
-/// To whom the latest failure reports went, by their ids: a bounce names one.
-#[derive(Debug, Default)]
-pub(super) struct Recent(Mutex<VecDeque<(String, String)>>);
-
-impl Recent {
-    fn add(&self, id: String, address: String) {
-        let mut recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if recent.len() >= MAX_RECENT {
-            recent.pop_front();
-        }
-        recent.push_back((id, address));
-    }
-
-    /// The address that the report of this id went to.
-    pub(super) fn address(&self, id: &str) -> Option<String> {
-        let recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        recent.iter().find(|(known, _)| known == id).map(|(_, address)| address.clone())
     }
 }
 
@@ -370,5 +365,3 @@ const MAX_WAITING: usize = 256;
 const PARALLEL: usize = 8;
 /// Pauses before further attempts: a relay that is restarted is back after them, and one that is down has other cares.
 const PAUSES: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(30)];
-/// Reports whose bounces can be told.
-const MAX_RECENT: usize = 5000;

@@ -14,6 +14,7 @@ use crate::label::Label;
 use crate::label_enum;
 use crate::record::{AlignmentOutcome, FinalReply, Record};
 use crate::report::aggregate::{Configuration, Period, ReportId};
+use crate::store::Part;
 use crate::store::jobs::{JobState, NewJob};
 
 /// What decides how a report is called and when it is due.
@@ -21,7 +22,7 @@ use crate::store::jobs::{JobState, NewJob};
 pub struct Plan<'a> {
     /// The receiver's domain: two receivers never make one report id.
     pub receiver: &'a Domain,
-    /// Seconds over which the reports of a period are spread.
+    /// Seconds over which the reports of a period are spread; never longer than the period.
     pub window: i64,
 }
 
@@ -108,12 +109,24 @@ fn deadline(period: Period) -> i64 {
     period.end.saturating_add(1 + KEEP_TRYING)
 }
 
-/// The periods whose reports may have to be planned at `now`, the oldest first: those that have ended, with the time that
-/// the last rows of all gates take, and not so long ago that nobody would try any more.
-pub fn ended(now: i64) -> impl Iterator<Item = Period> {
+/// The part of the day that a period is.
+pub fn part(period: Period) -> Part {
+    let begin_hour = period.begin.rem_euclid(SECONDS_PER_DAY) / SECONDS_PER_HOUR;
+    Part { begin_hour, hours: period.seconds() / SECONDS_PER_HOUR }
+}
+
+/// The UTC days of the periods whose reports may have to be planned at `now`, the oldest first: not so long ago that nobody
+/// would try any more. Today is among them, for its periods may be hours.
+pub fn days(now: i64) -> impl Iterator<Item = i64> {
     let today = now.div_euclid(SECONDS_PER_DAY);
-    let days = today.saturating_sub(KEEP_TRYING / SECONDS_PER_DAY + 1)..today;
-    days.map(Period::day).filter(move |period| period.end + SETTLING < now && now < deadline(*period))
+    let days = today.saturating_sub(KEEP_TRYING / SECONDS_PER_DAY + 1)..=today;
+    days.filter(move |day| now < deadline(Period::day(*day)))
+}
+
+/// Whether the report on a period is to be planned at `now`: it has ended, with the time that the last rows of all gates
+/// take, and its deadline has not come.
+pub fn is_ripe(period: Period, now: i64) -> bool {
+    period.end + SETTLING < now && now < deadline(period)
 }
 
 /// The jobs that a published policy makes of a period: one for each address that it wants reports at.
@@ -131,7 +144,10 @@ pub fn jobs(policy: &Configuration, period: Period, plan: &Plan<'_>) -> Vec<NewJ
 /// The job of one destination.
 pub fn job(policy: &Configuration, period: Period, destination: &str, plan: &Plan<'_>) -> NewJob {
     let configuration = configuration(policy);
-    let jitter = jitter(&[&configuration, &period.begin.to_string(), &period.end.to_string()], plan.window);
+    let jitter = jitter(
+        &[&configuration, &period.begin.to_string(), &period.end.to_string()],
+        plan.window.min(period.seconds()),
+    );
     let due = period.end.saturating_add(1 + SETTLING).saturating_add(jitter);
     NewJob {
         id: job_id(&configuration, period, destination),
@@ -264,6 +280,7 @@ const LONGEST_PAUSE: i64 = 6 * 3600;
 const CAP_PAUSE: i64 = 3600;
 /// Destinations of one record: real ones name one or two.
 const MAX_DESTINATIONS: usize = 10;
+const SECONDS_PER_HOUR: i64 = 3600;
 /// Octets of a hash in an id: 96 bits, which nobody meets twice.
 const ID_OCTETS: usize = 12;
 
@@ -288,8 +305,27 @@ mod tests {
     const WINDOW: i64 = 4 * 3600;
 
     #[test]
+    fn hours_are_due_when_their_last_rows_are_in() {
+        let period = Period::of_hours(20_454, 6, 2);
+        assert_eq!((period.begin, period.end), (20_454 * 86_400 + 6 * 3600, 20_454 * 86_400 + 8 * 3600 - 1));
+        assert_eq!((day(period), part(period)), (20_454, Part { begin_hour: 6, hours: 2 }));
+        assert_eq!(part(Period::day(20_454)), Part::default());
+        let now = period.end + SETTLING;
+        assert!(days(now).any(|day| day == 20_454));
+        assert!(!is_ripe(period, now) && is_ripe(period, now + 1) && !is_ripe(period, deadline(period)));
+        let plan = Plan { receiver: &domain("gate.example"), window: WINDOW };
+        let due = job(&policy(), period, "mailto:d@example.org", &plan).due - period.end - 1 - SETTLING;
+        assert!((0..2 * 3600).contains(&due), "{due}");
+        let ids: Vec<_> = [period, Period::of_hours(20_454, 8, 2), Period::day(20_454)]
+            .map(|period| job(&policy(), period, "mailto:d@example.org", &plan))
+            .map(|job| (job.id, job.report_id))
+            .into();
+        assert!(ids[0].0 != ids[1].0 && ids[0].1 != ids[1].1 && ids[0].0 != ids[2].0);
+    }
+
+    #[test]
     fn a_day_is_due_when_its_last_rows_are_in_and_until_nobody_would_read_it() {
-        let days = |now| ended(now).map(|period| period.begin / SECONDS_PER_DAY).collect::<Vec<_>>();
+        let days = |now| days(now).filter(|day| is_ripe(Period::day(*day), now)).collect::<Vec<_>>();
         let midnight = 20_454 * SECONDS_PER_DAY;
         assert_eq!(days(midnight), [20_451, 20_452], "the day that has just ended has not settled");
         assert_eq!(days(midnight + SETTLING - 1), [20_451, 20_452]);

@@ -9,7 +9,7 @@ use crate::envelope::Envelope;
 use crate::evaluation::subject::Subject;
 use crate::message::spool::Spool;
 use crate::record::FinalReply;
-use crate::report::failure::{Delivered, Extent, MAX_BODY, may_be_reported, wants};
+use crate::report::failure::{Beginning, Delivered, Extent, MAX_BODY, may_be_reported, wants};
 use crate::report::messenger::{Case, Place};
 use crate::smtp::address::{DomainPart, ForwardPath};
 use crate::verdict::Verdict;
@@ -17,7 +17,7 @@ use crate::verdict::Verdict;
 /// Room for a report, and the beginning of the body if that is to be told.
 pub struct Claim {
     place: Place,
-    body: Option<Vec<u8>>,
+    body: Option<Beginning>,
 }
 
 impl Session {
@@ -42,7 +42,11 @@ impl Session {
         let place = self.gate.messenger.place()?;
         let body = match extent {
             Extent::Headers => None,
-            Extent::Message => body.beginning(MAX_BODY).await.ok().map(|wire| content(&wire)),
+            Extent::Message => body
+                .beginning(MAX_BODY)
+                .await
+                .ok()
+                .map(|wire| Beginning { octets: content(&wire), is_whole: wire.len() < MAX_BODY }),
         };
         Some(Claim { place, body })
     }

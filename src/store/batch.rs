@@ -160,6 +160,7 @@ pub const MAX_BATCH_ROWS: usize = 2000;
 mod tests {
     use super::*;
     use crate::record::{Record, sample};
+    use crate::store::Periods;
 
     #[test]
     fn what_departs_is_no_longer_counted_as_waiting() {
@@ -167,7 +168,7 @@ mod tests {
         for n in 0..MAX_BATCH_ROWS as u32 + 10 {
             for _ in 0..2 {
                 let record = Record { source_ip: std::net::Ipv4Addr::from_bits(n).into(), ..sample::record() };
-                assert!(waiting.add(Row::new(record), usize::MAX));
+                assert!(waiting.add(Row::new(record, Periods::Days), usize::MAX));
             }
         }
         let stamp = Stamp { writer: [7; 16], sequence: 1 };

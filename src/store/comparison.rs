@@ -3,17 +3,16 @@
 //! Messages of one UTC day that this does not tell apart are one row. Author domain, source and list are kept where the
 //! shadow policy differs alone, so that all other messages of a day take a few rows together.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 use sqlx::any::AnyRow;
-use sqlx::{Any, AnyConnection, Row as _, Transaction};
+use sqlx::{AnyConnection, Row as _};
 
 use crate::calendar::SECONDS_PER_DAY;
 use crate::label::Label;
 use crate::policy::treatment::{Opinion, Treatment};
 use crate::record::UpstreamReply;
 use crate::store::row::{Key, key};
+use crate::store::upsert::{Line, Put};
 
 /// One message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,7 +47,7 @@ pub struct Origin {
 pub struct ComparisonRow {
     day: i64,
     pub(super) count: i64,
-    /// In the order in which [`UPSERT`] names them.
+    /// In the order of the columns.
     texts: [String; 7],
 }
 
@@ -122,23 +121,18 @@ impl ComparisonRow {
     }
 }
 
-/// Writes rows, in the order of their keys.
-///
-/// # Errors
-///
-/// The database's.
-pub async fn write(
-    transaction: &mut Transaction<'_, Any>,
-    rows: &BTreeMap<Key, ComparisonRow>,
-) -> Result<(), sqlx::Error> {
-    for (key, ComparisonRow { day, count, texts }) in rows {
-        let mut query = sqlx::query(UPSERT).bind(key.as_slice()).bind(*day).bind(*count);
-        for text in texts {
-            query = query.bind(text.as_str());
-        }
-        query.execute(&mut **transaction).await?;
+impl Line for (&Key, &ComparisonRow) {
+    const INTO: &'static str = "INSERT INTO comparisons AS t (
+    row_key, day, n, opinion, active, shadow, reply, author_domain, source, list_id
+)";
+    const COLUMNS: usize = 10;
+    const CONFLICT: &'static str = "ON CONFLICT (row_key) DO UPDATE SET n = t.n + excluded.n";
+
+    fn bind<'q>(&'q self, query: Put<'q>) -> Put<'q> {
+        let (key, row) = self;
+        let query = query.bind(key.as_slice()).bind(row.day).bind(row.count);
+        row.texts.iter().fold(query, |query, text| query.bind(text.as_str()))
     }
-    Ok(())
 }
 
 /// Deletes what is of days before `first`, and of what is left the oldest beyond `most` rows; a bounded number at a time.
@@ -199,11 +193,6 @@ fn word<L: Label>(row: &AnyRow, column: usize) -> Result<Option<L>, sqlx::Error>
 fn unknown() -> sqlx::Error {
     sqlx::Error::Decode("not a word of this version".into())
 }
-
-const UPSERT: &str = "INSERT INTO comparisons AS t (
-    row_key, day, n, opinion, active, shadow, reply, author_domain, source, list_id
-) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
-ON CONFLICT (row_key) DO UPDATE SET n = t.n + excluded.n";
 
 const DELETE_OLD: &str = "DELETE FROM comparisons WHERE row_key IN
     (SELECT row_key FROM comparisons WHERE day < $1 ORDER BY day LIMIT $2)";

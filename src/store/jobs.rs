@@ -11,7 +11,7 @@ use sqlx::{AnyConnection, Row as _};
 use crate::label::Label;
 use crate::label_enum;
 use crate::record::{Counted, PolicyPublished};
-use crate::store::row::{self, TEXT_COLUMNS};
+use crate::store::row::{self, Part, TEXT_COLUMNS};
 use crate::store::{Error, Location, database};
 
 label_enum! {
@@ -220,30 +220,37 @@ impl Jobs {
         Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
     }
 
-    /// The policies that a domain published on a UTC day, as its rows have them; at most a hundred.
+    /// The policies that a domain published on a UTC day, as its rows have them, each with every part of the day that rows
+    /// are of; at most 500.
     ///
     /// # Errors
     ///
     /// The database's.
-    pub async fn policies(&mut self, day: i64, policy_domain: &str) -> Result<Vec<PolicyPublished>, Error> {
+    pub async fn policies(&mut self, day: i64, policy_domain: &str) -> Result<Vec<(PolicyPublished, Part)>, Error> {
         let rows = sqlx::query(POLICIES).bind(day).bind(policy_domain).fetch_all(&mut self.connection).await?;
-        let policy = |row: &AnyRow| row::policy(texts(row, 0)?);
+        let policy = |row: &AnyRow| {
+            let part = Part { begin_hour: row.try_get(11)?, hours: row.try_get(12)? };
+            Ok(row::policy(texts(row, 0)?)?.map(|policy| (policy, part)))
+        };
         let policies = rows.iter().map(policy).collect::<Result<Vec<_>, sqlx::Error>>()?;
         Ok(policies.into_iter().flatten().collect())
     }
 
-    /// A page of the rows of a policy domain on a UTC day, and where the next page begins; none behind the last.
+    /// A page of the rows of a policy domain on a UTC day, or of one part of it alone, and where the next page begins; none behind the last.
     ///
     /// # Errors
     ///
     /// The database's, or a row that this version can't read.
     pub async fn rows(
         &mut self,
-        day: i64,
+        (day, part): (i64, Option<Part>),
         policy_domain: &str,
         place: &Place,
     ) -> Result<(Vec<Counted>, Option<Place>), Error> {
+        let (hours, lengths) =
+            part.map_or((0..=23, 1..=24), |part| (part.begin_hour..=part.begin_hour, part.hours..=part.hours));
         let query = sqlx::query(ROWS).bind(day).bind(policy_domain).bind(&*place.0).bind(ROWS_AT_ONCE);
+        let query = query.bind(*hours.start()).bind(*hours.end()).bind(*lengths.start()).bind(*lengths.end());
         let rows = query.fetch_all(&mut self.connection).await?;
         let counted = |row: &AnyRow| row::counted(row.try_get(1)?, row.try_get(2)?, texts::<TEXT_COLUMNS>(row, 3)?);
         let page = rows.iter().map(counted).collect::<Result<Vec<_>, sqlx::Error>>()?;
@@ -392,6 +399,43 @@ impl Jobs {
         Ok(sqlx::query(SELECT_SECRET).bind(name).fetch_one(&mut self.connection).await?.try_get(0)?)
     }
 
+    /// Notes to whom a failure report goes, so that its bounce has an address on every gate.
+    ///
+    /// # Errors
+    ///
+    /// The database's; its bounce would be of no use.
+    pub async fn note_failure_report(&mut self, id: &str, address: &str, now: i64) -> Result<(), Error> {
+        sqlx::query(INSERT_FAILURE_REPORT).bind(id).bind(address).bind(now).execute(&mut self.connection).await?;
+        Ok(())
+    }
+
+    /// To whom the failure report of this id went; none if it is none, or is not known any more.
+    ///
+    /// # Errors
+    ///
+    /// The database's.
+    pub async fn failure_report(&mut self, id: &str) -> Result<Option<String>, Error> {
+        let row = sqlx::query(SELECT_FAILURE_REPORT).bind(id).fetch_optional(&mut self.connection).await?;
+        Ok(row.map(|row| row.try_get(0)).transpose()?)
+    }
+
+    /// Forgets failure reports that left before `before`, and of the others the oldest beyond [`MAX_FAILURE_REPORTS`]; a
+    /// bounded number at a time.
+    ///
+    /// # Errors
+    ///
+    /// The database's.
+    pub async fn forget_failure_reports(&mut self, before: i64) -> Result<u64, Error> {
+        self.forget_failure_reports_beyond(before, MAX_FAILURE_REPORTS).await
+    }
+
+    async fn forget_failure_reports_beyond(&mut self, before: i64, most: i64) -> Result<u64, Error> {
+        let old = sqlx::query(DELETE_OLD_FAILURE_REPORTS).bind(before).bind(PRUNED_AT_ONCE);
+        let old = old.execute(&mut self.connection).await?.rows_affected();
+        let beyond = sqlx::query(DELETE_FAILURE_REPORTS_BEYOND).bind(PRUNED_AT_ONCE).bind(most);
+        Ok(old + beyond.execute(&mut self.connection).await?.rows_affected())
+    }
+
     /// Deletes jobs that ended and whose period ended before `before`, a bounded number at a time.
     ///
     /// # Errors
@@ -516,16 +560,18 @@ const DOMAINS: &str = "SELECT DISTINCT policy_domain FROM report_rows WHERE day 
 
 /// `requested` is of a message, not of the policy: any will do.
 const POLICIES: &str = "SELECT policy_domain, discovery, policy_record, adkim, aspf, p, sp, np, fo, testing,
-        MIN(requested)
+        MIN(requested), begin_hour, hours
     FROM report_rows WHERE day = $1 AND policy_domain = $2
-    GROUP BY policy_domain, discovery, policy_record, adkim, aspf, p, sp, np, fo, testing
-    ORDER BY policy_record LIMIT 100";
+    GROUP BY policy_domain, discovery, policy_record, adkim, aspf, p, sp, np, fo, testing, begin_hour, hours
+    ORDER BY policy_record, begin_hour, hours LIMIT 500";
 
 const ROWS: &str = "SELECT row_key, n, first_seen,
         source_ip, policy_domain, discovery, policy_record, adkim, aspf, p, sp, np, fo, testing, requested,
         disposition, dkim_aligned, spf_aligned, reasons, header_from, envelope_from, envelope_to,
         dkim_results, spf_domain, spf_scope, spf_result, reply
-    FROM report_rows WHERE day = $1 AND policy_domain = $2 AND row_key > $3 ORDER BY row_key LIMIT $4";
+    FROM report_rows WHERE day = $1 AND policy_domain = $2 AND row_key > $3
+        AND begin_hour BETWEEN $5 AND $6 AND hours BETWEEN $7 AND $8
+    ORDER BY row_key LIMIT $4";
 
 const PLAN: &str = "INSERT INTO report_jobs (
     id, report_id, policy_domain, configuration, period_begin, period_end, destination, due, deadline, state,
@@ -583,6 +629,17 @@ const INSERT_SECRET: &str = "INSERT INTO report_secrets (name, secret) VALUES ($
 
 const SELECT_SECRET: &str = "SELECT secret FROM report_secrets WHERE name = $1";
 
+const INSERT_FAILURE_REPORT: &str =
+    "INSERT INTO failure_reports (id, address, sent) VALUES ($1, $2, $3) ON CONFLICT (id) DO NOTHING";
+
+const SELECT_FAILURE_REPORT: &str = "SELECT address FROM failure_reports WHERE id = $1";
+
+const DELETE_OLD_FAILURE_REPORTS: &str = "DELETE FROM failure_reports WHERE id IN
+    (SELECT id FROM failure_reports WHERE sent < $1 ORDER BY sent LIMIT $2)";
+
+const DELETE_FAILURE_REPORTS_BEYOND: &str = "DELETE FROM failure_reports WHERE id IN
+    (SELECT id FROM failure_reports ORDER BY sent DESC, id LIMIT $1 OFFSET $2)";
+
 const SUPPRESS: &str = "INSERT INTO report_suppressions AS t (address, strikes, since, until, reason)
     VALUES ($1, 1, $2, $3, $7) ON CONFLICT (address) DO UPDATE SET
         strikes = t.strikes + 1, since = excluded.since, reason = excluded.reason,
@@ -606,7 +663,9 @@ const RIVALRIES: usize = 32;
 const DOMAINS_AT_ONCE: i64 = 500;
 /// Rows of a page: some megabytes.
 const ROWS_AT_ONCE: i64 = 1000;
-/// Jobs that one pruning deletes at most: some ten milliseconds.
+/// Failure reports whose bounces find an address: some ten megabytes.
+pub const MAX_FAILURE_REPORTS: i64 = 200_000;
+/// Jobs or failure reports that one pruning deletes at most: some ten milliseconds.
 const PRUNED_AT_ONCE: i64 = 5000;
 
 #[cfg(test)]

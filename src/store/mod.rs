@@ -5,7 +5,8 @@
 //! tell apart add up, in memory and in the table. What was appended more than a second ago survives the death of the
 //! process. While the database does not take rows, they wait in a bounded file, which outlives the process, too, and
 //! where that can't be or is full, in a bounded memory; beyond that they are lost and counted. A batch of which nobody
-//! knows whether the database took it is offered again under the same stamp, and taken once. Explanations go the same
+//! knows whether the database took it is offered again under the same stamp, and taken once. What the database refuses for
+//! its values is lost and counted, too, so that it holds up nothing. Explanations go the same
 //! way, with a small share of the memory and without the file. All is deleted after some days, and the oldest earlier
 //! where it takes more room than it may. Comparisons, of how messages came out with what a shadow policy would have done,
 //! go with the rows.
@@ -20,7 +21,7 @@
 //!   UPDATE SET n = t.n + excluded.n`; `CAST(SUM(..) AS BIGINT)`; a claim is one conditional `UPDATE .. RETURNING` with a
 //!   lease. No `QueryBuilder`, no `query!`, no function that one of them lacks (such as MAX of two values). PostgreSQL
 //!   takes no NUL octet in a text, and one row twice in one upsert is an error: what comes together is added up before,
-//!   and written in the order of its keys, so that two gates don't wait for each other;
+//!   and written in the order of its keys (`upsert`), so that two gates don't wait for each other;
 //! - lets what comes with mail go through the writer (an `Item`, as rows and explanations do), and writes all else (states
 //!   of reports, suppressions) in short transactions (`database::begin`) over a connection of its own
 //!   (`database::open`; for reading `database::open_read_only`), wherever waiting for it does not hold up mail;
@@ -37,6 +38,7 @@ mod retention;
 mod row;
 mod spill;
 mod statements;
+mod upsert;
 mod writer;
 
 use std::path::PathBuf;
@@ -53,6 +55,7 @@ use crate::metrics::{Family, Histogram, IntCounter, IntGauge, Registry};
 use crate::record::{Disposition, Record};
 use crate::store::comparison::{Comparison, Comparisons};
 pub use crate::store::location::{Location, LocationError, Postgres};
+pub use crate::store::row::{Part, Periods};
 pub use crate::store::spill::Settings as SpillSettings;
 use crate::store::writer::{LogLimit, Opened, Writer};
 
@@ -73,6 +76,8 @@ pub struct Settings {
     pub spill: Option<SpillSettings>,
     /// What is kept.
     pub retention: Retention,
+    /// Which periods rows are added up over.
+    pub periods: Periods,
 }
 
 /// How long and how much.
@@ -144,6 +149,8 @@ label_enum! {
         Stopped = "stopped",
         /// The spill file did not give them back.
         SpillUnreadable = "spill_unreadable",
+        /// The database refused them for what they are: they would have held up all behind them.
+        Refused = "refused",
     }
 }
 
@@ -381,6 +388,7 @@ impl Settings {
             memory: 64 * 1024 * 1024,
             spill: None,
             retention: Retention::default(),
+            periods: Periods::Days,
         }
     }
 }

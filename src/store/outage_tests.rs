@@ -21,6 +21,9 @@ on_both![
     what_waits_in_the_file_outlives_the_gate,
     what_waits_in_the_file_survives_kill_9,
     a_file_that_is_full_leaves_the_memory,
+    what_the_database_refuses_holds_nothing_up,
+    what_the_database_refuses_is_taken_out_of_the_file,
+    a_database_that_refuses_everything_ends_the_search,
     rows_that_are_too_old_are_deleted_in_steps,
     beyond_the_size_the_oldest_days_go_and_the_present_stays,
 ];
@@ -40,7 +43,8 @@ async fn a_batch_that_is_offered_twice_counts_once(home: Home) {
 fn batch(sequence: i64) -> Batch {
     let mut waiting = Waiting::default();
     for n in 0..2 {
-        waiting.add(Row::new(Record { source_ip: [192, 0, 2, n].into(), ..sample::record() }), usize::MAX);
+        waiting
+            .add(Row::new(Record { source_ip: [192, 0, 2, n].into(), ..sample::record() }, Periods::Days), usize::MAX);
     }
     waiting.depart(Stamp { writer: [1; 16], sequence }).unwrap()
 }
@@ -164,6 +168,79 @@ async fn a_file_that_is_full_leaves_the_memory(home: Home) {
     assert!(written >= 5, "{written}");
     let home = gate.close().await;
     assert_eq!(messages(&home).await.unsigned_abs(), written);
+}
+
+/// From now on the table takes no row whose SPF domain is `poison.example`, and says so in the way of its database.
+async fn poisoned(home: &Home) {
+    let statements: &[&'static str] = match home.location {
+        Location::Sqlite(_) => {
+            &["CREATE TRIGGER poison BEFORE INSERT ON report_rows WHEN NEW.spf_domain = 'poison.example'
+            BEGIN SELECT RAISE(ABORT, 'poison'); END"]
+        }
+        Location::Postgres(_) => &["ALTER TABLE report_rows ADD CHECK (spf_domain <> 'poison.example')"],
+    };
+    for statement in statements {
+        home.execute(statement).await;
+    }
+}
+
+/// The `n`th of many rows, which is one of the kind that the table does not take if `poison` says so.
+fn one_of_many(n: u32, poison: bool) -> Record {
+    let mut record = Record { source_ip: std::net::Ipv4Addr::from_bits(n).into(), ..sample::record() };
+    if poison {
+        record.spf.as_mut().unwrap().domain = "poison.example".into();
+    }
+    record
+}
+
+const REFUSED: &str = "dmarcgate_store_rows_lost_total{reason=\"refused\"}";
+
+async fn what_the_database_refuses_holds_nothing_up(home: Home) {
+    let home = made(home).await;
+    poisoned(&home).await;
+    let gate = Gate::open(home).await;
+    for n in 0..300 {
+        gate.append(one_of_many(n, n % 100 == 7));
+        gate.append(one_of_many(n, n % 100 == 7));
+    }
+    gate.explain("ID", now(), b"told");
+    gate.wait_until_written(594).await;
+    gate.wait_for(&format!("{REFUSED} 6\n")).await;
+    gate.wait_for("dmarcgate_store_rows_pending 0\n").await;
+    gate.append(one_of_many(1, false));
+    gate.wait_until_written(595).await;
+    let scrape = gate.scrape();
+    for text in ["dmarcgate_store_up 1\n", "dmarcgate_store_failed_batches_total 0\n"] {
+        assert!(scrape.contains(text), "no {text} in {scrape}");
+    }
+    let home = gate.close().await;
+    assert_eq!((messages(&home).await, count_rows(&home).await), (595, 297));
+    assert!(Reader::new(home.location.clone()).explanation("ID").await.unwrap().is_some());
+}
+
+async fn what_the_database_refuses_is_taken_out_of_the_file(home: Home) {
+    let home = made(home).await;
+    poisoned(&home).await;
+    let gate = broken_with_file(home).await;
+    (0..10).for_each(|n| gate.append(one_of_many(n, n == 3)));
+    gate.wait_for("dmarcgate_store_rows_spilled_total 10\n").await;
+    gate.home.execute("ALTER TABLE gone RENAME TO report_rows").await;
+    gate.wait_until_written(9).await;
+    gate.wait_for(&format!("{REFUSED} 1\n")).await;
+    gate.wait_for("dmarcgate_store_spill_bytes 0\n").await;
+    let home = gate.close().await;
+    assert_eq!(messages(&home).await, 9);
+}
+
+async fn a_database_that_refuses_everything_ends_the_search(home: Home) {
+    let home = made(home).await;
+    poisoned(&home).await;
+    let gate = Gate::open(home).await;
+    (0..1500).for_each(|n| gate.append(one_of_many(n, true)));
+    gate.wait_for(&format!("{REFUSED} 1500\n")).await;
+    gate.append(one_of_many(0, false));
+    gate.wait_until_written(1).await;
+    gate.close().await;
 }
 
 async fn rows_that_are_too_old_are_deleted_in_steps(home: Home) {
@@ -303,6 +380,21 @@ mod server {
                 store.close(Duration::from_secs(5)).await;
                 assert_eq!(messages(&home).await - before, 10, "with a file: {file}");
             }
+        }
+
+        #[tokio::test]
+        #[ignore = "needs a PostgreSQL server: tests/postgres"]
+        async fn texts_that_it_has_no_place_for_are_refused_alone() {
+            let home = made(Home::postgres().await).await;
+            let mut connection = database::open(&home.location).await.unwrap();
+            let mut rows: Vec<_> = (0..100).map(|n| Row::new(one_of_many(n, false), Periods::Days)).collect();
+            // A NUL, and a key of an index that is too long: what no version of ours writes.
+            rows[20].texts[20] = "a\0b".into();
+            rows[70].texts[1] = (0..9000_u32).map(|n| char::from_u32(0x4e00 + n * 7919 % 20_000).unwrap()).collect();
+            let rows = rows.into_iter().map(|row| (row.key(), row)).collect();
+            let batch = Batch::new(Stamp { writer: [1; 16], sequence: 1 }, rows, Default::default());
+            let refused = statements::write(&mut connection, Some(&batch), &[], 1).await.unwrap();
+            assert_eq!((refused.messages, messages(&home).await), (2, 98), "{}", refused.cause);
         }
 
         #[tokio::test]

@@ -5,39 +5,71 @@ use std::iter;
 use aws_lc_rs::digest::{self, SHA256};
 use serde::{Deserialize, Serialize};
 
+use crate::calendar::SECONDS_PER_DAY;
+use crate::dmarc::record::{Parsed, parse};
 use crate::domain::Domain;
 use crate::label::Label;
+use crate::label_enum;
 use crate::record::{Counted, PolicyEvaluated, PolicyPublished, Record, SpfAuthResult};
+
+/// The part of a UTC day that a report covers: a number of hours that divides the day, and never crosses its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// The hour with which it begins, a multiple of `hours`.
+    pub begin_hour: i64,
+    /// How many hours it has; 24: the whole day.
+    pub hours: i64,
+}
+
+label_enum! {
+    /// Which part of a day the row of a message is of.
+    pub enum Periods {
+        /// The whole day, always.
+        Days = "days",
+        /// What the owner of the policy domain asks for (`ri`, RFC 7489 §6.3).
+        AsRequested = "as_requested",
+    }
+}
 
 /// Messages of one UTC day that a report would not tell apart.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Row {
     /// Days since the epoch, UTC.
     pub day: i64,
+    /// The part of it; in rows of earlier versions the whole.
+    #[serde(default)]
+    pub part: Part,
     /// How many messages.
     pub count: i64,
     /// The first one's arrival, in seconds since the epoch.
     pub first_seen: i64,
     /// The last one's.
     pub last_seen: i64,
-    /// The text columns, in the order in which `statements::UPSERT` names them.
+    /// The text columns, in the order in which `statements` names them.
     pub texts: [String; TEXT_COLUMNS],
 }
 
-/// SHA-256 over the day and the texts: equal keys are equal rows, and no peer can find two others with one key.
+/// SHA-256 over the day, its part and the texts: equal keys are equal rows, and no peer can find two others with one key.
 pub type Key = [u8; 32];
 
 impl Row {
     /// The row of one message.
-    pub fn new(record: Record) -> Self {
+    pub fn new(record: Record, periods: Periods) -> Self {
         let record = record.bounded();
         let (day, arrived) = (record.day(), record.arrived);
-        Self { day, count: 1, first_seen: arrived, last_seen: arrived, texts: texts(record) }
+        let part = match periods {
+            Periods::Days => Part::default(),
+            Periods::AsRequested => Part::at(arrived, hours(requested_interval(&record))),
+        };
+        Self { day, part, count: 1, first_seen: arrived, last_seen: arrived, texts: texts(record) }
     }
 
-    /// The key.
+    /// The key. That of a row of a whole day says nothing of its part, as in earlier versions.
     pub fn key(&self) -> Key {
-        key(self.day, &self.texts)
+        match self.part == Part::default() {
+            true => key(self.day, &self.texts),
+            false => finished(hashed(self.day, &self.texts), &[self.part.begin_hour, self.part.hours]),
+        }
     }
 
     /// Adds the messages of `other`, a row with the same key.
@@ -53,17 +85,55 @@ impl Row {
     }
 }
 
+impl Part {
+    /// The part of so many hours in which a moment lies, in seconds since the epoch.
+    fn at(moment: i64, hours: i64) -> Self {
+        let hour = moment.rem_euclid(SECONDS_PER_DAY) / SECONDS_PER_HOUR;
+        Self { begin_hour: hour - hour % hours, hours }
+    }
+}
+
+impl Default for Part {
+    fn default() -> Self {
+        Self { begin_hour: 0, hours: 24 }
+    }
+}
+
+/// What `ri` of a message's policy record says, in seconds.
+fn requested_interval(record: &Record) -> Option<u32> {
+    match parse(record.policy.as_ref()?.record.as_bytes()) {
+        Parsed::Record(record) => record.ri,
+        Parsed::Foreign => None,
+    }
+}
+
+/// The hours of a period for an owner who asks for a report every so many seconds: never more often than that, nor than
+/// every hour, and so that periods fill a UTC day.
+fn hours(interval: Option<u32>) -> i64 {
+    let wanted = i64::from(interval.unwrap_or(u32::MAX));
+    HOURS.into_iter().find(|hours| hours * SECONDS_PER_HOUR >= wanted).unwrap_or(24)
+}
+
 /// The key of a day and texts; every part is preceded by its length, so that no text can pass for two.
 pub fn key(day: i64, texts: &[String]) -> Key {
+    finished(hashed(day, texts), &[])
+}
+
+fn finished(mut hash: digest::Context, numbers: &[i64]) -> Key {
+    numbers.iter().for_each(|number| hash.update(&number.to_be_bytes()));
+    let mut key = Key::default();
+    key.iter_mut().zip(hash.finish().as_ref()).for_each(|(to, from)| *to = *from);
+    key
+}
+
+fn hashed(day: i64, texts: &[String]) -> digest::Context {
     let mut hash = digest::Context::new(&SHA256);
     hash.update(&day.to_be_bytes());
     for text in texts {
         hash.update(&u64::try_from(text.len()).unwrap_or(u64::MAX).to_be_bytes());
         hash.update(text.as_bytes());
     }
-    let mut key = Key::default();
-    key.iter_mut().zip(hash.finish().as_ref()).for_each(|(to, from)| *to = *from);
-    key
+    hash
 }
 
 fn texts(record: Record) -> [String; TEXT_COLUMNS] {
@@ -222,20 +292,72 @@ fn json<T: serde::Serialize>(values: &[T]) -> String {
 
 /// How many text columns there are.
 pub const TEXT_COLUMNS: usize = 24;
+/// What divides a UTC day.
+const HOURS: [i64; 8] = [1, 2, 3, 4, 6, 8, 12, 24];
+const SECONDS_PER_HOUR: i64 = 3600;
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::record::{Disposition, FinalReply, sample};
 
+    fn row(record: Record) -> Row {
+        Row::new(record, Periods::Days)
+    }
+
     #[test]
     fn messages_of_one_day_that_differ_in_time_alone_have_one_key() {
-        let row = Row::new(sample::record());
-        let later = Row::new(Record { arrived: sample::record().arrived + 3600, ..sample::record() });
+        let (row, of) = (row(sample::record()), row);
+        let later = of(Record { arrived: sample::record().arrived + 3600, ..sample::record() });
         assert_eq!(row.key(), later.key());
         let mut sum = later.clone();
         sum.add(&row);
         assert_eq!((sum.count, sum.first_seen, sum.last_seen), (2, row.first_seen, later.last_seen));
+    }
+
+    #[test]
+    fn periods_are_what_the_owner_asks_for_within_bounds() {
+        let cases = [
+            (None, 24),
+            (Some(0), 1),
+            (Some(1), 1),
+            (Some(3600), 1),
+            (Some(3601), 2),
+            (Some(5 * 3600), 6),
+            (Some(43_200), 12),
+            (Some(43_201), 24),
+            (Some(86_400), 24),
+            (Some(604_800), 24),
+            (Some(u32::MAX), 24),
+        ];
+        for (interval, expected) in cases {
+            assert_eq!(hours(interval), expected, "{interval:?}");
+        }
+        let moment = 20_454 * SECONDS_PER_DAY + 17 * 3600 + 5;
+        for (hours, begin_hour) in [(1, 17), (2, 16), (4, 16), (6, 12), (12, 12), (24, 0)] {
+            assert_eq!(Part::at(moment, hours), Part { begin_hour, hours });
+        }
+    }
+
+    #[test]
+    fn parts_of_a_day_have_rows_of_their_own_only_where_that_is_wanted() {
+        let row = |second: i64, tag: &str, periods| {
+            let mut record = Record { arrived: 20_454 * SECONDS_PER_DAY + second, ..sample::record() };
+            record.policy.as_mut().unwrap().record = format!("v=DMARC1; p=reject; {tag}rua=mailto:d@example.org");
+            Row::new(record, periods)
+        };
+        let (days, as_requested) = (Periods::Days, Periods::AsRequested);
+        assert_eq!(row(0, "ri=3600; ", days).key(), row(7200, "ri=3600; ", days).key());
+        assert_eq!(row(0, "", as_requested), row(0, "", days), "the same rows as ever, keys included");
+        let (first, second) = (row(3599, "ri=3600; ", as_requested), row(3600, "ri=3600; ", as_requested));
+        assert_eq!((first.part, second.part), (Part::at(0, 1), Part { begin_hour: 1, hours: 1 }));
+        let keys = [first.key(), second.key(), row(3599, "ri=3600; ", days).key()];
+        assert!(keys[0] != keys[1] && keys[0] != keys[2] && keys[1] != keys[2]);
+        assert_eq!(first.key(), row(0, "ri=3600; ", as_requested).key());
+        // As a spill file of an earlier version has it.
+        let mut old = serde_json::to_value(row(0, "", days)).unwrap();
+        old.as_object_mut().unwrap().remove("part").unwrap();
+        assert_eq!(serde_json::from_value::<Row>(old).unwrap(), row(0, "", days));
     }
 
     #[test]
@@ -244,7 +366,7 @@ mod tests {
         let with = |change: &dyn Fn(&mut Record)| {
             let mut record = base();
             change(&mut record);
-            Row::new(record).key()
+            row(record).key()
         };
         type Change<'a> = &'a dyn Fn(&mut Record);
         let cases: &[(&str, Change<'_>)] = &[
@@ -286,17 +408,17 @@ mod tests {
         for change in changes {
             let mut record = sample::record();
             change(&mut record);
-            let row = Row::new(record.clone());
+            let row = row(record.clone());
             assert_eq!(counted(7, row.first_seen, row.texts).unwrap(), Counted { record, count: 7 });
         }
-        let mut texts = Row::new(sample::record()).texts;
+        let mut texts = row(sample::record()).texts;
         texts[12] = "softfail".into();
         assert!(counted(1, 0, texts).unwrap_err().to_string().contains("softfail"));
     }
 
     #[test]
     fn no_text_passes_for_two() {
-        let (mut a, mut b) = (Row::new(sample::record()), Row::new(sample::record()));
+        let (mut a, mut b) = (row(sample::record()), row(sample::record()));
         (a.texts[20], a.texts[21]) = ("ab".into(), "c".into());
         (b.texts[20], b.texts[21]) = ("a".into(), "bc".into());
         assert_ne!(a.key(), b.key());

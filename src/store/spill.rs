@@ -252,14 +252,18 @@ mod tests {
 
     use super::*;
     use crate::record::{Record, sample};
+    use crate::store::Periods;
     use crate::store::batch::Waiting;
 
     fn batch(sequence: i64) -> Batch {
         let mut waiting = Waiting::default();
         for n in 0..3 {
-            waiting.add(Row::new(Record { source_ip: [192, 0, 2, n].into(), ..sample::record() }), usize::MAX);
+            waiting.add(
+                Row::new(Record { source_ip: [192, 0, 2, n].into(), ..sample::record() }, Periods::Days),
+                usize::MAX,
+            );
         }
-        waiting.add(Row::new(sample::record()), usize::MAX);
+        waiting.add(Row::new(sample::record(), Periods::Days), usize::MAX);
         waiting.depart(Stamp { writer: [1; 16], sequence }).unwrap()
     }
 

@@ -1,14 +1,33 @@
 //! The statements for rows and explanations, once for every kind of database.
 
-use sqlx::{AnyConnection, Row as _};
+use sqlx::{Any, AnyConnection, Row as _, Transaction};
 
 use crate::label::Label;
 use crate::record::Disposition;
 use crate::store::batch::{Batch, Stamp};
-use crate::store::{Explanation, SummaryLine, comparison, database};
+use crate::store::comparison::ComparisonRow;
+use crate::store::row::{Key, Row, TEXT_COLUMNS};
+use crate::store::upsert::{self, Line, Put};
+use crate::store::{Explanation, SummaryLine, database};
+
+/// What the database refused for what it is, and will not be offered again.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Refused {
+    /// Messages of rows.
+    pub messages: u64,
+    /// Messages of comparisons.
+    pub compared: u64,
+    /// Explanations.
+    pub explanations: u64,
+    /// What it said first; empty if it took all.
+    pub cause: String,
+}
 
 /// Writes rows and comparisons, in the order of their keys, and explanations in one transaction: all or none. A batch that
 /// the database has by its stamp is not written again.
+///
+/// What the database refuses for its values it would refuse for ever, and nothing behind it would get through. Then all is
+/// written again but for such lines.
 ///
 /// # Errors
 ///
@@ -18,35 +37,97 @@ pub async fn write(
     batch: Option<&Batch>,
     explanations: &[Explanation],
     now: i64,
-) -> Result<(), sqlx::Error> {
+) -> Result<Refused, sqlx::Error> {
     let mut transaction = database::begin(connection).await?;
-    let mut is_new = false;
-    if let Some(Batch { stamp: Stamp { writer, sequence }, .. }) = batch {
-        let query = sqlx::query(UPSERT_WRITER).bind(writer.as_slice()).bind(*sequence).bind(now);
-        is_new = query.execute(&mut *transaction).await?.rows_affected() > 0;
-    }
-    let batch = batch.filter(|_| is_new);
-    if let Some(batch) = batch {
-        comparison::write(&mut transaction, &batch.comparisons).await?;
-    }
-    for (key, row) in batch.iter().flat_map(|batch| &batch.rows) {
-        let mut query = sqlx::query(UPSERT)
-            .bind(key.as_slice())
-            .bind(row.day)
-            .bind(row.count)
-            .bind(row.first_seen)
-            .bind(row.last_seen);
-        for text in &row.texts {
-            query = query.bind(text.as_str());
+    let written = async {
+        let batch = stamped(&mut transaction, batch, now).await?;
+        let (rows, comparisons) = lines(batch);
+        upsert::put(&mut transaction, &comparisons).await?;
+        upsert::put(&mut transaction, &rows).await?;
+        upsert::put(&mut transaction, explanations).await
+    };
+    match written.await {
+        Ok(()) => transaction.commit().await.map(|()| Refused::default()),
+        Err(cause) if upsert::is_of_data(&cause) => {
+            transaction.rollback().await?;
+            let refused = write_accepted(connection, batch, explanations, now).await?;
+            Ok(Refused { cause: cause.to_string(), ..refused })
         }
-        query.execute(&mut *transaction).await?;
+        Err(cause) => Err(cause),
     }
-    for Explanation { id, arrived, body } in explanations {
-        let octets = i64::try_from(body.len()).unwrap_or(i64::MAX);
-        let query = sqlx::query(INSERT_EXPLANATION).bind(&**id).bind(*arrived).bind(octets).bind(&**body);
-        query.execute(&mut *transaction).await?;
+}
+
+/// Writes what the database takes, in one transaction, and counts the rest.
+async fn write_accepted(
+    connection: &mut AnyConnection,
+    batch: Option<&Batch>,
+    explanations: &[Explanation],
+    now: i64,
+) -> Result<Refused, sqlx::Error> {
+    let mut transaction = database::begin(connection).await?;
+    let batch = stamped(&mut transaction, batch, now).await?;
+    let (rows, comparisons) = lines(batch);
+    let comparisons = upsert::put_accepted(&mut transaction, &comparisons).await?;
+    let rows = upsert::put_accepted(&mut transaction, &rows).await?;
+    let explanations = upsert::put_accepted(&mut transaction, explanations).await?;
+    let refused = Refused {
+        messages: rows.iter().map(|(_, row)| row.count.unsigned_abs()).sum(),
+        compared: comparisons.iter().map(|(_, row)| row.count.unsigned_abs()).sum(),
+        explanations: explanations.len() as u64,
+        cause: String::new(),
+    };
+    transaction.commit().await?;
+    Ok(refused)
+}
+
+/// The batch, if the database does not have it by its stamp; from here on it has.
+async fn stamped<'a>(
+    transaction: &mut Transaction<'_, Any>,
+    batch: Option<&'a Batch>,
+    now: i64,
+) -> Result<Option<&'a Batch>, sqlx::Error> {
+    let Some(Batch { stamp: Stamp { writer, sequence }, .. }) = batch else { return Ok(None) };
+    let query = sqlx::query(UPSERT_WRITER).bind(writer.as_slice()).bind(*sequence).bind(now);
+    let is_new = query.execute(&mut **transaction).await?.rows_affected() > 0;
+    Ok(batch.filter(|_| is_new))
+}
+
+type Lines<'a> = (Vec<(&'a Key, &'a Row)>, Vec<(&'a Key, &'a ComparisonRow)>);
+
+fn lines(batch: Option<&Batch>) -> Lines<'_> {
+    batch.map(|batch| (batch.rows.iter().collect(), batch.comparisons.iter().collect())).unwrap_or_default()
+}
+
+impl Line for (&Key, &Row) {
+    const INTO: &'static str = "INSERT INTO report_rows AS t (
+    row_key, day, n, first_seen, last_seen,
+    source_ip, policy_domain, discovery, policy_record, adkim, aspf, p, sp, np, fo, testing, requested,
+    disposition, dkim_aligned, spf_aligned, reasons, header_from, envelope_from, envelope_to,
+    dkim_results, spf_domain, spf_scope, spf_result, reply, begin_hour, hours
+)";
+    const COLUMNS: usize = 7 + TEXT_COLUMNS;
+    const CONFLICT: &'static str = "ON CONFLICT (row_key) DO UPDATE SET
+    n = t.n + excluded.n,
+    first_seen = CASE WHEN excluded.first_seen < t.first_seen THEN excluded.first_seen ELSE t.first_seen END,
+    last_seen = CASE WHEN excluded.last_seen > t.last_seen THEN excluded.last_seen ELSE t.last_seen END";
+
+    fn bind<'q>(&'q self, query: Put<'q>) -> Put<'q> {
+        let (key, row) = self;
+        let query = query.bind(key.as_slice()).bind(row.day).bind(row.count).bind(row.first_seen).bind(row.last_seen);
+        let query = row.texts.iter().fold(query, |query, text| query.bind(text.as_str()));
+        query.bind(row.part.begin_hour).bind(row.part.hours)
     }
-    transaction.commit().await
+}
+
+impl Line for Explanation {
+    const INTO: &'static str = "INSERT INTO explanations (id, arrived, octets, body)";
+    const COLUMNS: usize = 4;
+    const CONFLICT: &'static str = "ON CONFLICT (id) DO NOTHING";
+
+    fn bind<'q>(&'q self, query: Put<'q>) -> Put<'q> {
+        let octets = i64::try_from(self.body.len()).unwrap_or(i64::MAX);
+        query.bind(&*self.id).bind(self.arrived).bind(octets).bind(&*self.body)
+    }
 }
 
 /// Deletes explanations that arrived before `before`, in seconds since the epoch, then the oldest of what is left until
@@ -110,19 +191,6 @@ pub async fn summary(connection: &mut AnyConnection, first: i64, last: i64) -> R
         .collect()
 }
 
-const UPSERT: &str = "INSERT INTO report_rows AS t (
-    row_key, day, n, first_seen, last_seen,
-    source_ip, policy_domain, discovery, policy_record, adkim, aspf, p, sp, np, fo, testing, requested,
-    disposition, dkim_aligned, spf_aligned, reasons, header_from, envelope_from, envelope_to,
-    dkim_results, spf_domain, spf_scope, spf_result, reply
-) VALUES (
-    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24,
-    $25, $26, $27, $28, $29
-) ON CONFLICT (row_key) DO UPDATE SET
-    n = t.n + excluded.n,
-    first_seen = CASE WHEN excluded.first_seen < t.first_seen THEN excluded.first_seen ELSE t.first_seen END,
-    last_seen = CASE WHEN excluded.last_seen > t.last_seen THEN excluded.last_seen ELSE t.last_seen END";
-
 const UPSERT_WRITER: &str = "INSERT INTO store_writers AS t (id, sequence, seen) VALUES ($1, $2, $3)
     ON CONFLICT (id) DO UPDATE SET sequence = excluded.sequence, seen = excluded.seen
     WHERE t.sequence < excluded.sequence";
@@ -130,9 +198,6 @@ const UPSERT_WRITER: &str = "INSERT INTO store_writers AS t (id, sequence, seen)
 const SUMMARY: &str = "SELECT day, policy_domain, disposition, CAST(SUM(n) AS BIGINT)
     FROM report_rows WHERE day >= $1 AND day <= $2
     GROUP BY day, policy_domain, disposition ORDER BY day, policy_domain, disposition";
-
-const INSERT_EXPLANATION: &str =
-    "INSERT INTO explanations (id, arrived, octets, body) VALUES ($1, $2, $3, $4) ON CONFLICT (id) DO NOTHING";
 
 const SELECT_EXPLANATION: &str = "SELECT body FROM explanations WHERE id = $1";
 

@@ -24,6 +24,7 @@ use crate::store::comparison::{Comparison, ComparisonRow};
 use crate::store::retention::{self, Pruned};
 use crate::store::row::Row;
 use crate::store::spill::{self, Spill};
+use crate::store::statements::Refused;
 use crate::store::{Error, Explanation, Item, Location, Loss, Metrics, Settings, database, statements};
 
 /// Owns the write connection and all rows that wait for it. It goes on taking records while the database writes.
@@ -75,7 +76,7 @@ type Job = Pin<Box<dyn Future<Output = Done> + Send>>;
 /// What came of it.
 enum Done {
     /// A batch went to the database, or failed to.
-    Wrote { database: Option<Database>, wrote: Wrote, result: Result<(), Error> },
+    Wrote { database: Option<Database>, wrote: Wrote, result: Result<Refused, Error> },
     /// The batch that is held went to the spill file, or failed to.
     Spilled(Result<(), spill::Fault>),
     /// A step of pruning.
@@ -223,7 +224,7 @@ impl Writer {
     /// Adds one record to what waits, or counts it as lost.
     fn take(&mut self, record: Record) {
         let held = self.held.as_ref().map_or(0, |batch| batch.memory);
-        if self.waiting.add(Row::new(record), self.settings.memory.saturating_sub(held)) {
+        if self.waiting.add(Row::new(record, self.settings.periods), self.settings.memory.saturating_sub(held)) {
             self.since.get_or_insert_with(Instant::now);
         } else {
             self.metrics.pending.dec();
@@ -355,10 +356,12 @@ impl Writer {
             };
             let batch = batch.map(Arc::new);
             let mut result = try_write(&mut database, &location, batch.as_deref(), &[]).await;
-            if let (Ok(()), Some(spill)) = (&result, spill) {
+            if let (Ok(_), Some(spill)) = (&result, spill) {
                 let removed = blocking(move || locked(&spill).remove_first()).await.and_then(|removed| removed);
-                // It comes again, and is known by its stamp.
-                result = removed.map_err(|error| Error::Read(sqlx::Error::Io(error)));
+                if let Err(error) = removed {
+                    // It comes again, and is known by its stamp.
+                    result = Err(Error::Read(sqlx::Error::Io(error)));
+                }
             }
             let took = begun.elapsed();
             let explanations = Vec::new();
@@ -389,9 +392,9 @@ impl Writer {
 impl Writer {
     fn settle(&mut self, done: Done) {
         match done {
-            Done::Wrote { database, wrote, result: Ok(()) } => {
+            Done::Wrote { database, wrote, result: Ok(refused) } => {
                 self.database = database;
-                self.written(&wrote);
+                self.written(&wrote, &refused);
             }
             Done::Wrote { wrote, result: Err(fault), .. } => {
                 self.metrics.lost.of(Loss::SpillUnreadable).inc_by(wrote.unreadable);
@@ -407,23 +410,37 @@ impl Writer {
         }
     }
 
-    fn written(&mut self, wrote: &Wrote) {
+    fn written(&mut self, wrote: &Wrote, refused: &Refused) {
         self.metrics.lost.of(Loss::SpillUnreadable).inc_by(wrote.unreadable);
         if let Some(batch) = &wrote.batch {
-            self.metrics.written.inc_by(batch.messages);
+            self.metrics.written.inc_by(batch.messages.saturating_sub(refused.messages));
             self.metrics.batch_seconds.observe(wrote.took.as_secs_f64());
             if wrote.source == Source::Memory {
                 self.metrics.pending.sub(i64::try_from(batch.messages).unwrap_or(i64::MAX));
                 self.held = None;
             }
         }
-        self.metrics.explanations_written.inc_by(wrote.explanations.len() as u64);
+        let explanations = (wrote.explanations.len() as u64).saturating_sub(refused.explanations);
+        self.metrics.explanations_written.inc_by(explanations);
+        self.refused(refused);
         self.explained = self.explained.saturating_add(wrote.explained as u64);
         self.metrics.explanations_size.set(i64::try_from(self.explained).unwrap_or(i64::MAX));
         self.metrics.up.set(1);
         self.tell_spill();
         if self.retry.take().is_some() {
             info!("the database takes rows again");
+        }
+    }
+
+    /// Counts as lost what the database refused for its values.
+    fn refused(&self, refused: &Refused) {
+        let Refused { messages, compared, explanations, cause } = refused;
+        self.metrics.lost.of(Loss::Refused).inc_by(*messages);
+        self.metrics.comparisons_lost.of(Loss::Refused).inc_by(*compared);
+        self.metrics.explanations_lost.of(Loss::Refused).inc_by(*explanations);
+        if messages + compared + explanations > 0 {
+            let (rows, comparisons) = (messages, compared);
+            error!(error = %cause, rows, comparisons, explanations, "the database refused some of a batch; that is lost");
         }
     }
 
@@ -543,7 +560,7 @@ async fn try_write(
     location: &Location,
     batch: Option<&Batch>,
     explanations: &[Explanation],
-) -> Result<(), Error> {
+) -> Result<Refused, Error> {
     let database = reopened(database, location).await?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let seen = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);

@@ -4,6 +4,7 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
+use crate::support::dns::{DnsServer, Zone};
 use crate::support::rules::{GREETING, Hold, Script, on};
 use crate::support::upstream::Upstream;
 
@@ -95,6 +96,38 @@ async fn a_server_that_sees_the_gate_alone_is_told_to_get_things_wrong() {
         let (code, story, server) = asked(&upstream, identity, GUARDED).await;
         assert_eq!((code, server["problems"].clone()), (0, json!([])), "{identity}: {story}");
         assert_eq!(server["consequences"].as_array().map(Vec::len), Some(6), "{identity}");
+    }
+}
+
+#[tokio::test]
+async fn whether_bounces_of_reports_come_back_is_told() {
+    let upstream = Upstream::start(Script::with_xclient().rule(on("RCPT").reply("554 5.7.1 no"))).await;
+    let servers = [upstream.address().to_string()];
+    let elsewhere = Zone::new().mx("bounces.gate.example", 10, "lb.example").a("lb.example", "192.0.2.77");
+    let cases = [
+        ("the gate's name", Zone::new().mx("bounces.gate.example", 10, "mx.gate.example"), true, "this gate"),
+        ("another host", elsewhere, true, "bring them elsewhere"),
+        ("nothing", Zone::new(), false, "PROBLEM       bounces to bounces.gate.example: it has neither MX"),
+    ];
+    for (name, zone, well, expected) in cases {
+        let dns = DnsServer::start(zone).await;
+        let more = format!(
+            "[dns]\nservers = [\"{}\"]\n[reports]\nfrom = \"r@gate.example\"\nbounce_domain = \"bounces.gate.example\"\n",
+            dns.address()
+        );
+        let story = check(&servers, "auto", &more, &[]).await;
+        assert_eq!(story.status.code(), Some(if well { 0 } else { 1 }), "{name}");
+        let story = String::from_utf8(story.stdout).expect("UTF-8");
+        for part in
+            [expected, "Bounces of reports, to bounces.gate.example", "bounces.gate.example smtp:[127.0.0.1]:25"]
+        {
+            assert!(story.contains(part), "{name}: {part}: {story}");
+        }
+        let facts = check(&servers, "auto", &more, &["--json"]).await;
+        let facts: Value = serde_json::from_slice(&facts.stdout).expect("JSON");
+        assert_eq!(facts["well"], well, "{name}: {facts}");
+        assert_eq!(facts["bounces"]["domain"], "bounces.gate.example", "{name}");
+        assert_eq!(facts["bounces"]["problems"].as_array().map(Vec::is_empty), Some(well), "{name}");
     }
 }
 

@@ -12,7 +12,7 @@ use dmarcgate::record::{
     AlignmentMode, AlignmentOutcome, DiscoveryMethod, Disposition, FinalReply, Policy, PolicyEvaluated,
     PolicyPublished, Record, SpfAuthResult, SpfScope, TestMode,
 };
-use dmarcgate::store::{Location, Settings, Store};
+use dmarcgate::store::{Location, Periods, Settings, Store};
 use flate2::read::GzDecoder;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -40,6 +40,11 @@ struct Site {
 impl Site {
     /// With rows of the day before yesterday under each of `domains`, whose records name `rua`.
     async fn new(zone: Zone, script: Script, records: Vec<Record>) -> Self {
+        Self::over(Periods::Days, zone, script, records).await
+    }
+
+    /// The same, with rows over these periods.
+    async fn over(periods: Periods, zone: Zone, script: Script, records: Vec<Record>) -> Self {
         let dns = DnsServer::start(zone).await;
         let relay = Upstream::start(script).await;
         let directory = tempfile::tempdir().expect("a temporary directory");
@@ -50,7 +55,8 @@ impl Site {
             .set("timeouts.upstream_command", "2s")
             .set("timeouts.upstream_final", "2s");
         let location = Location::Sqlite(directory.path().join("dmarcgate.db"));
-        let store = Store::open(Settings::new(location), &Registry::new()).await.expect("a fresh store");
+        let settings = Settings { periods, ..Settings::new(location) };
+        let store = Store::open(settings, &Registry::new()).await.expect("a fresh store");
         for record in records {
             store.appender().append(record);
         }
@@ -224,6 +230,53 @@ async fn a_due_report_arrives_once() {
     let id = report_id(message);
     let shown = site.run(&["show", id.trim_matches(['<', '>'])]).await;
     assert!(shown.contains("recipient       dmarc@a.example\n") && shown.contains("messages        2\n"), "{shown}");
+}
+
+#[tokio::test]
+async fn who_asks_for_reports_by_the_hour_gets_them_where_the_operator_allows() {
+    let midnight = then() - then().rem_euclid(86_400);
+    let at = |hour: i64, second: i64| {
+        let mut record = forgery("a.example", "mailto:dmarc@a.example; ri=3600");
+        record.arrived = midnight + 3600 * hour + second;
+        record
+    };
+    let hour = |hour: i64| (midnight + 3600 * hour, midnight + 3600 * hour + 3599);
+    let cases = [
+        (Periods::Days, vec![((midnight, midnight + 86_399), 3)]),
+        (Periods::AsRequested, vec![(hour(5), 2), (hour(23), 1)]),
+    ];
+    for (periods, expected) in cases {
+        let (zone, _) = one();
+        let site = Site::over(periods, zone, Script::new(), vec![at(5, 0), at(5, 3599), at(23, 3599)]).await;
+        assert_eq!(site.send().await, vec!["sent"; expected.len()], "{periods}");
+        assert_eq!(site.send().await, [""; 0], "{periods}");
+        let mut found: Vec<_> = site.relay.messages().iter().map(xml).collect();
+        found.sort_by_key(|xml| xml.split("<begin>").nth(1).map(str::to_owned));
+        assert_eq!(found.len(), expected.len(), "{periods}");
+        for (xml, ((begin, end), count)) in found.iter().zip(expected) {
+            for part in
+                [format!("<begin>{begin}</begin>"), format!("<end>{end}</end>"), format!("<count>{count}</count>")]
+            {
+                assert!(xml.contains(&part), "{periods}: {part}: {xml}");
+            }
+        }
+        let ids: BTreeMap<_, _> = site.relay.messages().iter().map(|m| (report_id(m), ())).collect();
+        assert_eq!(ids.len(), found.len(), "{periods}");
+    }
+}
+
+#[tokio::test]
+async fn a_gate_makes_rows_of_hours_where_the_operator_allows() {
+    let zone = Zone::new().txt("_dmarc.a.example", "v=DMARC1; p=none; rua=mailto:d@a.example; ri=7200");
+    for (honored, expected) in [(false, 24), (true, 2)] {
+        let world = World::start(zone.clone(), |config| config.set("reports.honor_ri", honored)).await;
+        world.send(&Letter::with_header(STRANGER, "x@a.example", "From: x@a.example\r\n")).await.reply.assert(250);
+        world.gate.wait_for_rows("its row", |rows| rows.len() == 1).await;
+        let options = SqliteConnectOptions::new().filename(world.gate.directory().join("dmarcgate.db"));
+        let mut store = SqliteConnection::connect_with(&options).await.expect("the store");
+        let hours = sqlx::query("SELECT hours FROM report_rows").fetch_one(&mut store).await.expect("a row");
+        assert_eq!(hours.get::<i64, _>(0), expected, "{honored}");
+    }
 }
 
 #[tokio::test]
@@ -510,7 +563,8 @@ async fn a_running_gate_sends_by_itself_when_it_is_told_to() {
     assert!(status.success());
 }
 
-const BOUNCE: &str = "From: MAILER-DAEMON@mx.a.example\r\nSubject: Undelivered\r\nContent-Type: multipart/report;\r\n \
+/// A delivery status notification whose action and status stand for what a test wants.
+pub const BOUNCE: &str = "From: MAILER-DAEMON@mx.a.example\r\nSubject: Undelivered\r\nContent-Type: multipart/report;\r\n \
                       report-type=delivery-status; boundary=b\r\n\r\n--b\r\nContent-Type: text/plain\r\n\r\nSorry.\r\n--b\r\n\
                       Content-Type: message/delivery-status\r\n\r\nReporting-MTA: dns; mx.a.example\r\n\r\n\
                       Final-Recipient: rfc822; dmarc@a.example\r\nAction: ACTION\r\nStatus: STATUS\r\n\

@@ -1,7 +1,10 @@
 //! Failure reports on their way: a message that fails comes in, and its owner is told by a relay of the test's own.
 
+use crate::delivery::BOUNCE;
+use crate::support::client::Client;
 use crate::support::config::ConfigText;
 use crate::support::dns::Zone;
+use crate::support::gate::Gate;
 use crate::support::rules::{DOT, Script, on};
 use crate::support::upstream::{Message, Upstream};
 use crate::support::world::{Letter, Outcome, World, unfolded};
@@ -22,20 +25,17 @@ impl Site {
     async fn with_relay(script: Script, zone: Zone, change: impl FnOnce(ConfigText) -> ConfigText) -> Self {
         let relay = Upstream::start(script).await;
         let address = relay.address().to_string();
-        let world = World::start(zone, |config| {
-            let config = config
-                .set("policy.mode", "enforce")
-                .set("reports.enabled", true)
-                .set("reports.from", "reports@gate.example")
-                .set("reports.organization", "Gate & Sons")
-                .set("reports.relay", address)
-                .set("reports.relay_tls", "off")
-                .set("reports.failure.enabled", true)
-                .set("timeouts.upstream_command", "2s");
-            change(config)
-        })
-        .await;
+        let world = World::start(zone, |config| change(telling(config, address))).await;
         Self { world, relay }
+    }
+
+    /// Another gate on the same store.
+    async fn another_gate(&self, change: impl FnOnce(ConfigText) -> ConfigText) -> Gate {
+        let World { dns, upstream, gate } = &self.world;
+        let store = format!("sqlite://{}", gate.directory().join("dmarcgate.db").display());
+        let relay = self.relay.address().to_string();
+        let config = |config| change(telling(config, relay)).set("store.url", store);
+        Gate::start(upstream.address(), dns.address(), config).await
     }
 
     async fn send(&self, letter: &Letter) -> Outcome {
@@ -49,6 +49,19 @@ impl Site {
     async fn count(&self, outcome: &str) -> f64 {
         self.world.gate.metrics().await.value(&series(outcome))
     }
+}
+
+/// The configuration of a gate that sends failure reports over this relay.
+fn telling(config: ConfigText, relay: String) -> ConfigText {
+    config
+        .set("policy.mode", "enforce")
+        .set("reports.enabled", true)
+        .set("reports.from", "reports@gate.example")
+        .set("reports.organization", "Gate & Sons")
+        .set("reports.relay", relay)
+        .set("reports.relay_tls", "off")
+        .set("reports.failure.enabled", true)
+        .set("timeouts.upstream_command", "2s")
 }
 
 fn series(outcome: &str) -> String {
@@ -170,6 +183,33 @@ async fn a_whole_message_is_told_on_request() {
 }
 
 #[tokio::test]
+async fn what_a_broken_signature_was_made_over_is_told_on_request() {
+    let broken = "DKIM-Signature: v=1; a=rsa-sha256; c=relaxed/simple; d=bank.example; s=s1;\r\n h=from:subject; bh=AAAA; \
+                  b=AAAA\r\n";
+    let change = |config: ConfigText| config.set("reports.failure.redact", false);
+    let mut site = Site::new(bank("ruf=mailto:f@bank.example"), change).await;
+    for (n, (canonicalized, header, body)) in
+        [("none", false, false), ("header", true, false), ("message", true, true)].into_iter().enumerate()
+    {
+        site.world.gate.reloaded(|config| config.set("reports.failure.canonicalized", canonicalized)).await;
+        site.send(&forgery().field(broken)).await.reply.assert(550);
+        site.wait_for("sent", u32::try_from(n + 1).expect("few")).await;
+        let messages = site.relay.messages();
+        let (_, parts) = parts(messages.last().expect("one was sent"));
+        let feedback = unfolded(&parts[1].1);
+        let is_there = |name: &str| feedback.iter().any(|(known, _)| known == name);
+        assert_eq!(is_there("DKIM-Canonicalized-Header"), header, "{canonicalized}: {feedback:?}");
+        assert_eq!(is_there("DKIM-Canonicalized-Body"), body, "{canonicalized}: {feedback:?}");
+        assert_eq!(value(&feedback, "DKIM-Domain"), "bank.example");
+        assert_eq!(parts[2].0, "text/rfc822-headers", "the body is not shown for that");
+        if header {
+            // "from:"The Ban", and so on: RFC 6376 §3.7.
+            assert!(value(&feedback, "DKIM-Canonicalized-Header").starts_with("ZnJvbToiVGhlIEJhb"), "{feedback:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn nobody_is_told_who_must_not_be() {
     let cases = [
         ("no consent elsewhere", bank("fo=1; ruf=mailto:f@other.example"), forgery(), Some("no_consent")),
@@ -248,6 +288,28 @@ async fn a_relay_that_fails_is_tried_again_and_one_that_refuses_is_heeded() {
     assert_eq!(messages[0].content, messages[1].content, "the very same report");
     site.send(&forgery()).await;
     site.wait_for("suppressed", 1).await;
+}
+
+#[tokio::test]
+async fn a_bounce_quiets_the_address_whichever_gate_it_comes_to() {
+    let change = |config: ConfigText| config.set("reports.bounce_domain", "bounces.gate.example");
+    let site = Site::new(bank("ruf=mailto:f@bank.example"), change).await;
+    let other = site.another_gate(change).await;
+    site.send(&forgery()).await.reply.assert(550);
+    site.wait_for("sent", 1).await;
+    let address = site.relay.messages()[0].from.clone();
+    let mut client = Client::introduced(other.address(), FORGER, "mx.bank.example").await;
+    for (action, status, expected) in [("delayed", "4.4.1", "sent"), ("failed", "5.1.1", "suppressed")] {
+        let content = BOUNCE.replace("ACTION", action).replace("STATUS", status);
+        client.deliver("", &[&address], content.as_bytes()).await.outcome().assert(250);
+        site.send(&forgery()).await.reply.assert(550);
+        let count = if expected == "sent" { 2 } else { 1 };
+        site.wait_for(expected, count).await;
+    }
+    let listed = other.run(&["reports", "suppressions", "list", "--json"]).await;
+    let listed = String::from_utf8(listed.stdout).expect("UTF-8");
+    assert!(listed.contains(r#""address":"f@bank.example""#), "{listed}");
+    assert_eq!(site.relay.messages().len(), 2);
 }
 
 #[tokio::test]

@@ -48,6 +48,26 @@ pub fn remedies(greeting: &str, identity: Identity, gate: Option<IpAddr>) -> Vec
     }
 }
 
+/// The lines by which the MTA brings bounces that it makes itself to the gate, for the one that the greeting names; for each
+/// known one where it names none.
+pub fn transport(greeting: &str, domain: &str) -> Vec<String> {
+    let postfix = format!("Postfix, transport_maps: {domain} smtp:[127.0.0.1]:25");
+    let exim = format!(
+        "Exim, a router before all others: driver = manualroute, domains = {domain}, transport = remote_smtp, \
+         route_list = * 127.0.0.1, self = send"
+    );
+    let opensmtpd = format!(
+        "OpenSMTPD, smtpd.conf, before all other match lines: action \"dmarcgate_bounces\" relay host \
+         smtp://127.0.0.1:25, then match for domain \"{domain}\" action \"dmarcgate_bounces\""
+    );
+    match software(greeting) {
+        Software::Postfix => vec![postfix],
+        Software::Exim => vec![exim],
+        Software::OpenSmtpd => vec![opensmtpd],
+        Software::Other => vec![postfix, exim, opensmtpd],
+    }
+}
+
 fn software(greeting: &str) -> Software {
     let greeting = greeting.to_ascii_lowercase();
     let known = [("postfix", Software::Postfix), ("exim", Software::Exim), ("opensmtpd", Software::OpenSmtpd)];
@@ -99,5 +119,8 @@ mod tests {
             assert_eq!(remedies(greeting, identity, gate), [expected], "{greeting}");
         }
         assert_eq!(remedies("mx ESMTP", Identity::Auto, None).len(), 3);
+        let line = "Postfix, transport_maps: b.example smtp:[127.0.0.1]:25";
+        assert_eq!(transport("mx.example ESMTP Postfix", "b.example"), [line]);
+        assert_eq!(transport("", "b.example").len(), 3);
     }
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use serde::Serialize;
 
 use super::advice::{BLINDNESS, remedies, withheld};
+use super::bounces::Bounces;
 use super::look::Look;
 use crate::config::{AuthOffer, Config, Identity, ListenerTls};
 use crate::explain::escape::escaped;
@@ -19,12 +20,14 @@ use crate::upstream::{Blind, Settings, open_within};
 /// All of it. Texts of peers are escaped.
 #[derive(Debug, Serialize)]
 pub struct Facts {
-    /// Whether every server takes mail as it is configured.
+    /// Whether every server takes mail as it is configured, and bounces of reports come back.
     pub well: bool,
     pub identity: &'static str,
     pub servers: Vec<Server>,
     /// What clients are offered with all of these servers, as the EHLO list has it; empty if none answers.
     pub offered: Vec<String>,
+    /// Whether bounces of reports come back; none without `reports.bounce_domain`.
+    pub bounces: Option<Bounces>,
 }
 
 /// One server.
@@ -100,8 +103,14 @@ impl Facts {
             servers.push(Server::new(name, look, opened, settings, (terms, tls)));
         }
         let offered = common.map_or_else(Vec::new, |common| offer(&common, terms));
-        let well = servers.iter().all(|server| server.problems.is_empty());
-        Self { well, identity: settings.identity.as_str(), servers, offered }
+        let greeting = servers.iter().find_map(|server| server.greeting.as_deref()).unwrap_or_default();
+        let bounces = match &config.reports.bounce_domain {
+            Some(domain) => Some(Bounces::find(config, domain, greeting).await),
+            None => None,
+        };
+        let well = servers.iter().all(|server| server.problems.is_empty())
+            && bounces.iter().all(|bounces| bounces.problems.is_empty());
+        Self { well, identity: settings.identity.as_str(), servers, offered, bounces }
     }
 
     pub fn to_json(&self) -> String {

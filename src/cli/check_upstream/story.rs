@@ -1,5 +1,6 @@
 //! Tells the facts to people.
 
+use super::bounces::Bounces;
 use super::facts::{Extension, Facts, Server};
 
 /// The whole story, ended by a line end.
@@ -12,6 +13,7 @@ pub fn tell(facts: &Facts) -> String {
         story.line("\nAll servers together");
         story.list("clients get", &facts.offered);
     }
+    facts.bounces.iter().for_each(|bounces| story.bounces(bounces));
     story.line(if facts.well { "\nAll is well." } else { "\nSomething is wrong: see the lines marked PROBLEM." });
     story.0
 }
@@ -53,6 +55,20 @@ impl Story {
             server.remedies.iter().for_each(|text| self.line(&format!("    {text}")));
         }
         server.problems.iter().for_each(|text| self.fact("PROBLEM", "", text));
+    }
+
+    fn bounces(&mut self, bounces: &Bounces) {
+        self.line(&format!("\nBounces of reports, to {}", bounces.domain));
+        for exchanger in &bounces.exchangers {
+            let addresses = exchanger.addresses.join(", ");
+            self.fact("MX", "", &format!("{} ({addresses}) leads {}", exchanger.name, exchanger.leads));
+        }
+        self.fact("outcome", "", bounces.outcome);
+        if !bounces.advice.is_empty() {
+            self.line("  For those that it makes itself the mail server can't be asked. What the way back needs:");
+            bounces.advice.iter().for_each(|text| self.line(&format!("    {text}")));
+        }
+        bounces.problems.iter().for_each(|text| self.fact("PROBLEM", "", text));
     }
 
     fn extensions(&mut self, label: &str, all: &[Extension]) {

@@ -19,7 +19,44 @@ pub fn lines(found: &Found) -> String {
         (Mta::Exchange, _) => EXCHANGE.to_owned(),
         (Mta::Other, _) => other(&upstream.to_string()),
     };
-    body + &start(found)
+    body + &bounces(found) + &start(found)
+}
+
+/// Where the mail server has to take bounces of reports that it makes itself, once reports are on. Commented, since they
+/// are off at first.
+fn bounces(found: &Found) -> String {
+    let domain = format!("bounces.{}", found.domain());
+    let lines = match found.mta {
+        Mta::Postfix => format!(
+            "# /etc/postfix/transport, then `postmap /etc/postfix/transport`; main.cf: transport_maps = hash:/etc/postfix/transport\n\
+             # {domain} smtp:[127.0.0.1]:25\n"
+        ),
+        Mta::Exim => format!(
+            "# Exim, the first of its routers:\n\
+             # dmarcgate_bounces:\n\
+             #   driver = manualroute\n\
+             #   domains = {domain}\n\
+             #   transport = remote_smtp\n\
+             #   route_list = * 127.0.0.1\n\
+             #   self = send\n"
+        ),
+        Mta::OpenSmtpd => format!(
+            "# /etc/smtpd.conf, the match before all others:\n\
+             # action \"dmarcgate_bounces\" relay host smtp://127.0.0.1:25\n\
+             # match for domain \"{domain}\" action \"dmarcgate_bounces\"\n"
+        ),
+        Mta::Exchange => format!(
+            "# Exchange, in its management shell; GATE stands for the address of the gate's machine:\n\
+             # New-SendConnector -Name \"dmarcgate bounces\" -AddressSpaces \"{domain}\" -SmartHosts \"[GATE]\" `\n\
+             #     -DNSRoutingEnabled $false\n"
+        ),
+        Mta::Other => format!("# Mail for {domain} goes to 127.0.0.1 port 25, whatever DNS says.\n"),
+    };
+    format!(
+        "\nLater, with reports.enabled and reports.bounce_domain = \"{domain}\" (docs/reports.md): others find the\n\
+         gate by the MX of that domain; bounces that this server makes itself come to it by\n\n\
+         {lines}"
+    )
 }
 
 fn postfix(address: &str) -> String {

@@ -52,6 +52,8 @@ struct JsonLine<'a> {
     id: &'a str,
     report_id: &'a str,
     day: String,
+    begin: i64,
+    end: i64,
     policy_domain: &'a str,
     destination: &'a str,
     recipient: &'a str,
@@ -127,16 +129,17 @@ fn table(jobs: &[Job]) -> String {
     let width = |heading: &str, of: &dyn Fn(&Job) -> usize| jobs.iter().map(of).max().unwrap_or(0).max(heading.len());
     let domains = width("policy domain", &|job| job.planned.policy_domain.len());
     let destinations = width("destination", &|job| plain(&job.planned.destination).len());
+    let periods = width("day", &|job| period(job).len());
     let mut text = format!(
-        "{:12}  {:10}  {:domains$}  {:destinations$}  {:10}  {:>8}  {:16}  why\n",
+        "{:12}  {:periods$}  {:domains$}  {:destinations$}  {:10}  {:>8}  {:16}  why\n",
         "id", "day", "policy domain", "destination", "state", "attempts", "next or ended"
     );
     for job in jobs {
         let planned = &job.planned;
         let line = format!(
-            "{:12}  {:10}  {:domains$}  {:destinations$}  {:10}  {:>8}  {:16}  {}",
+            "{:12}  {:periods$}  {:domains$}  {:destinations$}  {:10}  {:>8}  {:16}  {}",
             planned.id.get(..12).unwrap_or(&planned.id),
-            day(job),
+            period(job),
             planned.policy_domain,
             plain(&planned.destination),
             job.state,
@@ -158,6 +161,8 @@ fn json(jobs: &[Job]) -> String {
             id: &planned.id,
             report_id: &planned.report_id,
             day: day(job),
+            begin: planned.begin,
+            end: planned.end,
             policy_domain: &planned.policy_domain,
             destination: &planned.destination,
             recipient: &job.recipient,
@@ -176,6 +181,18 @@ fn json(jobs: &[Job]) -> String {
         text.push('\n');
     }
     text
+}
+
+/// The day, and the hours of it if it is not the whole.
+fn period(job: &Job) -> String {
+    let second = |moment: i64| moment.rem_euclid(SECONDS_PER_DAY);
+    match (second(job.planned.begin), second(job.planned.end + 1)) {
+        (0, 0) => day(job),
+        (begin, _) => {
+            let end = begin + job.planned.end + 1 - job.planned.begin;
+            format!("{} {:02}-{:02}h", day(job), begin / 3600, end / 3600)
+        }
+    }
 }
 
 fn day(job: &Job) -> String {

@@ -37,7 +37,7 @@ impl Preview {
             let mut drafts = Drafts::new(config.reports.private_addresses, Limits::default());
             let mut place = Some(Place::default());
             while let Some(from) = place {
-                let (page, next) = jobs.rows(day, self.domain.as_str(), &from).await?;
+                let (page, next) = jobs.rows((day, None), self.domain.as_str(), &from).await?;
                 page.into_iter().for_each(|row| drafts.add(row));
                 place = next;
             }

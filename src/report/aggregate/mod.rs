@@ -84,6 +84,17 @@ impl Period {
         let begin = day.saturating_mul(SECONDS_PER_DAY);
         Self { begin, end: begin.saturating_add(SECONDS_PER_DAY - 1) }
     }
+
+    /// So many hours of a UTC day from the given one on.
+    pub fn of_hours(day: i64, first: i64, hours: i64) -> Self {
+        let begin = Self::day(day).begin.saturating_add(first.saturating_mul(SECONDS_PER_HOUR));
+        Self { begin, end: begin.saturating_add(hours.saturating_mul(SECONDS_PER_HOUR) - 1) }
+    }
+
+    /// Its length in seconds.
+    pub fn seconds(self) -> i64 {
+        self.end.saturating_sub(self.begin).saturating_add(1)
+    }
 }
 
 impl Feedback {
@@ -104,6 +115,8 @@ impl Feedback {
         self.lines.iter().fold(0, |sum, (_, count)| sum.saturating_add(*count))
     }
 }
+
+const SECONDS_PER_HOUR: i64 = 3600;
 
 /// The text with U+FFFD in place of what XML 1.0 forbids (`Char`), of other control characters and of line ends: none of
 /// them is part of a name, and a parser would change some of them.

@@ -117,6 +117,7 @@ fn report(evaluation: &Evaluation, body: Option<&[u8]>, redaction: Option<&Redac
         dmarc: &evaluation.dmarc[0],
         header: &header,
         body,
+        signed: None,
         reverse_path: &reverse_path,
         source_port: Some(40_000),
         delivered: Delivered::Refused,
@@ -199,6 +200,7 @@ fn whatever_the_message_is_the_report_is_sound() {
                 dmarc: &evaluation.dmarc[0],
                 header: &section,
                 body: Some(body.as_bytes()),
+                signed: None,
                 reverse_path: &reverse_path,
                 source_port: None,
                 delivered: Delivered::Taken,
@@ -218,4 +220,71 @@ fn whatever_the_message_is_the_report_is_sound() {
             assert!(fields.split("\r\n").all(is_field), "{fields}");
         }
     }
+}
+
+/// The field of this name in base64, decoded.
+fn decoded(report: &str, name: &str) -> Option<String> {
+    let unfolded = report.replace("\r\n\t", "");
+    let value = unfolded.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))?.replace(' ', "");
+    Some(String::from_utf8(base64::decode(value.as_bytes()).unwrap()).unwrap())
+}
+
+#[test]
+fn what_a_failed_signature_was_made_over_is_told_on_request() {
+    let header = "DKIM-Signature: v=1; a=rsa-sha256; c=relaxed/relaxed; d=m.a.example; s=s1;\r\n i=joe@m.a.example; \
+                  h=From:subject:To; bh=AAAA; b=AA\r\n AA\r\nFROM:  Joe\r\n <joe@a.example>\r\nSubject: x  y\r\n\
+                  Content-Type: multipart/mixed; boundary=b\r\n\r\n";
+    let body =
+        "--b\r\n\r\nwrite to \t joe@a.example  \r\n\r\n--b\r\nContent-Type: image/png\r\n\r\nPNG\r\n--b--\r\n\r\n";
+    let (section, reverse_path) = (section(header), path("<joe@m.a.example>"));
+    let signatures = Signatures::read(&section, &[], 10);
+    let mut evaluation = facts();
+    (evaluation.dkim[1].selector, evaluation.dkim[1].signature_start) = ("s1".into(), "AAAA".into());
+    let to = Address::parse("f@a.example").unwrap();
+    let redaction = Redaction::new(b"site key");
+    let report = |signed, redaction: Option<&Redaction>| {
+        let incident = Incident {
+            evaluation: &evaluation,
+            dmarc: &evaluation.dmarc[0],
+            header: &section,
+            body: None,
+            signed,
+            reverse_path: &reverse_path,
+            source_port: None,
+            delivered: Delivered::Refused,
+            results: "Authentication-Results: x; none\r\n",
+            id: "0",
+            arrived: 0,
+            incidents: 1,
+        };
+        String::from_utf8(build(&incident, redaction, &author(), &to, ("id", 0))).unwrap()
+    };
+    let found = |report: &str| {
+        let [header, body] = ["DKIM-Canonicalized-Header", "DKIM-Canonicalized-Body"].map(|name| decoded(report, name));
+        (header, body)
+    };
+    assert_eq!(found(&report(None, None)), (None, None));
+
+    let signed_header = "from:Joe <joe@a.example>\r\nsubject:x y\r\ndkim-signature:v=1; a=rsa-sha256; c=relaxed/relaxed; \
+                         d=m.a.example; s=s1; i=joe@m.a.example; h=From:subject:To; bh=AAAA; b=";
+    let signed_body = "--b\r\n\r\nwrite to joe@a.example\r\n\r\n--b\r\nContent-Type: image/png\r\n\r\nPNG\r\n--b--\r\n";
+    let signed = |body| Some(Signed { signatures: &signatures, body });
+    assert_eq!(found(&report(signed(None), None)), (Some(signed_header.into()), None));
+    let whole = report(signed(Some(body.as_bytes())), None);
+    assert_eq!(found(&whole), (Some(signed_header.into()), Some(signed_body.into())));
+    assert!(whole.split("\r\n").all(|line| line.len() <= 100), "{whole}");
+
+    let hidden = |text: &str| redaction.apply_to_tags(text);
+    let (header, shown) = found(&report(signed(Some(body.as_bytes())), Some(&redaction)));
+    let (header, shown) = (header.unwrap(), shown.unwrap());
+    assert!(
+        header.contains(&hidden("i=joe@m.a.example;")) && header.contains(&hidden("Joe <joe@a.example>")),
+        "{header}"
+    );
+    assert!(shown.contains(&hidden("write to joe@a.example\r\n")) && !shown.contains("PNG"), "{shown}");
+    assert!(!header.contains("joe@") && !shown.contains("joe@"), "{header}{shown}");
+
+    let long = "x".repeat(2 * MAX_BODY + 1);
+    let (header, body) = found(&report(signed(Some(long.as_bytes())), None));
+    assert!(header.is_some() && body.is_none(), "too long");
 }

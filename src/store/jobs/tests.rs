@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::metrics::Registry;
 use crate::record::{Record, sample};
 use crate::store::testing::{Home, on_both};
-use crate::store::{Settings, Store};
+use crate::store::{Periods, Settings, Store};
 
 on_both![
     planning_twice_changes_nothing,
@@ -18,6 +19,8 @@ on_both![
     rows_come_back_in_pages_with_their_policies,
     jobs_are_found_counted_and_pruned,
     a_secret_is_made_once,
+    rows_of_parts_of_a_day_are_told_apart,
+    failure_reports_are_known_until_they_are_too_old_or_too_many,
 ];
 
 const NOW: i64 = 1_800_000_000;
@@ -187,15 +190,39 @@ async fn rows_come_back_in_pages_with_their_policies(home: Home) {
     let mut expected = vec![record.policy.clone().unwrap()];
     other(&mut record);
     expected.push(record.policy.unwrap());
-    assert_eq!(policies, expected);
+    assert_eq!(policies, expected.into_iter().map(|policy| (policy, Part::default())).collect::<Vec<_>>());
 
     let (mut pages, mut place, mut sources) = (0, Some(Place::default()), BTreeSet::new());
     while let Some(from) = place {
-        let (page, next) = jobs.rows(day, "example.org", &from).await.unwrap();
+        let (page, next) = jobs.rows((day, None), "example.org", &from).await.unwrap();
         sources.extend(page.iter().map(|row| row.record.source_ip));
         (pages, place) = (pages + 1, next);
     }
     assert_eq!((pages, sources.len()), (3, 2500));
+}
+
+async fn rows_of_parts_of_a_day_are_told_apart(home: Home) {
+    let mut settings = crate::store::tests::lasting(home.location.clone());
+    settings.periods = Periods::AsRequested;
+    let store = Store::open(settings, &Registry::new()).await.unwrap();
+    let midnight = sample::record().day() * 86_400;
+    for (second, tag) in [(10, "ri=43200; "), (20, "ri=43200; "), (50_000, "ri=43200; "), (50_000, "")] {
+        let mut record = Record { arrived: midnight + second, ..sample::record() };
+        record.policy.as_mut().unwrap().record = format!("v=DMARC1; p=reject; {tag}rua=mailto:d@example.org");
+        store.appender().append(record);
+    }
+    store.close(std::time::Duration::from_secs(20)).await;
+
+    let mut jobs = open(&home).await;
+    let day = sample::record().day();
+    let halves = [Part { begin_hour: 0, hours: 12 }, Part { begin_hour: 12, hours: 12 }];
+    let policies = jobs.policies(day, "example.org").await.unwrap();
+    let parts: Vec<_> = policies.iter().map(|(policy, part)| (policy.record.contains("ri="), *part)).collect();
+    assert_eq!(parts, [(true, halves[0]), (true, halves[1]), (false, Part::default())]);
+    for (part, expected) in [(Some(halves[0]), 2), (Some(halves[1]), 1), (Some(Part::default()), 1), (None, 4)] {
+        let (page, _) = jobs.rows((day, part), "example.org", &Place::default()).await.unwrap();
+        assert_eq!(page.iter().map(|row| row.count).sum::<u64>(), expected, "{part:?}");
+    }
 }
 
 async fn jobs_are_found_counted_and_pruned(home: Home) {
@@ -227,4 +254,20 @@ async fn a_secret_is_made_once(home: Home) {
     assert_eq!(one.secret("bounce", b"first").await.unwrap(), b"first");
     assert_eq!(other.secret("bounce", b"second").await.unwrap(), b"first");
     assert_eq!(other.secret("else", b"second").await.unwrap(), b"second");
+}
+
+async fn failure_reports_are_known_until_they_are_too_old_or_too_many(home: Home) {
+    let (mut one, mut other) = (open(&home).await, open(&home).await);
+    for (id, sent) in [("f1", NOW - 100), ("f2", NOW - 50), ("f3", NOW - 20), ("f4", NOW)] {
+        one.note_failure_report(id, &format!("{id}@example.org"), sent).await.unwrap();
+    }
+    one.note_failure_report("f4", "another@example.org", NOW).await.unwrap();
+    let mut known = async |id: &str| other.failure_report(id).await.unwrap();
+    assert_eq!(known("f1").await.as_deref(), Some("f1@example.org"));
+    assert_eq!(known("f4").await.as_deref(), Some("f4@example.org"), "the first word counts");
+    assert_eq!(known("f").await, None);
+    assert_eq!(one.forget_failure_reports(NOW - 50).await.unwrap(), 1);
+    assert_eq!((known("f1").await, known("f2").await.is_some()), (None, true));
+    assert_eq!(one.forget_failure_reports_beyond(0, 2).await.unwrap(), 1);
+    assert_eq!((known("f2").await, known("f3").await.is_some(), known("f4").await.is_some()), (None, true, true));
 }
