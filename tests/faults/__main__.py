@@ -1,0 +1,54 @@
+"""Breaks everything around a running gate, under load, and looks whether mail is ever lost.
+
+    DMARCGATE_BINARY=target/release/dmarcgate python3 -m tests.faults [--quick | --minutes N] [--seed N]
+
+docs/faults.md tells what is injected and what must hold. Needs Python 3.11 and openssl; root for full disks (in a mount
+namespace of its own), a C compiler for jumps of the clock, PostgreSQL for `--store postgres`. What can't be injected is
+said. Exit code 1 if anything did not hold.
+"""
+
+import argparse
+import asyncio
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+
+from .run import Run
+
+# Tells the process that it is in a mount namespace of its own.
+APART = "FAULTS_APART"
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python3 -m tests.faults", description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a dozen faults in a fixed order, within a minute")
+    parser.add_argument("--minutes", type=float, default=10, help="how long faults are injected at random")
+    parser.add_argument("--seed", type=int, default=1, help="of faults and load")
+    parser.add_argument("--clients", type=int, default=16, help="clients at a time")
+    parser.add_argument("--store", choices=["sqlite", "postgres"], default="sqlite")
+    parser.add_argument("--only", help="faults whose name has this in it")
+    parser.add_argument("--keep", action="store_true", help="leave the directory with all logs")
+    arguments = parser.parse_args()
+    binary = os.environ.get("DMARCGATE_BINARY", "")
+    if not os.access(binary, os.X_OK):
+        parser.error(f"DMARCGATE_BINARY must name the built binary; it is {binary!r}")
+    if os.geteuid() == 0 and APART not in os.environ:
+        # Small disks are mounted where nobody else sees them, and are gone with the process.
+        os.environ[APART] = "yes"
+        os.execvp("unshare", ["unshare", "--mount", sys.executable, "-m", "tests.faults", *sys.argv[1:]])
+    base = pathlib.Path(tempfile.mkdtemp(prefix="dmarcgate-faults-", dir="/var/tmp"))
+    base.chmod(0o755)
+    try:
+        sound = asyncio.run(Run(arguments, base, os.path.abspath(binary)).run())
+    finally:
+        if arguments.keep:
+            print(f"logs: {base}")
+        else:
+            shutil.rmtree(base, ignore_errors=True)
+    return 0 if sound else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
