@@ -29,6 +29,7 @@ def main():
     parser.add_argument("--clients", type=int, default=16, help="clients at a time")
     parser.add_argument("--store", choices=["sqlite", "postgres"], default="sqlite")
     parser.add_argument("--only", help="faults whose name has this in it")
+    parser.add_argument("--verbose", action="store_true", help="what clients heard that had to keep their messages")
     parser.add_argument("--keep", action="store_true", help="leave the directory with all logs")
     arguments = parser.parse_args()
     binary = os.environ.get("DMARCGATE_BINARY", "")

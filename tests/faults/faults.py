@@ -152,6 +152,18 @@ def full(*names):
 
 
 @contextlib.asynccontextmanager
+async def full_and_killed(world, _random):
+    """The store's disk is full, and the gate dies: it starts when there is room, with the rows of its spill file."""
+    ballast = fill(world.base / "store")
+    await asyncio.sleep(2)
+    world.gate.expect_deaths = True
+    world.killed()
+    world.gate.signal(signal.SIGKILL)
+    yield
+    ballast.unlink()
+
+
+@contextlib.asynccontextmanager
 async def clock_jumps(world, random):
     """The wall clock jumps by up to two days, to and fro, and back at the end."""
     world.clock.jump(random.choice([-1, 1]) * random.choice([61, 3700, 90000, 172800]))
@@ -233,6 +245,7 @@ FAULTS = [
     Fault("spool: disk full", full("spool"), needs="disks"),
     Fault("store: disk full", full("store"), needs="disks"),
     Fault("spool, store: disk full", full("spool", "store"), needs="disks"),
+    Fault("store: disk full, kill -9", full_and_killed, 3, deadly=True, needs="disks"),
     Fault("gate: clock jumps", clock_jumps, needs="clock"),
     Fault("gate: no descriptors", no_descriptors),
     Fault("certificate broken, reload", broken_file("cert.pem")),

@@ -53,6 +53,7 @@ class Load:
         self._workers = workers
         self._tasks = []
         self._busy = 0
+        self._sending = 0
         self._waiting = collections.deque()
         self.messages = []
         self.running = asyncio.Event()
@@ -80,8 +81,8 @@ class Load:
 
     @property
     def open_messages(self):
-        """How many nobody has taken or refused."""
-        return len(self._waiting)
+        """How many nobody has taken or refused; those on their way count."""
+        return len(self._waiting) + self._sending
 
     def failed_tasks(self):
         """What the harness itself has done wrong."""
@@ -191,12 +192,14 @@ class Load:
         return self.messages[-1]
 
     def _attempt(self, message, client):
+        self._sending += 1
         message.attempts.append(Attempt(len(message.attempts) + 1, time.monotonic(), client))
         return message.attempts[-1]
 
     def _end(self, message, attempt, outcome, reply):
         if attempt.outcome is not None:
             return
+        self._sending -= 1
         attempt.ended, attempt.outcome, attempt.reply = time.monotonic(), outcome, reply
         if outcome not in (Outcome.ACCEPTED, Outcome.REFUSED):
             self._waiting.append((attempt.ended + PAUSE, message))

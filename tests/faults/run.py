@@ -4,13 +4,15 @@ import asyncio
 import collections
 import dataclasses
 import random
+import re
 import statistics
 import time
 
 from .faults import FAULTS, QUICK
 from .ledger import Ledger
 from .load import Load, Outcome
-from .messages import Signer
+from .messages import Kind, Signer
+from .postgres import Postgres
 from .world import World
 
 # Seconds from the end of a fault within which mail has to flow again, and nothing may be put off for it any more.
@@ -32,6 +34,8 @@ class Tally:
     flows: list = dataclasses.field(default_factory=list)
     settles: list = dataclasses.field(default_factory=list)
     problems: int = 0
+    # What clients heard that had to keep their messages.
+    replies: collections.Counter = dataclasses.field(default_factory=collections.Counter)
 
 
 class Run:
@@ -41,7 +45,8 @@ class Run:
         self._arguments = arguments
         self._random = random.Random(arguments.seed)
         self._signer = Signer()
-        self._world = World(base, binary, self._signer.public)
+        self._postgres = Postgres() if arguments.store == "postgres" else None
+        self._world = World(base, binary, self._signer.public, self._postgres)
         self._ledger = Ledger(self._world.journal)
         self._world.killed = lambda: self._ledger.kills.append(time.monotonic())
         self._tallies = collections.defaultdict(Tally)
@@ -68,6 +73,8 @@ class Run:
         finally:
             await self._load.stop()
             code = await self._world.stop()
+            if self._postgres:
+                self._postgres.end()
         if code != 0:
             self._problem(None, f"the gate's exit code is {code}")
         self._usage_is_flat()
@@ -136,6 +143,8 @@ class Run:
         self._ledger.read()
         ended, self._ended = self._ended, []
         tally.outcomes.update(attempt.outcome for _, attempt in ended)
+        tally.replies.update(anonymous(attempt.reply) for _, attempt in ended
+                             if attempt.outcome not in (Outcome.ACCEPTED, Outcome.REFUSED))
         touched = {message.number: message for message, _ in ended}.values()
         tally.duplicates += sum(map(self._ledger.duplicates, touched))
         for problem in self._ledger.broken(touched):
@@ -146,6 +155,7 @@ class Run:
             for code in getattr(self._world, process).deaths:
                 self._problem(tally, f"{name}: {process} ended by itself with {code}\n{self._world.log()}")
             getattr(self._world, process).deaths.clear()
+        self._world.gate.expect_deaths = False
         await self._rest(tally, name)
         self._load.running.set()
 
@@ -230,15 +240,26 @@ class Run:
             cells = [tally.injected, tally.outcomes.total(), *(tally.outcomes[each] for each in Outcome),
                      tally.duplicates, *most, "broken" if tally.problems else "holds"]
             print(f"{name:32}" + "".join(f"{each:>10}" for each in cells))
+        if self._arguments.verbose:
+            for name, tally in self._tallies.items():
+                for reply, count in tally.replies.most_common():
+                    print(f"{name:32}{count:>10} {reply}")
         messages = self._load.messages
         known = collections.Counter(m.attempts[-1].outcome for m in messages)
         print(f"seed {self._arguments.seed}, {took:.0f} s, {len(messages)} messages in "
               f"{sum(len(m.attempts) for m in messages)} attempts: {known[Outcome.ACCEPTED]} accepted, "
               f"{known[Outcome.REFUSED]} refused; copies beyond the first: "
               f"{sum(map(self._ledger.duplicates, messages))}; starts of the gate: {self._world.gate.starts}")
+        doubts = sum(m.kind is Kind.FORGED and m.attempts[-1].outcome is Outcome.ACCEPTED for m in messages)
+        print(f"forgeries under p=reject that came through marked dmarc=temperror, since DNS was broken: {doubts}")
         print(f"rows lost to kill -9: {self._ledger.lost_rows} of {len(self._ledger.kills)} kills, the oldest "
               f"{self._ledger.oldest_lost:.2f} s before")
         first, last = self._longest[0], self._longest[-1]
         print(f"longest life of the gate, {len(self._longest)} rests, first and last: " + ", ".join(
             f"{what} {first[what]} -> {last[what]}" for what in MORE))
         print("everything holds" if not self._problems else f"{len(self._problems)} things are broken")
+
+
+def anonymous(reply):
+    """A reply without what is in it of one message."""
+    return re.sub(r"\bm\d+\.|\bid \S+", "", reply)

@@ -240,7 +240,7 @@ class World:
         subprocess.run(
             ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
              "-keyout", self.base / "key.pem", "-out", self.base / "cert.pem", "-days", "30",
-             "-subj", "/CN=mx.example.net"],
+             "-subj", "/CN=mx.example.net", "-addext", "subjectAltName=DNS:mx.example.net"],
             check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def rows(self):
