@@ -18,8 +18,34 @@ class Fault:
     longest: float = 6.0
     # Whether it ends the gate's process.
     deadly: bool = False
-    # What the world must have: "disks", "clock", "postgres", "sqlite".
+    # What the world must have: "disks", "clock", "postgres".
     needs: str = ""
+    # What is said of it where something does not hold; its name, but for pairs.
+    title: str = ""
+
+
+def together(first, second):
+    """Both at once; None where they can't be: one would mend what the other has broken, or rows may wait in memory alone."""
+    names = f"{first.name} + {second.name}"
+    spoils = (
+        first is second,
+        any(names.count(what) > 1 for what in ("disk full", "certificate", "configuration", "PostgreSQL")),
+        (first.deadly or second.deadly) and any(
+            what in names for what in ("spool", "SIGSTOP", "descriptors", "configuration", "certificate")),
+        first.deadly and second.deadly,
+    )
+    if any(spoils):
+        return None
+
+    @contextlib.asynccontextmanager
+    async def make(world, random):
+        # A gate that dies of one may not be able to start for the other.
+        world.gate.expect_deaths = first.deadly or second.deadly
+        async with first.make(world, random), second.make(world, random):
+            yield
+
+    longest = max(first.longest, second.longest)
+    return Fault("two at once", make, longest, first.deadly or second.deadly, title=names)
 
 
 def killed(name):

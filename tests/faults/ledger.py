@@ -1,7 +1,8 @@
 """What must hold, whatever broke: compares what clients know with what the mail server has and the store tells."""
 
-import collections
 import json
+import sys
+import typing
 
 from .load import Outcome
 from .messages import Kind
@@ -12,13 +13,25 @@ ROWS_AT_RISK = 1.0
 LATENESS = 0.5
 
 
+class Copy(typing.NamedTuple):
+    """A message as the mail server has it."""
+
+    attempt: int
+    client: str
+    body: str
+    # The value of X-DMARC-Fail-policy.
+    tag: str | None
+    # Words of the uppermost Authentication-Results: whose it is, and "dmarc=...".
+    results: frozenset
+
+
 class Ledger:
     """Everything known, read on as it grows."""
 
     def __init__(self, journal):
         self._path, self._at = journal, 0
-        # {message-id: {attempt: [entry, ...]}}
-        self.copies = collections.defaultdict(lambda: collections.defaultdict(list))
+        # {message-id: [Copy, ...]}
+        self.copies = {}
         # When the gate was killed.
         self.kills = []
         # How long before a kill the oldest row was answered that it has cost; and how many.
@@ -35,7 +48,11 @@ class Ledger:
         self._at += len(whole)
         for line in whole.splitlines():
             entry = json.loads(line)
-            self.copies[entry["message"]][entry["attempt"]].append(entry)
+            words = frozenset(
+                sys.intern(word.rstrip(";")) for at, word in enumerate(entry["results"].split())
+                if at == 0 or word.startswith("dmarc="))
+            self.copies.setdefault(entry["message"], []).append(
+                Copy(entry["attempt"], entry["client"], sys.intern(entry["body"]), entry["tag"], words))
 
     def broken(self, messages):
         """What does not hold of the mail of these messages."""
@@ -47,13 +64,13 @@ class Ledger:
         return [f"never sent: {name}" for name in self.copies if name not in known]
 
     def _broken(self, message):
-        copies = self.copies.get(message.message_id, {})
+        copies = self.copies.get(message.message_id, [])
         for attempt in message.attempts:
             if attempt.outcome is None:
                 continue
             said = f"{message.message_id} attempt {attempt.number} ({message.kind.value}, {attempt.outcome.value}" \
                    f" {attempt.reply!r})"
-            here = copies.get(attempt.number, [])
+            here = [copy for copy in copies if copy.attempt == attempt.number]
             if attempt.outcome is Outcome.ACCEPTED and not here:
                 yield f"lost: {said} is not at the mail server"
             if len(here) > 1:
@@ -65,12 +82,12 @@ class Ledger:
                 yield f"put off without need: {said} is at the mail server"
             if attempt.outcome is Outcome.REFUSED and not rightly_refused(message, attempt):
                 yield f"refused without reason: {said}"
-            for entry in here:
-                yield from (f"{wrong}: {said} {entry}" for wrong in wrongs(message, attempt, entry))
+            for copy in here:
+                yield from (f"{wrong}: {said} {copy}" for wrong in wrongs(message, attempt, copy))
 
     def duplicates(self, message):
         """Copies beyond the first."""
-        return max(0, sum(map(len, self.copies.get(message.message_id, {}).values())) - 1)
+        return max(0, len(self.copies.get(message.message_id, [])) - 1)
 
     def rows(self, messages, rows):
         """What does not hold of the rows of these messages."""
@@ -100,20 +117,20 @@ def rightly_refused(message, attempt):
     return message.kind is Kind.FORGED and attempt.dot is not None and "DMARC" in attempt.reply
 
 
-def wrongs(message, attempt, entry):
+def wrongs(message, attempt, copy):
     """What is wrong with a copy at the mail server."""
-    doubt = "dmarc=temperror" in entry["results"]
-    if entry["body"] != message.digest:
+    doubt = "dmarc=temperror" in copy.results
+    if copy.body != message.digest:
         yield "changed"
-    if entry["client"] != attempt.client:
+    if copy.client != attempt.client:
         yield "under another client's name"
-    if not entry["results"].startswith("mx.example.net;"):
+    if "mx.example.net" not in copy.results:
         yield "not evaluated"
-    if message.kind.honest and entry["tag"]:
+    if message.kind.honest and copy.tag:
         yield "marked without reason"
-    if message.kind.honest and not doubt and "dmarc=pass" not in entry["results"]:
+    if message.kind.honest and not doubt and "dmarc=pass" not in copy.results:
         yield "not passed"
-    if not message.kind.honest and not doubt and not entry["tag"]:
+    if not message.kind.honest and not doubt and not copy.tag:
         yield "a forgery without a mark"
     if message.kind is Kind.FORGED and not doubt:
         yield "a forgery that was to be refused"

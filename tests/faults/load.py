@@ -29,7 +29,7 @@ class Outcome(enum.Enum):
     UNKNOWN = "unknown"
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class Attempt:
     """One transaction of one message. Times are of the monotonic clock."""
 
@@ -83,6 +83,11 @@ class Load:
     def open_messages(self):
         """How many nobody has taken or refused; those on their way count."""
         return len(self._waiting) + self._sending
+
+    @property
+    def honest_waiting(self):
+        """Whether an honest message waits to be sent again."""
+        return any(message.kind.honest for _, message in self._waiting)
 
     def failed_tasks(self):
         """What the harness itself has done wrong."""

@@ -29,7 +29,7 @@ KINDS = {Kind.SPF: 45, Kind.DKIM: 30, Kind.FORGED: 15, Kind.MARKED: 5, Kind.UNWA
 SIZES = {1 << 10: 70, 12 << 10: 20, 120 << 10: 8, 1200 << 10: 2}
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass(eq=False, slots=True)
 class Message:
     """One message, which its client keeps until somebody has taken or refused it."""
 

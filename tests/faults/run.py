@@ -8,15 +8,18 @@ import re
 import statistics
 import time
 
-from .faults import FAULTS, QUICK
+from .faults import FAULTS, QUICK, together
 from .ledger import Ledger
 from .load import Load, Outcome
 from .messages import Kind, Signer
 from .postgres import Postgres
 from .world import World
 
-# Seconds from the end of a fault within which mail has to flow again, and nothing may be put off for it any more.
-FLOWS, SETTLES = 10.0, 20.0
+# Seconds from the end of a fault within which mail has to flow again, and within which all that was put off for it has
+# gone. Most of them are for slow machines.
+FLOWS, SETTLES = 15.0, 30.0
+# How often a fault is followed by a pair of faults.
+PAIRS = 0.3
 # What a gate at rest may have more than at its first rest: descriptors, threads (those for blocking work end after ten
 # seconds), KiB.
 MORE = {"fds": 8, "threads": 24, "rss": 48 << 10}
@@ -104,11 +107,15 @@ class Run:
                 if fault is None or time.monotonic() - began > length:
                     return
                 yield fault, self._random.uniform(min(0.3, fault.longest), fault.longest)
+                pair = self._random.random() < PAIRS and together(fault, self._random.choice(alive))
+                if pair:
+                    yield pair, self._random.uniform(0.3, pair.longest)
 
     async def _inject(self, fault, hold):
         """Breaks it, mends it, waits until all is well, and looks."""
         tally = self._tallies[fault.name]
         tally.injected += 1
+        title = fault.title or fault.name
         async with fault.make(self._world, self._random):
             await asyncio.sleep(hold)
         over = time.monotonic()
@@ -125,17 +132,17 @@ class Run:
                     flows = attempt.ended - over
                 if message.kind.honest and attempt.outcome not in (Outcome.ACCEPTED, Outcome.REFUSED):
                     trouble = attempt.ended
-            if flows is not None and time.monotonic() - trouble > rest:
+            if flows is not None and time.monotonic() - trouble > rest and not self._load.honest_waiting:
                 break
             if since > SETTLES:
                 break
         if flows is None or flows > FLOWS:
-            self._problem(tally, f"{fault.name}: no mail for {since if flows is None else flows:.1f} s after it")
+            self._problem(tally, f"{title}: no mail for {since if flows is None else flows:.1f} s after it")
         if since > SETTLES:
-            self._problem(tally, f"{fault.name}: mail is put off for more than {since:.1f} s after it")
+            self._problem(tally, f"{title}: mail is put off for more than {since:.1f} s after it")
         tally.flows.append(flows if flows is not None else since)
         tally.settles.append(trouble - over)
-        await self._examine(tally, fault.name)
+        await self._examine(tally, title)
 
     async def _examine(self, tally, name):
         """Lets the load rest and looks at everything."""
