@@ -28,6 +28,7 @@ def main():
     parser.add_argument("--seed", type=int, default=1, help="of faults and load")
     parser.add_argument("--clients", type=int, default=16, help="clients at a time")
     parser.add_argument("--store", choices=["sqlite", "postgres"], default="sqlite")
+    parser.add_argument("--postfix", action="store_true", help="a real Postfix as the mail server")
     parser.add_argument("--only", help="faults whose name has this in it")
     parser.add_argument("--verbose", action="store_true", help="what clients heard that had to keep their messages")
     parser.add_argument("--keep", action="store_true", help="leave the directory with all logs")

@@ -1,12 +1,11 @@
 """What must hold, whatever broke: compares what clients know with what the mail server has and the store tells."""
 
-import json
 import sys
 import typing
 
 from .load import Outcome
 from .messages import Kind
-from .wire import REFUSAL
+from .wire import REFUSALS
 
 # The second within which kill -9 may lose rows (README, When something fails), and what the clients' own clock is late.
 ROWS_AT_RISK = 1.0
@@ -26,10 +25,10 @@ class Copy(typing.NamedTuple):
 
 
 class Ledger:
-    """Everything known, read on as it grows."""
+    """Everything known; `entries` gives what the mail server has taken since it was last called."""
 
-    def __init__(self, journal):
-        self._path, self._at = journal, 0
+    def __init__(self, entries):
+        self._entries = entries
         # {message-id: [Copy, ...]}
         self.copies = {}
         # When the gate was killed.
@@ -38,16 +37,8 @@ class Ledger:
         self.oldest_lost, self.lost_rows = 0.0, 0
 
     def read(self):
-        """Reads what the journal has got meanwhile."""
-        if not self._path.exists():
-            return
-        with self._path.open("rb") as file:
-            file.seek(self._at)
-            data = file.read()
-        whole = data[:data.rfind(b"\n") + 1]
-        self._at += len(whole)
-        for line in whole.splitlines():
-            entry = json.loads(line)
+        """Reads what the mail server has got meanwhile."""
+        for entry in self._entries():
             words = frozenset(
                 sys.intern(word.rstrip(";")) for at, word in enumerate(entry["results"].split())
                 if at == 0 or word.startswith("dmarc="))
@@ -113,7 +104,7 @@ class Ledger:
 def rightly_refused(message, attempt):
     """Whether a 5xx has one of the two reasons there are."""
     if message.kind is Kind.UNWANTED:
-        return attempt.dot is not None and attempt.reply == REFUSAL.decode()
+        return attempt.dot is not None and attempt.reply in REFUSALS
     return message.kind is Kind.FORGED and attempt.dot is not None and "DMARC" in attempt.reply
 
 

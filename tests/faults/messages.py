@@ -7,6 +7,8 @@ import functools
 import hashlib
 import subprocess
 
+from .wire import UNWANTED
+
 
 class Kind(enum.Enum):
     """Why a message passes DMARC or fails it; each has an author domain of its own below one of the name server's."""
@@ -81,8 +83,9 @@ class Signer:
 
 def content(message, attempt, signer):
     """The octets of one attempt."""
+    subject = UNWANTED if message.kind is Kind.UNWANTED else "number"
     fields = [
-        f"From: Author <a@{message.domain}>", "To: rcpt@example.net", f"Subject: number {message.number}",
+        f"From: Author <a@{message.domain}>", "To: rcpt@example.net", f"Subject: {subject} {message.number}",
         "Date: Thu, 01 Jan 2026 00:00:00 +0000", f"Message-ID: {message.message_id}",
     ]
     signature = []
@@ -95,8 +98,7 @@ def content(message, attempt, signer):
         canonical = [f"{name.lower()}:{value}" for name, value in (each.split(": ", 1) for each in fields)]
         signed = "\r\n".join([*canonical, "dkim-signature:" + field]).encode()
         signature = [f"DKIM-Signature: {field}{signer.sign(signed)}"]
-    more = [f"X-Attempt: {attempt}"] + (["X-Refuse: yes"] if message.kind is Kind.UNWANTED else [])
-    return "\r\n".join([*signature, *more, *fields, "", ""]).encode() + body(message.size)
+    return "\r\n".join([*signature, f"X-Attempt: {attempt}", *fields, "", ""]).encode() + body(message.size)
 
 
 @functools.cache

@@ -13,6 +13,7 @@ from .ledger import Ledger
 from .load import Load, Outcome
 from .messages import Kind, Signer
 from .postgres import Postgres
+from .real import RealServer
 from .world import World
 
 # Seconds from the end of a fault within which mail has to flow again, and within which all that was put off for it has
@@ -49,8 +50,9 @@ class Run:
         self._random = random.Random(arguments.seed)
         self._signer = Signer()
         self._postgres = Postgres() if arguments.store == "postgres" else None
-        self._world = World(base, binary, self._signer.public, self._postgres)
-        self._ledger = Ledger(self._world.journal)
+        self._world = World(base, binary, self._signer.public, self._postgres,
+                            RealServer() if arguments.postfix else None)
+        self._ledger = Ledger(self._world.mail)
         self._world.killed = lambda: self._ledger.kills.append(time.monotonic())
         self._tallies = collections.defaultdict(Tally)
         self._problems = []
@@ -147,6 +149,8 @@ class Run:
     async def _examine(self, tally, name):
         """Lets the load rest and looks at everything."""
         await self._load.pause()
+        if self._arguments.postfix:
+            await self._world.mta.settled()
         self._ledger.read()
         ended, self._ended = self._ended, []
         tally.outcomes.update(attempt.outcome for _, attempt in ended)

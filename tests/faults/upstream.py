@@ -3,8 +3,8 @@
     python3 -m tests.faults.upstream PORT JOURNAL
 
 A line of the journal is a JSON object for one message; it is written by one system call before the reply, so that it
-outlives the process. The server sees clients by XCLIENT, takes mail for example.net alone, and refuses a message with the
-field `X-Refuse` in its own words.
+outlives the process. The server sees clients by XCLIENT, takes mail for example.net alone, and refuses a message by
+its Subject in its own words.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ import os
 import random
 import sys
 
-from .wire import REFUSAL, read_data
+from .wire import REFUSAL, UNWANTED, read_data
 
 EXTENSIONS = (
     b"250-mta.example.net\r\n250-PIPELINING\r\n250-SIZE 33554432\r\n250-8BITMIME\r\n250-ENHANCEDSTATUSCODES\r\n"
@@ -72,8 +72,8 @@ class Server:
             name, _, value = field.decode("latin-1").partition(":")
             # The first counts: what the gate writes stands on top.
             fields.setdefault(name.lower(), value.strip())
-        if "x-refuse" in fields:
-            return REFUSAL + b"\r\n"
+        if fields.get("subject", "").startswith(UNWANTED):
+            return REFUSAL.encode() + b"\r\n"
         entry = {
             "message": fields.get("message-id"), "attempt": int(fields.get("x-attempt", 0)), "client": client,
             "results": fields.get("authentication-results", ""), "tag": fields.get("x-dmarc-fail-policy"),
@@ -81,6 +81,24 @@ class Server:
         }
         os.write(self._journal, json.dumps(entry).encode() + b"\n")
         return b"250 2.0.0 Stored\r\n"
+
+
+class Journal:
+    """Reads on in the journal as it grows."""
+
+    def __init__(self, path):
+        self._path, self._at = path, 0
+
+    def entries(self):
+        """What has come since it was last asked."""
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._at)
+            data = file.read()
+        whole = data[:data.rfind(b"\n") + 1]
+        self._at += len(whole)
+        yield from map(json.loads, whole.splitlines())
 
 
 async def main(port, journal):

@@ -1,7 +1,9 @@
 """What client and server of the harness both know of SMTP."""
 
-# How the mail server refuses a message of its own accord.
-REFUSAL = b"554 5.6.0 The mail server itself does not want this"
+# How the mail server refuses a message of its own accord, by its Subject; and how the interop tests' Postfix does.
+REFUSAL = "554 5.6.0 The mail server itself does not want this"
+REFUSALS = (REFUSAL, "550 5.7.1 This subject is refused")
+UNWANTED = "refuse me"
 
 
 async def read_data(reader):

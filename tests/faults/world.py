@@ -15,6 +15,7 @@ import time
 import urllib.request
 
 from .chaos import TcpWire, UdpWire
+from .upstream import Journal
 
 CONFIG = """
 hostname = "mx.example.net"
@@ -153,17 +154,22 @@ class Process:
 class World:
     """All of it in the directory `base`."""
 
-    def __init__(self, base, binary, key, postgres=None):
-        self.base, self._binary = pathlib.Path(base), binary
+    def __init__(self, base, binary, key, postgres=None, postfix=None):
+        self.base = pathlib.Path(base)
         self.postgres = postgres
-        self.journal = self.base / "journal"
         # Ports stay what they are over all deaths.
         names = ("plain", "tls", "upstream", "dns", "admin", "mta", "zone")
         self.ports = dict(zip(names, free_ports(len(names))))
         ports = self.ports
         python = [sys.executable, "-m"]
         self.dns = Process([*python, "tests.faults.nameserver", ports["zone"], key], self.base / "dns.log")
-        self.mta = Process([*python, "tests.faults.upstream", ports["mta"], self.journal], self.base / "mta.log")
+        if postfix:
+            self.mta, self.mail = postfix, postfix.entries
+            ports["mta"] = postfix.port
+        else:
+            journal = self.base / "journal"
+            self.mta = Process([*python, "tests.faults.upstream", ports["mta"], journal], self.base / "mta.log")
+            self.mail = Journal(journal).entries
         self.config = self.base / "dmarcgate.toml"
         self.gate = Process([binary, "serve", "--config", self.config], self.base / "gate.log")
         self.clock = None
