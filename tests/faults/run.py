@@ -118,6 +118,8 @@ class Run:
         tally = self._tallies[fault.name]
         tally.injected += 1
         title = fault.title or fault.name
+        # Until clients are at every point of a transaction.
+        await asyncio.sleep(self._random.uniform(0.5, 1.0))
         async with fault.make(self._world, self._random):
             await asyncio.sleep(hold)
         over = time.monotonic()

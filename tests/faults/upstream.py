@@ -56,7 +56,7 @@ class Server:
                     writer.write(b"354 Go\r\n")
                     reply = self._take(client, await read_data(reader))
                     # Time for what breaks between the message and the reply to it.
-                    await asyncio.sleep(random.uniform(0, 0.02))
+                    await asyncio.sleep(random.choice((0, 0.01, 0.02, 0.3)))
                     writer.write(reply)
                 case "QUIT":
                     writer.write(b"221 2.0.0 Bye\r\n")
