@@ -63,7 +63,7 @@ class Run:
 
     async def run(self):
         """Does it all and prints it; whether everything held."""
-        began = time.monotonic()
+        self._began = time.monotonic()
         try:
             await self._world.start()
             ports = [wire.port for wire in self._world.wires["client"]]
@@ -83,7 +83,7 @@ class Run:
         if code != 0:
             self._problem(None, f"the gate's exit code is {code}")
         self._usage_is_flat()
-        self._print(time.monotonic() - began)
+        self._print(time.monotonic() - self._began)
         return not self._problems
 
     def _plan(self):
@@ -146,6 +146,9 @@ class Run:
             self._problem(tally, f"{title}: mail is put off for more than {since:.1f} s after it")
         tally.flows.append(flows if flows is not None else since)
         tally.settles.append(trouble - over)
+        if self._arguments.verbose:
+            print(f"{time.monotonic() - self._began:7.1f} s  {title} for {hold:.1f} s: mail flows after "
+                  f"{tally.flows[-1]:.1f} s, all is well after {tally.settles[-1]:.1f} s", flush=True)
         await self._examine(tally, title)
 
     async def _examine(self, tally, name):
