@@ -31,7 +31,8 @@ class Ledger:
         self._entries = entries
         # {message-id: [Copy, ...]}
         self.copies = {}
-        # When the gate was killed.
+        # When the run began, and when the gate was killed.
+        self.began = 0.0
         self.kills = []
         # How long before a kill the oldest row was answered that it has cost; and how many.
         self.oldest_lost, self.lost_rows = 0.0, 0
@@ -92,9 +93,12 @@ class Ledger:
             if have > len(answered) + unknown:
                 problems.append(f"rows: {message.domain} has {have}, {len(answered)} were answered")
             if have < len(answered):
-                age = min((kill - a.ended for a in answered for kill in self.kills if kill >= a.ended), default=None)
+                # An answer that was on its way when the gate died is read a little later.
+                ages = (kill - a.ended for a in answered for kill in self.kills)
+                age = min((age for age in ages if age > -LATENESS), default=None)
                 if age is None or age > ROWS_AT_RISK + LATENESS:
-                    problems.append(f"rows: {message.domain} has none, the gate was killed {age} s later")
+                    told = [f"{a.ended - self.began:.2f} s: {a.reply}" for a in answered]
+                    problems.append(f"rows: {message.domain} has {have}, killed {age} s later; answered at {told}")
                 else:
                     self.lost_rows += 1
                     self.oldest_lost = max(self.oldest_lost, age)

@@ -63,7 +63,7 @@ class Run:
 
     async def run(self):
         """Does it all and prints it; whether everything held."""
-        self._began = time.monotonic()
+        self._began = self._ledger.began = time.monotonic()
         try:
             await self._world.start()
             ports = [wire.port for wire in self._world.wires["client"]]
@@ -147,7 +147,7 @@ class Run:
         tally.flows.append(flows if flows is not None else since)
         tally.settles.append(trouble - over)
         if self._arguments.verbose:
-            print(f"{time.monotonic() - self._began:7.1f} s  {title} for {hold:.1f} s: mail flows after "
+            print(f"{over - self._began:7.1f} s  end of {title}, {hold:.1f} s: mail flows after "
                   f"{tally.flows[-1]:.1f} s, all is well after {tally.settles[-1]:.1f} s", flush=True)
         await self._examine(tally, title)
 

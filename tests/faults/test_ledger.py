@@ -59,8 +59,8 @@ class Cases(unittest.TestCase):
         message = Message(7, Kind.SPF, 1024)
         message.attempts.append(Attempt(1, 9.0, message.client, 9.9, 10.0, Outcome.ACCEPTED, "250 Ok"))
         for due, rows, kills in [
-            (0, {message.domain: 1}, []), (1, {message.domain: 2}, []), (1, {}, []), (0, {}, [10.9]), (1, {}, [13.0]),
-            (1, {}, [9.5]),
+            (0, {message.domain: 1}, []), (1, {message.domain: 2}, []), (1, {}, []), (0, {}, [10.9]), (0, {}, [9.9]),
+            (1, {}, [13.0]), (1, {}, [9.0]), (0, {}, [9.0, 10.9]),
         ]:
             with self.subTest(rows=rows, kills=kills):
                 ledger = Ledger(list)
