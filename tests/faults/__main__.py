@@ -9,13 +9,18 @@ said. Exit code 1 if anything did not hold.
 
 import argparse
 import asyncio
+import contextlib
 import os
 import pathlib
 import shutil
+import signal
 import sys
 import tempfile
 
+from .messages import Signer
+from .postgres import Postgres
 from .run import Run
+from .world import World
 
 # Tells the process that it is in a mount namespace of its own.
 APART = "FAULTS_APART"
@@ -40,15 +45,25 @@ def main():
         # Small disks are mounted where nobody else sees them, and are gone with the process.
         os.environ[APART] = "yes"
         os.execvp("unshare", ["unshare", "--mount", sys.executable, "-m", "tests.faults", *sys.argv[1:]])
+    # A run that is told to end takes its processes with it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     base = pathlib.Path(tempfile.mkdtemp(prefix="dmarcgate-faults-", dir="/var/tmp"))
     base.chmod(0o755)
-    try:
-        sound = asyncio.run(Run(arguments, base, os.path.abspath(binary)).run())
-    finally:
-        if arguments.keep:
-            print(f"logs: {base}")
-        else:
-            shutil.rmtree(base, ignore_errors=True)
+    with contextlib.ExitStack() as stack:
+        stack.callback(print, f"logs: {base}") if arguments.keep else stack.callback(shutil.rmtree, base, True)
+        postgres = postfix = None
+        if arguments.store == "postgres":
+            postgres = Postgres()
+            stack.callback(postgres.end)
+        if arguments.postfix:
+            # It needs what the interop tests have.
+            from .real import RealServer
+
+            postfix = RealServer()
+            stack.callback(postfix.stop)
+        signer = Signer()
+        world = World(base, os.path.abspath(binary), signer.public, postgres, postfix)
+        sound = asyncio.run(Run(arguments, world, signer).run())
     return 0 if sound else 1
 
 

@@ -45,8 +45,8 @@ class Attempt:
 class Load:
     """Clients that send for as long as `running` is set; all that they know stays in `messages`."""
 
-    def __init__(self, ports, signer, seed, workers):
-        self._ports, self._signer = ports, signer
+    def __init__(self, signer, seed, workers):
+        self._signer = signer
         self._random = random.Random(seed)
         self._tls = ssl.create_default_context()
         self._tls.check_hostname, self._tls.verify_mode = False, ssl.CERT_NONE
@@ -62,8 +62,9 @@ class Load:
         # No new messages, only those that wait.
         self.draining = False
 
-    def start(self):
-        """Starts the clients."""
+    def start(self, ports):
+        """Starts the clients; `ports` are those for plain text and for STARTTLS."""
+        self._ports = ports
         self._tasks = [asyncio.create_task(self._client(at)) for at in range(self._workers)]
         self.running.set()
 

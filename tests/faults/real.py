@@ -17,6 +17,14 @@ RECEIVED = re.compile(
     rb"^Received: from client\.test \(\S+ \[([^]]+)\]\)\s+by mta\.example\.net \(Postfix\) with \w+\s+id (\w+)", re.M)
 
 
+def is_complete(path):
+    """Whether Postfix answers for it: it makes a file executable when it has all of it."""
+    try:
+        return path.is_file() and path.stat().st_mode & 0o100
+    except FileNotFoundError:
+        return False
+
+
 class RealServer:
     """Postfix: `kill -9` and SIGSTOP are those of all its processes."""
 
@@ -58,14 +66,20 @@ class RealServer:
 
     async def end(self):
         """Ends it for good."""
-        await asyncio.to_thread(self._postfix.stop)
+        await asyncio.to_thread(self.stop)
+
+    def stop(self):
+        """The same. Safe to call twice."""
+        if self._postfix.base.exists():
+            self.signal(signal.SIGCONT)
+        self._postfix.stop()
 
     async def settled(self):
         """Waits until all that it has taken is in the mailbox."""
         queue = self._postfix.base / "queue"
         for _ in range(1500):
             waits = [path for name in ("maildrop", "incoming", "active", "deferred")
-                     for path in (queue / name).rglob("*") if path.is_file()]
+                     for path in (queue / name).rglob("*") if is_complete(path)]
             if not waits:
                 return
             await asyncio.sleep(0.02)

@@ -11,10 +11,7 @@ import time
 from .faults import FAULTS, QUICK, together
 from .ledger import Ledger
 from .load import Load, Outcome
-from .messages import Kind, Signer
-from .postgres import Postgres
-from .real import RealServer
-from .world import World
+from .messages import Kind
 
 # Seconds from the end of a fault within which mail has to flow again, and within which all that was put off for it has
 # gone. Most of them are for slow machines.
@@ -43,17 +40,15 @@ class Tally:
 
 
 class Run:
-    """A run by the command line's `arguments`, in the directory `base`."""
+    """A run by the command line's `arguments`, in a world that has yet to start."""
 
-    def __init__(self, arguments, base, binary):
-        self._arguments = arguments
+    def __init__(self, arguments, world, signer):
+        self._arguments, self._world = arguments, world
         self._random = random.Random(arguments.seed)
-        self._signer = Signer()
-        self._postgres = Postgres() if arguments.store == "postgres" else None
-        self._world = World(base, binary, self._signer.public, self._postgres,
-                            RealServer() if arguments.postfix else None)
-        self._ledger = Ledger(self._world.mail)
-        self._world.killed = lambda: self._ledger.kills.append(time.monotonic())
+        self._ledger = Ledger(world.mail)
+        world.killed = lambda: self._ledger.kills.append(time.monotonic())
+        self._load = Load(signer, arguments.seed, arguments.clients)
+        self._load.ended = lambda message, attempt: self._ended.append((message, attempt))
         self._tallies = collections.defaultdict(Tally)
         self._problems = []
         # What ended while the fault of now was there or settled: (message, attempt).
@@ -66,10 +61,7 @@ class Run:
         self._began = self._ledger.began = time.monotonic()
         try:
             await self._world.start()
-            ports = [wire.port for wire in self._world.wires["client"]]
-            self._load = Load(ports, self._signer, self._arguments.seed, self._arguments.clients)
-            self._load.ended = lambda message, attempt: self._ended.append((message, attempt))
-            self._load.start()
+            self._load.start([wire.port for wire in self._world.wires["client"]])
             await asyncio.sleep(1)
             await self._examine(self._tallies["(none)"], "no fault")
             for fault, hold in self._plan():
@@ -78,8 +70,6 @@ class Run:
         finally:
             await self._load.stop()
             code = await self._world.stop()
-            if self._postgres:
-                self._postgres.end()
         if code != 0:
             self._problem(None, f"the gate's exit code is {code}")
         self._usage_is_flat()
@@ -154,8 +144,7 @@ class Run:
     async def _examine(self, tally, name):
         """Lets the load rest and looks at everything."""
         await self._load.pause()
-        if self._arguments.postfix:
-            await self._world.mta.settled()
+        await self._world.settled()
         self._ledger.read()
         ended, self._ended = self._ended, []
         tally.outcomes.update(attempt.outcome for _, attempt in ended)

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import pathlib
+import random
 import re
 import resource
 import shutil
@@ -120,7 +121,9 @@ class Process:
             self.process.send_signal(which)
 
     async def end(self):
-        """Ends it for good; its exit code."""
+        """Ends it for good; its exit code, None if it had to be killed or never ran."""
+        if self._task is None:
+            return None
         self._task.cancel()
         self.signal(signal.SIGCONT)
         self.signal(signal.SIGTERM)
@@ -164,12 +167,12 @@ class World:
         python = [sys.executable, "-m"]
         self.dns = Process([*python, "tests.faults.nameserver", ports["zone"], key], self.base / "dns.log")
         if postfix:
-            self.mta, self.mail = postfix, postfix.entries
+            self.mta, self.mail, self.settled = postfix, postfix.entries, postfix.settled
             ports["mta"] = postfix.port
         else:
             journal = self.base / "journal"
             self.mta = Process([*python, "tests.faults.upstream", ports["mta"], journal], self.base / "mta.log")
-            self.mail = Journal(journal).entries
+            self.mail, self.settled = Journal(journal).entries, at_once
         self.config = self.base / "dmarcgate.toml"
         self.gate = Process([binary, "serve", "--config", self.config], self.base / "gate.log")
         self.clock = None
@@ -316,6 +319,10 @@ class Clock:
             file.write(int(seconds).to_bytes(8, "little", signed=True))
 
 
+async def at_once():
+    """The scripted server has delivered what it has taken."""
+
+
 def small_disk(directory):
     """Makes the directory a file system of its own that is soon full; whether that could be done."""
     if os.geteuid() != 0:
@@ -352,17 +359,16 @@ async def listening(port, patience=20):
 
 
 def free_ports(count):
-    """Ports that are free for TCP and UDP."""
-    found, held = [], []
+    """Ports that are free for TCP and UDP, below those that the kernel gives to clients: what is dead for a while finds its
+    port free."""
+    found = set()
     while len(found) < count:
-        tcp, udp = socket.socket(), socket.socket(type=socket.SOCK_DGRAM)
-        held += [tcp, udp]
-        tcp.bind(("127.0.0.1", 0))
-        try:
-            udp.bind(tcp.getsockname())
-            found.append(tcp.getsockname()[1])
-        except OSError:
-            pass
-    for each in held:
-        each.close()
-    return found
+        port = random.randint(15000, 32000)
+        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
+            try:
+                tcp.bind(("127.0.0.1", port))
+                udp.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            found.add(port)
+    return list(found)
