@@ -122,7 +122,7 @@ class Run:
             for message, attempt in self._ended:
                 if attempt.ended < over:
                     continue
-                if attempt.outcome is Outcome.ACCEPTED and flows is None:
+                if attempt.outcome is Outcome.ACCEPTED and attempt.began >= over and flows is None:
                     flows = attempt.ended - over
                 if message.kind.honest and attempt.outcome not in (Outcome.ACCEPTED, Outcome.REFUSED):
                     trouble = attempt.ended
