@@ -259,9 +259,9 @@ class Run:
         print(f"forgeries under p=reject that came through marked dmarc=temperror, since DNS was broken: {doubts}")
         print(f"rows lost to kill -9: {self._ledger.lost_rows} of {len(self._ledger.kills)} kills, the oldest "
               f"{self._ledger.oldest_lost:.2f} s before")
-        first, last = self._longest[0], self._longest[-1]
-        print(f"longest life of the gate, {len(self._longest)} rests, first and last: " + ", ".join(
-            f"{what} {first[what]} -> {last[what]}" for what in MORE))
+        rests = [self._longest[at * (len(self._longest) - 1) // 4] for at in range(5)]
+        print(f"longest life of the gate, {len(self._longest)} rests, at its beginning, quarters and end: " + "; ".join(
+            f"{what} {', '.join(str(rest[what]) for rest in rests)}" for what in MORE))
         print("everything holds" if not self._problems else f"{len(self._problems)} things are broken")
 
 
