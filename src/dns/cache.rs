@@ -1,7 +1,8 @@
 //! Remembers answers for as long as DNS and the settings allow.
 //!
 //! Each entry expires on its own: records by their TTL, NXDOMAIN and NODATA by the SOA's (RFC 2308 §5), failures after
-//! a few seconds, so that a dead zone costs its time-out once and not with every message.
+//! a few seconds, so that a dead zone costs its time-out once and not with every message. Only those that are the gate's
+//! own are not kept.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use moka::notification::RemovalCause;
 
 use super::resolver::Settings;
 use super::transport::Reply;
-use super::{Answer, Miss, RecordType, Records};
+use super::{Answer, Failure, Miss, RecordType, Records};
 use crate::metrics::IntCounter;
 
 /// A question: a name in lower case without a trailing dot, and a type.
@@ -92,6 +93,8 @@ impl Bounds {
         match (&reply.outcome, reply.ttl) {
             (Ok(_), ttl) => within(ttl.unwrap_or_default(), self.max_ttl),
             (Err(Miss::NoData | Miss::NxDomain), Some(ttl)) => within(ttl, self.max_negative_ttl),
+            // Nobody was asked: that the gate had no socket left tells nothing of the name, and may be over by now.
+            (Err(Miss::Failed(Failure::Budget)), _) => Duration::ZERO,
             // Without an SOA nobody said for how long (RFC 2308 §5): as long as a failure.
             (Err(_), _) => self.failure_ttl,
         }
@@ -119,7 +122,7 @@ const OCTETS_PER_ENTRY: usize = 1024;
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Failure, TxtRecords};
+    use super::super::TxtRecords;
     use super::*;
 
     fn cache(settings: &Settings) -> Cache {
@@ -168,11 +171,17 @@ mod tests {
 
     #[tokio::test]
     async fn what_may_not_be_kept_is_not() {
-        let settings = Settings { failure_ttl: Duration::ZERO, ..Settings::default() };
-        let cache = cache(&settings);
-        let key: Key = ("a.example".into(), RecordType::A);
-        cache.fill(key.clone(), reply(Err(Miss::Failed(Failure::Timeout)), None)).await;
-        assert!(cache.get(&key).await.is_none());
+        let brief = Settings { failure_ttl: Duration::ZERO, ..Settings::default() };
+        for (case, settings, failure) in [
+            ("failures are not to be kept", brief, Failure::Timeout),
+            ("the gate's own want of sockets", Settings::default(), Failure::Budget),
+        ] {
+            let cache = cache(&settings);
+            let key: Key = ("a.example".into(), RecordType::A);
+            let filled = cache.fill(key.clone(), reply(Err(Miss::Failed(failure)), None)).await;
+            assert_eq!(filled.ttl, Duration::ZERO, "{case}");
+            assert!(cache.get(&key).await.is_none(), "{case}");
+        }
     }
 
     #[test]

@@ -102,8 +102,7 @@ class Postfix(Mta):
         self._write_configuration()
         self._sasl = SaslServer(self.base / "sasl")
         try:
-            # Ends when its sockets listen.
-            self._run("start")
+            self.start()
         except BaseException:
             self.stop()
             raise
@@ -115,10 +114,14 @@ class Postfix(Mta):
             self._sasl.stop()
         super().stop()
 
+    def start(self):
+        """Starts it; ends when its sockets listen."""
+        self._run("start")
+
     def restart(self):
         """Ends it, with every connection it has, and starts it again."""
         self._run("stop")
-        self._run("start")
+        self.start()
 
     def _write_configuration(self):
         nobody = pwd.getpwnam("nobody")
