@@ -3,10 +3,11 @@
 use crate::source;
 
 /// The modules in the order in which data flows: each may use those above it, never those below.
-const ORDER: [&str; 32] = [
+const ORDER: [&str; 33] = [
     "calendar",
     "domain",
     "label",
+    "secret",
     "causes",
     "metrics",
     "readiness",
@@ -39,7 +40,7 @@ const ORDER: [&str; 32] = [
 ];
 
 /// The wire knows nothing of mail: these are all that `smtp` may use.
-const SMTP_MAY_USE: [&str; 3] = ["domain", "label", "smtp"];
+const SMTP_MAY_USE: [&str; 4] = ["domain", "label", "secret", "smtp"];
 
 /// Modules that are functions over values; with `::`, one file of a module.
 const PURE: [&str; 12] = [
