@@ -116,10 +116,12 @@ pub enum Error {
         address: SocketAddr,
     },
     /// The spool directory can't be used.
-    #[error("spool.directory {directory} can't be used")]
+    #[error("spool.directory {directory} can't be used by {user}, as whom the gate runs")]
     Spool {
         /// Which.
         directory: String,
+        /// Whose the process is by then, whoever has started it.
+        user: String,
         /// Why.
         source: io::Error,
     },
@@ -136,8 +138,13 @@ pub enum Error {
     #[error("reports can't be sent")]
     Reports(#[from] ReportsError),
     /// The store can't be opened.
-    #[error("store.url: the store can't be opened")]
-    Store(#[from] store::Error),
+    #[error("store.url: the store can't be opened by {user}, as whom the gate runs")]
+    Store {
+        /// Whose the process is.
+        user: String,
+        /// Why.
+        source: store::Error,
+    },
 }
 
 /// Opens everything else and begins to serve. Call it inside the runtime.
@@ -151,12 +158,17 @@ pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Resu
     process::usage::register(&registry);
     let awaited = [Condition::Listeners, Condition::RelayGuard, Condition::Store, Condition::Upstream];
     let readiness = Readiness::new(&awaited, &registry);
-    let directory = || config.spool.directory.display().to_string();
-    let spooler = Spooler::new(&config.spool()).map_err(|source| Error::Spool { directory: directory(), source })?;
+    let unusable = |source| Error::Spool {
+        directory: config.spool.directory.display().to_string(),
+        user: process::present_user(),
+        source,
+    };
+    let spooler = Spooler::new(&config.spool()).map_err(unusable)?;
     spooler.register(&registry);
     let resolver = open_resolver(&config, sockets.open_files, &registry)?;
     let suffix_list = SuffixList::open(config.suffix_list(), &registry);
-    let store = Store::open(config.store(), &registry).await?;
+    let closed = |source| Error::Store { user: process::present_user(), source };
+    let store = Store::open(config.store(), &registry).await.map_err(closed)?;
     readiness.holds(Condition::Store);
     let (explanations, recorder) = recorder(&config, &store, &registry);
     let shelf = Shelf::new(config.store.url.clone(), config.inbound_retention());

@@ -10,6 +10,7 @@
 pub mod calendar;
 pub mod domain;
 pub mod label;
+pub mod secret;
 pub mod causes;
 pub mod personal;
 pub mod metrics;

@@ -26,6 +26,7 @@ use crate::report::failure::{Canonicalized, Extent};
 use crate::report::message::Author;
 use crate::report::recipient::Address;
 use crate::report::{inbound, messenger, relay, signing};
+use crate::secret::Secret;
 use crate::session;
 use crate::session::patience;
 use crate::session::receive::Bounds;
@@ -504,9 +505,9 @@ impl Config {
 
 fn signing_key(path: &Path, domain: &Domain, selector: &Domain) -> Result<signing::Key, ReportsError> {
     let unreadable = |source| ReportsError::Unreadable { path: path.to_owned(), source };
-    let pem = std::fs::read(path).map_err(unreadable)?;
+    let pem = Secret::new(std::fs::read(path).map_err(unreadable)?);
     let unfit = |source| ReportsError::Key { path: path.to_owned(), source };
-    signing::Key::from_pem(domain.clone(), selector.as_str(), &pem).map_err(unfit)
+    signing::Key::from_pem(domain.clone(), selector.as_str(), pem.expose()).map_err(unfit)
 }
 
 fn secured(

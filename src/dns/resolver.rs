@@ -61,9 +61,6 @@ pub enum Error {
     /// Neither the settings nor the system name a server.
     #[error("no name server is configured")]
     NoServers,
-    /// The transport could not be set up.
-    #[error("cannot set up the DNS transport: {0}")]
-    Transport(String),
     /// Nobody could be believed over TLS.
     #[error("cannot verify name servers over TLS: {0}")]
     Trust(#[from] TrustError),

@@ -42,14 +42,20 @@ enum Root {
     Left,
 }
 
+/// The name of the user whose the process is now; his number, where he has no name.
+pub fn present_user() -> String {
+    let present = Uid::effective();
+    match User::from_uid(present) {
+        Ok(Some(user)) => user.name,
+        _ => format!("user {present}"),
+    }
+}
+
 impl Account {
     /// Finds out whose the process is and whose it is to be.
     pub fn of(wanted: Option<&str>) -> Result<Self, Error> {
         let present = Uid::effective();
-        let own = || match User::from_uid(present) {
-            Ok(Some(user)) => user.name,
-            _ => present.to_string(),
-        };
+        let own = present_user;
         let stays = |name, root, doubt| Ok(Self { name, change: None, doubt, root });
         if !present.is_root() {
             let name = own();

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::fs;
 
 use crate::message::{base64, spool};
+use crate::secret::Secret;
 use crate::smtp::data::{Encoder, Framing};
 use crate::smtp::reply::Reply;
 use crate::upstream::connection::{Connection, DeliveryError, ExchangeError, Limits, OpenError};
@@ -190,17 +191,18 @@ impl Dialogue<'_> {
 
     /// AUTH PLAIN (RFC 4616), or LOGIN where that is not offered.
     async fn log_in(&mut self, login: &Login) -> Result<(), Trouble> {
-        let password = fs::read(&login.password_file).await.map_err(Trouble::Password)?;
-        let password = password.split(|b| matches!(b, b'\r' | b'\n')).next().unwrap_or_default();
+        let password = Secret::new(fs::read(&login.password_file).await.map_err(Trouble::Password)?);
+        let password = password.expose().split(|b| matches!(b, b'\r' | b'\n')).next().unwrap_or_default();
         let (plain, by_steps) = {
             let offered = &self.connection.capabilities().auth;
             let offers = |name: &str| offered.iter().any(|mechanism| **mechanism == *name);
             (offers("PLAIN"), offers("LOGIN"))
         };
         if plain {
-            let said = [b"\0", login.user.as_bytes(), b"\0", password].concat();
-            let line = format!("AUTH PLAIN {}", base64::encode(&said));
-            return self.step("AUTH", &line, |_| None).await;
+            let said = Secret::new([b"\0", login.user.as_bytes(), b"\0", password].concat());
+            let said = Secret::new(base64::encode(said.expose()));
+            let line = Secret::new(["AUTH PLAIN ", said.expose()].concat());
+            return self.step("AUTH", line.expose(), |_| None).await;
         }
         if !by_steps {
             return Err(Trouble::NoMechanism);
@@ -211,6 +213,6 @@ impl Dialogue<'_> {
                 return Err(Trouble::Reply { step: "AUTH", reply });
             }
         }
-        self.step("AUTH", &base64::encode(password), |_| None).await
+        self.step("AUTH", Secret::new(base64::encode(password)).expose(), |_| None).await
     }
 }

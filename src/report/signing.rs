@@ -7,6 +7,7 @@ use mail_auth::common::headers::HeaderWriter;
 use mail_auth::dkim::{DkimSigner, Done};
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
+use zeroize::Zeroize;
 
 use crate::domain::Domain;
 
@@ -48,7 +49,7 @@ impl Key {
     pub fn from_pem(domain: Domain, selector: &str, pem: &[u8]) -> Result<Self, Error> {
         // One or several labels (RFC 6376 §3.1), with room for what comes behind them.
         Domain::parse(&format!("{selector}._domainkey.{domain}")).map_err(|_| Error::Selector)?;
-        let der = PrivateKeyDer::from_pem_slice(pem).map_err(|_| Error::NoKey)?;
+        let mut der = PrivateKeyDer::from_pem_slice(pem).map_err(|_| Error::NoKey)?;
         let ed25519 = match &der {
             PrivateKeyDer::Pkcs8(der) => Ed25519Key::from_pkcs8_maybe_unchecked_der(der.secret_pkcs8_der()).ok(),
             _ => None,
@@ -56,6 +57,7 @@ impl Key {
         let (name, selector) = (domain.as_str(), selector.to_ascii_lowercase());
         let signer = match ed25519 {
             Some(key) => {
+                der.zeroize();
                 let signer = DkimSigner::from_key(key).domain(name).selector(&*selector).headers(SIGNED);
                 Signer::Ed25519(Box::new(signer))
             }

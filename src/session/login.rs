@@ -11,7 +11,8 @@ use super::settings::AuthOffer;
 use super::state::{Login, State};
 use super::{End, Session, pause};
 use crate::message::base64;
-use crate::smtp::command::Secret;
+use crate::secret::Secret;
+use crate::smtp::command::AuthLine;
 use crate::smtp::extension::Offer;
 use crate::smtp::reply::Reply;
 use crate::smtp::stream::ReadError;
@@ -38,7 +39,7 @@ impl Session {
         &mut self,
         state: &State,
         mechanism: &str,
-        initial: Option<Secret>,
+        initial: Option<AuthLine>,
     ) -> Result<Reply, End> {
         let State::AuthSent(hello) = state else { return Err(End::silently(Ended::ClientGone)) };
         if !self.offer.as_ref().is_some_and(|offer| offer.auth.iter().any(|offered| **offered == *mechanism)) {
@@ -49,7 +50,7 @@ impl Session {
         let introduction = self.introduction(hello).await;
         let begins = if initial.is_some() { Begins::Client } else { Begins::Server };
         let mut said = Vec::new();
-        let first = self.link.log_in(&introduction, mechanism, initial.as_ref().map(Secret::expose)).await;
+        let first = self.link.log_in(&introduction, mechanism, initial.as_ref().map(AuthLine::expose)).await;
         said.extend(initial);
         let mut result = first;
         loop {
@@ -96,12 +97,12 @@ impl Session {
     }
 
     /// The client's next response; none if it is no line of AUTH.
-    async fn response(&mut self) -> Result<Option<Secret>, End> {
+    async fn response(&mut self) -> Result<Option<AuthLine>, End> {
         let limit = self.settings().timeouts.command;
         self.flush(limit).await?;
         let line = async {
             match self.stream.read_line(MAX_AUTH_LINE).await {
-                Ok(line) => Ok(Secret::parse(line)),
+                Ok(line) => Ok(AuthLine::parse(line)),
                 Err(ReadError::TooLong) => Ok(None),
                 Err(_) => Err(End::silently(Ended::ClientGone)),
             }
@@ -133,8 +134,8 @@ impl Session {
     }
 
     /// Remembers, counts and logs how an exchange ended.
-    fn note_login(&mut self, (mechanism, begins): (&str, Begins), said: &[Secret], reply: &Reply) {
-        let cancelled = said.last().is_some_and(Secret::is_cancellation);
+    fn note_login(&mut self, (mechanism, begins): (&str, Begins), said: &[AuthLine], reply: &Reply) {
+        let cancelled = said.last().is_some_and(AuthLine::is_cancellation);
         let result = match reply.code() {
             235 => LoginResult::Accepted,
             _ if cancelled => LoginResult::Cancelled,
@@ -166,14 +167,15 @@ impl Session {
 }
 
 /// The name under which a client logs in, as far as the mechanism shows it; never more of what it said.
-fn login_name(mechanism: &str, said: &[Secret]) -> Option<Box<str>> {
-    let decode = |secret: &Secret| base64::decode(secret.expose().as_bytes());
+fn login_name(mechanism: &str, said: &[AuthLine]) -> Option<Box<str>> {
+    let decode = |line: &AuthLine| base64::decode(line.expose().as_bytes()).map(Secret::new);
     // A challenge comes first with CRAM-MD5, so that only the last response can be the answer to it.
     let first = decode(if mechanism == "CRAM-MD5" { said.last()? } else { said.first()? })?;
+    let first = first.expose();
     let name = match mechanism {
         // RFC 4616 §2: authzid NUL authcid NUL passwd.
         "PLAIN" => first.split(|b| *b == 0).nth(1)?.to_vec(),
-        "LOGIN" => first,
+        "LOGIN" => first.clone(),
         // RFC 2195 §2: the name, a space, the digest.
         "CRAM-MD5" => first.rsplitn(2, |b| *b == b' ').nth(1)?.to_vec(),
         // RFC 5801 §4, RFC 5802 §7: `n,,n=name,r=nonce`.
@@ -201,14 +203,16 @@ enum Begins {
 
 /// Whether the name that [`login_name`] reads is the one that the upstream has judged, whatever liberties it takes with the
 /// mechanism.
-fn is_certain(mechanism: &str, begins: Begins, said: &[Secret]) -> bool {
+fn is_certain(mechanism: &str, begins: Begins, said: &[AuthLine]) -> bool {
     match mechanism {
         // RFC 4616 §2: a name to act as may stand before the one that logs in.
-        "PLAIN" => said.last().and_then(|last| base64::decode(last.expose().as_bytes())).is_some_and(|last| {
-            let mut names = last.split(|b| *b == 0);
-            let (acts_as, name) = (names.next().unwrap_or_default(), names.next());
-            said.len() == 1 && (acts_as.is_empty() || Some(acts_as) == name)
-        }),
+        "PLAIN" => {
+            said.last().and_then(|last| base64::decode(last.expose().as_bytes())).map(Secret::new).is_some_and(|last| {
+                let mut names = last.expose().split(|b| *b == 0);
+                let (acts_as, name) = (names.next().unwrap_or_default(), names.next());
+                said.len() == 1 && (acts_as.is_empty() || Some(acts_as) == name)
+            })
+        }
         "LOGIN" => begins == Begins::Server && said.len() == 2,
         _ => false,
     }
@@ -248,7 +252,7 @@ mod tests {
             ("PLAIN", &[], None),
         ];
         for (mechanism, said, expected) in cases {
-            let said: Vec<_> = said.iter().map(|text| Secret::parse(text.as_bytes()).unwrap()).collect();
+            let said: Vec<_> = said.iter().map(|text| AuthLine::parse(text.as_bytes()).unwrap()).collect();
             assert_eq!(login_name(mechanism, &said).as_deref(), expected, "{mechanism}");
         }
     }
@@ -267,7 +271,7 @@ mod tests {
             ("XOAUTH2", Begins::Client, &["dXNlcj1qb2UBYXV0aD1CZWFyZXIgdG9rZW4BAQ=="], false),
         ];
         for (mechanism, begins, said, certain) in cases {
-            let said: Vec<_> = said.iter().map(|text| Secret::parse(text.as_bytes()).unwrap()).collect();
+            let said: Vec<_> = said.iter().map(|text| AuthLine::parse(text.as_bytes()).unwrap()).collect();
             assert_eq!(is_certain(mechanism, begins, &said), certain, "{mechanism} {begins:?}");
         }
     }

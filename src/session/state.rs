@@ -5,7 +5,7 @@
 
 use crate::envelope::{Envelope, Hello, Protocol};
 use crate::smtp::address::{ForwardPath, PathError, ReversePath};
-use crate::smtp::command::{Chunk, Command, CommandError, MailParameters, Place, RcptParameters, Secret};
+use crate::smtp::command::{AuthLine, Chunk, Command, CommandError, MailParameters, Place, RcptParameters};
 use crate::smtp::reply::Reply;
 
 /// Where a session stands.
@@ -60,7 +60,7 @@ pub enum Effect {
     /// Say 220, throw away what the client has sent, and shake hands.
     Secure,
     /// Relay AUTH to its end; its answer comes back as an event.
-    LogIn(Box<str>, Option<Secret>),
+    LogIn(Box<str>, Option<AuthLine>),
     /// Relay MAIL.
     RelayMail(ReversePath, MailParameters),
     /// Check the relay guard and relay RCPT.
@@ -230,7 +230,7 @@ fn on_starttls(state: State, security: Security) -> (State, Effect) {
     }
 }
 
-fn on_auth(hello: Hello, (mechanism, initial): (Box<str>, Option<Secret>), login: Login) -> (State, Effect) {
+fn on_auth(hello: Hello, (mechanism, initial): (Box<str>, Option<AuthLine>), login: Login) -> (State, Effect) {
     let refusal = match (login, hello.protocol) {
         (Login::Unavailable, _) | (_, Protocol::Smtp) => CommandError::NotOffered.reply(),
         // RFC 4954 §6.

@@ -1,12 +1,11 @@
 //! One command line of a client, read (RFC 5321 §4.1.1).
 
-use std::fmt;
-
 use super::address::{ForwardPath, PathError, ReversePath};
 use super::extension::Offer;
 use super::parameter::MAX_DIGITS;
 pub use super::parameter::{MailParameters, RcptParameters};
 use super::reply::Reply;
+use crate::secret::Secret;
 
 /// A command with its arguments.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,7 +39,7 @@ pub enum Command {
         /// In upper case.
         mechanism: Box<str>,
         /// The initial response, as the client wrote it.
-        initial: Option<Secret>,
+        initial: Option<AuthLine>,
     },
     /// RSET.
     Rset,
@@ -74,9 +73,9 @@ pub enum Place {
     Last,
 }
 
-/// What a client says to authenticate itself. No log or trace shows it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Box<str>);
+/// What a client says to authenticate itself: a line of AUTH. No log or trace shows it, and it is wiped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuthLine(Secret<Box<str>>);
 
 /// What a client calls itself: printable ASCII without white space, 1 to 255 octets.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -166,28 +165,22 @@ impl Command {
     }
 }
 
-impl Secret {
+impl AuthLine {
     /// A line of a client inside AUTH; none if it is neither base64 nor a word of the protocol (RFC 4954 §4).
     pub fn parse(line: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(line).ok()?;
         let fits = text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'='));
-        (fits || text == CANCEL).then(|| Self(text.into()))
+        (fits || text == CANCEL).then(|| Self(Secret::new(text.into())))
     }
 
     /// What it says: for the upstream, and for no one else.
     pub fn expose(&self) -> &str {
-        &self.0
+        self.0.expose()
     }
 
     /// Whether the client gives up (`*`).
     pub fn is_cancellation(&self) -> bool {
-        &*self.0 == CANCEL
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(..)")
+        self.expose() == CANCEL
     }
 }
 
@@ -280,7 +273,7 @@ fn auth(arguments: &[u8]) -> Result<Command, CommandError> {
     if !(1..=MAX_MECHANISM).contains(&mechanism.len()) || !mechanism.bytes().all(is_name) {
         return Err(CommandError::Arguments);
     }
-    let initial = match initial.map(|text| Secret::parse(text.as_bytes())) {
+    let initial = match initial.map(|text| AuthLine::parse(text.as_bytes())) {
         None => None,
         Some(Some(secret)) if !secret.is_cancellation() && !secret.expose().is_empty() => Some(secret),
         Some(_) => return Err(CommandError::Arguments),
@@ -331,7 +324,10 @@ mod tests {
         };
         let bdat = |size, place| Ok(Command::Bdat(Chunk { size, place }));
         let auth = |mechanism: &str, initial: Option<&str>| {
-            Ok(Command::Auth { mechanism: mechanism.into(), initial: initial.map(|text| Secret(text.into())) })
+            Ok(Command::Auth {
+                mechanism: mechanism.into(),
+                initial: initial.and_then(|text| AuthLine::parse(text.as_bytes())),
+            })
         };
         let cases = [
             ("EHLO mx.example", Ok(Command::Ehlo(name("mx.example")))),
@@ -415,10 +411,10 @@ mod tests {
     #[test]
     fn secrets_are_not_shown() {
         assert!(!format!("{:?}", parse("AUTH PLAIN AGEAc2VjcmV0")).contains("AGEAc2VjcmV0"));
-        assert!(Secret::parse(b"*").is_some_and(|line| line.is_cancellation()));
-        assert!(Secret::parse(b"").is_some_and(|line| line.expose().is_empty()));
+        assert!(AuthLine::parse(b"*").is_some_and(|line| line.is_cancellation()));
+        assert!(AuthLine::parse(b"").is_some_and(|line| line.expose().is_empty()));
         for line in [&b"a b"[..], b"a\0", b"**", b"\xff", b"QUIT\r"] {
-            assert_eq!(Secret::parse(line), None, "{line:?}");
+            assert_eq!(AuthLine::parse(line), None, "{line:?}");
         }
     }
 }

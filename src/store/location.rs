@@ -8,6 +8,8 @@ use std::str::FromStr;
 use sqlx::any::AnyConnectOptions;
 use sqlx::postgres::PgSslMode;
 
+use crate::secret::Secret;
+
 /// Which database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Location {
@@ -20,7 +22,8 @@ pub enum Location {
 /// A database on a PostgreSQL server. Neither `Debug` nor `Display` tell the password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Postgres {
-    url: String,
+    /// It may have a password in it.
+    url: Secret<String>,
     password_file: Option<PathBuf>,
 }
 
@@ -85,12 +88,12 @@ impl Postgres {
         if !has_host || parsed.username().is_empty() || parsed.path().len() < 2 {
             return Err(LocationError::Incomplete);
         }
-        Ok(Self { url: url.to_owned(), password_file: None })
+        Ok(Self { url: Secret::new(url.to_owned()), password_file: None })
     }
 
     /// The files that are read when a connection is opened, each with the key that names it.
     pub fn files(&self) -> impl Iterator<Item = (&'static str, PathBuf)> {
-        let url = AnyConnectOptions::from_str(&self.url).map(|options| options.database_url);
+        let url = AnyConnectOptions::from_str(self.url.expose()).map(|options| options.database_url);
         let is_file = |name: &str| matches!(name, "sslrootcert" | "sslcert" | "sslkey");
         let named = url.map(|url| {
             url.query_pairs()
@@ -108,12 +111,12 @@ impl Postgres {
     ///
     /// The file's.
     pub(super) fn options(&self) -> Result<AnyConnectOptions, sqlx::Error> {
-        let mut options = AnyConnectOptions::from_str(&self.url)?;
+        let mut options = AnyConnectOptions::from_str(self.url.expose())?;
         if let Some(file) = &self.password_file {
-            let password = fs::read_to_string(file).map_err(|error| unreadable(file, &error))?;
+            let password = Secret::new(fs::read_to_string(file).map_err(|error| unreadable(file, &error))?);
             // Fails only for URLs without a host, which were refused.
-            let password = password.trim_end_matches(['\r', '\n']).replace('%', "%25");
-            let _ = options.database_url.set_password(Some(&password));
+            let password = Secret::new(password.expose().trim_end_matches(['\r', '\n']).replace('%', "%25"));
+            let _ = options.database_url.set_password(Some(password.expose()));
         }
         Ok(options)
     }
@@ -135,9 +138,9 @@ impl fmt::Display for Location {
 impl fmt::Display for Postgres {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // It was parsed before.
-        let Ok(mut options) = AnyConnectOptions::from_str(&self.url) else { return Err(fmt::Error) };
+        let Ok(mut options) = AnyConnectOptions::from_str(self.url.expose()) else { return Err(fmt::Error) };
         if options.database_url.password().is_none() {
-            return f.write_str(&self.url);
+            return f.write_str(self.url.expose());
         }
         let _ = options.database_url.set_password(Some("***"));
         write!(f, "{}", options.database_url)

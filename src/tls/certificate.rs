@@ -14,6 +14,8 @@ use tokio_rustls::rustls::{self, InconsistentKeys, SignatureScheme};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use crate::secret::Secret;
+
 /// Where a certificate and its key are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CertificateFiles {
@@ -94,7 +96,8 @@ impl Certificate {
         let in_certificate = |fault| FileError { path: files.certificate.clone(), fault };
         let in_key = |fault| FileError { path: files.key.clone(), fault };
         let chain = certificates(&files.certificate)?;
-        let key = private_key(&read(&files.key)?).map_err(in_key)?;
+        let pem = Secret::new(read(&files.key)?);
+        let key = private_key(pem.expose()).map_err(in_key)?;
         let key = provider.key_provider.load_private_key(key).map_err(|error| in_key(Fault::Key(error)))?;
         let Facts { names, not_before, not_after } =
             chain.first().ok_or(Fault::NoCertificate).and_then(|first| facts(first)).map_err(in_certificate)?;
@@ -192,8 +195,10 @@ fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, Fault> {
 /// The file whole, if it is of a sensible size: a path that names a device or a disk must not fill the memory.
 fn read(path: &Path) -> Result<Vec<u8>, FileError> {
     let in_file = |fault| FileError { path: path.to_owned(), fault };
-    let mut octets = Vec::new();
     let file = File::open(path).map_err(|error| in_file(error.into()))?;
+    // At once: a buffer that grows would leave pieces of a key behind.
+    let size = file.metadata().map_or(0, |meta| meta.len().min(MAX_FILE));
+    let mut octets = Vec::with_capacity(usize::try_from(size).unwrap_or_default() + 1);
     file.take(MAX_FILE + 1).read_to_end(&mut octets).map_err(|error| in_file(error.into()))?;
     if octets.len() as u64 > MAX_FILE { Err(in_file(Fault::Size)) } else { Ok(octets) }
 }

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use clap::Parser;
 use dmarcgate::cli::Cli;
-use dmarcgate::config::{Config, Line};
+use dmarcgate::config::reload::is_taken;
+use dmarcgate::config::{Config, Line, REFERENCE};
 
 use crate::citations::section;
 use crate::source;
@@ -165,12 +166,14 @@ fn what_the_pages_refer_to_is_there() {
 
 #[test]
 fn configurations_in_the_pages_are_valid() {
-    const TABLES: [&str; 6] = ["[upstream]", "[[listener]]", "[tls]", "[policy]", "[smtp]", "[store]"];
+    const TABLES: [&str; 7] = ["hostname = ", "[upstream]", "[[listener]]", "[tls]", "[policy]", "[smtp]", "[store]"];
     let mut seen = 0;
     for (page, text) in pages() {
         for block in indented(&text).iter().filter(|block| TABLES.iter().any(|table| block.starts_with(table))) {
             let mut whole = block.clone();
-            if !whole.contains("[upstream]") {
+            if !whole.contains("[upstream]") && whole.starts_with("hostname = ") {
+                whole.push_str("\n[upstream]\nservers = [\"127.0.0.1:10025\"]\n");
+            } else if !whole.contains("[upstream]") {
                 whole = format!("upstream.servers = [\"127.0.0.1:10025\"]\n{whole}");
             } else if !whole.contains("servers") {
                 whole = whole.replace("[upstream]", "[upstream]\nservers = [\"127.0.0.1:10025\"]");
@@ -178,7 +181,9 @@ fn configurations_in_the_pages_are_valid() {
             if whole.starts_with("[tls]") || whole.contains("\n[tls]") && !whole.contains("[[listener]]") {
                 whole.push_str("\n[[listener]]\naddress = \"127.0.0.1:25\"\ntls = \"starttls\"\n");
             }
-            let whole = format!("hostname = \"mx.example.net\"\n{whole}");
+            if !whole.starts_with("hostname = ") {
+                whole = format!("hostname = \"mx.example.net\"\n{whole}");
+            }
             Config::parse(&whole).unwrap_or_else(|problems| panic!("{page}: {problems:?}\n{whole}"));
             seen += 1;
         }
@@ -201,6 +206,126 @@ fn commands_in_the_pages_are_commands() {
     }
     assert!(seen >= 3, "{seen}");
 }
+
+/// docs/configuration.md is drawn from the reference, from what the typed configuration says it expects of each key, and from
+/// what a reload takes over.
+#[test]
+fn the_page_of_the_configuration_is_what_the_gate_knows() {
+    let page = configuration_page();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, &page).unwrap();
+    }
+    let written = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(written == page, "docs/configuration.md is not up to date: UPDATE_GOLDEN=1 cargo test --test it docs::");
+}
+
+fn configuration_page() -> String {
+    let mut page = CONFIGURATION.to_owned();
+    let (mut table, mut comment, mut described) = (String::new(), Vec::new(), String::new());
+    let (mut seen, mut last) = (BTreeSet::new(), "");
+    // Their keys are those of another table.
+    let is_copy = |table: &str| table.starts_with("listener.") || table.starts_with("policy.shadow");
+    for line in REFERENCE.lines() {
+        if let Some(text) = line.strip_prefix("# ").or_else(|| (line == "#").then_some("")) {
+            comment.push(text);
+            continue;
+        }
+        let setting = line.strip_prefix('#').unwrap_or(line);
+        if let Some(name) = setting.strip_prefix('[') {
+            table = name.trim_matches(['[', ']']).to_owned();
+            described = comment.join("\n");
+            if !is_copy(&table) && seen.insert(table.clone()) {
+                let about = first_sentence(&described);
+                page += &format!(
+                    "\n## `{setting}`\n\n{about}{TABLE}",
+                    about = if about.is_empty() { about } else { about + "\n\n" }
+                );
+            }
+        } else if let Some((key, value)) = setting.split_once(" = ") {
+            let path = if table.is_empty() { key.to_owned() } else { format!("{table}.{key}") };
+            if !is_copy(&table) && seen.insert(path.clone()) {
+                let told = first_sentence(&comment.join("\n"));
+                let told = if told.is_empty() { of_list(&described, key) } else { told };
+                // One explanation may stand above two keys.
+                let told = if told.is_empty() { format!("see `{last}`") } else { told };
+                last = key;
+                let (kind, takes) = (expected(&table, key), if is_taken(&path) { "reload" } else { "restart" });
+                let default = match line.starts_with('#') {
+                    true => String::new(),
+                    false if comment.iter().any(|text| text.contains("Required")) => "(required)".to_owned(),
+                    false => format!("`{value}`"),
+                };
+                let row =
+                    [format!("`{key}`"), kind, default, told, takes.to_owned()].map(|cell| cell.replace('|', "\\|"));
+                page += &format!("| {} |\n", row.join(" | "));
+            }
+        }
+        comment.clear();
+    }
+    page
+}
+
+/// What the typed configuration says when the key has a value of a kind that no key has.
+fn expected(table: &str, key: &str) -> String {
+    const NO_SUCH: &str = "1979-05-27";
+    let asked = |value: &str| {
+        let header = match table {
+            "" => String::new(),
+            "listener" | "policy.override" => format!("[[{table}]]\n"),
+            _ => format!("[{table}]\n"),
+        };
+        let problems = Config::parse(&format!("{header}{key} = {value}\n")).expect_err("no key takes a date");
+        let mut told = problems.into_iter().filter(|problem| problem.message.starts_with(NO_SUCH));
+        told.find_map(|problem| Some(problem.message.split_once("expected ")?.1.to_owned()))
+    };
+    let told = asked(NO_SUCH).unwrap_or_else(|| panic!("{table} {key} takes everything"));
+    if told.starts_with("a list such as") {
+        return asked(&format!("[{NO_SUCH}]")).map_or(told, |of| format!("a list, each {of}"));
+    }
+    told
+}
+
+/// The first sentence of an explanation.
+fn first_sentence(text: &str) -> String {
+    let paragraph = text.lines().take_while(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
+    let end = paragraph.match_indices(". ").map(|(at, _)| at).find(|at| !paragraph[..*at].ends_with("e.g"));
+    let sentence = end.map_or(&*paragraph, |at| &paragraph[..at]).trim_end_matches(['.', ':']);
+    // What follows a colon is a list of words, which the kind of the key names.
+    let sentence = sentence.split_once(":   ").map_or(sentence, |(before, _)| before);
+    sentence.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// What a list in an explanation says of `key`: "   key   what it is".
+fn of_list(text: &str, key: &str) -> String {
+    let rows = text.lines().filter_map(|line| line.trim_start().strip_prefix(key)?.strip_prefix("  "));
+    rows.map(|row| row.trim().to_owned()).next().unwrap_or_default()
+}
+
+/// What stands above the tables.
+const CONFIGURATION: &str = "\
+# Every key of the configuration
+
+Drawn from the program by a test (`UPDATE_GOLDEN=1 cargo test --test it docs::`): the first sentence about each key, what is
+expected of its value, its default, and whether `systemctl reload dmarcgate` takes a change over. The reference itself,
+[config/dmarcgate.toml](../config/dmarcgate.toml), says more: ranges, consequences, examples. The binary has it, too:
+
+    dmarcgate config show --reference     # the reference, commented
+    dmarcgate config show                 # what holds with the file at hand, defaults included
+    dmarcgate config check                # everything that is wrong with it
+
+`[listener.policy]` and `[listener.bypass]` below a `[[listener]]` take the keys of `[policy]` (but `discovery`) and `[bypass]`,
+`[policy.shadow]` those of `[policy]`; what is not set there is as in the general table.
+
+## At the top
+
+| Key | Value | Default | What it does | A change needs |
+| --- | --- | --- | --- | --- |
+";
+const TABLE: &str = "\
+| Key | Value | Default | What it does | A change needs |
+| --- | --- | --- | --- | --- |
+";
 
 /// Holds the tables of README to a scrape: the same names, no more and no less, and the series that limits count.
 /// For the test that has a gate.

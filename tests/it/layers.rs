@@ -7,6 +7,7 @@ const ORDER: [&str; 33] = [
     "calendar",
     "domain",
     "label",
+    "secret",
     "causes",
     "personal",
     "metrics",
@@ -40,7 +41,7 @@ const ORDER: [&str; 33] = [
 ];
 
 /// The wire knows nothing of mail: these are all that `smtp` may use.
-const SMTP_MAY_USE: [&str; 3] = ["domain", "label", "smtp"];
+const SMTP_MAY_USE: [&str; 4] = ["domain", "label", "secret", "smtp"];
 
 /// Modules that are functions over values; with `::`, one file of a module.
 const PURE: [&str; 12] = [

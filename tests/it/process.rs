@@ -113,6 +113,33 @@ async fn failure(command: &mut Command) -> (i32, String) {
 }
 
 #[tokio::test]
+async fn a_directory_that_can_not_be_used_is_named_with_the_user() {
+    let around = Surroundings::start(Script::new()).await;
+    let (directory, config) = around.configuration();
+    // A file stands in the way, for root, too.
+    let taken = directory.path().join("taken");
+    std::fs::write(&taken, "").unwrap();
+    let spool = config.set("spool.directory", taken.display().to_string());
+    let (code, errors) = failure(&mut Gate::command(directory.path(), &spool, "true")).await;
+    let expected = format!("spool.directory {} can't be used by ", taken.display());
+    assert!(code == 1 && errors.contains(&expected) && errors.contains(", as whom the gate runs: "), "{code} {errors}");
+}
+
+#[tokio::test]
+async fn without_authorities_a_gate_starts_that_asks_dns_in_the_clear_and_no_other() {
+    let around = Surroundings::start(Script::with_xclient()).await;
+    let none = "export SSL_CERT_FILE=/nonexistent/ca.pem SSL_CERT_DIR=/nonexistent";
+    let (directory, config) = around.configuration();
+    let gate = Gate::start_under(directory, &config, none, |command| command).await;
+    assert!(gate.stop().await.0.success());
+
+    let (directory, config) = around.configuration();
+    let encrypted = config.set("dns.servers", vec!["tls://127.0.0.1#dns.example.net"]);
+    let (code, errors) = failure(&mut Gate::command(directory.path(), &encrypted, none)).await;
+    assert!(code == 1 && errors.contains("the system has no certification authorities"), "{code} {errors}");
+}
+
+#[tokio::test]
 async fn two_gates_share_a_port_if_both_are_told_to() {
     let around = Surroundings::start(Script::new()).await;
     let shared = |address: String| {

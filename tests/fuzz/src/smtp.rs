@@ -1,6 +1,6 @@
 //! Command lines of clients, and replies of servers.
 
-use dmarcgate::smtp::command::{Command, Secret};
+use dmarcgate::smtp::command::{AuthLine, Command};
 use dmarcgate::smtp::extension::{ADDED_FIELDS, Capabilities, Extension, Offer, Terms};
 use dmarcgate::smtp::reply::{Reply, ReplyReader};
 
@@ -12,8 +12,8 @@ pub fn command(line: &[u8]) {
             Err(error) => well_formed(&error.reply()),
         }
     }
-    if let Some(secret) = Secret::parse(line) {
-        assert_eq!(format!("{secret:?}"), "Secret(..)");
+    if let Some(secret) = AuthLine::parse(line) {
+        assert_eq!(format!("{secret:?}"), "AuthLine(Secret(..))");
         assert!(secret.expose().bytes().all(|b| b.is_ascii_graphic()), "{}", secret.expose());
     }
 }
@@ -26,7 +26,7 @@ fn parsed(command: &Command, line: &[u8]) {
         }
         Command::Auth { mechanism, initial } => {
             assert!(mechanism.bytes().all(|b| b.is_ascii_graphic() && !b.is_ascii_lowercase()), "{mechanism}");
-            let secret = initial.as_ref().map_or("None", |_| "Some(Secret(..))");
+            let secret = initial.as_ref().map_or("None", |_| "Some(AuthLine(Secret(..)))");
             let shown = format!("Auth {{ mechanism: {mechanism:?}, initial: {secret} }}");
             assert_eq!(format!("{command:?}"), shown, "logs show nothing of what was said");
         }
