@@ -33,6 +33,7 @@ mod flows;
 pub mod inbound;
 pub mod jobs;
 mod location;
+pub mod overview;
 mod retention;
 mod row;
 mod spill;
