@@ -236,8 +236,7 @@ pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Resu
     let status = Status::new(in_status, registry.clone(), readiness.clone(), latest);
     tasks.spawn(status.clone().run());
     let token = config.admin_token().map_err(Error::AdminToken)?;
-    let sources =
-        admin::Sources { registry: registry.clone(), readiness: readiness.clone(), reloads, status, token };
+    let sources = admin::Sources { registry: registry.clone(), readiness: readiness.clone(), reloads, status, token };
     let admin_task = tokio::spawn(serve_admin(admin_listener, sources, admin_stopped));
 
     metrics.tell(&served.settings);

@@ -25,7 +25,9 @@ impl Token {
 
     /// Whether a request has it: `Authorization: Bearer`, or `Basic` with any name, which a browser asks for.
     pub fn is_in(&self, headers: &HeaderMap) -> bool {
-        let Some(value) = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()) else { return false };
+        let Some(value) = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()) else {
+            return false;
+        };
         let Some((scheme, rest)) = value.trim().split_once(' ') else { return false };
         match scheme.to_ascii_lowercase().as_str() {
             "bearer" => self.is(rest.trim().as_bytes()),

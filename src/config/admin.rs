@@ -1,9 +1,8 @@
 //! `[admin]`: who may see what the listener shows.
 
-use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::{fs, path::Path};
+use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use super::{Config, document, file};
 use crate::admin::access::{SHORTEST, Token};
@@ -87,4 +86,31 @@ impl Config {
 pub fn admin(path: &Path) -> Admin {
     let text = fs::read_to_string(path).unwrap_or_default();
     file::admin_of(&document::Document::whatever(&text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_the_first_line_of_its_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("token");
+        let address = "127.0.0.1:9125".parse().unwrap();
+        let admin = |token_file| Admin { address, token_file };
+        assert_eq!(admin(None).token().unwrap(), None);
+        let token = || admin(Some(path.clone())).token();
+        assert!(matches!(token(), Err(TokenError::Unreadable { .. })));
+        let cases = [
+            ("0123456789abcdef", Some("0123456789abcdef")),
+            ("0123456789abcdef\r\nmore\n", Some("0123456789abcdef")),
+            ("short\n", None),
+            ("\n0123456789abcdef\n", None),
+            ("0123456789 abcdef\n", None),
+        ];
+        for (text, expected) in cases {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(token().ok().flatten().as_deref(), expected, "{text:?}");
+        }
+    }
 }

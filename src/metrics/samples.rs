@@ -20,7 +20,8 @@ struct Series {
 
 impl Samples {
     pub(super) fn new(families: &[MetricFamily]) -> Self {
-        let all = families.iter().flat_map(|family| family.get_metric().iter().map(|metric| Series::new(family, metric)));
+        let all =
+            families.iter().flat_map(|family| family.get_metric().iter().map(|metric| Series::new(family, metric)));
         Self(all.collect())
     }
 
@@ -40,7 +41,11 @@ impl Samples {
     }
 
     /// The counters of this name by the variants of `L` under `label`, whole as counters are; those at 0 are left out.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counters are whole and never negative")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "counters are whole and never negative"
+    )]
     pub fn family<L: Label>(&self, name: &str, label: &str) -> Vec<(&'static str, u64)> {
         let counts = L::ALL.iter().map(|l| (l.as_str(), self.of(name, label, l.as_str()) as u64));
         counts.filter(|(_, count)| *count > 0).collect()

@@ -34,10 +34,11 @@ pub struct Now {
 pub fn facts(of: Now) -> Facts {
     let Now { now, samples, minutes, gate, latest, stored: (sums, forwarders) } = of;
     let reports = Section {
-        found: sums.reports.found.clone().map(|found| Reports {
-            last_run: whole(samples.sum("dmarcgate_reports_run_seconds")),
-            ..found
-        }),
+        found: sums
+            .reports
+            .found
+            .clone()
+            .map(|found| Reports { last_run: whole(samples.sum("dmarcgate_reports_run_seconds")), ..found }),
         ..*sums.reports
     };
     Facts {
@@ -66,7 +67,10 @@ pub fn gate((hostname, started): (&str, i64), samples: &Samples, readiness: &Rea
         started,
         configured: whole(samples.sum("dmarcgate_config_loaded_seconds")),
         ready: lacking.is_empty(),
-        lacking: lacking.into_iter().map(|(c, why)| Lacking { condition: c.as_str(), reason: Text::of(&*why) }).collect(),
+        lacking: lacking
+            .into_iter()
+            .map(|(c, why)| Lacking { condition: c.as_str(), reason: Text::of(&*why) })
+            .collect(),
         sessions: count(samples.sum("dmarcgate_sessions_active")),
         sessions_limit: count(samples.sum("dmarcgate_sessions_limit")),
         spool_bytes: count(samples.sum("dmarcgate_spool_memory_bytes")),

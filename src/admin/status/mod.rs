@@ -105,7 +105,9 @@ impl Status {
     /// What a path leads to; a path that is none of the page's leads to nothing.
     pub async fn find(&self, path: &str) -> Found {
         if let Some(id) = path.strip_prefix("/explain/") {
-            return self.story(id, |explanation| Found::Html(page::story(explanation, &Text::of(self.hostname())))).await;
+            return self
+                .story(id, |explanation| Found::Html(page::story(explanation, &Text::of(self.hostname()))))
+                .await;
         }
         if let Some(id) = path.strip_prefix("/api/explain/") {
             return self.story(id, |explanation| Found::Json(explanation.to_json())).await;

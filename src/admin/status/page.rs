@@ -24,7 +24,17 @@ pub const STYLE: &str = include_str!("style.css");
 
 /// What `/api/` has: everything, and each part of it.
 pub const API: [&str; 12] = [
-    "status", "gate", "mail", "refusals", "failing", "forwarders", "shadow", "dns", "upstream", "store", "reports",
+    "status",
+    "gate",
+    "mail",
+    "refusals",
+    "failing",
+    "forwarders",
+    "shadow",
+    "dns",
+    "upstream",
+    "store",
+    "reports",
     "inbound",
 ];
 
@@ -100,7 +110,11 @@ pub fn page(view: View, facts: &Facts) -> String {
             View::Api => (card("API", None, api_list())),
         }
     };
-    let name = if view == View::Overview { html! { (facts.gate.hostname) } } else { html! { (view.name()) } };
+    let name = if view == View::Overview {
+        html! { (facts.gate.hostname) }
+    } else {
+        html! { (view.name()) }
+    };
     document(&name, &facts.gate.hostname, Some(view), &html! { (banner(facts)) (body) })
 }
 
@@ -296,154 +310,166 @@ fn refusals(refusals: &[Refused]) -> Markup {
 
 fn failing(section: &Section<Vec<Failing>>, most: usize) -> Markup {
     let whole = |domains: &[Failing]| domains.iter().map(|d| d.messages).max().unwrap_or_default();
-    sectioned(section, |domains| html! {
-        @if domains.is_empty() {
-            p.empty { "No mail has failed DMARC in the last " (section.days) " days." }
-        } @else {
-            div.scroll { table {
-                thead { tr { th { "author domain" } th.n { "messages" } th.n { "refused" } th { "from" } } }
-                @for domain in domains.iter().take(most) {
-                    tr {
-                        td.name {
-                            @if domain.author_domain.is_empty() { span.dim { "no usable From" } }
-                            @else { bdi { (domain.author_domain) } }
-                            (bar(domain.messages, whole(domains), "refused"))
-                        }
-                        td.n { (number(domain.messages)) }
-                        td.n { (number(domain.refused)) }
-                        td.ip {
-                            @for source in &domain.from {
-                                span.source { (source.ip) " " small { (number(source.messages)) } } " "
+    sectioned(section, |domains| {
+        html! {
+            @if domains.is_empty() {
+                p.empty { "No mail has failed DMARC in the last " (section.days) " days." }
+            } @else {
+                div.scroll { table {
+                    thead { tr { th { "author domain" } th.n { "messages" } th.n { "refused" } th { "from" } } }
+                    @for domain in domains.iter().take(most) {
+                        tr {
+                            td.name {
+                                @if domain.author_domain.is_empty() { span.dim { "no usable From" } }
+                                @else { bdi { (domain.author_domain) } }
+                                (bar(domain.messages, whole(domains), "refused"))
                             }
-                            @if domain.addresses > domain.from.len() {
-                                small.dim { "and " (domain.addresses - domain.from.len()) " more" }
+                            td.n { (number(domain.messages)) }
+                            td.n { (number(domain.refused)) }
+                            td.ip {
+                                @for source in &domain.from {
+                                    span.source { (source.ip) " " small { (number(source.messages)) } } " "
+                                }
+                                @if domain.addresses > domain.from.len() {
+                                    small.dim { "and " (domain.addresses - domain.from.len()) " more" }
+                                }
                             }
                         }
                     }
-                }
-            } }
+                } }
+            }
         }
     })
 }
 
 fn forwarders(section: &Section<Forwarders>, most: usize) -> Markup {
-    sectioned(section, |found| html! {
-        @if found.suggestions.is_empty() {
-            p.empty {
-                "No forwarder stands out: nobody brings mail of many domains that fails, day after day, with a signature or "
-                "SPF domain of its own that passes, and that the mail server accepts."
-            }
-        }
-        @for forwarder in found.suggestions.iter().take(most) {
-            details.forwarder {
-                summary { b { (forwarder.identity) " " bdi { (forwarder.domain) } } " "
-                    (count(forwarder.failed)) " messages of " (forwarder.policy_domains) " domains failed on "
-                    (forwarder.days) " days; the mail server accepted " (count(forwarder.accepted)) ", refused "
-                    (count(forwarder.refused))
+    sectioned(section, |found| {
+        html! {
+            @if found.suggestions.is_empty() {
+                p.empty {
+                    "No forwarder stands out: nobody brings mail of many domains that fails, day after day, with a signature or "
+                    "SPF domain of its own that passes, and that the mail server accepts."
                 }
-                pre { (forwarder.toml) }
-                p.note { "Look at who it is before you paste this: a patient spammer looks the same." }
             }
+            @for forwarder in found.suggestions.iter().take(most) {
+                details.forwarder {
+                    summary { b { (forwarder.identity) " " bdi { (forwarder.domain) } } " "
+                        (count(forwarder.failed)) " messages of " (forwarder.policy_domains) " domains failed on "
+                        (forwarder.days) " days; the mail server accepted " (count(forwarder.accepted)) ", refused "
+                        (count(forwarder.refused))
+                    }
+                    pre { (forwarder.toml) }
+                    p.note { "Look at who it is before you paste this: a patient spammer looks the same." }
+                }
+            }
+            @if found.is_cut { p.note { "Not everything could be looked at; " code { "dmarcgate forwarders suggest" } " can." } }
         }
-        @if found.is_cut { p.note { "Not everything could be looked at; " code { "dmarcgate forwarders suggest" } " can." } }
     })
 }
 
 fn shadow(section: &Section<Shadow>, most: usize) -> Markup {
-    let names = |heading: &'static str, all: &[Among]| html! {
-        @if !all.is_empty() {
-            div.scroll { table {
-                thead { tr { th { (heading) } th.n { "messages" } th.n { "accepted" } th.n { "refused" } } }
-                @for name in all.iter().take(most) {
-                    tr { td.name { bdi { (name.name) } } td.n { (number(name.messages)) } td.n { (number(name.accepted)) }
-                        td.n { (number(name.refused)) } }
-                }
-            } }
-        }
-    };
-    sectioned(section, |found| html! {
-        @if found.compared == 0 {
-            p.empty { "No message was judged twice: there was no " code { "[policy.shadow]" } "." }
-        } @else {
-            p { b { (number(found.different)) } " of " (number(found.compared)) " messages would fare otherwise." }
-            (bar(found.different, found.compared, "marked"))
-            @if !found.differences.is_empty() {
+    let names = |heading: &'static str, all: &[Among]| {
+        html! {
+            @if !all.is_empty() {
                 div.scroll { table {
-                    thead { tr { th { "in force" } th { "shadow" } th.n { "messages" } th.n { "accepted" }
-                        th.n { "refused" } } }
-                    @for d in &found.differences {
-                        tr { td { (words(d.active)) } td { (words(d.shadow)) } td.n { (number(d.messages)) }
-                            td.n { (number(d.accepted)) } td.n { (number(d.refused)) } }
+                    thead { tr { th { (heading) } th.n { "messages" } th.n { "accepted" } th.n { "refused" } } }
+                    @for name in all.iter().take(most) {
+                        tr { td.name { bdi { (name.name) } } td.n { (number(name.messages)) } td.n { (number(name.accepted)) }
+                            td.n { (number(name.refused)) } }
                     }
                 } }
             }
-            (names("author domain", &found.author_domains))
-            @if most > FEW { (names("source", &found.sources)) }
         }
-        @if most > FEW {
-            h3 { "What DMARC says, and what the mail server said" }
-            div.scroll { table {
-                thead { tr { th { "DMARC" } th.n { "accepted" } th.n { "refused" } th.n { "deferred" } } }
-                @for r in &found.replies {
-                    tr { td { (words(r.verdict)) } td.n { (number(r.accepted)) } td.n { (number(r.refused)) }
-                        td.n { (number(r.deferred)) } }
+    };
+    sectioned(section, |found| {
+        html! {
+            @if found.compared == 0 {
+                p.empty { "No message was judged twice: there was no " code { "[policy.shadow]" } "." }
+            } @else {
+                p { b { (number(found.different)) } " of " (number(found.compared)) " messages would fare otherwise." }
+                (bar(found.different, found.compared, "marked"))
+                @if !found.differences.is_empty() {
+                    div.scroll { table {
+                        thead { tr { th { "in force" } th { "shadow" } th.n { "messages" } th.n { "accepted" }
+                            th.n { "refused" } } }
+                        @for d in &found.differences {
+                            tr { td { (words(d.active)) } td { (words(d.shadow)) } td.n { (number(d.messages)) }
+                                td.n { (number(d.accepted)) } td.n { (number(d.refused)) } }
+                        }
+                    } }
                 }
-            } }
+                (names("author domain", &found.author_domains))
+                @if most > FEW { (names("source", &found.sources)) }
+            }
+            @if most > FEW {
+                h3 { "What DMARC says, and what the mail server said" }
+                div.scroll { table {
+                    thead { tr { th { "DMARC" } th.n { "accepted" } th.n { "refused" } th.n { "deferred" } } }
+                    @for r in &found.replies {
+                        tr { td { (words(r.verdict)) } td.n { (number(r.accepted)) } td.n { (number(r.refused)) }
+                            td.n { (number(r.deferred)) } }
+                    }
+                } }
+            }
         }
     })
 }
 
 fn reports(facts: &Facts, most: usize) -> Markup {
     let section: &Section<Reports> = &facts.reports;
-    sectioned(section, |found| html! {
-        @if !found.enabled {
-            p.empty { "No reports are sent: " code { "reports.enabled" } " is false." }
-        } @else if found.last_run > 0 {
-            p { "Last looked for reports that are due " (span_of(facts.now - found.last_run)) " ago." }
-        } @else {
-            p { "Not yet looked for reports that are due." }
-        }
-        @if found.states.is_empty() {
-            @if found.enabled { p.empty { "There were none to send in the last " (section.days) " days." } }
-        } @else {
-            ul.legend { @for tally in &found.states { li { b { (number(tally.reports)) } " " (tally.state) } } }
-        }
-        @if !found.latest.is_empty() {
-            div.scroll { table {
-                thead { tr { th { "day" } th { "policy domain" } th { "destination" } th { "state" } th { "why" } } }
-                @for job in found.latest.iter().take(most) {
-                    tr { td.when { (day(job.begin)) } td.name { bdi { (job.policy_domain) } }
-                        td.name { bdi { (job.destination) } }
-                        td { (job.state) @if job.attempts > 1 { small.dim { " " (job.attempts) " tries" } } }
-                        td.reply { (job.note) } }
-                }
-            } }
+    sectioned(section, |found| {
+        html! {
+            @if !found.enabled {
+                p.empty { "No reports are sent: " code { "reports.enabled" } " is false." }
+            } @else if found.last_run > 0 {
+                p { "Last looked for reports that are due " (span_of(facts.now - found.last_run)) " ago." }
+            } @else {
+                p { "Not yet looked for reports that are due." }
+            }
+            @if found.states.is_empty() {
+                @if found.enabled { p.empty { "There were none to send in the last " (section.days) " days." } }
+            } @else {
+                ul.legend { @for tally in &found.states { li { b { (number(tally.reports)) } " " (tally.state) } } }
+            }
+            @if !found.latest.is_empty() {
+                div.scroll { table {
+                    thead { tr { th { "day" } th { "policy domain" } th { "destination" } th { "state" } th { "why" } } }
+                    @for job in found.latest.iter().take(most) {
+                        tr { td.when { (day(job.begin)) } td.name { bdi { (job.policy_domain) } }
+                            td.name { bdi { (job.destination) } }
+                            td { (job.state) @if job.attempts > 1 { small.dim { " " (job.attempts) " tries" } } }
+                            td.reply { (job.note) } }
+                    }
+                } }
+            }
         }
     })
 }
 
 fn inbound(section: &Section<Inbound>, most: usize) -> Markup {
-    sectioned(section, |found| html! {
-        @if found.reports == 0 {
-            p.empty {
-                @if found.enabled { "No report about our domains has arrived in the last " (section.days) " days." }
-                @else { "Reports of others are not read: " code { "reports.inbound.addresses" } " is empty." }
-            }
-        } @else {
-            p {
-                b { (number(found.reports)) } " reports of " (number(found.reporters)) " organizations on "
-                (number(found.messages)) " messages, until " (day(found.last_end)) "."
-            }
-            div.scroll { table {
-                thead { tr { th { "source" } th { "our domain" } th.n { "messages" } th.n { "failed" }
-                    th { "signed by" } } }
-                @for source in found.sources.iter().take(most) {
-                    tr { td.ip { (source.ip) (bar(source.failed, source.messages, "refused")) }
-                        td.name { bdi { (source.policy_domain) } }
-                        td.n { (number(source.messages)) } td.n { (number(source.failed)) }
-                        td.name { bdi { (source.signers) } } }
+    sectioned(section, |found| {
+        html! {
+            @if found.reports == 0 {
+                p.empty {
+                    @if found.enabled { "No report about our domains has arrived in the last " (section.days) " days." }
+                    @else { "Reports of others are not read: " code { "reports.inbound.addresses" } " is empty." }
                 }
-            } }
+            } @else {
+                p {
+                    b { (number(found.reports)) } " reports of " (number(found.reporters)) " organizations on "
+                    (number(found.messages)) " messages, until " (day(found.last_end)) "."
+                }
+                div.scroll { table {
+                    thead { tr { th { "source" } th { "our domain" } th.n { "messages" } th.n { "failed" }
+                        th { "signed by" } } }
+                    @for source in found.sources.iter().take(most) {
+                        tr { td.ip { (source.ip) (bar(source.failed, source.messages, "refused")) }
+                            td.name { bdi { (source.policy_domain) } }
+                            td.n { (number(source.messages)) } td.n { (number(source.failed)) }
+                            td.name { bdi { (source.signers) } } }
+                    }
+                } }
+            }
         }
     })
 }

@@ -48,10 +48,7 @@ async fn failing_mail_is_summed_up_by_author_domain_and_address(home: Home) {
         addresses,
         from: vec![(from.0.into(), from.1)],
     };
-    let expected = [
-        of("b.example", (4, 2, 1), 2, ("192.0.2.1", 3)),
-        of("a.example", (1, 0, 0), 1, ("192.0.2.3", 1)),
-    ];
+    let expected = [of("b.example", (4, 2, 1), 2, ("192.0.2.1", 3)), of("a.example", (1, 0, 0), 1, ("192.0.2.3", 1))];
     assert_eq!(found, expected);
     assert_eq!(reader.failing(DAY, 1, 5).await.unwrap().len(), 1);
     assert_eq!(reader.failing(DAY + SECONDS_PER_DAY, 10, 5).await.unwrap(), []);
