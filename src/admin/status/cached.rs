@@ -90,37 +90,53 @@ const SHARE: u32 = 19;
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
-
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    /// Long enough to be no part of a test.
+    const LONG: Duration = Duration::from_secs(600);
+
+    #[tokio::test]
     async fn many_who_ask_at_once_cause_one_reading() {
-        static READ: AtomicU32 = AtomicU32::new(0);
-        let cached = Cached::new(0, Duration::from_secs(10));
-        let read = || async {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            READ.fetch_add(1, Ordering::Relaxed) + 1
+        let cached = Cached::new(0, LONG);
+        let readings = watch::Sender::new(0);
+        let read = || {
+            let mut open = readings.subscribe();
+            async move {
+                open.changed().await.unwrap();
+                *open.borrow()
+            }
         };
-        let ask = || cached.value(Duration::from_secs(5), read);
-        let (a, b, c) = tokio::join!(ask(), ask(), ask());
-        assert_eq!((*a, *b, *c), (1, 1, 1));
-        assert_eq!(*ask().await, 1, "young enough");
-        tokio::time::sleep(Duration::from_secs(11)).await;
-        assert_eq!(*ask().await, 1, "a second's work rests for nineteen");
-        tokio::time::sleep(Duration::from_secs(9)).await;
-        assert_eq!(*ask().await, 2);
-        tokio::time::sleep(Duration::from_secs(20)).await;
-        assert_eq!(*cached.value(Duration::from_millis(10), read).await, 2, "what there is, for who can't wait");
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        assert_eq!(*ask().await, 3, "it was read all the same");
+        let ask = || cached.value(LONG, read);
+        let first = tokio::join!(ask(), ask(), ask(), async { readings.send_replace(1) });
+        assert_eq!((*first.0, *first.1, *first.2), (1, 1, 1));
+        assert_eq!(*ask().await, 1, "young enough: nobody is let read");
+
+        cached.state().next = Some(Instant::now());
+        assert_eq!(*cached.value(Duration::ZERO, read).await, 1, "what there is, for who can't wait");
+        let second = tokio::join!(ask(), async { readings.send_replace(2) });
+        assert_eq!(*second.0, 2, "the reading that was begun went on");
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_reading_that_panics_is_tried_again() {
-        let cached = Cached::new(0, Duration::from_secs(10));
-        let patience = Duration::from_secs(1);
-        assert_eq!(*cached.value(patience, || async { panic!("no") }).await, 0);
-        assert_eq!(*cached.value(patience, || async { 7 }).await, 7);
+        async fn broken() -> i32 {
+            panic!("no")
+        }
+        let cached = Cached::new(0, LONG);
+        assert_eq!(*cached.value(Duration::from_millis(20), broken).await, 0);
+        assert_eq!(*cached.value(LONG, || async { 7 }).await, 7);
+    }
+
+    #[tokio::test]
+    async fn what_took_long_rests_long() {
+        let cached = Cached::new(0, Duration::ZERO);
+        let took = Duration::from_millis(30);
+        let begun = Instant::now();
+        let read = || async move {
+            tokio::time::sleep(took).await;
+            1
+        };
+        cached.value(LONG, read).await;
+        assert!(cached.state().next.is_some_and(|next| next >= begun + took * (SHARE + 1)));
     }
 }

@@ -287,23 +287,25 @@ fn refusals(refusals: &[Refused]) -> Markup {
         @if refusals.is_empty() {
             p.empty { "Nothing was refused or deferred since this process began." }
         } @else {
-            div.scroll { table.refusals {
-                thead { tr { th { "time" } th { "author domain" } th { "client" } th { "outcome" } th { "told" } } }
+            ul.events {
                 @for refused in refusals {
-                    tr {
-                        td.when { @if refused.explained {
-                            a href=(format!("/explain/{}", refused.id.as_str())) title="its story" { (moment(refused.arrived)) }
-                        } @else { (moment(refused.arrived)) } }
-                        td.name { @match &refused.author_domain {
+                    li {
+                        span class=(format!("key {}", kind_of(refused.outcome))) {}
+                        @if refused.explained {
+                            a href=(format!("/explain/{}", refused.id.as_str())) title="its story" {
+                                (moment(refused.arrived))
+                            }
+                        } @else { (moment(refused.arrived)) }
+                        " " b { (words(refused.outcome)) } " "
+                        @match &refused.author_domain {
                             Some(domain) => bdi { (domain) },
-                            None => span.dim { "unknown" },
-                        } }
-                        td.ip { (refused.ip) }
-                        td { span class=(format!("key {}", kind_of(refused.outcome))) {} (words(refused.outcome)) }
-                        td.reply { (refused.reply) }
+                            None => span.dim { "unknown author" },
+                        }
+                        " from " (refused.ip)
+                        div.reply { (refused.reply) }
                     }
                 }
-            } }
+            }
         }
     }
 }
@@ -315,28 +317,28 @@ fn failing(section: &Section<Vec<Failing>>, most: usize) -> Markup {
             @if domains.is_empty() {
                 p.empty { "No mail has failed DMARC in the last " (section.days) " days." }
             } @else {
-                div.scroll { table {
-                    thead { tr { th { "author domain" } th.n { "messages" } th.n { "refused" } th { "from" } } }
+                table {
+                    thead { tr { th { "author domain, and from where" } th.n { "messages" } th.n { "refused" } } }
                     @for domain in domains.iter().take(most) {
                         tr {
                             td.name {
                                 @if domain.author_domain.is_empty() { span.dim { "no usable From" } }
                                 @else { bdi { (domain.author_domain) } }
                                 (bar(domain.messages, whole(domains), "refused"))
+                                div.sources {
+                                    @for source in &domain.from {
+                                        span { (source.ip) " " b { (number(source.messages)) } } " "
+                                    }
+                                    @if domain.addresses > domain.from.len() {
+                                        span { "and " (domain.addresses - domain.from.len()) " more" }
+                                    }
+                                }
                             }
                             td.n { (number(domain.messages)) }
                             td.n { (number(domain.refused)) }
-                            td.ip {
-                                @for source in &domain.from {
-                                    span.source { (source.ip) " " small { (number(source.messages)) } } " "
-                                }
-                                @if domain.addresses > domain.from.len() {
-                                    small.dim { "and " (domain.addresses - domain.from.len()) " more" }
-                                }
-                            }
                         }
                     }
-                } }
+                }
             }
         }
     })
@@ -352,7 +354,7 @@ fn forwarders(section: &Section<Forwarders>, most: usize) -> Markup {
                 }
             }
             @for forwarder in found.suggestions.iter().take(most) {
-                details.forwarder {
+                details.forwarder open[most > FEW] {
                     summary { b { (forwarder.identity) " " bdi { (forwarder.domain) } } " "
                         (count(forwarder.failed)) " messages of " (forwarder.policy_domains) " domains failed on "
                         (forwarder.days) " days; the mail server accepted " (count(forwarder.accepted)) ", refused "
@@ -432,15 +434,20 @@ fn reports(facts: &Facts, most: usize) -> Markup {
                 ul.legend { @for tally in &found.states { li { b { (number(tally.reports)) } " " (tally.state) } } }
             }
             @if !found.latest.is_empty() {
-                div.scroll { table {
-                    thead { tr { th { "day" } th { "policy domain" } th { "destination" } th { "state" } th { "why" } } }
+                table {
+                    thead { tr { th { "day" } th { "policy domain, and where to" } th { "state" } } }
                     @for job in found.latest.iter().take(most) {
-                        tr { td.when { (day(job.begin)) } td.name { bdi { (job.policy_domain) } }
-                            td.name { bdi { (job.destination) } }
-                            td { (job.state) @if job.attempts > 1 { small.dim { " " (job.attempts) " tries" } } }
-                            td.reply { (job.note) } }
+                        tr {
+                            td.when { (day(job.begin)) }
+                            td.name {
+                                bdi { (job.policy_domain) }
+                                div.sources { bdi { (job.destination) } }
+                                @if !job.note.is_empty() { div.reply { (job.note) } }
+                            }
+                            td { (job.state) @if job.attempts > 1 { div.sources { (job.attempts) " tries" } } }
+                        }
                     }
-                } }
+                }
             }
         }
     })
@@ -459,16 +466,24 @@ fn inbound(section: &Section<Inbound>, most: usize) -> Markup {
                     b { (number(found.reports)) } " reports of " (number(found.reporters)) " organizations on "
                     (number(found.messages)) " messages, until " (day(found.last_end)) "."
                 }
-                div.scroll { table {
-                    thead { tr { th { "source" } th { "our domain" } th.n { "messages" } th.n { "failed" }
-                        th { "signed by" } } }
+                table {
+                    thead { tr { th { "source, our domain" } th.n { "messages" } th.n { "failed" } } }
                     @for source in found.sources.iter().take(most) {
-                        tr { td.ip { (source.ip) (bar(source.failed, source.messages, "refused")) }
-                            td.name { bdi { (source.policy_domain) } }
-                            td.n { (number(source.messages)) } td.n { (number(source.failed)) }
-                            td.name { bdi { (source.signers) } } }
+                        tr {
+                            td.name {
+                                (source.ip)
+                                (bar(source.failed, source.messages, "refused"))
+                                div.sources {
+                                    bdi { (source.policy_domain) }
+                                    @if !source.signers.is_empty() { ", signed by " bdi { (source.signers) } }
+                                    ", told by " (number(source.reporters))
+                                }
+                            }
+                            td.n { (number(source.messages)) }
+                            td.n { (number(source.failed)) }
+                        }
                     }
-                } }
+                }
             }
         }
     })

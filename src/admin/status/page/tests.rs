@@ -184,7 +184,7 @@ fn numbers_and_times_are_for_people() {
     for (n, expected) in cases {
         assert_eq!(grouped(n), expected);
     }
-    assert_eq!([0.000_25, 0.25, 2.5].map(seconds), ["0.2\u{202f}ms", "250\u{202f}ms", "2.5\u{202f}s"]);
+    assert_eq!([0.0003, 0.25, 2.5].map(seconds), ["0.3\u{202f}ms", "250\u{202f}ms", "2.5\u{202f}s"]);
     assert_eq!([5, 600, 9000, 400_000].map(span_of), ["5\u{202f}s", "10\u{202f}min", "2\u{202f}h", "4 days"]);
     assert_eq!([5, 1 << 20, 64 << 20].map(octets), ["5\u{202f}B", "1\u{202f}024\u{202f}KiB", "64\u{202f}MiB"]);
     assert_eq!((share(999, 1000), share(0, 0)), ("99\u{202f}%".to_owned(), "0\u{202f}%".to_owned()));
