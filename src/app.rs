@@ -24,8 +24,9 @@ use self::open_files::OpenFiles;
 use self::reload::{ListenerSettings, Prober};
 pub use self::sockets::{Passed, Sockets, bind};
 use crate::admin;
+use crate::admin::status::{self, Status};
 use crate::config::reload::InForce;
-use crate::config::{Config, Loaded, ReportsError};
+use crate::config::{Config, Loaded, ReportsError, TokenError};
 use crate::dmarc::public_suffix::Discovery;
 use crate::dns::resolver::{self, Resolver};
 use crate::explain::Recorder;
@@ -40,6 +41,7 @@ use crate::report::delivery::{self, Delivery};
 use crate::report::inbound::Collector;
 use crate::report::messenger::Messenger;
 use crate::session::doubts::Doubts;
+use crate::session::latest::Latest;
 use crate::session::{self, Gate};
 use crate::store::inbound::Shelf;
 use crate::store::{self, Store};
@@ -78,6 +80,8 @@ pub struct Running {
     stop_admin: watch::Sender<bool>,
     /// Who wants the configuration to be read again.
     asked: mpsc::Receiver<admin::Asked>,
+    /// What the status page goes by.
+    status: watch::Sender<Arc<status::Settings>>,
     accepting: JoinSet<()>,
     tasks: JoinSet<()>,
     admin_task: JoinHandle<()>,
@@ -137,6 +141,9 @@ pub enum Error {
     /// Reports can't be sent as they are configured.
     #[error("reports can't be sent")]
     Reports(#[from] ReportsError),
+    /// The file with the token of the admin listener can't be used.
+    #[error("admin.token_file can't be used")]
+    AdminToken(#[source] TokenError),
     /// The store can't be opened.
     #[error("store.url: the store can't be opened by {user}, as whom the gate runs")]
     Store {
@@ -193,6 +200,7 @@ pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Resu
     let (messenger, telling) = Messenger::start(delivery.clone(), reports.settings.subscribe(), &registry);
     let session_metrics = session::metrics::Metrics::new(&registry);
     let active = session_metrics.active.clone();
+    let latest = Latest::default();
     let discovery = suffix_list.rules();
     let gate = |listener, settings| Gate {
         listener,
@@ -205,6 +213,7 @@ pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Resu
         reports: delivery.clone(),
         messenger: messenger.clone(),
         explanations: explanations.clone(),
+        latest: latest.clone(),
         inbound: inbound.clone(),
         doubts: Doubts::default(),
         tls: tls.clone(),
@@ -236,7 +245,11 @@ pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Resu
     let admin_listener = adopt(sockets.admin, config.admin.address)?;
     let admin = admin_listener.local_addr().unwrap_or(config.admin.address);
     let (reloads, asked) = mpsc::channel(1);
-    let sources = admin::Sources { registry: registry.clone(), readiness: readiness.clone(), reloads };
+    let (status_settings, in_status) = watch::channel(Arc::new(config.status()));
+    let status = Status::new(in_status, registry.clone(), readiness.clone(), latest);
+    tasks.spawn(status.clone().run());
+    let token = config.admin_token().map_err(Error::AdminToken)?;
+    let sources = admin::Sources { registry: registry.clone(), readiness: readiness.clone(), reloads, status, token };
     let admin_task = tokio::spawn(serve_admin(admin_listener, sources, admin_stopped));
 
     metrics.tell(&served.settings);
@@ -265,6 +278,7 @@ pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Resu
         stop,
         stop_admin,
         asked,
+        status: status_settings,
         accepting: served.tasks,
         tasks,
         admin_task,

@@ -3,12 +3,15 @@
 //! Each driver owns a `Metrics` struct of its own and registers it once at start; `app` passes the [`Registry`] round.
 //! Labels come from [`Label`] enums only, so that no peer can grow the number of series; every series starts at 0.
 
+mod samples;
+
 use std::marker::PhantomData;
 
 use prometheus::core::Collector;
 pub use prometheus::{Histogram, IntCounter, IntGauge};
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, PullingGauge, TextEncoder};
 
+pub use self::samples::Samples;
 use crate::label::Label;
 
 /// Where drivers register their metrics and the admin listener reads them.
@@ -143,6 +146,11 @@ impl Registry {
     /// All metrics in the text format of Prometheus, version 0.0.4.
     pub fn render(&self) -> String {
         TextEncoder::new().encode_to_string(&self.0.gather()).unwrap_or_default()
+    }
+
+    /// What all metrics say now, for the status page.
+    pub fn samples(&self) -> Samples {
+        Samples::new(&self.0.gather())
     }
 
     fn register<C: Collector + Clone + 'static>(&self, metric: C) -> C {

@@ -1,13 +1,17 @@
-//! HTTP for those who watch the gate: `/metrics`, `/healthz`, `/readyz`; and `/reload` for `dmarcgate reload`.
+//! HTTP for those who watch the gate: the status page and its API, `/metrics`, `/healthz`, `/readyz`; and `/reload` for
+//! `dmarcgate reload`.
 //!
-//! One request a connection, GET or HEAD, without passwords: the listener belongs on loopback or an inner network. POST is
-//! for `/reload` alone, from this machine and from no browser. What
-//! a connection may take of us is bounded by `bounded`, so that nobody who reaches the port can harm mail.
+//! One request a connection, GET or HEAD; who may see what is settled by `access`. POST is for `/reload` alone, from this
+//! machine and from no browser. What a connection may take of us is bounded by `bounded`, so that nobody who reaches the
+//! port can harm mail.
 
+pub mod access;
 mod bounded;
+pub mod status;
 
 use std::io;
 use std::net::IpAddr;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use axum::Router;
@@ -22,7 +26,9 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
+use crate::admin::access::Token;
 use crate::admin::bounded::BoundedListener;
+use crate::admin::status::{Found, STYLE, Status};
 use crate::metrics::Registry;
 use crate::readiness::Readiness;
 
@@ -35,6 +41,10 @@ pub struct Sources {
     pub readiness: Readiness,
     /// For `/reload`; one at a time.
     pub reloads: mpsc::Sender<Asked>,
+    /// For the pages and the API.
+    pub status: Status,
+    /// What all but `/healthz` and `/readyz` ask for; none: nothing.
+    pub token: Option<Token>,
 }
 
 /// The wish that the configuration be read again.
@@ -101,21 +111,53 @@ async fn answer(
     uri: Uri,
     headers: HeaderMap,
 ) -> Response {
-    if uri.path() == RELOAD {
+    let path = uri.path();
+    // A probe of a balancer or a container has no secrets, and learns none.
+    match path {
+        "/healthz" if is_read(&method) => return reply(StatusCode::OK, TEXT, "ok\n".to_owned()),
+        "/readyz" if is_read(&method) => return readyz(&sources.readiness),
+        _ => {}
+    }
+    if sources.token.as_ref().is_some_and(|token| !token.is_in(&headers)) {
+        return unauthorized();
+    }
+    if path == RELOAD {
         return match method {
             Method::POST => reload(&sources, peer, &headers).await,
             _ => not_allowed("POST"),
         };
     }
-    if method != Method::GET && method != Method::HEAD {
+    if !is_read(&method) {
         return not_allowed("GET, HEAD");
     }
-    match uri.path() {
-        "/metrics" => reply(StatusCode::OK, PROMETHEUS_TEXT, sources.registry.render()),
-        "/healthz" => reply(StatusCode::OK, TEXT, "ok\n".to_owned()),
-        "/readyz" => readyz(&sources.readiness),
-        _ => reply(StatusCode::NOT_FOUND, TEXT, "not found; try /metrics, /healthz or /readyz\n".to_owned()),
+    if path == "/metrics" {
+        return reply(StatusCode::OK, PROMETHEUS_TEXT, sources.registry.render());
     }
+    if sources.token.is_none() && !access::names_us(&headers, &sources.status.hostname()) {
+        let text = "this host has another name; ask for it by its address, its hostname or \"localhost\"\n";
+        return reply(StatusCode::MISDIRECTED_REQUEST, TEXT, text.to_owned());
+    }
+    match sources.status.find(path).await {
+        Found::Html(page) => reply(StatusCode::OK, HTML, page),
+        Found::Json(text) => reply(StatusCode::OK, JSON, text),
+        Found::Busy => reply(StatusCode::SERVICE_UNAVAILABLE, TEXT, "not now, please try again\n".to_owned()),
+        Found::Nothing => {
+            let text = "not found; try /, /api, /metrics, /healthz or /readyz\n";
+            reply(StatusCode::NOT_FOUND, TEXT, text.to_owned())
+        }
+    }
+}
+
+fn is_read(method: &Method) -> bool {
+    method == Method::GET || method == Method::HEAD
+}
+
+fn unauthorized() -> Response {
+    let text = "a token is needed (admin.token_file): Authorization: Bearer, or as a password\n";
+    let mut response = reply(StatusCode::UNAUTHORIZED, TEXT, text.to_owned());
+    let challenge = HeaderValue::from_static("Basic realm=\"dmarcgate\", charset=\"UTF-8\"");
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+    response
 }
 
 /// Has the configuration read again and tells what became of it: 200 if it is in force, 422 if it is refused.
@@ -167,6 +209,7 @@ fn reply(status: StatusCode, content_type: &'static str, text: String) -> Respon
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    access::harden(headers, &STYLE_SOURCE);
     response
 }
 
@@ -176,6 +219,9 @@ pub const RELOAD: &str = "/reload";
 pub const RELOAD_FIELD: &str = "X-Dmarcgate-Reload";
 /// How long a reload may take before its asker is sent away: less than a connection lasts.
 const RELOAD_PATIENCE: Duration = Duration::from_secs(8);
+/// The style sheet of the pages, as their Content-Security-Policy names it.
+static STYLE_SOURCE: LazyLock<String> = LazyLock::new(|| access::style_source(STYLE));
+const HTML: &str = "text/html; charset=utf-8";
 const JSON: &str = "application/json";
 /// The text format of Prometheus.
 const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -184,14 +230,17 @@ const TEXT: &str = "text/plain; charset=utf-8";
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
+    use std::sync::Arc;
     use std::time::Duration;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
-    use tokio::sync::oneshot;
+    use tokio::sync::{oneshot, watch};
 
     use super::*;
     use crate::readiness::Condition;
+    use crate::session::latest::Latest;
+    use crate::store::Location;
 
     struct Running {
         address: SocketAddr,
@@ -201,10 +250,29 @@ mod tests {
     }
 
     async fn start() -> Running {
+        start_with(None).await
+    }
+
+    /// One without a store.
+    fn status(registry: &Registry, readiness: &Readiness) -> Status {
+        let settings = status::Settings {
+            hostname: "mx.example.net".into(),
+            location: Location::Sqlite("/nonexistent/store.db".into()),
+            granted: Vec::new(),
+            trusted: Vec::new(),
+            reports: false,
+            inbound: false,
+        };
+        let settings = watch::channel(Arc::new(settings)).1;
+        Status::new(settings, registry.clone(), readiness.clone(), Latest::default())
+    }
+
+    async fn start_with(token: Option<Token>) -> Running {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let registry = Registry::new();
         let readiness = Readiness::new(&[Condition::Upstream], &registry);
+        let status = status(&registry, &readiness);
         let (stop, stopped) = oneshot::channel::<()>();
         let (reloads, mut asked) = mpsc::channel::<Asked>(1);
         tokio::spawn(async move {
@@ -212,7 +280,7 @@ mod tests {
                 let _ = asked.send(ReloadReport { applied: true, file: "/f".to_owned(), ..ReloadReport::default() });
             }
         });
-        let sources = Sources { registry, readiness: readiness.clone(), reloads };
+        let sources = Sources { registry, readiness: readiness.clone(), reloads, status, token };
         let task = tokio::spawn(serve(listener, sources, async { drop(stopped.await) }));
         Running { address, readiness, stop, task }
     }
@@ -252,8 +320,12 @@ mod tests {
         let gate = start().await;
         let long = "x".repeat(1 << 20);
         let cases = [
-            ("GET / HTTP/1.1\r\nHost: g\r\n\r\n", "HTTP/1.1 404 "),
-            ("GET /metrics/../x HTTP/1.1\r\nHost: g\r\n\r\n", "HTTP/1.1 404 "),
+            ("GET / HTTP/1.1\r\nHost: g\r\n\r\n", "HTTP/1.1 421 "),
+            ("GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n", "HTTP/1.1 404 "),
+            ("GET /api/nothing HTTP/1.1\r\nHost: localhost\r\n\r\n", "HTTP/1.1 404 "),
+            ("GET /explain/..%2f HTTP/1.1\r\nHost: localhost\r\n\r\n", "HTTP/1.1 404 "),
+            ("POST / HTTP/1.1\r\nHost: localhost\r\n\r\n", "HTTP/1.1 405 "),
+            ("GET /metrics/../x HTTP/1.1\r\nHost: localhost\r\n\r\n", "HTTP/1.1 404 "),
             ("POST /metrics HTTP/1.1\r\nHost: g\r\nContent-Length: 99999999\r\n\r\nx", "HTTP/1.1 405 "),
             ("nonsense\r\n\r\n", "HTTP/1.1 400 "),
             ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", ""),
@@ -266,6 +338,47 @@ mod tests {
             assert!(reply.starts_with(expected) && !reply.contains(" 200 "), "{begin}: {reply}");
         }
         assert!(get(gate.address, "/healthz").await.contains(" 200 "));
+    }
+
+    #[tokio::test]
+    async fn pages_carry_what_holds_a_browser_back() {
+        let gate = start().await;
+        let page = exchange(gate.address, b"GET / HTTP/1.1\r\nHost: 127.0.0.1:1\r\n\r\n").await;
+        let (head, body) = page.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+        let expected = [
+            "content-type: text/html; charset=utf-8",
+            "cache-control: no-store",
+            "x-content-type-options: nosniff",
+            "x-frame-options: DENY",
+            "referrer-policy: no-referrer",
+            "content-security-policy: default-src 'none'; style-src 'sha256-",
+            "frame-ancestors 'none'",
+        ];
+        for field in expected {
+            assert!(head.contains(field), "{field}: {head}");
+        }
+        let style = body.split("<style>").nth(1).unwrap().split("</style>").next().unwrap();
+        assert!(head.contains(&access::style_source(style)), "the policy names the style sheet that is there");
+        assert!(!body.contains("<script") && !body.contains(" style=") && !body.contains("http://127"), "{body}");
+        assert!(body.contains("the database can't be read; the log says why"), "{body}");
+    }
+
+    #[tokio::test]
+    async fn a_token_opens_all_but_what_probes_need() {
+        let gate = start_with(Token::new("0123456789abcdef")).await;
+        let ask = async |path: &str, fields: &str| {
+            let request = format!("GET {path} HTTP/1.1\r\nHost: any.example\r\n{fields}\r\n");
+            exchange(gate.address, request.as_bytes()).await
+        };
+        for path in ["/", "/metrics", "/api/status", "/explain/X", "/nothing", "/reload"] {
+            let refused = ask(path, "Authorization: Bearer 0123456789abcdeX\r\n").await;
+            assert!(refused.starts_with("HTTP/1.1 401 ") && refused.contains("www-authenticate: Basic"), "{path}");
+            let opened = ask(path, "Authorization: Bearer 0123456789abcdef\r\n").await;
+            assert!(!opened.contains(" 401 ") && !opened.contains(" 421 "), "{path}: {opened}");
+        }
+        assert!(ask("/healthz", "").await.starts_with("HTTP/1.1 200 "));
+        assert!(ask("/readyz", "").await.starts_with("HTTP/1.1 503 "));
     }
 
     #[tokio::test]
@@ -287,7 +400,9 @@ mod tests {
         let stranger = Peer("192.0.2.1".parse().unwrap());
         let (reloads, _asked) = mpsc::channel(1);
         let readiness = Readiness::new(&[], &Registry::new());
-        let sources = Sources { registry: Registry::new(), readiness, reloads };
+        let registry = Registry::new();
+        let status = status(&registry, &readiness);
+        let sources = Sources { registry, readiness, reloads, status, token: None };
         let mut headers = HeaderMap::new();
         headers.insert(RELOAD_FIELD, HeaderValue::from_static("1"));
         assert_eq!(reload(&sources, stranger, &headers).await.status(), StatusCode::FORBIDDEN);

@@ -138,6 +138,7 @@ impl Running {
         let servers = self.reload_servers(&config, security);
         self.reload_listeners(&config, &servers);
         self.reports.settings.send_replace(reports.map(Arc::new));
+        self.status.send_replace(Arc::new(config.status()));
 
         adopt(&config);
         self.metrics.tell(&self.listener_settings);

@@ -5,6 +5,7 @@ use std::io::Write;
 use clap::{Args, Subcommand};
 
 use crate::action::Replies;
+use crate::causes::Causes;
 use crate::cli::{ConfigFile, Failure, print};
 use crate::config::{Config, Mode, REFERENCE};
 use crate::metrics::Registry;
@@ -89,7 +90,7 @@ fn replies(replies: &Replies) -> String {
     text
 }
 
-/// Reads the files that TLS needs and says what is odd about them.
+/// Reads the files that TLS and the admin listener need and says what is odd about them.
 fn certificates(config: &Config) -> Result<Vec<String>, Failure> {
     let mut wrong = Vec::new();
     let mut odd = Vec::new();
@@ -100,6 +101,9 @@ fn certificates(config: &Config) -> Result<Vec<String>, Failure> {
     }
     if let Err(fault) = config.security(tls::ClientMetrics::new(&Registry::new())) {
         wrong.push(format!("upstream.tls: {fault}"));
+    }
+    if let Err(fault) = config.admin_token() {
+        wrong.push(format!("admin.token_file: {}", Causes(&fault)));
     }
     if wrong.is_empty() { Ok(odd) } else { Err(Failure::Usage(wrong.join("\n"))) }
 }

@@ -69,10 +69,16 @@ const MAX_REPLY: u64 = 64 * 1024;
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use crate::admin::access::Token;
+    use crate::admin::status::Status;
     use crate::admin::{self, Sources};
     use crate::cli::tests::{configuration, run};
+    use crate::config::Config;
     use crate::metrics::Registry;
     use crate::readiness::{Condition, Readiness};
+    use crate::session::latest::Latest;
 
     #[test]
     fn a_running_gate_is_asked() {
@@ -82,7 +88,11 @@ mod tests {
         let registry = Registry::new();
         let readiness = Readiness::new(&[Condition::Upstream], &registry);
         let reloads = tokio::sync::mpsc::channel(1).0;
-        let sources = Sources { registry, readiness: readiness.clone(), reloads };
+        let token = Token::new("0123456789abcdef");
+        let settings = Arc::new(Config::built_in().status());
+        let settings = tokio::sync::watch::channel(settings).1;
+        let status = Status::new(settings, registry.clone(), readiness.clone(), Latest::default());
+        let sources = Sources { registry, readiness: readiness.clone(), reloads, status, token };
         let server = runtime.spawn(admin::serve(listener, sources, std::future::pending()));
 
         let (_directory, path) = configuration(&format!("[admin]\naddress = \"0.0.0.0:{port}\""));

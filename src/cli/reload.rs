@@ -9,6 +9,7 @@ use clap::Args;
 use super::healthcheck::{ask, reachable};
 use super::{ConfigFile, Failure, print};
 use crate::admin::{RELOAD, RELOAD_FIELD, ReloadReport};
+use crate::causes::Causes;
 use crate::config;
 
 /// Make a running gate read its configuration again.
@@ -28,8 +29,14 @@ pub struct Reload {
 impl Reload {
     pub fn run(self, output: &mut dyn Write) -> Result<(), Failure> {
         let path = &self.file.config;
-        let address = reachable(self.admin.unwrap_or_else(|| config::admin_address(path)));
-        let fields = format!("{RELOAD_FIELD}: 1\r\nContent-Length: 0\r\n");
+        let admin = config::admin(path);
+        let address = reachable(self.admin.unwrap_or(admin.address));
+        let mut fields = format!("{RELOAD_FIELD}: 1\r\nContent-Length: 0\r\n");
+        let token = admin.token().map_err(|error| Failure::Running(format!("admin.token_file: {}", Causes(&error))))?;
+        if let Some(token) = token {
+            // Writing to a String does not fail.
+            let _ = write!(fields, "Authorization: Bearer {token}\r\n");
+        }
         let (status, body) = ask(address, ("POST", RELOAD, &fields)).map_err(|error| {
             Failure::Running(format!(
                 "no gate answers at {address} (admin.address; see --admin if the running gate has another): {error}"

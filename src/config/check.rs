@@ -43,10 +43,29 @@ pub fn warnings(config: &Config) -> Vec<String> {
     }
     tls_warnings(config, &mut warnings);
     report_warnings(config, &mut warnings);
+    admin_warnings(config, &mut warnings);
     if config.policy.mode == Mode::Enforce && !config.explain.enabled {
         warnings.push("explain.enabled is false: nobody can look up the id that a refusal gives the sender".to_owned());
     }
     warnings
+}
+
+/// Who can see what the admin listener shows.
+fn admin_warnings(config: &Config, warnings: &mut Vec<String>) {
+    let address = config.admin.address;
+    if address.ip().to_canonical().is_loopback() {
+        return;
+    }
+    warnings.push(match config.admin.token_file {
+        None => format!(
+            "admin.address is {address}: whoever reaches it sees who sends mail here and what became of it; set \
+             admin.token_file, or keep it on loopback"
+        ),
+        Some(_) => format!(
+            "admin.address is {address}: token and pages cross the network in the clear; let a proxy with TLS stand before \
+             it on loopback, or trust that network"
+        ),
+    });
 }
 
 /// What is odd about how messages are judged: in general, or at a listener, whose own tables then are the general ones.

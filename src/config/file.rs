@@ -493,13 +493,16 @@ fn process(section: &mut Section<'_>) -> Process {
     Process { user, landlock: section.get("landlock", Landlock::BestEffort) }
 }
 
-/// Where the admin listener is, whatever else is wrong.
-pub fn admin_address<'a>(document: &'a Document<'a>) -> SocketAddr {
-    document.table("admin", admin).address
+/// The admin listener, whatever else is wrong.
+pub fn admin_of<'a>(document: &'a Document<'a>) -> Admin {
+    document.table("admin", admin)
 }
 
 fn admin(section: &mut Section<'_>) -> Admin {
-    Admin { address: section.get("address", (Ipv4Addr::LOCALHOST, ADMIN_PORT).into()) }
+    Admin {
+        address: section.get("address", (Ipv4Addr::LOCALHOST, ADMIN_PORT).into()),
+        token_file: section.optional("token_file"),
+    }
 }
 
 fn log(section: &mut Section<'_>) -> Log {

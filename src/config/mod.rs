@@ -4,6 +4,7 @@
 //! its default and range, `check` holds what several keys say together; [`REFERENCE`] documents them all. Nobody takes
 //! `&Config`: each module has settings of its own, which are made from it.
 
+mod admin;
 pub mod cases;
 mod check;
 mod document;
@@ -24,6 +25,7 @@ use ipnet::IpNet;
 
 use crate::action::template::{HelpUrl, Template};
 use crate::calendar::Date;
+pub use crate::config::admin::{Admin, TokenError, admin};
 pub use crate::config::document::{Line, Origin};
 pub use crate::config::problem::{Error, Problem};
 pub use crate::config::reach::Process;
@@ -359,13 +361,6 @@ pub struct FailureReports {
     pub per_address_per_hour: u32,
 }
 
-/// `[admin]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(missing_docs, reason = "each key is documented in config/dmarcgate.toml")]
-pub struct Admin {
-    pub address: SocketAddr,
-}
-
 /// `[log]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each key is documented in config/dmarcgate.toml")]
@@ -458,12 +453,6 @@ impl Config {
     pub fn warnings(&self) -> Vec<String> {
         check::warnings(self)
     }
-}
-
-/// Where the admin listener is by a file that may be wrong otherwise; the default if it does not say.
-pub fn admin_address(path: &Path) -> SocketAddr {
-    let text = fs::read_to_string(path).unwrap_or_default();
-    file::admin_address(&document::Document::whatever(&text))
 }
 
 impl Loaded {

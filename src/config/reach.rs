@@ -45,6 +45,7 @@ impl Config {
         files.extend(self.reports.relay_ca.iter().map(|path| read("reports.relay_ca", path)));
         files.extend(self.reports.relay_password_file.iter().map(|path| read("reports.relay_password_file", path)));
         files.extend(self.reports.dry_run.iter().map(|path| needed("reports.dry_run", path, Usage::WriteInto)));
+        files.extend(self.admin.token_file.iter().map(|path| read("admin.token_file", path)));
         if self.policy.discovery == Discovery::PublicSuffix {
             files.push(needed("public_suffix.file", &self.public_suffix.file, Usage::WriteBeside));
         }

@@ -292,6 +292,7 @@ const KEYS: &[(&str, Takes)] = &[
     ("process.user", Takes::Restart),
     ("process.landlock", Takes::Restart),
     ("admin.address", Takes::Restart),
+    ("admin.token_file", Takes::Restart),
     ("log.format", Takes::Restart),
     ("log.level", Takes::Reload),
     ("log.modules", Takes::Reload),

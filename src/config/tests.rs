@@ -276,6 +276,11 @@ fn what_is_probably_not_meant_is_said() {
         assert!(found.contains(expected) && found.is_empty() == expected.is_empty(), "{keys}: {found}");
     }
     assert!(warnings(&format!("{quiet}[tls]\ncertificate = \"/c\"\nkey = \"/k\"\n")).contains("every listener.tls"));
+    let admin = |keys: &str| warnings(&format!("{quiet}[admin]\n{keys}\n"));
+    assert_eq!(admin("address = \"[::1]:9125\""), "");
+    assert_eq!(admin("token_file = \"/t\""), "");
+    assert!(admin("address = \"0.0.0.0:9125\"").contains("set admin.token_file"));
+    assert!(admin("address = \"192.0.2.1:9125\"\ntoken_file = \"/t\"").contains("in the clear"));
     assert!(warnings(&format!("{quiet}[bypass]\ntrusted_networks = [\"::/0\"]\n")).contains("whole Internet"));
     let page = format!("{quiet}[replies]\nhelp_url = \"https://a.example/\"\n");
     let own = "refused = \"no\"\nunusable_from = \"no\"\n";

@@ -10,6 +10,7 @@ pub mod doubts;
 mod login;
 mod failure;
 pub mod fault;
+pub mod latest;
 pub mod metrics;
 mod pace;
 pub mod patience;
@@ -33,6 +34,7 @@ use tracing::{debug, error};
 use self::background::{Background, alongside};
 use self::data::Incoming;
 use self::doubts::Doubts;
+use self::latest::Latest;
 use self::login::MAX_AUTH_LINE;
 use self::metrics::{Ended, Limit, Metrics};
 use self::patience::{Answer, Patience};
@@ -84,6 +86,8 @@ pub struct Gate {
     pub doubts: Doubts,
     /// Where it goes what happened to a message that was no plain pass.
     pub explanations: Recorder,
+    /// Where it is remembered what was refused lately.
+    pub latest: Latest,
     /// Where reports go that arrive.
     pub inbound: Collector,
     /// TLS towards clients; none without a certificate.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tracing::info;
 
 use super::Session;
+use super::latest::Refusal;
 use super::metrics::{Limit, Outcome};
 use super::transaction::{AnsweredBy, Ending, Transaction, epoch_seconds};
 use crate::action::Action;
@@ -60,6 +61,7 @@ impl Session {
         self.record(transaction, envelope, &ending);
         self.compare(&ending);
         self.tell_owner(transaction, envelope, &mut ending);
+        self.remember(transaction, &ending);
         self.explain(transaction, hello, envelope, ending);
     }
 
@@ -88,11 +90,32 @@ impl Session {
         }
     }
 
-    /// Keeps what there is to tell about a message that nobody has let by, unless it is a plain pass.
-    fn explain(&self, transaction: &Transaction, hello: &Hello, envelope: &Envelope, ending: Ending<'_>) {
+    /// Remembers for the status page what did not go through.
+    fn remember(&self, transaction: &Transaction, ending: &Ending<'_>) {
+        if matches!(ending.outcome, Outcome::Accepted | Outcome::AcceptedTagged | Outcome::Bounce) {
+            return;
+        }
+        let author = ending.verdict.as_ref().and_then(|verdict| verdict.evaluation.author.domains().first());
+        self.gate.latest.put(Refusal {
+            id: transaction.id.clone(),
+            arrived: epoch_seconds(),
+            ip: self.client.ip(),
+            author_domain: author.map(|domain| domain.as_str().into()),
+            outcome: ending.outcome,
+            reply: ending.reply.summary().into(),
+            is_explained: self.is_explained(transaction, ending),
+        });
+    }
+
+    fn is_explained(&self, transaction: &Transaction, ending: &Ending<'_>) -> bool {
         let is_pass = ending.verdict.as_ref().is_some_and(|verdict| verdict.decision.rule == Rule::Pass);
         let is_plain = is_pass && ending.outcome == Outcome::Accepted;
-        if transaction.bypass.is_some() || is_plain || !self.gate.explanations.is_active() {
+        transaction.bypass.is_none() && !is_plain && self.gate.explanations.is_active()
+    }
+
+    /// Keeps what there is to tell about a message that nobody has let by, unless it is a plain pass.
+    fn explain(&self, transaction: &Transaction, hello: &Hello, envelope: &Envelope, ending: Ending<'_>) {
+        if !self.is_explained(transaction, &ending) {
             return;
         }
         let settings = &transaction.settings.verdict;

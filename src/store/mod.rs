@@ -34,6 +34,7 @@ mod flows;
 pub mod inbound;
 pub mod jobs;
 mod location;
+pub mod overview;
 mod retention;
 mod row;
 mod spill;

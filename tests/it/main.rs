@@ -50,6 +50,7 @@ mod smuggling;
 mod source;
 mod spf;
 mod starttls;
+mod status;
 mod stop;
 mod support;
 mod tls;

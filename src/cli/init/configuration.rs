@@ -25,7 +25,7 @@ pub fn write(found: &Found) -> String {
     }
     let _ = write!(
         text,
-        "\n[admin]\n# /metrics for Prometheus, /healthz and /readyz. It knows no passwords: keep it off the Internet.\naddress = \"{}\"\n",
+        "\n[admin]\n# The status page, /metrics for Prometheus, /healthz and /readyz. See token_file before you take it off loopback.\naddress = \"{}\"\n",
         found.admin()
     );
     text

@@ -184,7 +184,7 @@ impl Gate {
     pub async fn http_get(&self, path: &str) -> (u16, String) {
         let exchange = async {
             let mut stream = TcpStream::connect(self.admin()).await?;
-            let request = format!("GET {path} HTTP/1.1\r\nHost: gate\r\nConnection: close\r\n\r\n");
+            let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
             stream.write_all(request.as_bytes()).await?;
             let mut response = String::new();
             stream.read_to_string(&mut response).await?;
