@@ -168,7 +168,8 @@ async fn a_crowd_of_pollers_costs_one_look_at_the_store() {
     for _ in 0..40 {
         idle.push(TcpStream::connect(world.gate.admin()).await.unwrap());
     }
-    let sent = tokio::time::timeout(Duration::from_secs(10), world.send(&Letter::new(GOOD, "a@a.example")));
+    let letter = Letter::new(GOOD, "a@a.example");
+    let sent = tokio::time::timeout(Duration::from_secs(10), world.send(&letter));
     sent.await.expect("in time").reply.assert(250);
 }
 
