@@ -150,7 +150,7 @@ pub enum Error {
         /// Whose the process is.
         user: String,
         /// Why.
-        source: store::Error,
+        source: Box<store::Error>,
     },
 }
 
@@ -174,7 +174,7 @@ pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Resu
     spooler.register(&registry);
     let resolver = open_resolver(&config, sockets.open_files, &registry)?;
     let suffix_list = SuffixList::open(config.suffix_list(), &registry);
-    let closed = |source| Error::Store { user: process::present_user(), source };
+    let closed = |source| Error::Store { user: process::present_user(), source: Box::new(source) };
     let store = Store::open(config.store(), &registry).await.map_err(closed)?;
     readiness.holds(Condition::Store);
     let (explanations, recorder) = recorder(&config, &store, &registry);
