@@ -133,13 +133,30 @@ fn setter<S: 'static>(handle: Handle<EnvFilter, S>) -> SetFilter {
 
 /// Writes `name=value`, escaped: the default leaves the control characters of a `%value` as they are.
 fn write_field(writer: &mut format::Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
-    let value = format!("{value:?}");
     if field.name() != "message" {
-        write!(writer, "{field}=")?;
+        writer.write_str(field.name())?;
+        writer.write_char('=')?;
     }
-    value
-        .chars()
-        .try_for_each(|c| if c.is_control() { write!(writer, "{}", c.escape_default()) } else { writer.write_char(c) })
+    fmt::Write::write_fmt(&mut Escaping(writer), format_args!("{value:?}"))
+}
+
+/// Writes on what is written into it, escaped.
+struct Escaping<'a, 'w>(&'a mut format::Writer<'w>);
+
+impl fmt::Write for Escaping<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        if !text.contains(steers) {
+            return self.0.write_str(text);
+        }
+        text.chars()
+            .try_for_each(|c| if steers(c) { write!(self.0, "{}", c.escape_default()) } else { self.0.write_char(c) })
+    }
+}
+
+/// Whether a character can steer a terminal or deceive an eye: control and formatting characters, and beyond ASCII whatever
+/// is neither letter nor digit.
+fn steers(c: char) -> bool {
+    if c.is_ascii() { c.is_ascii_control() } else { !c.is_alphanumeric() }
 }
 
 /// Whether lines may hold escape sequences of ours.
@@ -149,7 +166,7 @@ enum Colour {
     Plain,
 }
 
-/// How control characters are escaped.
+/// How characters are escaped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Form {
     /// As in Rust: `\u{9b}`.
@@ -249,11 +266,15 @@ impl Write for Lines {
     }
 }
 
-/// Escapes every control character but the line's own end and, in colour, the escape sequences: those in values are
+/// Escapes every character that [`steers`] but the line's own end and, in colour, the escape sequences: those in values are
 /// escaped already.
 fn escape(line: &[u8], form: Form) -> Cow<'_, [u8]> {
     let (text, end) = line.strip_suffix(b"\n").map_or((line, &b""[..]), |text| (text, b"\n"));
-    let allowed = |c: char| !c.is_control() || (c == '\u{1b}' && form == Form::Human(Colour::Ansi));
+    // Nearly all lines. Without a way out of the loop, the compiler looks at many octets at once.
+    if text.iter().fold(true, |plain, b| plain & (b' '..=b'~').contains(b)) {
+        return Cow::Borrowed(line);
+    }
+    let allowed = |c: char| !steers(c) || (c == '\u{1b}' && form == Form::Human(Colour::Ansi));
     let text = String::from_utf8_lossy(text);
     if text.chars().all(allowed) {
         return Cow::Borrowed(line);
@@ -263,7 +284,9 @@ fn escape(line: &[u8], form: Form) -> Cow<'_, [u8]> {
         match form {
             _ if allowed(c) => escaped.push(c),
             Form::Human(_) => escaped.extend(c.escape_default()),
-            Form::Json => escaped.push_str(&format!("\\u{:04x}", u32::from(c))),
+            Form::Json => {
+                c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| escaped.push_str(&format!("\\u{unit:04x}")))
+            }
         }
     }
     let mut escaped = escaped.into_bytes();
@@ -340,7 +363,7 @@ mod tests {
 
     #[test]
     fn nothing_that_a_peer_sends_makes_a_line_or_reaches_the_terminal() {
-        let evil = "a\r\nINFO forged\u{1b}[31m\u{85}\u{9b}x\0";
+        let evil = "a\r\nINFO forged\u{1b}[31m\u{85}\u{9b}x\0\u{202e}gpj\u{2066}\u{200b}\u{e0041}J\u{f6}rg";
         for format in [LogFormat::Human, LogFormat::Json] {
             for colour in [Colour::Plain, Colour::Ansi] {
                 let text = logged(format, colour, UNSET, || {
@@ -348,7 +371,8 @@ mod tests {
                 });
                 assert_eq!(text.matches('\n').count(), 1, "{text:?}");
                 assert!(!text.contains("\u{1b}[31m"), "{text:?}");
-                let control = |c: char| c.is_control() && c != '\n' && c != '\u{1b}';
+                assert!(text.contains("J\u{f6}rg"), "{text:?}");
+                let control = |c: char| steers(c) && c != '\n' && c != '\u{1b}';
                 assert!(!text.contains(control), "{format} {colour:?} {text:?}");
                 if format == LogFormat::Json {
                     let event: serde_json::Value = serde_json::from_str(&text).unwrap();

@@ -21,7 +21,7 @@ label_enum! {
         Repeated = "repeated",
         /// It can't be read.
         Syntax = "syntax",
-        /// It names nobody with a domain, to no reader: an empty group, a bare word, a domain literal.
+        /// It names nobody with a domain: an empty group, a bare word, a domain literal.
         NoDomain = "no_domain",
         /// A strict and a lenient reader find different domains.
         Disagreement = "disagreement",
@@ -30,13 +30,6 @@ label_enum! {
         /// The header section has a line that is neither field nor continuation, so that readers may differ on where
         /// it ends.
         MalformedHeader = "malformed_header",
-    }
-}
-
-impl UnusableFrom {
-    /// Whether it shows no author at all, rather than several, or one whom not every reader finds.
-    pub fn shows_nobody(self) -> bool {
-        matches!(self, Self::Missing | Self::NoDomain)
     }
 }
 
@@ -112,11 +105,7 @@ fn read_value(value: &[u8]) -> Result<Mailboxes, UnusableFrom> {
     let value = unfold(value)?;
     let mailboxes = strict::read(&value)?;
     if mailboxes.without_domain || mailboxes.domains.is_empty() {
-        // A domain literal is nobody's domain, if it is all there is; lenient readers differ on it.
-        let is_alone = value.iter().filter(|b| **b == b'@').count() == 1;
-        let others_find_none = lenient::read(&value).map_or(is_alone, |found| found.is_empty());
-        let shows_nobody = mailboxes.domains.is_empty() && others_find_none;
-        return Err(if shows_nobody { UnusableFrom::NoDomain } else { UnusableFrom::Disagreement });
+        return Err(UnusableFrom::NoDomain);
     }
     if mailboxes.domains.len() > MAX_DOMAINS {
         return Err(UnusableFrom::TooManyDomains);
@@ -309,8 +298,8 @@ mod tests {
             ("comma alone", b" ,", NoDomain),
             ("domain literal", b" <john@[192.0.2.1]>", NoDomain),
             ("bare domain literal", b" john@[IPv6:2001:db8::1]", NoDomain),
-            ("one without a domain among others", b" <root>, x@a.example", Disagreement),
-            ("one domain literal among others", b" x@a.example, y@[192.0.2.1]", Disagreement),
+            ("one without a domain among others", b" <root>, x@a.example", NoDomain),
+            ("one domain literal among others", b" x@a.example, y@[192.0.2.1]", NoDomain),
             ("NUL", b" <u@v.example>\0@a.example", Syntax),
             ("NUL in the address", b" <u@v.example\0.a.example>", Syntax),
             ("NUL in the display name", b" J\0hn <u@a.example>", Syntax),

@@ -11,7 +11,6 @@ use std::time::Duration;
 use crate::dmarc::alignment::{DmarcResult, Doubt};
 use crate::dmarc::record::Policy;
 use crate::evaluation::{ArcSet, DmarcOutput};
-use crate::message::author::UnusableFrom;
 
 /// One author domain with all that its judgement depends on.
 pub(super) struct Judge<'a> {
@@ -204,11 +203,9 @@ impl Judge<'_> {
     }
 }
 
-/// RFC 9989 §11.5: such mail never passes silently; a null reverse-path may be an honest, if broken, notification, as long
-/// as it claims to be nobody's: else a forger would take it to have two From fields marked where one is refused.
-pub(super) fn unusable_from(why: UnusableFrom, circumstances: &Circumstances, local: &LocalPolicy) -> Decision {
-    let is_notification = circumstances.reverse_path == ReversePathKind::Null && why.shows_nobody();
-    let refuse = local.unusable_from == OnUnusableFrom::Reject && !is_notification;
+/// RFC 9989 §11.5: such mail never passes silently; a null reverse-path may be an honest, if broken, notification.
+pub(super) fn unusable_from(circumstances: &Circumstances, local: &LocalPolicy) -> Decision {
+    let refuse = local.unusable_from == OnUnusableFrom::Reject && circumstances.reverse_path != ReversePathKind::Null;
     let tag = Disposition::Tag(Mark::Quarantine);
     let (disposition, rule) = match (local.mode, refuse, circumstances.recipients) {
         (Mode::Monitor, _, _) => (Disposition::Accept, Rule::UnusableFrom),

@@ -64,7 +64,7 @@ label_enum! {
 label_enum! {
     /// What happens in enforce if From names no author domain (`policy.unusable_from`).
     pub enum OnUnusableFrom {
-        /// It is refused; marked where the reverse-path is null and From shows nobody.
+        /// It is refused; marked where the reverse-path is null.
         Reject = "reject",
         /// It is marked.
         Tag = "tag",
@@ -288,8 +288,8 @@ pub struct Decision {
 /// Of several author domains each is judged, and the strictest outcome rules (RFC 9989 §11.5); among equals a failure
 /// before a doubt before the rest, then the stricter policy, then the order of From.
 pub fn decide(evaluation: &Evaluation, circumstances: &Circumstances, local: &LocalPolicy) -> Decision {
-    if let Author::Unusable(why) = evaluation.author {
-        return unusable_from(why, circumstances, local);
+    if let Author::Unusable(_) = evaluation.author {
+        return unusable_from(circumstances, local);
     }
     let may_be_vouched =
         |dmarc: &DmarcOutput| may_be_vouched_for(&evaluation.arc, &local.trusted_sealers, &dmarc.author_domain);

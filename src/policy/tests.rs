@@ -100,19 +100,12 @@ fn an_unusable_from_by_mode_reverse_path_recipients_and_configuration() {
     use OnUnusableFrom::{Reject, Tag};
     use Recipients::{AllExempt, Ordinary};
     use ReversePathKind::{Mailbox, Null};
-    use UnusableFrom::{Disagreement, MalformedHeader, Missing, NoDomain, Repeated, Syntax, TooManyDomains};
+    use UnusableFrom::{Missing, NoDomain, Repeated};
     let cases = [
         (Missing, Mode::Enforce, Reject, Mailbox, Ordinary, 'X', Rule::UnusableFrom),
         (Missing, Mode::Enforce, Reject, Null, Ordinary, 'q', Rule::UnusableFrom),
         (NoDomain, Mode::Enforce, Reject, Null, Ordinary, 'q', Rule::UnusableFrom),
-        // Who shows somebody is no notification, whatever the path.
-        (Repeated, Mode::Enforce, Reject, Null, Ordinary, 'X', Rule::UnusableFrom),
-        (Disagreement, Mode::Enforce, Reject, Null, Ordinary, 'X', Rule::UnusableFrom),
-        (MalformedHeader, Mode::Enforce, Reject, Null, Ordinary, 'X', Rule::UnusableFrom),
-        (Syntax, Mode::Enforce, Reject, Null, Ordinary, 'X', Rule::UnusableFrom),
-        (TooManyDomains, Mode::Enforce, Reject, Null, Ordinary, 'X', Rule::UnusableFrom),
-        (Repeated, Mode::Enforce, Reject, Null, AllExempt, 'q', Rule::ExemptRecipients),
-        (Repeated, Mode::Enforce, Tag, Null, Ordinary, 'q', Rule::UnusableFrom),
+        (Repeated, Mode::Enforce, Reject, Null, Ordinary, 'q', Rule::UnusableFrom),
         (Missing, Mode::Enforce, Reject, Mailbox, AllExempt, 'q', Rule::ExemptRecipients),
         (Missing, Mode::Enforce, Tag, Mailbox, Ordinary, 'q', Rule::UnusableFrom),
         (Missing, Mode::Enforce, Tag, Null, AllExempt, 'q', Rule::UnusableFrom),
