@@ -229,6 +229,8 @@ pub async fn relays(connection: &mut Connection, settings: &Settings) -> Option<
         // It wants TLS of the gate before it says anything.
         reply if matches!(reply.code(), 530 | 538) => None,
         reply if reply.is_permanent() => Some(false),
+        // Postfix under `defer_unauth_destination`, as Debian sets it up: a refusal for good that asks to come again.
+        reply if reply.is_transient() && reply.summary().contains("Relay access denied") => Some(false),
         _ => None,
     };
     let dialogue = async {

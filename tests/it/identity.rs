@@ -269,6 +269,16 @@ async fn an_upstream_that_puts_the_question_off_is_asked_again() {
 }
 
 #[tokio::test]
+async fn an_upstream_that_defers_what_it_would_never_relay_has_answered() {
+    let postfix =
+        on("RCPT").with("@dmarcgate.invalid").reply("454 4.7.1 <relay-test@dmarcgate.invalid>: Relay access denied");
+    let change = |config: ConfigText| by("xclient")(config).unset("smtp.recipient_domains");
+    let world = World::with(Script::with_xclient().rule(postfix), Zone::new(), change).await;
+    world.wait_for_readiness(200).await;
+    assert!(!world.gate.log().concat().contains("did not say yet whether it relays"));
+}
+
+#[tokio::test]
 async fn an_upstream_that_refuses_the_probe_takes_mail_of_others() {
     let refusals = [
         ("auto", Script::with_xclient().rule(on("XCLIENT").with("192.0.2.1").reply("554 5.7.1 bogon"))),
