@@ -384,6 +384,8 @@ impl Config {
                 rates: Rates {
                     per_domain: reports.failure.per_domain_per_hour,
                     per_address: reports.failure.per_address_per_hour,
+                    per_destination: reports.failure.per_destination_per_hour,
+                    overall: reports.failure.per_hour,
                 },
             },
         }))

@@ -39,6 +39,10 @@ label_enum! {
         Written = "written",
         /// There were enough lately: the next one counts it in.
         HeldBack = "held_back",
+        /// The organization of the address, or all reports together, had their share of the hour.
+        Capped = "capped",
+        /// The organization of the address was told of the same message already.
+        Repeated = "repeated",
         /// The operator's deny list has its domain or its address.
         Denied = "denied",
         /// The address is one that no report goes to, or does not want it.
