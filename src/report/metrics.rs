@@ -89,6 +89,8 @@ impl FailureMetrics {
 pub struct Metrics {
     /// Jobs that were planned by this gate.
     pub planned: IntCounter,
+    /// Jobs that the last planning left out.
+    pub left_out: IntGauge,
     /// Attempts by outcome.
     pub jobs: Family<JobOutcome>,
     /// Messages that the reports sent tell of.
@@ -110,6 +112,10 @@ impl Metrics {
             planned: registry.counter(
                 "dmarcgate_reports_planned_total",
                 "Reports to one destination each that this gate was the first to plan.",
+            ),
+            left_out: registry.gauge(
+                "dmarcgate_reports_left_out",
+                "Reports that this gate's last planning left out, since an organization had its share of the day.",
             ),
             jobs: registry.family("dmarcgate_reports_attempts_total", "Attempts to send a report.", "outcome"),
             messages: registry.counter(
