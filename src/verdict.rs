@@ -313,7 +313,8 @@ fn evaluated(decision: &Decision, dmarc: Option<(&DmarcOutput, &Assessment)>) ->
     }
 }
 
-/// In the order that RFC 9990 §3.1.3 prefers: strictly aligned passes, aligned passes, passes, the rest.
+/// In the order that RFC 9990 §3.1.3 prefers: strictly aligned passes, aligned passes, passes, the rest. Anybody can write
+/// signatures that fail, with names as long as he likes, and each row would hold them: few of those stay.
 fn dkim_results(evaluation: &Evaluation, dmarc: Option<&DmarcOutput>) -> Vec<DkimAuthResult> {
     let alignments = dmarc.map_or(&[][..], |dmarc| &dmarc.dkim_alignment);
     let mut results: Vec<_> = evaluation
@@ -325,7 +326,8 @@ fn dkim_results(evaluation: &Evaluation, dmarc: Option<&DmarcOutput>) -> Vec<Dki
                 (DkimResult::Pass, Some(Alignment::Strict)) => 0,
                 (DkimResult::Pass, Some(Alignment::Relaxed)) => 1,
                 (DkimResult::Pass, _) => 2,
-                _ => 3,
+                (_, Some(Alignment::Strict | Alignment::Relaxed)) => 3,
+                _ => 4,
             };
             let domain = output.domain.as_ref()?.to_string();
             let (selector, result) = (output.selector.to_string(), output.result.as_str().to_owned());
@@ -333,8 +335,25 @@ fn dkim_results(evaluation: &Evaluation, dmarc: Option<&DmarcOutput>) -> Vec<Dki
         })
         .collect();
     results.sort_by_key(|(rank, _)| *rank);
+    let (mut aligned, mut others) = (0, 0);
+    results.retain(|(rank, _)| match rank {
+        0..=2 => true,
+        3 => within(&mut aligned, MOST_FAILED_ALIGNED),
+        _ => within(&mut others, MOST_FAILED),
+    });
     results.into_iter().map(|(_, result)| result).collect()
 }
+
+/// Counts one more, and says whether it is among the first so many.
+fn within(count: &mut usize, most: usize) -> bool {
+    *count += 1;
+    *count <= most
+}
+
+/// Failed signatures of a row that would have been aligned: what an owner looks for when his own mail fails.
+const MOST_FAILED_ALIGNED: usize = 5;
+/// Failed signatures of a row that would have been no use to anybody.
+const MOST_FAILED: usize = 2;
 
 #[cfg(test)]
 mod tests;

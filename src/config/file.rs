@@ -482,6 +482,8 @@ fn failure_reports(section: &mut Section<'_>) -> FailureReports {
         redact: section.get("redact", true),
         per_domain_per_hour: section.within("per_domain_per_hour", 10, 1..=10_000),
         per_address_per_hour: section.within("per_address_per_hour", 50, 1..=10_000),
+        per_destination_per_hour: section.within("per_destination_per_hour", 100, 1..=10_000),
+        per_hour: section.within("per_hour", 500, 1..=100_000),
     }
 }
 

@@ -359,6 +359,8 @@ pub struct FailureReports {
     pub redact: bool,
     pub per_domain_per_hour: u32,
     pub per_address_per_hour: u32,
+    pub per_destination_per_hour: u32,
+    pub per_hour: u32,
 }
 
 /// `[log]`.

@@ -289,6 +289,8 @@ const KEYS: &[(&str, Takes)] = &[
     ("reports.failure.redact", Takes::Reload),
     ("reports.failure.per_domain_per_hour", Takes::Reload),
     ("reports.failure.per_address_per_hour", Takes::Reload),
+    ("reports.failure.per_destination_per_hour", Takes::Reload),
+    ("reports.failure.per_hour", Takes::Reload),
     ("process.user", Takes::Restart),
     ("process.landlock", Takes::Restart),
     ("admin.address", Takes::Restart),

@@ -331,6 +331,7 @@ impl Config {
             comparisons: self.store.keep_comparisons,
             keep_rows: self.store.keep,
             size: is_bounded.then_some(self.store.size),
+            most: is_bounded.then(|| store::Retention::most(self.store.size)),
         };
         let path = self.spool.directory.join(SPILL_FILE);
         let spill = (self.store.spill > 0).then_some(store::SpillSettings { path, octets: self.store.spill });
@@ -384,6 +385,8 @@ impl Config {
                 rates: Rates {
                     per_domain: reports.failure.per_domain_per_hour,
                     per_address: reports.failure.per_address_per_hour,
+                    per_destination: reports.failure.per_destination_per_hour,
+                    overall: reports.failure.per_hour,
                 },
             },
         }))

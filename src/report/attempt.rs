@@ -96,7 +96,7 @@ impl Delivery {
         };
         let mut ending = match self.may_be_sent(settings, job, &address).await? {
             Some(ending) => ending,
-            None => match self.consent(job, &address).await? {
+            None => match self.consent(settings, job, &address).await? {
                 Some(ending) => ending,
                 None => self.send(settings, job, &address).await?,
             },
@@ -125,7 +125,7 @@ impl Delivery {
     }
 
     /// Why a destination gets no report, by what it says itself (RFC 9990 §4); none if it gets it.
-    async fn consent(&self, job: &Job, address: &Address) -> Result<Option<Ending>, Error> {
+    async fn consent(&self, settings: &Settings, job: &Job, address: &Address) -> Result<Option<Ending>, Error> {
         let planned = &job.planned;
         let Ok(policy_domain) = Domain::parse(&planned.policy_domain) else {
             return Ok(Some(Ending::skip(Skip::NoConsent, "the policy domain is none")));
@@ -146,7 +146,7 @@ impl Delivery {
             let now = epoch_seconds();
             let redirected = |to: &Address| schedule::redirected(planned, &uri(to), now);
             let jobs: Vec<_> = found.to.iter().map(redirected).collect();
-            self.with_jobs(async |store| store.plan(&jobs, now).await).await?;
+            self.put(settings, &jobs, now).await?;
             let names: Vec<_> = found.to.iter().map(ToString::to_string).collect();
             return Ok(Some(Ending::skip(Skip::Replaced, &names.join(", "))));
         }
@@ -296,6 +296,6 @@ fn uri(address: &Address) -> String {
 }
 
 /// Addresses of its own that a destination may name instead of one.
-const MOST_REPLACEMENTS: usize = 20;
+const MOST_REPLACEMENTS: usize = 5;
 /// Seconds for which reports to one address are counted.
 const DAY: i64 = 24 * 3600;

@@ -30,7 +30,7 @@ use crate::report::metrics::{JobOutcome, Metrics};
 use crate::report::recipient::Address;
 use crate::report::schedule::{self, Event, Plan, Progress};
 use crate::report::{relay, signing};
-use crate::store::jobs::{Claim, Job, JobState, Jobs, NewJob, Settlement};
+use crate::store::jobs::{Claim, Job, JobState, Jobs, NewJob, Planned, Settlement, Shares};
 use crate::store::{Error, Location};
 
 label_enum! {
@@ -182,6 +182,7 @@ impl Delivery {
     ///
     /// The store's.
     pub async fn plan(&self, settings: &Settings, now: i64) -> Result<(), Error> {
+        let mut left_out = 0;
         let plan = Plan { receiver: &settings.reporter.receiver, window: settings.window };
         for day in schedule::days(now) {
             let mut after = String::new();
@@ -199,15 +200,32 @@ impl Delivery {
                     ripe.dedup();
                     new.extend(ripe.iter().flat_map(|(policy, period)| schedule::jobs(policy, *period, &plan)));
                 }
-                let count = self.with_jobs(async |jobs| jobs.plan(&new, now).await).await?;
-                self.shared.metrics.planned.inc_by(count);
+                let planned = self.put(settings, &new, now).await?;
+                self.shared.metrics.planned.inc_by(planned.new);
+                left_out += planned.left_out;
             }
+        }
+        let before = self.shared.metrics.left_out.get();
+        self.shared.metrics.left_out.set(i64::try_from(left_out).unwrap_or(i64::MAX));
+        if self.shared.metrics.left_out.get() > before {
+            warn!(left_out, "reports are not sent: one organization would have more than its share of the day");
         }
         let before = now.saturating_sub(settings.keep);
         self.with_jobs(async |jobs| jobs.prune(before).await).await?;
         let before = now.saturating_sub(KEEP_FAILURE_REPORTS);
         self.with_jobs(async |jobs| jobs.forget_failure_reports(before).await).await?;
         Ok(())
+    }
+
+    /// Puts jobs in, as far as there is room for their organizations.
+    pub(super) async fn put(&self, settings: &Settings, jobs: &[NewJob], now: i64) -> Result<Planned, Error> {
+        let rules = Arc::clone(&self.shared.rules.borrow());
+        let shares = Shares {
+            suffixes: &rules.suffixes,
+            of_organization: schedule::MOST_OF_ORGANIZATION,
+            to_organization: settings.daily_cap.saturating_mul(schedule::ADDRESSES_OF_ORGANIZATION),
+        };
+        self.with_jobs(async |store| store.plan(jobs, &shares, now).await).await
     }
 
     /// Takes up jobs, several at a time, until none is due, the rate is used up or `stop` says so. Says how many.
@@ -325,6 +343,7 @@ impl Delivery {
             due: transition.due,
             // Only what has departed has an end of data that could have been answered.
             answered: i64::from(ending.departed && transition.answered),
+            effort: ending.event.effort(),
             note: &ending.note,
         };
         if let (Event::DestinationRefused, Some(address)) = (ending.event, &ending.recipient) {

@@ -5,6 +5,7 @@
 //! No store keeps them: what the relay does not take after a few attempts, and what comes faster than it can be
 //! sent, is counted as lost. The rows of the aggregate reports have it all the same.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -21,7 +22,7 @@ use crate::evaluation::subject::Subject;
 use crate::evaluation::{DmarcOutput, Evaluation};
 use crate::metrics::Registry;
 use crate::report::delivery::{self, Delivery, epoch_seconds};
-use crate::report::failure::limit::{RateLimit, Rates};
+use crate::report::failure::limit::{RateLimit, Rates, Share, organization};
 use crate::report::failure::redaction::Redaction;
 use crate::report::failure::{Beginning, Canonicalized, Delivered, Extent, Incident, Signed, build, wants};
 use crate::report::metrics::{FailureMetrics, FailureOutcome};
@@ -86,11 +87,17 @@ struct Courier {
     metrics: FailureMetrics,
 }
 
+/// Whose addresses were told of a message: one report is enough, however many author domains it names.
+type Told = Arc<Mutex<HashSet<Domain>>>;
+
 /// One failure to tell of.
 struct Matter<'a> {
     case: &'a Case,
     dmarc: &'a DmarcOutput,
     policy_domain: &'a Domain,
+    /// As the policy domain is counted.
+    organization: Domain,
+    told: &'a Told,
     incidents: u64,
 }
 
@@ -138,12 +145,14 @@ async fn run(
         let in_force = settings.borrow().clone();
         let Some(settings) = in_force.filter(|s| s.enabled && s.failure.enabled) else { continue };
         let case: Arc<Case> = case.into();
+        let told = Told::default();
         for (place, dmarc) in case.evaluation.dmarc.iter().enumerate() {
             let Some(policy) = dmarc.policy.as_ref().filter(|_| wants(&case.evaluation, dmarc)) else { continue };
-            match courier.with_limit(|limit| limit.admit(settings.failure.rates, &policy.domain, epoch_seconds())) {
+            let counted = courier.organization(&policy.domain, dmarc.organizational_domain.as_ref());
+            match courier.with_limit(|limit| limit.admit(settings.failure.rates, &counted, epoch_seconds())) {
                 Some(incidents) => {
-                    let told = courier.clone().tell(Arc::clone(&settings), Arc::clone(&case), place, incidents);
-                    workers.spawn(told);
+                    let of = (Arc::clone(&case), Arc::clone(&told));
+                    workers.spawn(courier.clone().tell(Arc::clone(&settings), of, place, incidents));
                 }
                 None => courier.metrics.reports.inc(FailureOutcome::HeldBack),
             }
@@ -169,6 +178,10 @@ impl Courier {
         work(&mut self.limit.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    fn organization(&self, domain: &Domain, walked: Option<&Domain>) -> Domain {
+        organization(&self.delivery.shared().rules.borrow().suffixes, domain, walked)
+    }
+
     fn ended(&self, ended: Result<(), tokio::task::JoinError>) {
         if let Err(cause) = ended {
             self.metrics.reports.inc(FailureOutcome::Fault);
@@ -177,10 +190,17 @@ impl Courier {
     }
 
     /// Tells all who are to know of a failure.
-    async fn tell(self, settings: Arc<delivery::Settings>, case: Arc<Case>, place: usize, incidents: u64) {
+    async fn tell(
+        self,
+        settings: Arc<delivery::Settings>,
+        (case, told): (Arc<Case>, Told),
+        place: usize,
+        incidents: u64,
+    ) {
         let Some(dmarc) = case.evaluation.dmarc.get(place) else { return };
         let Some(policy) = &dmarc.policy else { return };
-        let matter = Matter { case: &case, dmarc, policy_domain: &policy.domain, incidents };
+        let organization = self.organization(&policy.domain, dmarc.organizational_domain.as_ref());
+        let matter = Matter { case: &case, dmarc, policy_domain: &policy.domain, organization, told: &told, incidents };
         let shared = self.delivery.shared();
         let lookup = shared.resolver.for_message(None);
         let rules = Arc::clone(&shared.rules.borrow());
@@ -220,10 +240,9 @@ impl Courier {
         if let Some(found) = self.delivery.with_jobs(async |jobs| jobs.suppression(&text, now).await).await? {
             return Ok((FailureOutcome::Suppressed, found.reason));
         }
-        let about = (matter.policy_domain, matter.incidents);
-        let rates = settings.failure.rates;
-        let Some(incidents) = self.with_limit(|limit| limit.admit_to(rates, about, address, now)) else {
-            return Ok((FailureOutcome::HeldBack, "the address has had its share of the hour".to_owned()));
+        let incidents = match self.admit(settings.failure.rates, matter, address, now) {
+            Ok(incidents) => incidents,
+            Err(ending) => return Ok(ending),
         };
         let id = format!("f{:016x}", rand::random::<u64>());
         let sender = match &settings.bounce_domain {
@@ -248,6 +267,25 @@ impl Courier {
         }
         let envelope = Envelope { sender: &sender, recipient: &text, size: message.len() };
         self.hand_over(&settings.relay, &envelope, &message).await
+    }
+
+    /// For how many failures a report to `address` stands, if one may go there.
+    fn admit(&self, rates: Rates, matter: &Matter<'_>, address: &Address, now: i64) -> Result<u64, Ending> {
+        let destination = self.organization(address.domain(), None);
+        let mut told = matter.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.contains(&destination) {
+            return Err((FailureOutcome::Repeated, format!("the message was reported to {destination} already")));
+        }
+        let about = (&matter.organization, matter.incidents);
+        let incidents =
+            self.with_limit(|limit| limit.admit_to(rates, about, (address, &destination), now)).map_err(|share| {
+                match share {
+                    Share::Address => (FailureOutcome::HeldBack, share.to_string()),
+                    Share::Destination | Share::Overall => (FailureOutcome::Capped, share.to_string()),
+                }
+            })?;
+        told.insert(destination);
+        Ok(incidents)
     }
 
     /// Hands a report to the relay, a few times if need be.

@@ -39,6 +39,10 @@ label_enum! {
         Written = "written",
         /// There were enough lately: the next one counts it in.
         HeldBack = "held_back",
+        /// The organization of the address, or all reports together, had their share of the hour.
+        Capped = "capped",
+        /// The organization of the address was told of the same message already.
+        Repeated = "repeated",
         /// The operator's deny list has its domain or its address.
         Denied = "denied",
         /// The address is one that no report goes to, or does not want it.
@@ -85,6 +89,8 @@ impl FailureMetrics {
 pub struct Metrics {
     /// Jobs that were planned by this gate.
     pub planned: IntCounter,
+    /// Jobs that the last planning left out.
+    pub left_out: IntGauge,
     /// Attempts by outcome.
     pub jobs: Family<JobOutcome>,
     /// Messages that the reports sent tell of.
@@ -106,6 +112,10 @@ impl Metrics {
             planned: registry.counter(
                 "dmarcgate_reports_planned_total",
                 "Reports to one destination each that this gate was the first to plan.",
+            ),
+            left_out: registry.gauge(
+                "dmarcgate_reports_left_out",
+                "Reports that this gate's last planning left out, since an organization had its share of the day.",
             ),
             jobs: registry.family("dmarcgate_reports_attempts_total", "Attempts to send a report.", "outcome"),
             messages: registry.counter(

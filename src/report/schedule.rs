@@ -15,7 +15,7 @@ use crate::label_enum;
 use crate::record::{AlignmentOutcome, FinalReply, Record};
 use crate::report::aggregate::{Configuration, Period, ReportId};
 use crate::store::Part;
-use crate::store::jobs::{JobState, NewJob};
+use crate::store::jobs::{Effort, JobState, NewJob};
 
 /// What decides how a report is called and when it is due.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,6 +86,18 @@ pub struct Transition {
 pub struct Conduct {
     accepted: bool,
     refused: bool,
+}
+
+impl Event {
+    /// Whether the relay, or DNS, was asked for it.
+    pub fn effort(self) -> Effort {
+        match self {
+            Self::Taken | Self::Postponed | Self::Unanswered | Self::DestinationRefused | Self::MessageRefused => {
+                Effort::Spent
+            }
+            Self::Suppressed | Self::NotWanted(_) | Self::CapReached => Effort::Spared,
+        }
+    }
 }
 
 /// Who holds a job, as far as transitions need it.
@@ -279,7 +291,12 @@ const LONGEST_PAUSE: i64 = 6 * 3600;
 /// Seconds until a destination that has had its share of today is looked at again.
 const CAP_PAUSE: i64 = 3600;
 /// Destinations of one record: real ones name one or two.
-const MAX_DESTINATIONS: usize = 10;
+const MAX_DESTINATIONS: usize = 5;
+/// Jobs on all policy domains of one organization and one UTC day: a large one with a hundred records of its own.
+pub const MOST_OF_ORGANIZATION: i64 = 100;
+/// Jobs to all addresses of one organization and one UTC day, for each that one address may get (`reports.daily_cap`):
+/// services that read reports for many owners give each an address.
+pub const ADDRESSES_OF_ORGANIZATION: i64 = 10;
 const SECONDS_PER_HOUR: i64 = 3600;
 /// Octets of a hash in an id: 96 bits, which nobody meets twice.
 const ID_OCTETS: usize = 12;
@@ -404,6 +421,16 @@ mod tests {
         let many: Vec<_> = (0..20).map(|i| format!("mailto:a{i}@example.org")).collect();
         let record = format!("v=DMARC1; p=none; rua={}", many.join(","));
         assert_eq!(planned(&Configuration { record, ..policy() }, 1).len(), MAX_DESTINATIONS);
+    }
+
+    #[test]
+    fn what_sent_nothing_leaves_its_place_in_the_minute() {
+        for event in [Event::Suppressed, Event::CapReached, Event::NotWanted(Skip::NoConsent)] {
+            assert_eq!(event.effort(), Effort::Spared, "{event:?}");
+        }
+        for event in [Event::Taken, Event::Postponed, Event::Unanswered, Event::DestinationRefused] {
+            assert_eq!(event.effort(), Effort::Spent, "{event:?}");
+        }
     }
 
     #[test]

@@ -191,6 +191,7 @@ const MIGRATIONS: &[Step] = steps![
     5 => "0005_inbound_reports.sql",
     6 => "0006_writers.sql",
     7 => "0007_periods_and_bounces.sql",
+    8 => "0008_shares_of_reports.sql",
 ];
 
 /// With a write-ahead log readers don't wait for the writer, and what was committed survives the death of the process;

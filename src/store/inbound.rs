@@ -135,7 +135,7 @@ pub struct Reporting {
 impl Report {
     /// The messages of all rows.
     pub fn messages(&self) -> u64 {
-        self.rows.iter().map(|(_, messages)| *messages).sum()
+        self.rows.iter().fold(0, |sum, (_, messages)| sum.saturating_add(*messages))
     }
 
     /// The same for each copy of a report. Who forges another's organization and id has a key of his own.
@@ -196,7 +196,7 @@ impl Reader {
     pub async fn inbound_sources(&self, since: i64, mut each: impl FnMut(Source)) -> Result<(), Error> {
         let mut connection = database::open_read_only(&self.location).await?;
         {
-            let mut rows = sqlx::query(SOURCES).bind(since).fetch(&mut connection);
+            let mut rows = sqlx::query(SOURCES).bind(since).bind(MOST).fetch(&mut connection);
             while let Some(row) = next(&mut rows).await {
                 each(source(&row?)?);
             }
@@ -212,7 +212,7 @@ impl Reader {
     /// As [`Reader::inbound_sources`].
     pub async fn inbound_reporting(&self, since: i64) -> Result<Vec<Reporting>, Error> {
         let mut connection = database::open_read_only(&self.location).await?;
-        let rows = sqlx::query(REPORTING).bind(since).fetch_all(&mut connection).await?;
+        let rows = sqlx::query(REPORTING).bind(since).bind(MOST).fetch_all(&mut connection).await?;
         let _ = connection.close().await;
         let reporting = |row: &sqlx::any::AnyRow| {
             Ok(Reporting {
@@ -235,7 +235,7 @@ async fn next<T>(stream: &mut (impl futures_core::Stream<Item = T> + Unpin)) -> 
 }
 
 async fn put(connection: &mut AnyConnection, report: &Report, received: i64) -> Result<Put, sqlx::Error> {
-    let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    let number = |number: u64| i64::try_from(number.min(MAX_MESSAGES)).unwrap_or(i64::MAX);
     let key = report.key();
     let mut transaction = database::begin(connection).await?;
     let inserted = sqlx::query(INSERT_REPORT)
@@ -351,15 +351,17 @@ const INSERT_ROWS: &str = "INSERT INTO inbound_rows (
 /// The columns above.
 const ROW_COLUMNS: usize = 11;
 
+/// No number above `$2` is added up, whoever put it there: a sum that overflows is an error of the database, for as long as
+/// the row is kept.
 const SOURCES: &str = "SELECT r.policy_domain, w.source_ip, r.reporter, r.organization, w.disposition, w.dkim_aligned,
-    w.spf_aligned, w.dkim_passed, w.spf_passed, CAST(SUM(w.n) AS BIGINT)
+    w.spf_aligned, w.dkim_passed, w.spf_passed, CAST(SUM(CASE WHEN w.n > $2 THEN $2 ELSE w.n END) AS BIGINT)
     FROM inbound_reports r JOIN inbound_rows w ON w.report_key = r.report_key WHERE r.ends >= $1
     GROUP BY r.policy_domain, w.source_ip, r.reporter, r.organization, w.disposition, w.dkim_aligned, w.spf_aligned,
     w.dkim_passed, w.spf_passed
     ORDER BY r.policy_domain, w.source_ip, r.reporter, r.organization";
 
 const REPORTING: &str = "SELECT policy_domain, policy, reporter, organization, COUNT(*),
-    CAST(SUM(messages) AS BIGINT), MAX(ends)
+    CAST(SUM(CASE WHEN messages > $2 THEN $2 ELSE messages END) AS BIGINT), MAX(ends)
     FROM inbound_reports WHERE ends >= $1
     GROUP BY policy_domain, policy, reporter, organization ORDER BY policy_domain, policy, reporter, organization";
 
@@ -371,6 +373,11 @@ const DELETE_OLD_ROWS: &str = "DELETE FROM inbound_rows WHERE report_key IN
 const DELETE_OLD_REPORTS: &str = "DELETE FROM inbound_reports WHERE report_key IN
     (SELECT report_key FROM inbound_reports WHERE received < $1 ORDER BY received, report_key LIMIT $2)";
 
+/// Messages of one report: ten thousand millions, as the largest provider may see in a day. A hundred million rows, which is
+/// as many as may be kept, add up to a ninth of what a sum can hold.
+pub const MAX_MESSAGES: u64 = 10_000_000_000;
+/// The same as the database takes it.
+const MOST: i64 = 10_000_000_000;
 /// Rows that one statement inserts: 550 parameters, of 32,766 that SQLite has.
 const ROWS_AT_ONCE: usize = 50;
 /// Reports that one transaction deletes.

@@ -8,6 +8,10 @@
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row as _};
 
+use crate::calendar::SECONDS_PER_DAY;
+use crate::dmarc::public_suffix::List;
+use crate::dmarc::report_uri::ReportUri;
+use crate::domain::Domain;
 use crate::label::Label;
 use crate::label_enum;
 use crate::record::{Counted, PolicyPublished};
@@ -53,6 +57,27 @@ pub struct NewJob {
     pub due: i64,
     /// When it is given up.
     pub deadline: i64,
+}
+
+/// How many jobs there may be. Whoever sends mail owns domains with subdomains and addresses without end, each with a
+/// record: bounds hold for organizations by the list, which he has to register.
+#[derive(Debug, Clone, Copy)]
+pub struct Shares<'a> {
+    /// What tells organizations apart.
+    pub suffixes: &'a List,
+    /// Jobs on the policy domains of one organization, of one UTC day.
+    pub of_organization: i64,
+    /// Jobs to all addresses of one organization, of one UTC day.
+    pub to_organization: i64,
+}
+
+/// What came of planning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Planned {
+    /// Jobs that were not there yet.
+    pub new: u64,
+    /// Jobs that were left out since an organization has had its share.
+    pub left_out: u64,
 }
 
 /// A job as the store has it.
@@ -123,8 +148,19 @@ pub struct Settlement<'a> {
     pub due: i64,
     /// Ends of data of this attempt that got their reply after all.
     pub answered: i64,
+    /// Whether the attempt counts for the rate: one that sent nothing leaves its place to another.
+    pub effort: Effort,
     /// Why, in words.
     pub note: &'a str,
+}
+
+/// What an attempt cost others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effort {
+    /// The relay or DNS was asked.
+    Spent,
+    /// It came to nothing by what was known here.
+    Spared,
 }
 
 /// Which jobs are asked for.
@@ -179,18 +215,25 @@ impl Jobs {
         Ok(Self { connection: database::open_read_only(location).await? })
     }
 
-    /// Puts jobs in that are not there yet, and says how many these were.
+    /// Puts jobs in that are not there yet, as far as the shares of their organizations go. Gates that plan at the same
+    /// time may exceed a share by what each of them puts in.
     ///
     /// # Errors
     ///
     /// The database's; none of the jobs is there then that was not before.
-    pub async fn plan(&mut self, jobs: &[NewJob], now: i64) -> Result<u64, Error> {
+    pub async fn plan(&mut self, jobs: &[NewJob], shares: &Shares<'_>, now: i64) -> Result<Planned, Error> {
         // In the order of the ids, as every gate does it, so that two can't wait for each other.
         let mut sorted: Vec<_> = jobs.iter().collect();
         sorted.sort_by(|a, b| a.id.cmp(&b.id));
         let mut transaction = database::begin(&mut self.connection).await?;
-        let mut planned = 0;
+        let mut planned = Planned::default();
         for job in sorted {
+            let is_there: i64 = sqlx::query_scalar(IS_THERE).bind(&*job.id).fetch_one(&mut *transaction).await?;
+            if is_there > 0 {
+                continue;
+            }
+            let (organization, destination) = shares.organizations(job);
+            let midnight = job.begin - job.begin.rem_euclid(SECONDS_PER_DAY);
             let query = sqlx::query(PLAN)
                 .bind(&*job.id)
                 .bind(&*job.report_id)
@@ -202,8 +245,17 @@ impl Jobs {
                 .bind(job.due)
                 .bind(job.deadline)
                 .bind(now)
-                .bind(&[][..] as &[u8]);
-            planned += query.execute(&mut *transaction).await?.rows_affected();
+                .bind(&[][..] as &[u8])
+                .bind(&*organization)
+                .bind(&*destination)
+                .bind(midnight)
+                .bind(midnight + SECONDS_PER_DAY - 1)
+                .bind(shares.of_organization)
+                .bind(shares.to_organization);
+            match query.execute(&mut *transaction).await?.rows_affected() {
+                0 => planned.left_out += 1,
+                new => planned.new += new,
+            }
         }
         transaction.commit().await?;
         Ok(planned)
@@ -349,7 +401,11 @@ impl Jobs {
             .bind(settlement.answered)
             .bind(settlement.note)
             .bind(settlement.now)
-            .bind(&[][..] as &[u8]);
+            .bind(&[][..] as &[u8])
+            .bind(match settlement.effort {
+                Effort::Spent => 1_i64,
+                Effort::Spared => 0,
+            });
         Ok(query.execute(&mut self.connection).await?.rows_affected() == 1)
     }
 
@@ -497,6 +553,19 @@ impl Jobs {
     }
 }
 
+impl Shares<'_> {
+    /// Who owns the policy domain, and who the destination; what can't be read stands for itself.
+    fn organizations(&self, job: &NewJob) -> (String, String) {
+        let organization = |domain: &Domain| self.suffixes.organizational_domain(domain).to_string();
+        let owner = Domain::parse(&job.policy_domain).ok();
+        let host = ReportUri::parse(&job.destination).and_then(|uri| uri.mail_host());
+        (
+            owner.as_ref().map_or_else(|| job.policy_domain.clone(), organization),
+            host.as_ref().map_or_else(|| job.destination.clone(), organization),
+        )
+    }
+}
+
 /// The text columns from `first` on.
 fn texts<const N: usize>(row: &AnyRow, first: usize) -> Result<[String; N], sqlx::Error> {
     let mut texts = [const { String::new() }; N];
@@ -575,16 +644,28 @@ const ROWS: &str = "SELECT row_key, n, first_seen,
 
 const PLAN: &str = "INSERT INTO report_jobs (
     id, report_id, policy_domain, configuration, period_begin, period_end, destination, due, deadline, state,
-    attempts, unanswered, holder, lease, claimed, changed, recipient, note, messages, message
-) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'due', 0, 0, '', 0, 0, $10, '', '', 0, $11) ON CONFLICT (id) DO NOTHING";
+    attempts, unanswered, holder, lease, claimed, changed, recipient, note, messages, message,
+    organization, destination_organization, turn
+) SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, 'due', 0, 0, '', 0, 0, $10, '', '', 0, $11, $12, $13, owners.jobs
+FROM (
+    SELECT CAST(COUNT(*) AS BIGINT) AS jobs FROM report_jobs
+    WHERE organization = $12 AND period_begin BETWEEN $14 AND $15
+) AS owners
+WHERE owners.jobs < $16 AND (
+    SELECT COUNT(*) FROM report_jobs WHERE destination_organization = $13 AND period_begin BETWEEN $14 AND $15
+) < $17 ON CONFLICT (id) DO NOTHING";
 
+const IS_THERE: &str = "SELECT CAST(COUNT(*) AS BIGINT) FROM report_jobs WHERE id = $1";
+
+/// By turns, so that who has one report does not wait behind who has hundreds.
+///
 /// The conditions stand outside as well: under READ COMMITTED a rival that waited for the row looks at them again.
 const CLAIM: &str = concat!(
     "UPDATE report_jobs SET state = 'claimed', holder = $1, lease = $2, claimed = $3, changed = $3,
         attempts = attempts + 1
     WHERE id = (
         SELECT id FROM report_jobs
-        WHERE (state = 'due' AND due <= $3) OR (state = 'claimed' AND lease < $4) ORDER BY due, id LIMIT 1
+        WHERE (state = 'due' AND due <= $3) OR (state = 'claimed' AND lease < $4) ORDER BY turn, due, id LIMIT 1
     ) AND ((state = 'due' AND due <= $3) OR (state = 'claimed' AND lease < $4)) RETURNING ",
     columns!("message")
 );
@@ -604,7 +685,7 @@ const DEPART: &str = "UPDATE report_jobs SET lease = $3, recipient = $4, message
 
 /// The message is kept as long as it may be sent again.
 const SETTLE: &str = "UPDATE report_jobs SET state = $3, due = $4, unanswered = unanswered - $5, note = $6,
-        changed = $7, holder = '', lease = 0, message = CASE WHEN $3 = 'due' THEN message ELSE $8 END
+        changed = $7, holder = '', lease = 0, claimed = claimed * $9, message = CASE WHEN $3 = 'due' THEN message ELSE $8 END
     WHERE id = $1 AND holder = $2 AND state = 'claimed'";
 
 const SENT_TO: &str = "SELECT CAST(COUNT(*) AS BIGINT) FROM report_jobs

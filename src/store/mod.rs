@@ -94,6 +94,8 @@ pub struct Retention {
     pub keep_rows: Duration,
     /// Octets of all else in the database; the oldest rows go first. None: no bound.
     pub size: Option<u64>,
+    /// Octets of all else beyond which no more rows are taken, since those of the last two days stay. None: no bound.
+    pub most: Option<u64>,
 }
 
 /// What is kept about one message, opaque to the store.
@@ -152,6 +154,8 @@ label_enum! {
         SpillUnreadable = "spill_unreadable",
         /// The database refused them for what they are: they would have held up all behind them.
         Refused = "refused",
+        /// The database has all that it may hold, and nothing in it is old enough to go.
+        StoreFull = "store_full",
     }
 }
 
@@ -398,7 +402,16 @@ impl Default for Retention {
     fn default() -> Self {
         let days = |days: u64| Duration::from_secs(days * 86_400);
         let (keep_rows, size) = (days(60), Some(4 << 30));
-        Self { keep: days(7), octets: 256 << 20, comparisons: days(35), keep_rows, size }
+        let most = size.map(Self::most);
+        Self { keep: days(7), octets: 256 << 20, comparisons: days(35), keep_rows, size, most }
+    }
+}
+
+impl Retention {
+    /// Beyond which no more rows are taken where the oldest go beyond `size`: a quarter more, and at least 16 MiB, so that
+    /// a busy day has room that is only a little over.
+    pub fn most(size: u64) -> u64 {
+        size.saturating_add((size / 4).max(16 << 20))
     }
 }
 

@@ -26,6 +26,7 @@ on_both![
     a_database_that_refuses_everything_ends_the_search,
     rows_that_are_too_old_are_deleted_in_steps,
     beyond_the_size_the_oldest_days_go_and_the_present_stays,
+    beyond_the_margin_no_more_rows_are_taken_until_there_is_room,
 ];
 
 async fn a_batch_that_is_offered_twice_counts_once(home: Home) {
@@ -260,6 +261,26 @@ async fn beyond_the_size_the_oldest_days_go_and_the_present_stays(home: Home) {
     gate.wait_for("dmarcgate_store_rows 40\n").await;
     let home = gate.close().await;
     assert_eq!(count_rows(&home).await, 40);
+}
+
+async fn beyond_the_margin_no_more_rows_are_taken_until_there_is_room(home: Home) {
+    let home = with_days(home, &[(0, 20)]).await;
+    let gate = Gate::with_settings(home, |settings| {
+        (settings.retention.size, settings.retention.most) = (Some(1), Some(2));
+    })
+    .await;
+    gate.wait_for("dmarcgate_store_rows 20\n").await;
+    gate.append(sample::record());
+    gate.wait_for("dmarcgate_store_rows_lost_total{reason=\"store_full\"} 1\n").await;
+    gate.wait_for("dmarcgate_store_rows_pending 0\n").await;
+    let home = gate.close().await;
+    assert_eq!(count_rows(&home).await, 20, "those that are there stay: their reports are due");
+
+    // One that has just started learns how large it is, and what comes in makes it look again.
+    let gate = Gate::with_settings(home, |settings| settings.retention.most = Some(1 << 30)).await;
+    gate.append(sample::record());
+    gate.wait_until_written(1).await;
+    gate.close().await;
 }
 
 /// A database with as many different rows of days as long ago.

@@ -50,6 +50,12 @@ pub struct Writer {
     prune_at: Instant,
     /// Octets of explanations in the database, as far as it is known; with a shared one, others add to it.
     explained: u64,
+    /// Octets of all else in the database when it was last looked up.
+    stored: u64,
+    /// Octets of rows written since.
+    grown: u64,
+    /// Whether there is more in the database than it may hold: then rows are lost.
+    is_full: bool,
     log: LogLimit,
 }
 
@@ -141,6 +147,9 @@ impl Writer {
             spill_again: now,
             prune_at: now,
             explained: 0,
+            stored: 0,
+            grown: 0,
+            is_full: false,
             log: LogLimit::default(),
         }
     }
@@ -223,6 +232,18 @@ impl Writer {
 
     /// Adds one record to what waits, or counts it as lost.
     fn take(&mut self, record: Record) {
+        if self.is_full {
+            self.metrics.pending.dec();
+            self.metrics.lost.inc(Loss::StoreFull);
+            if self.log.permits() {
+                let (stored, most) = (self.stored, self.settings.retention.most);
+                error!(
+                    stored,
+                    most, "rows for reports are lost: the database has all that store.size allows, and more"
+                );
+            }
+            return;
+        }
         let held = self.held.as_ref().map_or(0, |batch| batch.memory);
         if self.waiting.add(Row::new(record, self.settings.periods), self.settings.memory.saturating_sub(held)) {
             self.since.get_or_insert_with(Instant::now);
@@ -415,6 +436,7 @@ impl Writer {
         if let Some(batch) = &wrote.batch {
             self.metrics.written.inc_by(batch.messages.saturating_sub(refused.messages));
             self.metrics.batch_seconds.observe(wrote.took.as_secs_f64());
+            self.grow(batch.memory as u64);
             if wrote.source == Source::Memory {
                 self.metrics.pending.sub(i64::try_from(batch.messages).unwrap_or(i64::MAX));
                 self.held = None;
@@ -441,6 +463,15 @@ impl Writer {
         if messages + compared + explanations > 0 {
             let (rows, comparisons) = (messages, compared);
             error!(error = %cause, rows, comparisons, explanations, "the database refused some of a batch; that is lost");
+        }
+    }
+
+    /// Looks soon how large the database is, if it may have come near its bound; but not after each batch.
+    fn grow(&mut self, octets: u64) {
+        self.grown = self.grown.saturating_add(octets);
+        let reaches = |size: u64| self.stored.saturating_add(self.grown) > size && self.grown > size / GROWTH;
+        if self.settings.retention.size.is_some_and(reaches) {
+            self.prune_at = Instant::now();
         }
     }
 
@@ -482,8 +513,12 @@ impl Writer {
                 self.metrics.pruned.inc_by(pruned.rows_deleted);
                 pruned.rows.into_iter().for_each(|rows| self.metrics.rows.set(rows));
                 self.metrics.size.set(pruned.octets);
+                self.stored = pruned.octets.unsigned_abs().saturating_sub(pruned.explained);
+                self.grown = 0;
                 if pruned.is_unfinished {
                     next = PRUNING_STEP_PAUSE;
+                } else {
+                    self.is_full = self.settings.retention.most.is_some_and(|most| self.stored > most);
                 }
             }
             Err(fault) => {
@@ -638,6 +673,8 @@ const SPILL_DELAY: Duration = Duration::from_millis(800);
 const SPILL_PAUSE: Duration = Duration::from_secs(10);
 /// How often what is old is deleted, and sizes are summed up anew.
 const PRUNING_INTERVAL: Duration = Duration::from_secs(600);
+/// By which part of `store.size` rows grow at least before the size is looked up out of turn: it takes a count of all rows.
+const GROWTH: u64 = 32;
 /// The pause between steps, in which batches get through.
 const PRUNING_STEP_PAUSE: Duration = Duration::from_millis(50);
 /// The pause between attempts when the gate stops and there is no time for more.

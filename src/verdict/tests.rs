@@ -128,3 +128,27 @@ fn both_see_the_same_sample() {
         assert!(!verdict(&facts, TO_ANYONE, &settings).shadow_differs());
     }
 }
+
+/// Whoever writes signatures that fail writes as many as he likes, and with long names.
+#[test]
+fn rows_hold_few_signatures_that_failed() {
+    let output = |n: usize, result| sample::signature(result, &format!("s{n}.example"));
+    let mut dmarc = sample::dmarc("author.example", DmarcResult::Fail);
+    let mut evaluation = sample::evaluation(Vec::new());
+    for n in 0..30 {
+        let (result, alignment) = match n % 3 {
+            0 => (DkimResult::Fail, Alignment::Unaligned),
+            1 => (DkimResult::Fail, Alignment::Relaxed),
+            _ => (DkimResult::Pass, Alignment::Unaligned),
+        };
+        evaluation.dkim.push(output(n, result));
+        dmarc.dkim_alignment.push(alignment);
+    }
+    let names: Vec<_> =
+        dkim_results(&evaluation, Some(&dmarc)).into_iter().map(|dkim| (dkim.domain, dkim.result)).collect();
+    let of = |places: &[usize], result: &str| {
+        places.iter().map(|n| (format!("s{n}.example"), result.to_owned())).collect::<Vec<_>>()
+    };
+    let passed = of(&[2, 5, 8, 11, 14, 17, 20, 23, 26, 29], "pass");
+    assert_eq!(names, [passed, of(&[1, 4, 7, 10, 13], "fail"), of(&[0, 3], "fail")].concat());
+}

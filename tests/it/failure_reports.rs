@@ -273,12 +273,40 @@ async fn a_flood_makes_few_reports() {
     assert_eq!(site.relay.messages().len(), 2);
 }
 
+/// A forger with a domain of his own has subdomains, records and addresses as he likes.
+#[tokio::test]
+async fn subdomains_and_fresh_addresses_do_not_multiply_reports() {
+    let names: Vec<_> = (0..8).map(|n| format!("z{n}.w.example")).collect();
+    let zone = names.iter().enumerate().fold(Zone::new().txt("w.example", "v=spf1 -all"), |zone, (n, name)| {
+        let to = format!("mailto:a{n}@{name},mailto:b{n}@{name},mailto:c{n}@w.example");
+        zone.txt(&format!("_dmarc.{name}"), &format!("v=DMARC1; p=reject; psd=n; ruf={to}"))
+            .txt(&format!("{name}._report._dmarc.w.example"), "v=DMARC1")
+    });
+    let change = |config: ConfigText| config.set("reports.failure.per_destination_per_hour", 2);
+    let site = Site::new(zone, change).await;
+    let from: Vec<_> = names.iter().take(2).map(|name| format!("x@{name}")).collect();
+    let letter = Letter::with_header(FORGER, "x@w.example", &format!("From: {}\r\n", from.join(", ")));
+    for sent in [1, 2] {
+        site.send(&letter).await;
+        site.wait_for("sent", sent).await;
+        site.wait_for("repeated", 5 * sent).await;
+    }
+    site.send(&letter).await;
+    site.wait_for("capped", 6).await;
+    for name in &names[2..] {
+        site.send(&Letter::with_header(FORGER, "x@w.example", &format!("From: x@{name}\r\n"))).await;
+    }
+    site.wait_for("held_back", 2).await;
+    assert_eq!(site.relay.messages().len(), 2, "{}", site.relay.transcript());
+}
+
 #[tokio::test]
 async fn a_relay_that_fails_is_tried_again_and_one_that_refuses_is_heeded() {
     let script = Script::new()
         .rule(on(DOT).once().reply("451 later"))
         .rule(on("RCPT").with("gone@").reply("550 5.1.1 no such user"));
-    let zone = bank("ruf=mailto:f@bank.example,mailto:gone@bank.example");
+    let zone = bank("ruf=mailto:f@bank.example,mailto:gone@other.example")
+        .txt("bank.example._report._dmarc.other.example", "v=DMARC1");
     let site = Site::with_relay(script, zone, |config| config).await;
     site.send(&forgery()).await;
     site.wait_for("destination_refused", 1).await;

@@ -16,7 +16,7 @@ use crate::domain::Domain;
 use crate::label::Label;
 use crate::record::{AlignmentOutcome, Disposition};
 use crate::report::inbound::{Refusal, unpack};
-use crate::store::inbound::{Report, Row};
+use crate::store::inbound::{MAX_MESSAGES, Report, Row};
 
 /// Reads a report to its end.
 ///
@@ -115,6 +115,7 @@ struct Draft {
     record: Record,
     rows: BTreeMap<Row, u64>,
     records: usize,
+    messages: u64,
     left_out: u64,
     /// Whether the report was there.
     closed: bool,
@@ -202,15 +203,18 @@ impl Draft {
         }
         match std::mem::take(&mut self.record).row() {
             Some((_, 0)) => {}
-            Some((row, messages)) => match self.rows.entry(row) {
-                Entry::Occupied(mut like) => *like.get_mut() += messages,
-                Entry::Vacant(place) => {
-                    place.insert(messages);
+            Some((row, messages)) => {
+                self.messages = self.messages.saturating_add(messages);
+                match self.rows.entry(row) {
+                    Entry::Occupied(mut like) => *like.get_mut() += messages,
+                    Entry::Vacant(place) => {
+                        place.insert(messages);
+                    }
                 }
-            },
+            }
             None => self.left_out += 1,
         }
-        if self.rows.len() > MAX_ROWS { Err(Refusal::Bounds) } else { Ok(()) }
+        if self.rows.len() > MAX_ROWS || self.messages > MAX_MESSAGES { Err(Refusal::Bounds) } else { Ok(()) }
     }
 
     fn finish(self) -> Result<Report, Refusal> {
@@ -351,8 +355,8 @@ const MAX_DEPTH: usize = 16;
 const MAX_RECORDS: usize = 500_000;
 /// Different rows of a report: some ten megabytes in memory, half a second for the database.
 pub const MAX_ROWS: usize = 25_000;
-/// Messages of one `record`: ten thousand millions. Sums of all rows that there can be are far from any overflow.
-pub const MAX_COUNT: u64 = 10_000_000_000;
+/// Messages of one `record`: a thousand millions, more than any provider gets from one address in a day.
+pub const MAX_COUNT: u64 = 1_000_000_000;
 /// Domains that passed which a row lists, by DKIM and by SPF.
 const MAX_PASSED: usize = 4;
 /// The end of the year 9999.

@@ -222,6 +222,8 @@ fn what_is_sloppy_is_read_and_what_is_no_report_is_not() {
         ("an address that is hidden", &[("192.0.2.17", "X.X.X.X")], Ok((1, 1))),
         ("no number", &[("<count>42</count>", "")], Ok((1, 1))),
         ("none at all", &[("<count>42<", "<count>0<")], Ok((1, 0))),
+        ("as many as there can be", &[("<count>42<", "<count>1000000000<")], Ok((2, 0))),
+        ("one more", &[("<count>42<", "<count>1000000001<")], Ok((1, 1))),
         ("more than there can be", &[("<count>42<", "<count>18446744073709551615<")], Ok((1, 1))),
         ("more than a number holds", &[("<count>42<", "<count>99999999999999999999999999<")], Ok((1, 1))),
         ("less than none", &[("<count>42<", "<count>-42<")], Ok((1, 1))),
@@ -497,4 +499,12 @@ fn zip_of(name: &str, method: u16, data: &[u8], size: u32) -> Vec<u8> {
     let (start, octets) = (u32::try_from(local.len()).unwrap(), u32::try_from(central.len()).unwrap());
     let end = [b"PK\x05\x06".to_vec(), u16s(&[0, 0, 1, 1]), u32s(&[octets, start]), u16s(&[0])].concat();
     [local, central, end].concat()
+}
+
+#[test]
+fn a_report_of_more_messages_than_there_can_be_is_refused() {
+    let record = "<record><row><source_ip>192.0.2.9</source_ip><count>1000000000</count></row></record>";
+    let with = |count: usize| LARGE_PROVIDER.replace("</feedback>", &format!("{}</feedback>", record.repeat(count)));
+    assert_eq!(read_file(with(9).as_bytes()).map(|report| report.messages()), Ok(9_000_000_045));
+    assert_eq!(read_file(with(10).as_bytes()), Err(Refusal::Bounds));
 }

@@ -7,6 +7,7 @@ on_both![
     the_same_report_counts_once_and_a_forged_copy_apart,
     the_largest_report_goes_in_whole_and_is_told_by_source,
     what_is_too_old_goes_and_beyond_the_bound_the_oldest,
+    numbers_beyond_belief_do_not_stop_the_reading,
     nothing_is_read_before_the_first_start,
 ];
 
@@ -112,6 +113,21 @@ async fn the_largest_report_goes_in_whole_and_is_told_by_source(home: Home) {
     assert_eq!(told[0], first);
     assert_eq!(sources(&home, 1_767_312_000).await, []);
     assert_eq!(home.number("SELECT COUNT(*) FROM inbound_rows").await, 2_504);
+}
+
+async fn numbers_beyond_belief_do_not_stop_the_reading(home: Home) {
+    let mut shelf = Shelf::new(home.location.clone(), Retention::default());
+    for id in ["1", "2", "3"] {
+        let rows = vec![(row([192, 0, 2, 1].into(), AlignmentOutcome::Fail), u64::MAX)];
+        shelf.put(&report(id, rows), NOW).await.unwrap();
+    }
+    // As an earlier version would have stored them.
+    home.execute("UPDATE inbound_rows SET n = 9000000000000000000").await;
+    home.execute("UPDATE inbound_reports SET messages = 9000000000000000000").await;
+    let told = sources(&home, 0).await;
+    assert_eq!(told.iter().map(|source| source.messages).collect::<Vec<_>>(), [3 * MAX_MESSAGES]);
+    let reporting = Reader::new(home.location.clone()).inbound_reporting(0).await.unwrap();
+    assert_eq!(reporting.iter().map(|r| r.messages).collect::<Vec<_>>(), [3 * MAX_MESSAGES]);
 }
 
 async fn what_is_too_old_goes_and_beyond_the_bound_the_oldest(home: Home) {

@@ -15,6 +15,8 @@ on_both![
     only_the_holder_settles,
     the_message_is_kept_as_long_as_it_may_be_sent_again,
     all_gates_together_keep_to_the_rate,
+    a_flood_of_subdomains_is_bounded_and_does_not_come_first,
+    what_was_spared_does_not_use_up_the_rate,
     refusals_suppress_for_longer_each_time,
     rows_come_back_in_pages_with_their_policies,
     jobs_are_found_counted_and_pruned,
@@ -44,11 +46,22 @@ fn claim(holder: &str, now: i64) -> Claim<'_> {
 }
 
 fn settlement<'a>(holder: &'a str, state: JobState) -> Settlement<'a> {
-    Settlement { holder, now: NOW, state, due: NOW + 900, answered: 1, note: "so it was" }
+    Settlement { holder, now: NOW, state, due: NOW + 900, answered: 1, effort: Effort::Spent, note: "so it was" }
 }
 
 fn departure(holder: &str) -> Departure<'_> {
     Departure { holder, lease: NOW + 1200, recipient: "d@example.org", messages: 3, message: b"Subject: x" }
+}
+
+/// With room for all.
+async fn plan(jobs: &mut Jobs, planned: &[NewJob]) -> Planned {
+    plan_within(jobs, planned, (1000, 1000)).await
+}
+
+async fn plan_within(jobs: &mut Jobs, planned: &[NewJob], (of, to): (i64, i64)) -> Planned {
+    let suffixes = List::default();
+    let shares = Shares { suffixes: &suffixes, of_organization: of, to_organization: to };
+    jobs.plan(planned, &shares, NOW).await.unwrap()
 }
 
 async fn open(home: &Home) -> Jobs {
@@ -58,10 +71,10 @@ async fn open(home: &Home) -> Jobs {
 async fn planning_twice_changes_nothing(home: Home) {
     let mut jobs = open(&home).await;
     let planned = [job("a2"), job("a1")];
-    assert_eq!(jobs.plan(&planned, NOW).await.unwrap(), 2);
+    assert_eq!(plan(&mut jobs, &planned).await.new, 2);
     let taken = jobs.claim(&claim("one", NOW)).await.unwrap().unwrap();
     assert_eq!((&*taken.planned.id, taken.state, taken.attempts, &*taken.holder), ("a1", JobState::Claimed, 1, "one"));
-    assert_eq!(open(&home).await.plan(&planned, NOW).await.unwrap(), 0);
+    assert_eq!(plan(&mut open(&home).await, &planned).await.new, 0);
     assert_eq!(jobs.find("a1").await.unwrap(), [taken], "still his");
 }
 
@@ -69,7 +82,7 @@ async fn of_eight_rivals_one_has_the_job(home: Home) {
     let mut jobs = open(&home).await;
     let count = 20;
     let planned: Vec<_> = (0..count).map(|i| job(&format!("a{i:02}"))).collect();
-    jobs.plan(&planned, NOW).await.unwrap();
+    plan(&mut jobs, &planned).await;
     let mut rivals = tokio::task::JoinSet::new();
     for rival in 0..8 {
         let mut jobs = open(&home).await;
@@ -90,7 +103,7 @@ async fn of_eight_rivals_one_has_the_job(home: Home) {
 
 async fn what_a_dead_gate_held_goes_on_when_its_lease_has_run_out(home: Home) {
     let mut jobs = open(&home).await;
-    jobs.plan(&[job("a1")], NOW).await.unwrap();
+    plan(&mut jobs, &[job("a1")]).await;
     jobs.claim(&claim("dead", NOW)).await.unwrap().unwrap();
     assert!(jobs.depart("a1", &departure("dead")).await.unwrap());
     let lease = NOW + 1200;
@@ -107,7 +120,7 @@ async fn what_a_dead_gate_held_goes_on_when_its_lease_has_run_out(home: Home) {
 
 async fn only_the_holder_settles(home: Home) {
     let mut jobs = open(&home).await;
-    jobs.plan(&[job("a1")], NOW).await.unwrap();
+    plan(&mut jobs, &[job("a1")]).await;
     assert!(!jobs.settle("a1", &settlement("", JobState::Sent)).await.unwrap(), "nobody has it");
     jobs.claim(&claim("one", NOW)).await.unwrap().unwrap();
     assert!(!jobs.settle("a1", &settlement("two", JobState::Sent)).await.unwrap());
@@ -120,7 +133,7 @@ async fn only_the_holder_settles(home: Home) {
 
 async fn the_message_is_kept_as_long_as_it_may_be_sent_again(home: Home) {
     let mut jobs = open(&home).await;
-    jobs.plan(&[job("a1")], NOW).await.unwrap();
+    plan(&mut jobs, &[job("a1")]).await;
     jobs.claim(&claim("one", NOW)).await.unwrap().unwrap();
     jobs.depart("a1", &departure("one")).await.unwrap();
     let unanswered = Settlement { answered: 0, ..settlement("one", JobState::Due) };
@@ -138,13 +151,62 @@ async fn the_message_is_kept_as_long_as_it_may_be_sent_again(home: Home) {
 
 async fn all_gates_together_keep_to_the_rate(home: Home) {
     let mut jobs = open(&home).await;
-    jobs.plan(&(0..5).map(|i| job(&format!("a{i}"))).collect::<Vec<_>>(), NOW).await.unwrap();
+    plan(&mut jobs, &(0..5).map(|i| job(&format!("a{i}"))).collect::<Vec<_>>()).await;
     let slow = |holder, now| Claim { rate: 2, ..claim(holder, now) };
     assert!(jobs.claim(&slow("one", NOW)).await.unwrap().is_some());
     assert!(jobs.claim(&slow("two", NOW + 30)).await.unwrap().is_some());
     assert!(jobs.claim(&slow("one", NOW + 59)).await.unwrap().is_none());
     assert!(jobs.claim(&slow("one", NOW + 60)).await.unwrap().is_some(), "the first is a minute ago");
     assert!(jobs.claim(&slow("one", NOW + 60)).await.unwrap().is_none());
+}
+
+async fn a_flood_of_subdomains_is_bounded_and_does_not_come_first(home: Home) {
+    let mut jobs = open(&home).await;
+    let about = |id: String, policy_domain: &str, destination: &str, due| NewJob {
+        policy_domain: policy_domain.into(),
+        destination: destination.into(),
+        due,
+        ..job(&id)
+    };
+    let flood: Vec<_> = (0..30)
+        .map(|n| about(format!("a{n:02}"), &format!("z{n}.w.example"), "mailto:d@w.example", NOW - 1000))
+        .collect();
+    let room = (20, 25);
+    assert_eq!(plan_within(&mut jobs, &flood, room).await, Planned { new: 20, left_out: 10 });
+    assert_eq!(plan_within(&mut jobs, &flood, room).await, Planned { new: 0, left_out: 10 }, "and so it stays");
+    let honest = about("ff".into(), "honest.example", "mailto:d@honest.example", NOW - 10);
+    assert_eq!(plan_within(&mut jobs, &[honest], room).await.new, 1);
+    // Domains of others that would all have one address get mail.
+    let strangers: Vec<_> =
+        (0..10).map(|n| about(format!("b{n}"), &format!("s{n}.example"), "mailto:d@mx.w.example", NOW - 10)).collect();
+    assert_eq!(plan_within(&mut jobs, &strangers, room).await, Planned { new: 5, left_out: 5 });
+    let tomorrow: Vec<_> = flood
+        .iter()
+        .map(|job| NewJob { id: format!("c{}", job.id), begin: job.begin + 86_400, ..job.clone() })
+        .collect();
+    assert_eq!(plan_within(&mut jobs, &tomorrow, room).await.new, 20, "another day has a share of its own");
+
+    let mut order = Vec::new();
+    while let Some(job) = jobs.claim(&claim("one", NOW)).await.unwrap() {
+        order.push(job.planned.policy_domain);
+    }
+    let place = order.iter().position(|domain| domain == "honest.example").unwrap();
+    assert!(place < 8, "{place} of {}", order.len());
+}
+
+async fn what_was_spared_does_not_use_up_the_rate(home: Home) {
+    let mut jobs = open(&home).await;
+    plan(&mut jobs, &(0..5).map(|i| job(&format!("a{i}"))).collect::<Vec<_>>()).await;
+    let slow = Claim { rate: 1, ..claim("one", NOW) };
+    for id in ["a0", "a1", "a2"] {
+        assert_eq!(jobs.claim(&slow).await.unwrap().unwrap().planned.id, id);
+        assert_eq!(jobs.claim(&slow).await.unwrap(), None);
+        let spared = Settlement { answered: 0, effort: Effort::Spared, ..settlement("one", JobState::Skipped) };
+        assert!(jobs.settle(id, &spared).await.unwrap());
+    }
+    jobs.claim(&slow).await.unwrap().unwrap();
+    jobs.settle("a3", &Settlement { answered: 0, ..settlement("one", JobState::Due) }).await.unwrap();
+    assert_eq!(jobs.claim(&slow).await.unwrap(), None, "that one went out");
 }
 
 async fn refusals_suppress_for_longer_each_time(home: Home) {
@@ -228,7 +290,7 @@ async fn rows_of_parts_of_a_day_are_told_apart(home: Home) {
 async fn jobs_are_found_counted_and_pruned(home: Home) {
     let mut jobs = open(&home).await;
     let late = NewJob { end: NOW + 86_400, begin: NOW, ..job("b1") };
-    jobs.plan(&[job("a1"), job("a2"), late], NOW).await.unwrap();
+    plan(&mut jobs, &[job("a1"), job("a2"), late]).await;
     let ids = |jobs: Vec<Job>| jobs.into_iter().map(|job| job.planned.id).collect::<Vec<_>>();
     assert_eq!(ids(jobs.list(&Selection { since: 0, limit: 10 }).await.unwrap()), ["b1", "a1", "a2"]);
     assert_eq!(ids(jobs.list(&Selection { since: NOW, limit: 10 }).await.unwrap()), ["b1"]);
@@ -244,7 +306,7 @@ async fn jobs_are_found_counted_and_pruned(home: Home) {
     assert_eq!(ids(jobs.list(&Selection { since: 0, limit: 10 }).await.unwrap()), ["b1", "a2"], "what is open stays");
 
     let waiting = NewJob { due: NOW + 5000, ..job("c1") };
-    jobs.plan(&[waiting], NOW).await.unwrap();
+    plan(&mut jobs, &[waiting]).await;
     assert_eq!(jobs.hasten(NOW).await.unwrap(), 1);
     assert_eq!(jobs.find("c1").await.unwrap()[0].planned.due, NOW);
 }

@@ -67,7 +67,9 @@ async fn jobs_are_tallied(home: Home) {
         deadline: end + 86_400,
     };
     let mut jobs = Jobs::open(&home.location).await.unwrap();
-    jobs.plan(&[job("a1", DAY), job("a2", DAY), job("a3", DAY - 1)], DAY).await.unwrap();
+    let suffixes = crate::dmarc::public_suffix::List::default();
+    let shares = crate::store::jobs::Shares { suffixes: &suffixes, of_organization: 10, to_organization: 10 };
+    jobs.plan(&[job("a1", DAY), job("a2", DAY), job("a3", DAY - 1)], &shares, DAY).await.unwrap();
     let tally = Reader::new(home.location.clone()).report_tally(DAY).await.unwrap();
     assert_eq!(tally, [Tally { state: JobState::Due, reports: 2, messages: 0 }]);
 }

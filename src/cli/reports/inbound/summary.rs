@@ -79,7 +79,7 @@ impl Summary {
         if !reporting.policy.is_empty() {
             domain.policies.insert(reporting.policy);
         }
-        domain.reports += reporting.reports;
+        domain.reports = domain.reports.saturating_add(reporting.reports);
         domain.last_end = domain.last_end.max(reporting.last_end);
         insert(&mut self.reporters, reporter(&reporting.reporter, &reporting.organization), MAX_REPORTERS);
     }
@@ -157,13 +157,14 @@ impl Tally {
         disposition: Option<Disposition>,
     ) {
         let passes = |outcome| outcome == AlignmentOutcome::Pass;
-        self.messages += messages;
-        *(if passes(dkim) || passes(spf) { &mut self.passed } else { &mut self.failed }) += messages;
-        self.dkim_passed += if passes(dkim) { messages } else { 0 };
-        self.spf_passed += if passes(spf) { messages } else { 0 };
+        let add = |sum: &mut u64, counts: bool| *sum = sum.saturating_add(if counts { messages } else { 0 });
+        add(&mut self.messages, true);
+        add(if passes(dkim) || passes(spf) { &mut self.passed } else { &mut self.failed }, true);
+        add(&mut self.dkim_passed, passes(dkim));
+        add(&mut self.spf_passed, passes(spf));
         match disposition {
-            Some(Disposition::Reject) => self.rejected += messages,
-            Some(Disposition::Quarantine) => self.quarantined += messages,
+            Some(Disposition::Reject) => add(&mut self.rejected, true),
+            Some(Disposition::Quarantine) => add(&mut self.quarantined, true),
             Some(Disposition::None | Disposition::Pass) | None => {}
         }
     }
