@@ -34,6 +34,7 @@ mod limits;
 mod listeners;
 mod lookup;
 mod lookups;
+mod loops;
 mod observability;
 mod overrides;
 mod process;
