@@ -474,7 +474,7 @@ async fn a_dry_run_writes_files_and_sends_nothing() {
 }
 
 /// Domains of their own, each with one report.
-fn many(count: usize) -> (Zone, Vec<Record>) {
+pub fn many(count: usize) -> (Zone, Vec<Record>) {
     let name = |i: usize| format!("d{i}.example");
     let zone = (0..count).fold(Zone::new(), |zone, i| zone.txt(&format!("_dmarc.{}", name(i)), "v=DMARC1; p=reject"));
     (zone, (0..count).map(|i| forgery(&name(i), &format!("mailto:r@{}", name(i)))).collect())

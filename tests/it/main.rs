@@ -29,6 +29,7 @@ mod hostile;
 mod identity;
 mod inbound;
 mod interop;
+mod killed;
 mod layers;
 mod limits;
 mod listeners;
