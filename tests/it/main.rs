@@ -44,6 +44,7 @@ mod reload;
 mod replies;
 mod rfc9989;
 mod rows;
+mod sent;
 mod session;
 mod shadow;
 mod signed;
