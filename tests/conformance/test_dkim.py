@@ -217,3 +217,17 @@ def test_what_our_signer_signs_passes_with_dkimpy(keys):
                 assert (there.dkimpy(text) == [True]) == expected, case["name"]
     finally:
         there.stop()
+
+
+def test_a_report_of_ours_passes_with_dkimpy():
+    path = os.environ.get("DMARCGATE_SENT", "")
+    if not path:
+        pytest.skip("DMARCGATE_SENT names no file: `cargo test --test it -- --ignored sent::` writes one")
+    sent = json.loads(pathlib.Path(path).read_text())
+    text = base64.b64decode(sent["content"])
+    there = World(sent["records"])
+    try:
+        assert there.dkimpy(text) == [True, True]
+        assert True not in there.dkimpy(text.replace(b"Report Domain: a.example", b"Report Domain: b.example"))
+    finally:
+        there.stop()

@@ -1,6 +1,8 @@
 //! Aggregate reports as their readers get them, and mixed days of them for `tests/conformance`.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
+use std::process::Command;
 
 use dmarcgate::domain::Domain;
 use dmarcgate::label::Label;
@@ -41,6 +43,88 @@ fn mixed_days_for_other_readers() {
         }
     }
     std::fs::write(path, lines.join("\n")).expect("a file that can be written");
+}
+
+/// What the gate writes it reads, row by row.
+#[test]
+fn our_own_reader_finds_each_row_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut files, mut expected) = (Vec::new(), Vec::new());
+    for (n, format) in (0..40).flat_map(|seed| Format::ALL.iter().map(move |format| (seed, *format))) {
+        let rows = world(&mut Dice(n));
+        for feedback in reports(rows.clone(), format) {
+            let record = &feedback.policy.record;
+            let of_report = |row: &&Counted| row.record.policy.as_ref().is_some_and(|p| p.record == *record);
+            let mut counted = BTreeMap::new();
+            for Counted { record, count } in rows.iter().filter(of_report) {
+                if !record.source_ip.to_string().starts_with("10.") {
+                    *counted.entry(told(record, format)).or_insert(0) += count;
+                }
+            }
+            let file = directory.path().join(format!("{}.xml", files.len()));
+            std::fs::write(&file, feedback.to_xml()).unwrap();
+            files.push(file);
+            expected.push((feedback.id.as_str().to_owned(), counted));
+        }
+    }
+    let output = Command::new(env!("CARGO_BIN_EXE_dmarcgate"))
+        .args(["reports", "inbound", "read", "--json"])
+        .args(&files)
+        .output()
+        .expect("cargo has built the binary");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let found: Vec<_> = text
+        .lines()
+        .map(|line| {
+            let report: Value = serde_json::from_str(line).unwrap();
+            assert_eq!((&report["left_out"], &report["policy_domain"]), (&json!(0), &json!("reject.example")));
+            let mut rows = BTreeMap::new();
+            for row in report["rows"].as_array().unwrap() {
+                let word = |key: &str| row[key].as_str().unwrap_or_else(|| panic!("{key}: {row}")).to_owned();
+                let words =
+                    |key: &str| row[key].as_array().unwrap().iter().map(|w| w.as_str().unwrap().into()).collect();
+                let key = (
+                    [word("source_ip"), word("header_from"), word("disposition"), word("dkim"), word("spf")],
+                    [words("dkim_passed"), words("spf_passed")],
+                );
+                *rows.entry(key).or_insert(0) += row["messages"].as_u64().unwrap();
+            }
+            (report["report_id"].as_str().unwrap().to_owned(), rows)
+        })
+        .collect();
+    assert_eq!(found.len(), expected.len());
+    for (found, expected) in found.iter().zip(&expected) {
+        assert_eq!(found, expected);
+    }
+}
+
+/// What a reader learns of a row: where from, for whom, what was done, what passed and for which names.
+type Told = ([String; 5], [BTreeSet<String>; 2]);
+
+fn told(record: &Record, format: Format) -> Told {
+    let evaluated = &record.evaluated;
+    let disposition = match (format, evaluated.disposition) {
+        (Format::Rfc7489, Disposition::Pass) => Disposition::None,
+        (_, disposition) => disposition,
+    };
+    let passed = |name: &str, result: &str| {
+        Domain::parse(name).ok().filter(|_| result == "pass").map(|domain| domain.as_str().to_owned())
+    };
+    let signatures = record.dkim.iter().filter(|signature| !signature.selector.trim().is_empty());
+    (
+        [
+            record.source_ip.to_string(),
+            record.header_from.as_ref().expect("an author domain").as_str().to_owned(),
+            disposition.as_str().to_owned(),
+            evaluated.dkim.as_str().to_owned(),
+            evaluated.spf.as_str().to_owned(),
+        ],
+        [
+            signatures.filter_map(|signature| passed(&signature.domain, &signature.result)).collect(),
+            record.spf.iter().filter_map(|spf| passed(&spf.domain, &spf.result)).collect(),
+        ],
+    )
 }
 
 fn reports(rows: Vec<Counted>, format: Format) -> Vec<Feedback> {

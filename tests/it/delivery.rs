@@ -30,16 +30,16 @@ use crate::support::world::{Letter, STRANGER, World};
 const BINARY: &str = env!("CARGO_BIN_EXE_dmarcgate");
 
 /// A store with rows, a zone, a relay, and a configuration that names them.
-struct Site {
+pub struct Site {
     _dns: DnsServer,
-    relay: Upstream,
-    directory: tempfile::TempDir,
-    config: ConfigText,
+    pub relay: Upstream,
+    pub directory: tempfile::TempDir,
+    pub config: ConfigText,
 }
 
 impl Site {
     /// With rows of the day before yesterday under each of `domains`, whose records name `rua`.
-    async fn new(zone: Zone, script: Script, records: Vec<Record>) -> Self {
+    pub async fn new(zone: Zone, script: Script, records: Vec<Record>) -> Self {
         Self::over(Periods::Days, zone, script, records).await
     }
 
@@ -83,7 +83,7 @@ impl Site {
     }
 
     /// Sends all that waits; one word for each attempt, sorted.
-    async fn send(&self) -> Vec<String> {
+    pub async fn send(&self) -> Vec<String> {
         let printed = self.run(&["send", "--now"]).await;
         let mut words: Vec<_> = printed.lines().filter_map(|line| Some(line.split_once(": ")?.0.to_owned())).collect();
         let tried = format!("{} reports were tried", words.len());
@@ -162,7 +162,7 @@ fn own_mail(domain: &str, rua: &str, reply: FinalReply) -> Record {
 }
 
 /// One domain that asks for reports at an address of its own.
-fn one() -> (Zone, Vec<Record>) {
+pub fn one() -> (Zone, Vec<Record>) {
     (Zone::new().txt("_dmarc.a.example", "v=DMARC1; p=reject"), vec![forgery("a.example", "mailto:dmarc@a.example")])
 }
 
@@ -474,7 +474,7 @@ async fn a_dry_run_writes_files_and_sends_nothing() {
 }
 
 /// Domains of their own, each with one report.
-fn many(count: usize) -> (Zone, Vec<Record>) {
+pub fn many(count: usize) -> (Zone, Vec<Record>) {
     let name = |i: usize| format!("d{i}.example");
     let zone = (0..count).fold(Zone::new(), |zone, i| zone.txt(&format!("_dmarc.{}", name(i)), "v=DMARC1; p=reject"));
     (zone, (0..count).map(|i| forgery(&name(i), &format!("mailto:r@{}", name(i)))).collect())

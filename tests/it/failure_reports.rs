@@ -1,6 +1,7 @@
 //! Failure reports on their way: a message that fails comes in, and its owner is told by a relay of the test's own.
 
 use crate::delivery::BOUNCE;
+use crate::sent::{evaluated, signing};
 use crate::support::client::Client;
 use crate::support::config::ConfigText;
 use crate::support::dns::Zone;
@@ -298,6 +299,67 @@ async fn subdomains_and_fresh_addresses_do_not_multiply_reports() {
     }
     site.wait_for("held_back", 2).await;
     assert_eq!(site.relay.messages().len(), 2, "{}", site.relay.transcript());
+}
+
+/// An hour is too long for a test: here the operator raises the limits.
+#[tokio::test]
+async fn a_report_says_for_how_many_failures_it_stands() {
+    let change = |config: ConfigText| config.set("reports.failure.per_domain_per_hour", 1);
+    let mut site = Site::new(bank("ruf=mailto:f@bank.example"), change).await;
+    for _ in 0..3 {
+        site.send(&forgery()).await.reply.assert(550);
+    }
+    site.wait_for("held_back", 2).await;
+    site.world.gate.reloaded(|config| config.set("reports.failure.per_domain_per_hour", 2)).await;
+    site.send(&forgery()).await.reply.assert(550);
+    site.wait_for("sent", 2).await;
+    assert_eq!(incidents(&site), ["1", "3"]);
+}
+
+#[tokio::test]
+async fn an_address_that_many_domains_name_has_a_limit_of_its_own() {
+    let names = ["one", "two", "three"];
+    let zone = names.iter().fold(Zone::new(), |zone, name| {
+        zone.txt(&format!("{name}.example"), "v=spf1 -all")
+            .txt(&format!("_dmarc.{name}.example"), "v=DMARC1; p=reject; ruf=mailto:f@reader.example")
+            .txt(&format!("{name}.example._report._dmarc.reader.example"), "v=DMARC1")
+    });
+    let mut site = Site::new(zone, |config| config.set("reports.failure.per_address_per_hour", 1)).await;
+    let forged = |name: &str| {
+        let author = format!("a@{name}.example");
+        Letter::with_header(FORGER, &author, &format!("From: {author}\r\n"))
+    };
+    site.send(&forged("one")).await.reply.assert(550);
+    site.wait_for("sent", 1).await;
+    for (n, name) in ["two", "three", "two"].iter().enumerate() {
+        site.send(&forged(name)).await.reply.assert(550);
+        site.wait_for("held_back", u32::try_from(n + 1).expect("few")).await;
+    }
+    site.world.gate.reloaded(|config| config.set("reports.failure.per_address_per_hour", 2)).await;
+    site.send(&forged("two")).await.reply.assert(550);
+    site.wait_for("sent", 2).await;
+    // Those of the third domain are another matter.
+    assert_eq!(incidents(&site), ["1", "3"]);
+}
+
+/// For how many failures each report stands.
+fn incidents(site: &Site) -> Vec<String> {
+    let messages = site.relay.messages();
+    messages.iter().map(|message| value(&unfolded(&parts(message).1[1].1), "Incidents")).collect()
+}
+
+#[tokio::test]
+async fn a_signed_report_passes_dmarc_where_it_arrives() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let site = Site::new(bank("ruf=mailto:f@bank.example"), |config| signing(config, directory.path())).await;
+    site.send(&forgery()).await.reply.assert(550);
+    site.wait_for("sent", 1).await;
+    let message = site.relay.messages().remove(0);
+    let outcome = evaluated(&message.from, message.content).await;
+    outcome.reply.assert(250);
+    let results = outcome.results();
+    assert_eq!(results.of("dkim").iter().filter(|result| result.starts_with("pass ")).count(), 2, "{results:?}");
+    assert!(results.one("dmarc").starts_with("pass "), "{results:?}");
 }
 
 #[tokio::test]

@@ -8,6 +8,8 @@ use flate2::write::GzEncoder;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{Connection, Executor};
 
+use crate::support::client::{Chunk, Client, bdat};
+use crate::support::config::ConfigText;
 use crate::support::dns::Zone;
 use crate::support::gate::Scrape;
 use crate::support::rules::{DOT, Script, on};
@@ -219,4 +221,26 @@ async fn while_the_store_takes_nothing_mail_goes_on_and_reports_beyond_the_queue
     rival.execute("ROLLBACK").await.unwrap();
     world.wait_for_count(READ, 36.0 - lost).await;
     assert_eq!(all_refused(&world.gate.metrics().await), lost);
+}
+
+#[tokio::test]
+async fn a_report_that_comes_in_chunks_is_read_too() {
+    let script = Script::with_xclient().extension("CHUNKING");
+    let change = |config: ConfigText| config.set("reports.inbound.addresses", vec!["dmarc@rcpt.example"]);
+    let world = World::with(script, zone(), change).await;
+    let Letter { content, .. } = letter("8");
+    // Cut inside its header section, and inside a line of base64.
+    let pieces = [&content[..30], &content[30..content.len() - 60], &content[content.len() - 60..]];
+    let mut client = Client::introduced(world.gate.address(), REPORTER, "reporter.example").await;
+    client.command("MAIL FROM:<a@reporter.example>").await.assert(250);
+    client.command("RCPT TO:<dmarc@rcpt.example>").await.assert(250);
+    for (n, piece) in pieces.iter().enumerate() {
+        let place = if n == 2 { Chunk::Last } else { Chunk::Inner };
+        client.send(&bdat(piece, place)).await;
+        client.expect(250).await;
+    }
+    let messages = world.upstream.wait_for_messages(1).await;
+    assert!(messages[0].content.ends_with(&content), "octet by octet what was sent");
+    world.wait_for_count(READ, 1.0).await;
+    assert_eq!(told(&world).await[0], "203.0.113.5 7/7 [\"reporter.example\"]");
 }
