@@ -283,7 +283,7 @@ const SIGNED_CAPACITY: usize = 4096;
 
 #[cfg(test)]
 #[path = "../../tests/it/support/signer.rs"]
-#[allow(missing_docs)]
+#[allow(missing_docs, dead_code, reason = "the socket tests use all of it")]
 pub(super) mod signer;
 
 #[cfg(test)]
