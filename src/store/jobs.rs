@@ -578,13 +578,15 @@ const PLAN: &str = "INSERT INTO report_jobs (
     attempts, unanswered, holder, lease, claimed, changed, recipient, note, messages, message
 ) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'due', 0, 0, '', 0, 0, $10, '', '', 0, $11) ON CONFLICT (id) DO NOTHING";
 
-/// The conditions stand outside as well: under READ COMMITTED a rival that waited for the row looks at them again.
+/// First what a dead gate has left, which may be on its way, then the oldest: each is the first entry of an index, however
+/// many jobs wait. One condition for both would have all of them read and sorted for each that is taken up. The conditions
+/// stand outside as well: under READ COMMITTED a rival that waited for the row looks at them again.
 const CLAIM: &str = concat!(
     "UPDATE report_jobs SET state = 'claimed', holder = $1, lease = $2, claimed = $3, changed = $3,
         attempts = attempts + 1
-    WHERE id = (
-        SELECT id FROM report_jobs
-        WHERE (state = 'due' AND due <= $3) OR (state = 'claimed' AND lease < $4) ORDER BY due, id LIMIT 1
+    WHERE id = COALESCE(
+        (SELECT id FROM report_jobs WHERE state = 'claimed' AND lease < $4 ORDER BY due LIMIT 1),
+        (SELECT id FROM report_jobs WHERE state = 'due' AND due <= $3 ORDER BY due LIMIT 1)
     ) AND ((state = 'due' AND due <= $3) OR (state = 'claimed' AND lease < $4)) RETURNING ",
     columns!("message")
 );
