@@ -6,3 +6,4 @@ ALTER TABLE report_jobs ADD COLUMN turn BIGINT NOT NULL DEFAULT 0;
 
 CREATE INDEX report_jobs_by_organization ON report_jobs (organization, period_begin);
 CREATE INDEX report_jobs_by_destination ON report_jobs (destination_organization, period_begin);
+CREATE INDEX report_jobs_by_turn ON report_jobs (state, turn, due);

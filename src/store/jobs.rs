@@ -657,15 +657,18 @@ WHERE owners.jobs < $16 AND (
 
 const IS_THERE: &str = "SELECT CAST(COUNT(*) AS BIGINT) FROM report_jobs WHERE id = $1";
 
-/// By turns, so that who has one report does not wait behind who has hundreds.
+/// First what a dead gate has left, which may be on its way; then by turns, so that who has one report does not wait behind
+/// who has hundreds. Each is the first entry of an index, however many jobs wait: one condition for both would have all of
+/// them read and sorted for each that is taken up. The plus sign keeps SQLite from the index by `due`, which has another
+/// order.
 ///
 /// The conditions stand outside as well: under READ COMMITTED a rival that waited for the row looks at them again.
 const CLAIM: &str = concat!(
     "UPDATE report_jobs SET state = 'claimed', holder = $1, lease = $2, claimed = $3, changed = $3,
         attempts = attempts + 1
-    WHERE id = (
-        SELECT id FROM report_jobs
-        WHERE (state = 'due' AND due <= $3) OR (state = 'claimed' AND lease < $4) ORDER BY turn, due, id LIMIT 1
+    WHERE id = COALESCE(
+        (SELECT id FROM report_jobs WHERE state = 'claimed' AND lease < $4 ORDER BY due LIMIT 1),
+        (SELECT id FROM report_jobs WHERE state = 'due' AND +due <= $3 ORDER BY turn, due LIMIT 1)
     ) AND ((state = 'due' AND due <= $3) OR (state = 'claimed' AND lease < $4)) RETURNING ",
     columns!("message")
 );

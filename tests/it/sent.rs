@@ -1,5 +1,6 @@
 //! Reports as they arrive: over a relay that wants TLS and a login, signed, and read by who verifies signatures.
 
+use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
 use serde_json::json;
 
 use crate::delivery::{Site, one};
@@ -26,10 +27,19 @@ fn keys() -> [(&'static str, &'static SigningKey); 2] {
 pub fn signing(config: ConfigText, directory: &std::path::Path) -> ConfigText {
     let files = keys().map(|(selector, key)| {
         let path = directory.join(format!("{selector}.key"));
-        std::fs::write(&path, key.pem()).expect("a writable directory");
+        std::fs::write(&path, pem(key)).expect("a writable directory");
         path.display().to_string()
     });
     config.set("reports.dkim_key", files.to_vec()).set("reports.dkim_selector", keys().map(|(s, _)| s).to_vec())
+}
+
+/// A private key as a file has it: PKCS #8 in PEM form.
+fn pem(key: &SigningKey) -> String {
+    let der = match key {
+        SigningKey::Rsa(key) => AsDer::<Pkcs8V1Der<'_>>::as_der(key).unwrap(),
+        SigningKey::Ed25519(key) => AsDer::<Pkcs8V1Der<'_>>::as_der(key).unwrap(),
+    };
+    format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", base64(der.as_ref()))
 }
 
 /// A report on one domain, over a relay that takes mail under TLS and from who has logged in alone.

@@ -6,7 +6,7 @@
 use std::sync::OnceLock;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
+use aws_lc_rs::encoding::AsDer;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256, RsaKeyPair};
@@ -61,15 +61,6 @@ impl SigningKey {
             Self::Ed25519(_) => "ed25519",
         };
         format!("v=DKIM1; k={kind}; p={}", self.public())
-    }
-
-    /// The private key as a file has it: PKCS #8 in PEM form.
-    pub fn pem(&self) -> String {
-        let der = match self {
-            Self::Rsa(key) => AsDer::<Pkcs8V1Der<'_>>::as_der(key).unwrap(),
-            Self::Ed25519(key) => AsDer::<Pkcs8V1Der<'_>>::as_der(key).unwrap(),
-        };
-        format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", base64(der.as_ref()))
     }
 
     /// The value of `a=`.
