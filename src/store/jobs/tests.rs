@@ -344,6 +344,8 @@ async fn to_take_a_job_up_none_are_sorted() {
     let query = sqlx::query(AssertSqlSafe(format!("EXPLAIN QUERY PLAN {CLAIM}")));
     let rows = query.fetch_all(&mut jobs.connection).await.unwrap();
     let plan: Vec<String> = rows.iter().map(|row| row.get(3)).collect();
-    assert_eq!(plan.iter().filter(|step| step.contains("report_jobs_by_due")).count(), 2, "{plan:#?}");
+    for index in ["report_jobs_by_due", "report_jobs_by_turn"] {
+        assert_eq!(plan.iter().filter(|step| step.contains(index)).count(), 1, "{plan:#?}");
+    }
     assert!(!plan.iter().any(|step| step.contains("TEMP B-TREE") || step.starts_with("SCAN report_jobs")), "{plan:#?}");
 }
