@@ -13,7 +13,7 @@ use crate::label::Label;
 use crate::report::aggregate::{Configuration, Draft, Feedback, Limits, Period, check};
 use crate::report::delivery::{Delivery, LEASE, Reputation, Settings, epoch_seconds};
 use crate::report::message;
-use crate::report::metrics::JobOutcome;
+use crate::report::metrics::{JobOutcome, Omission};
 use crate::report::recipient::{self, Address, DenyList, recipients};
 use crate::report::relay::{self, Envelope, Outcome};
 use crate::report::schedule::{self, Event, Skip};
@@ -216,7 +216,10 @@ impl Delivery {
             let note = "all mail that the domain really sent was refused by the upstream".to_owned();
             return Err(Empty::Skip(Skip::Reputation, note));
         }
-        let (feedback, _) = draft.ok_or_else(nothing)?.finish(&settings.reporter, period);
+        let (feedback, left_out) = draft.ok_or_else(nothing)?.finish(&settings.reporter, period);
+        let omitted = &self.shared().metrics.omitted;
+        omitted.of(Omission::PrivateAddress).inc_by(left_out.private);
+        omitted.of(Omission::Surplus).inc_by(left_out.surplus);
         feedback.ok_or_else(nothing)
     }
 

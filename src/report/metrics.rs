@@ -68,6 +68,16 @@ label_enum! {
     }
 }
 
+label_enum! {
+    /// Why a report does not tell of a message.
+    pub enum Omission {
+        /// It came from a private or reserved address (`reports.private_addresses`).
+        PrivateAddress = "private_address",
+        /// The report holds no more records.
+        Surplus = "surplus",
+    }
+}
+
 /// What is counted of failure reports.
 #[derive(Clone)]
 pub struct FailureMetrics {
@@ -95,6 +105,8 @@ pub struct Metrics {
     pub jobs: Family<JobOutcome>,
     /// Messages that the reports sent tell of.
     pub messages: IntCounter,
+    /// Messages that the reports made do not tell of.
+    pub omitted: Family<Omission>,
     /// Reports that may have arrived before they were sent once more.
     pub possible_duplicates: IntCounter,
     /// What came to the addresses for bounces.
@@ -121,6 +133,11 @@ impl Metrics {
             messages: registry.counter(
                 "dmarcgate_reports_messages_total",
                 "Messages that the reports sent tell of, once for each destination.",
+            ),
+            omitted: registry.family(
+                "dmarcgate_reports_omitted_messages_total",
+                "Messages that a report was made without, once for each destination.",
+                "reason",
             ),
             possible_duplicates: registry.counter(
                 "dmarcgate_reports_possible_duplicates_total",

@@ -543,7 +543,9 @@ async fn killed_at_any_moment_every_report_arrives_and_twice_only_where_that_is_
 
 #[tokio::test]
 async fn a_running_gate_sends_by_itself_when_it_is_told_to() {
-    let (zone, records) = one();
+    let (zone, mut records) = one();
+    let inner = Record { source_ip: [10, 0, 0, 9].into(), ..records[0].clone() };
+    records.push(inner);
     let site = Site::new(zone, Script::new(), records).await;
     let config = site.config.clone().set("reports.window", "0s");
     let Site { relay, directory, .. } = site;
@@ -561,6 +563,7 @@ async fn a_running_gate_sends_by_itself_when_it_is_told_to() {
         .await;
     assert_eq!(scrape.value("dmarcgate_reports_planned_total"), 1.0);
     assert_eq!(scrape.value("dmarcgate_reports_messages_total"), 1.0);
+    assert_eq!(scrape.value("dmarcgate_reports_omitted_messages_total{reason=\"private_address\"}"), 1.0);
     assert_eq!(scrape.value("dmarcgate_reports_possible_duplicates_total"), 0.0);
     let (status, _directory) = gate.stop().await;
     assert!(status.success());
