@@ -113,7 +113,7 @@ pub enum Denied {
 /// An entry of `log.modules`: what is written of one module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ModuleLevel {
-    /// The module, of [`LOG_MODULES`].
+    /// The module, of `LOG_MODULES`.
     pub module: &'static str,
     /// The least important lines.
     pub level: LogLevel,

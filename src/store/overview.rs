@@ -74,11 +74,11 @@ pub struct Inbound {
 
 impl Reader {
     /// The author domains with most mail without an aligned pass, from the UTC day of `since` on (seconds since the epoch):
-    /// at most `most`, of each at most `addresses`. Not more than the newest [`MOST_ROWS`] rows are looked at.
+    /// at most `most`, of each at most `addresses`. Not more than the newest `MOST_ROWS` rows are looked at.
     ///
     /// # Errors
     ///
-    /// See [`Error`]; a question that takes longer than [`PATIENCE`] is given up.
+    /// See [`Error`]; a question that takes longer than `PATIENCE` is given up.
     pub async fn failing(&self, since: i64, most: usize, addresses: usize) -> Result<Vec<Failing>, Error> {
         let first = since.div_euclid(SECONDS_PER_DAY);
         let mut connection = database::open_read_only(&self.location).await?;
@@ -120,7 +120,7 @@ impl Reader {
     }
 
     /// What others have reported about periods that ended at `since` or later, with the `most` addresses that have most
-    /// failures. Not more than the newest [`MOST_REPORTS`] reports are looked at.
+    /// failures. Not more than the newest `MOST_REPORTS` reports are looked at.
     ///
     /// # Errors
     ///

@@ -1,6 +1,6 @@
 //! Facts as HTML. Pure: everything that a page says comes in as [`Facts`].
 //!
-//! maud escapes every text and closes every tag; texts of peers come as [`Text`](super::text::Text), without what could
+//! maud escapes every text and closes every tag; texts of peers come as [`Text`], without what could
 //! reorder or hide them. Pages have no script and name nothing outside themselves but links to others of them.
 
 use maud::{DOCTYPE, Markup, PreEscaped, Render, html};
