@@ -37,6 +37,8 @@ HOSTILE = ["<script>alert(1)</script>", "\"><img src=x onerror=alert(1)>", "\u20
 PAGES = ["/", "/refusals", "/failing", "/forwarders", "/shadow", "/reports", "/inbound", "/api"]
 SIZES = {"desktop": (1360, 1500), "phone": (390, 2600)}
 SCHEMES = {"light": 1, "dark": 0}
+JOB_COLUMNS = """id, report_id, policy_domain, configuration, period_begin, period_end, destination, due, deadline, state,
+    attempts, unanswered, holder, lease, claimed, changed, recipient, note, messages, message"""
 DAY = 86_400
 
 CONFIG = """
@@ -223,7 +225,7 @@ def fill_store(base):
                 f"page-{number}".encode(), today - 1, n, "fail_tagged", "tagged_quarantine", "refused", "accepted", name,
                 "d=lists.example", ""))
         for number, state in enumerate(["sent", "sent", "failed", "due"]):
-            store.execute("INSERT INTO report_jobs VALUES (" + ", ".join("?" * 20) + ")", (
+            store.execute(f"INSERT INTO report_jobs ({JOB_COLUMNS}) VALUES ({', '.join('?' * 20)})", (
                 f"{number:064x}", "ff", "good.example", "c", now - 2 * DAY, now - DAY,
                 f"mailto:dmarc{number}@good.example", now - 600, now, state, 1 + number, 0, "", 0, 0, now - 600,
                 "", ["", "", "550 5.1.1 " + HOSTILE[1], ""][number], 12, b""))
