@@ -212,7 +212,10 @@ pub fn hostname<'a>(candidates: impl IntoIterator<Item = &'a str>) -> Domain {
         last == "localhost" || last == "localdomain"
     };
     let whole = names.iter().find(|name| name.label_count() > 1 && !is_local(name));
-    whole.or(names.first()).cloned().unwrap_or_else(|| Domain::parse("mx.example.net").expect("a domain"))
+    whole
+        .or(names.first())
+        .cloned()
+        .unwrap_or_else(|| Domain::parse("mx.example.net").expect("a literal of ours is a domain name"))
 }
 
 /// The names that `/etc/hosts` has beside a short one: the first is the canonical one.
