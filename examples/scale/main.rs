@@ -186,7 +186,8 @@ fn record(kind: u32, day: &Day) -> Record {
     };
     let sender = format!("bot{client}.net");
     Record {
-        arrived: now() / 86_400 * 86_400 - 43_200,
+        // The day before yesterday, at noon: yesterday may not have settled yet.
+        arrived: now() / 86_400 * 86_400 - 129_600,
         source_ip,
         policy: Some(policy),
         evaluated: PolicyEvaluated {

@@ -186,13 +186,13 @@ impl Site {
         fresh
     }
 
-    /// Lets a day pass.
+    /// Lets two days pass: what came in yesterday isn't told in today's first quarter of an hour.
     async fn sleep(&self) {
         self.gate
             .wait_for_metrics("all rows written", |scrape| scrape.value("dmarcgate_store_rows_pending") == 0.0)
             .await;
         let mut store = open(self.gate.directory()).await;
-        store.execute(ONE_DAY).await.expect("the store");
+        store.execute(TWO_DAYS).await.expect("the store");
         store.close().await.expect("no more to do");
     }
 
@@ -234,14 +234,14 @@ async fn open(directory: &Path) -> SqliteConnection {
 
 /// Keys are hashes over the day, too; others take their place, so that the next day's are not the same. What was reported
 /// goes, or it would be planned anew: its job has another name now.
-const ONE_DAY: &str = "BEGIN IMMEDIATE;
+const TWO_DAYS: &str = "BEGIN IMMEDIATE;
     DELETE FROM report_rows WHERE day < unixepoch() / 86400;
-    UPDATE report_rows SET day = day - 1, row_key = randomblob(32),
-        first_seen = first_seen - 86400, last_seen = last_seen - 86400;
-    UPDATE report_jobs SET id = lower(hex(randomblob(16))), period_begin = period_begin - 86400,
-        period_end = period_end - 86400, due = due - 86400, deadline = deadline - 86400, lease = lease - 86400,
-        claimed = claimed - 86400, changed = changed - 86400;
-    UPDATE report_suppressions SET since = since - 86400, until = until - 86400;
+    UPDATE report_rows SET day = day - 2, row_key = randomblob(32),
+        first_seen = first_seen - 172800, last_seen = last_seen - 172800;
+    UPDATE report_jobs SET id = lower(hex(randomblob(16))), period_begin = period_begin - 172800,
+        period_end = period_end - 172800, due = due - 172800, deadline = deadline - 172800, lease = lease - 172800,
+        claimed = claimed - 172800, changed = changed - 172800;
+    UPDATE report_suppressions SET since = since - 172800, until = until - 172800;
     COMMIT";
 
 const FORGERIES: usize = 3;

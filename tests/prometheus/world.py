@@ -120,12 +120,12 @@ class World:
         self._forge("forged@quarantine.example", 250)
         self._send(CLIENT, "a@none.example", "a@none.example", 250)
         self._end()
-        # What was yesterday is told today, and what was ten days ago goes.
+        # What was the day before yesterday is told today (yesterday may not have settled yet), and what was ten days ago goes.
         with sqlite3.connect(self._database) as database:
             days = database.executemany(
                 "UPDATE report_rows SET day = day - ?1, first_seen = first_seen - ?1 * 86400,"
                 " last_seen = last_seen - ?1 * 86400 WHERE policy_domain = ?2",
-                [(1, "reject.example"), (1, "quarantine.example"), (10, "none.example")],
+                [(2, "reject.example"), (2, "quarantine.example"), (10, "none.example")],
             )
         database.close()
         assert days.rowcount == 3, days.rowcount
