@@ -397,7 +397,9 @@ fn serve_listeners(
 
 fn open_resolver(config: &Config, open_files: OpenFiles, registry: &Registry) -> Result<Resolver, Error> {
     let mut settings = config.resolver();
+    // Spare ones last: without their own places networks would be at each other's mercy.
     settings.outstanding = settings.outstanding.min(open_files.questions());
+    settings.spare = settings.spare.min(open_files.questions().saturating_sub(settings.outstanding));
     Ok(Resolver::new(settings, dns::Metrics::new(registry))?)
 }
 

@@ -66,8 +66,8 @@ fn needed(sessions: u32) -> u64 {
 const PER_FOUR_SESSIONS: u64 = 5;
 /// Listeners, the log, the store, the admin listener with its 32 connections, probes, the runtime's own.
 const FIXED: u64 = 64;
-/// Sockets for DNS: one for each question under way, for either purpose (`dns::Settings::outstanding`).
-const QUESTIONS: u64 = 1024;
+/// Sockets for DNS: one for each question under way, for either purpose (`dns::Settings::outstanding` and `spare`).
+const QUESTIONS: u64 = 2048;
 /// Clients that are being told that there is no room, on two listeners.
 const FAREWELLS: u64 = 512;
 
@@ -83,10 +83,10 @@ mod tests {
             (100, 10_000, 16, 2),
             (1024, 10_000, 496, 60),
             (1024, 100, 100, 60),
-            (14_200, 10_000, 10_000, 512),
-            (14_199, 10_000, 9_996, 512),
-            (65_536, 1_000_000, 51_068, 512),
-            (u64::MAX, 1_000_000, 1_000_000, 512),
+            (15_050, 10_000, 10_000, 936),
+            (15_048, 10_000, 9_996, 936),
+            (65_536, 1_000_000, 50_248, 1024),
+            (u64::MAX, 1_000_000, 1_000_000, 1024),
         ];
         for (limit, wanted, sessions, questions) in cases {
             let files = OpenFiles { limit };

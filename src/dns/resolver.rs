@@ -46,8 +46,10 @@ pub struct Settings {
     pub max_negative_ttl: Duration,
     /// Failures, and negative answers without an SOA, are remembered for this long; zero: not at all.
     pub failure_ttl: Duration,
-    /// Questions put to the name servers at one time: each needs a socket.
+    /// Questions put to the name servers at one time, of which one client network may have an eighth: each needs a socket.
     pub outstanding: usize,
+    /// Questions beyond these, for whichever networks need them first: so one that is alone is not held to its eighth.
+    pub spare: usize,
     /// Questions that one message may ask; repeated ones count once.
     pub lookups_per_message: usize,
 }
@@ -99,6 +101,7 @@ impl Default for Settings {
             max_negative_ttl: Duration::from_secs(300),
             failure_ttl: Duration::from_secs(5),
             outstanding: 512,
+            spare: 512,
             // SPF at its worst (ten terms of ten exchangers), 20 signatures, ARC and the walks of ten authors.
             lookups_per_message: 300,
         }
@@ -144,7 +147,9 @@ impl Resolver {
     /// No server is set and the system names none: the operator's fault.
     pub fn new(settings: Settings, metrics: Metrics) -> Result<Self, Error> {
         let servers = if settings.servers.is_empty() { system_servers()? } else { settings.servers.clone() };
-        let outstanding = settings.outstanding.clamp(1, Semaphore::MAX_PERMITS);
+        let places = settings.outstanding.clamp(1, Semaphore::MAX_PERMITS / 2);
+        let spare = settings.spare.min(Semaphore::MAX_PERMITS / 2);
+        let outstanding = places + spare;
         metrics.entries_limit.set(i64::try_from(settings.cache_entries).unwrap_or(i64::MAX));
         metrics.outstanding_limit.set(i64::try_from(outstanding).unwrap_or(i64::MAX));
         Ok(Self(Arc::new(Shared {
@@ -153,7 +158,7 @@ impl Resolver {
             under_way: Mutex::new(UnderWay::new(outstanding)),
             permits: [Semaphore::new(outstanding), Semaphore::new(outstanding)],
             max_tasks: outstanding.saturating_mul(QUEUE),
-            shares: Shares::new(outstanding / NETWORKS),
+            shares: Shares::new(places / NETWORKS, spare),
             patience: settings.timeout,
             lookups_per_message: AtomicUsize::new(settings.lookups_per_message),
             metrics,
@@ -281,7 +286,7 @@ fn failed(failure: Failure) -> Answer {
 
 /// Questions that may wait, for each that may be put at one time: beyond that they would wait longer than a message.
 const QUEUE: usize = 16;
-/// One client network holds at most this fraction of the questions that may be out at one time.
+/// One client network holds at most this fraction of the questions that may be out at one time, beside spare ones.
 const NETWORKS: usize = 8;
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! Bounds the questions that one client network has under way, and the memory that its messages hold of answers.
 //!
 //! A network is an IPv4 /24 or an IPv6 /48: what one sender can be expected to hold. It has a number of places in each
-//! lane; who finds them taken waits, first come, first served, outside of the lane. So a sender whose own zones are slow
-//! fills its own places and nobody else's. The table has an entry only while a message or question of the network lasts.
+//! lane, and beside them takes spare ones that are there for all; who finds both taken waits, first come, first served,
+//! outside of the lane. So a sender whose own zones are slow fills its own places and the spare ones, and nobody else's
+//! own. The table has an entry only while a message or question of the network lasts.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -17,8 +18,10 @@ use crate::envelope::sender_network;
 
 /// The shares of all networks.
 pub(super) struct Shares {
-    /// Places in each lane.
+    /// A network's own places in each lane.
     places: usize,
+    /// Places beside them for whoever comes first, by lane.
+    spare: [Arc<Semaphore>; 2],
     /// None: clients whose address is not known.
     networks: Mutex<HashMap<Option<IpNet>, Weak<Share>>>,
     /// Octets of answers that the messages of all networks hold.
@@ -43,9 +46,10 @@ pub(super) struct Place {
 }
 
 impl Shares {
-    /// Shares of so many places in each lane, at least one.
-    pub fn new(places: usize) -> Arc<Self> {
-        Arc::new(Self { places: places.max(1), networks: Mutex::default(), held: AtomicUsize::new(0) })
+    /// Shares of so many places in each lane, at least one, and so many spare ones beside those of all.
+    pub fn new(places: usize, spare: usize) -> Arc<Self> {
+        let spare = [(); 2].map(|()| Arc::new(Semaphore::new(spare)));
+        Arc::new(Self { places: places.max(1), spare, networks: Mutex::default(), held: AtomicUsize::new(0) })
     }
 
     /// The share of a client's network.
@@ -70,12 +74,18 @@ impl Shares {
 impl Share {
     /// Waits for a place in a lane.
     pub async fn place(self: &Arc<Self>, purpose: Purpose) -> Option<Place> {
-        let lane = match purpose {
-            Purpose::Identifier => &self.identifiers,
-            Purpose::Policy => &self.policies,
+        let [identifiers, policies] = &self.shares.spare;
+        let (own, spare) = match purpose {
+            Purpose::Identifier => (&self.identifiers, identifiers),
+            Purpose::Policy => (&self.policies, policies),
+        };
+        let permit = tokio::select! {
+            biased;
+            own = Arc::clone(own).acquire_owned() => own,
+            spare = Arc::clone(spare).acquire_owned() => spare,
         };
         // Never closed.
-        let permit = Arc::clone(lane).acquire_owned().await.ok()?;
+        let permit = permit.ok()?;
         Some(Place { _permit: permit, _share: Arc::clone(self) })
     }
 
@@ -137,11 +147,11 @@ mod tests {
             ("127.0.0.1", "127.0.0.2", true),
         ];
         for (one, two, is_same) in cases {
-            let shares = Shares::new(1);
+            let shares = Shares::new(1, 0);
             let (first, second) = (shares.of(ip(one)), shares.of(ip(two)));
             assert_eq!(Arc::ptr_eq(&first, &second), is_same, "{one} {two}");
         }
-        let shares = Shares::new(1);
+        let shares = Shares::new(1, 0);
         let share = shares.of(None);
         let taken = share.place(Purpose::Policy).await;
         assert_eq!(shares.of(None).policies.available_permits(), 0);
@@ -150,9 +160,33 @@ mod tests {
         assert_eq!(share.policies.available_permits(), 1);
     }
 
+    #[tokio::test]
+    async fn a_network_goes_beyond_its_own_places_as_long_as_there_are_spare_ones() {
+        let shares = Shares::new(2, 3);
+        let (one, other) = (shares.of(ip("192.0.2.1")), shares.of(ip("198.51.100.1")));
+        let mut taken = Vec::new();
+        for _ in 0..5 {
+            taken.push(one.place(Purpose::Policy).await);
+        }
+        let [identifiers, policies] = &shares.spare;
+        assert_eq!((one.policies.available_permits(), policies.available_permits()), (0, 0));
+        assert_eq!(identifiers.available_permits(), 3, "each lane has its own");
+        let mut waiting = Box::pin(one.place(Purpose::Policy));
+        tokio::select! {
+            biased;
+            _ = &mut waiting => panic!("there is neither"),
+            () = std::future::ready(()) => {}
+        }
+        let others = [other.place(Purpose::Policy).await, other.place(Purpose::Policy).await];
+        assert!(others.iter().all(Option::is_some), "they are its own");
+        // The last one is spare: it goes to whoever waits.
+        drop(taken.pop());
+        assert!(waiting.await.is_some());
+    }
+
     #[test]
     fn memory_is_bounded_for_a_network_and_for_all() {
-        let shares = Shares::new(1);
+        let shares = Shares::new(1, 0);
         let of = |n: u32| shares.of(Some(IpAddr::V4((n << 8).into())));
         let first = of(0);
         assert!(first.hold(MAX_HELD_BY_NETWORK - 1));
@@ -171,7 +205,7 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_is_kept_of_networks_that_have_gone() {
-        let shares = Shares::new(1);
+        let shares = Shares::new(1, 0);
         let mut places = Vec::new();
         for n in 0..1000_u32 {
             let share = shares.of(Some(IpAddr::V4((n << 8).into())));

@@ -170,6 +170,7 @@ fn settings(servers: &[&Server]) -> Settings {
     Settings {
         servers: servers.iter().map(|server| server.address.into()).collect(),
         timeout: Duration::from_millis(200),
+        spare: 0,
         ..Settings::default()
     }
 }
