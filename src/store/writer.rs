@@ -13,9 +13,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sqlx::{AnyConnection, Connection};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task;
+use tokio::task::{self, JoinSet};
 use tokio::time::{self, Instant};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::causes::Causes;
 use crate::record::Record;
@@ -56,6 +56,8 @@ pub struct Writer {
     grown: u64,
     /// Whether there is more in the database than it may hold: then rows are lost.
     is_full: bool,
+    /// Counts the rows; ends with the writer.
+    counting: JoinSet<()>,
     log: LogLimit,
 }
 
@@ -150,6 +152,7 @@ impl Writer {
             stored: 0,
             grown: 0,
             is_full: false,
+            counting: JoinSet::new(),
             log: LogLimit::default(),
         }
     }
@@ -224,6 +227,8 @@ impl Writer {
         }
         let lost = self.waiting.explanations.len();
         self.metrics.explanations_lost.of(Loss::Stopped).inc_by(lost as u64);
+        // A connection that reads would keep the log from being folded.
+        self.counting.shutdown().await;
         if let Some(database) = self.database.take() {
             // Everything is committed; closing only folds the log into the database.
             let _ = database.connection.close().await;
@@ -511,7 +516,6 @@ impl Writer {
                 self.explained = pruned.explained;
                 self.metrics.explanations_size.set(i64::try_from(pruned.explained).unwrap_or(i64::MAX));
                 self.metrics.pruned.inc_by(pruned.rows_deleted);
-                pruned.rows.into_iter().for_each(|rows| self.metrics.rows.set(rows));
                 self.metrics.size.set(pruned.octets);
                 self.stored = pruned.octets.unsigned_abs().saturating_sub(pruned.explained);
                 self.grown = 0;
@@ -519,6 +523,7 @@ impl Writer {
                     next = PRUNING_STEP_PAUSE;
                 } else {
                     self.is_full = self.settings.retention.most.is_some_and(|most| self.stored > most);
+                    self.count();
                 }
             }
             Err(fault) => {
@@ -527,6 +532,21 @@ impl Writer {
             }
         }
         self.prune_at = Instant::now() + next;
+    }
+
+    /// Begins to count the rows, unless that is still being done. They are told and nothing more.
+    fn count(&mut self) {
+        while self.counting.try_join_next().is_some() {}
+        if !self.counting.is_empty() {
+            return;
+        }
+        let (location, rows) = (self.settings.location.clone(), self.metrics.rows.clone());
+        self.counting.spawn(async move {
+            match retention::count_rows(&location).await {
+                Ok(count) => rows.set(count),
+                Err(fault) => debug!(error = %Causes(&fault), "the rows can't be counted; they will be, later"),
+            }
+        });
     }
 
     fn tell_memory(&self) {
