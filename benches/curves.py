@@ -1,0 +1,280 @@
+#!/usr/bin/env python3
+"""Measures what a message costs the gate as things grow: sessions, load, DNS delay, cache, store; and under TLS.
+
+    benches/curves.py --rig DIR --corpus DIR [--quick] [--only PART,...] [target/release/dmarcgate]
+
+RIG and CORPUS are those of load.py, and so is what has to be installed. Each part prints a table:
+
+    sessions  a message's cost against the number of sessions, 1 to 10,000, all of them busy
+    overload  twice the sessions that the gate has room for: throughput, the 421 of the surplus, latency of the others
+    dns       every domain unseen against every answer remembered, at answers after 0, 50 and 500 ms
+    tls       plain, STARTTLS and implicit TLS
+    cache     a message's cost against the answers remembered, to 1,000,000
+    rows      a message's cost, the start and memory against the rows in the store, to 10,000,000
+
+Everything is on loopback and in a temporary directory; `rows` needs 10 GB of it. Exit code 1 if anything was answered
+otherwise than its class of message demands, but for the surplus of `overload`. --quick is for whether it works, not for
+figures.
+"""
+
+import argparse
+import collections
+import concurrent.futures
+import json
+import pathlib
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+import tlsload
+import unseen
+from load import Load, generate, surprises
+from stage import Stage, certificate, raise_descriptors
+
+# Fewer sessions than any gate here has room for.
+WARM = Load("warm", "4k", 4, 10)
+
+
+class Bench:
+    """One run of a part: its servers, and whether anything went wrong."""
+
+    def __init__(self, arguments, directory):
+        self.arguments, self.directory, self.quick = arguments, directory, arguments.quick
+        self.stage = Stage(directory, arguments.binary, arguments.rig)
+        self.sink = self.stage.sink()
+        self.broken = False
+        self.gates = 0
+
+    def gate(self, dns, settings=None):
+        """A gate with a store of its own."""
+        self.gates += 1
+        return self.stage.gate(f"gate{self.gates}", self.sink.port, dns.port, settings)
+
+    def warm_gate(self, dns, settings=None):
+        """A gate that has seen each message of the corpus."""
+        gate = self.gate(dns, settings)
+        self.check("warming", generate(self.arguments, WARM, gate.port, True, "--once", "--duration", 600))
+        return gate
+
+    def load(self, what, gate, load, *options):
+        """Puts a load on a gate; gives what the generator measured, with the gate's CPU seconds for 1000 messages."""
+        before = gate.cpu()
+        figures = generate(self.arguments, load, gate.port, True, *options)
+        figures["cpu"] = (gate.cpu() - before) / max(figures["total"], 1) * 1000
+        self.check(what, figures)
+        return figures
+
+    def check(self, what, figures):
+        if wrong := surprises(figures, True):
+            self.broken = True
+            print(f"{what}: {wrong}", file=sys.stderr)
+
+
+def print_row(*cells):
+    print("| " + " | ".join(str(cell) for cell in cells) + " |", flush=True)
+
+
+def print_head(title, *cells):
+    print(f"\n{title}\n")
+    print_row(*cells)
+    print_row(*("---" for _ in cells))
+
+
+def latency(figures, what="eod"):
+    return f"{figures[f'{what}_p50_ms']:.2f} / {figures[f'{what}_p99_ms']:.2f}"
+
+
+def percentile(values, share):
+    return sorted(values)[min(int(len(values) * share), len(values) - 1)] if values else float("nan")
+
+
+def sessions(bench):
+    """All sessions are busy: each sends its next message when the last was answered, ten in a connection."""
+    print_head("4 KB, 10 messages a session, DNS warm", "sessions", "messages/s", "CPU s / 1000", "dot to reply p50 / p99 ms",
+               "peak RSS MiB", "errors")
+    dns = bench.stage.dns(bench.arguments.corpus / "zone")
+    # Beyond 4600 connections to the upstream 10,000 sessions do not fit into 20,000 descriptors.
+    for count in (1, 10, 100, 1000, 10000):
+        gate = bench.warm_gate(dns, {"upstream.connections": min(max(count, 1000), 4600)})
+        # Thousands of sessions need some time to be open at all.
+        seconds, settle = (2, 1) if bench.quick else (6, 2)
+        if count > 1000:
+            seconds, settle = seconds * 2, settle * 3
+        figures = bench.load(f"{count} sessions", gate, Load("", "4k", count, 10), "--duration", seconds, "--warmup", settle)
+        print_row(f"{count:,}", f"{figures['rate']:.0f}", f"{figures['cpu']:.3f}", latency(figures), f"{gate.memory():.0f}",
+                  sum(figures["errors"].values()))
+        gate.end()
+
+
+class Probe(threading.Thread):
+    """Knocks at the gate, one connection after the other, and notes how long the first word took, by what it was."""
+
+    def __init__(self, port, pause=0.01):
+        super().__init__(daemon=True)
+        self.port, self.pause, self.found, self.going = port, pause, collections.defaultdict(list), True
+
+    def run(self):
+        while self.going:
+            began = time.monotonic()
+            outcome = self.knock()
+            self.found[outcome].append((time.monotonic() - began) * 1000)
+            time.sleep(self.pause)
+
+    def knock(self):
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 10) as client:
+                client.sendall(b"PROXY TCP4 198.51.100.9 198.51.100.1 4000 25\r\n")
+                word = client.recv(512)
+                if word[:3] == b"220":
+                    client.sendall(b"QUIT\r\n")
+                    client.recv(512)
+                return word[:3].decode() or "closed"
+        except OSError as error:
+            return type(error).__name__
+
+    def stop(self):
+        self.going = False
+        self.join()
+        return self.found
+
+
+def overload(bench):
+    """The gate has room for as many sessions as have the highest throughput; then come as many again."""
+    dns = bench.stage.dns(bench.arguments.corpus / "zone")
+    seconds = ("--duration", 2 if bench.quick else 6)
+    gate = bench.warm_gate(dns)
+    rates = {}
+    for count in (10, 20, 50, 100, 200):
+        rates[count] = bench.load(f"{count} sessions", gate, Load("", "4k", count, 10), *seconds)["rate"]
+    gate.end()
+    room = max(rates, key=rates.get)
+    print_head(f"room for {room} sessions, the most productive of {', '.join(f'{n}: {rate:.0f}/s' for n, rate in rates.items())}",
+               "sessions offered", "messages/s", "CPU s / 1000", "dot to reply p50 / p99 ms", "transaction p50 / p99 ms",
+               "connections turned away", "421 after p50 / p99 / max ms", "no word")
+    for times in (1, 2, 4):
+        gate = bench.warm_gate(dns, {"limits.sessions": room})
+        probe = Probe(gate.port)
+        if times > 1:
+            probe.start()
+        before = gate.cpu()
+        figures = generate(bench.arguments, Load("", "4k", room * times, 10), gate.port, True, *seconds)
+        cpu = (gate.cpu() - before) / max(figures["total"], 1) * 1000
+        found = probe.stop() if times > 1 else {}
+        refused = found.get("421", [])
+        silent = sum(len(waits) for word, waits in found.items() if word not in ("421", "220"))
+        print_row(f"{room * times}", f"{figures['rate']:.0f}", f"{cpu:.3f}", latency(figures), latency(figures, "txn"),
+                  f"{sum(figures['errors'].values())}: {json.dumps(figures['errors'])}",
+                  f"{percentile(refused, 0.5):.1f} / {percentile(refused, 0.99):.1f} / {max(refused, default=0):.1f}",
+                  f"{silent} of {sum(len(waits) for waits in found.values())}: {[word for word in found]}")
+        gate.end()
+
+
+def unseen_messages(bench):
+    """The directory with messages from domains of their own; those that are there already are taken."""
+    directory = bench.arguments.unseen or bench.directory / "unseen"
+    if not (directory / "unseen.tsv").exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        unseen.write(bench.arguments.corpus, directory, 1000 if bench.quick else 10000)
+    return directory
+
+
+def from_networks(bench, gate, directory, count, networks, messages):
+    """Sends `messages` of the unseen over `count` sessions, shared out among clients in so many networks."""
+    lines = (directory / "unseen.tsv").read_text().splitlines()[:messages]
+
+    def send(network):
+        manifest = bench.directory / f"network{network}.tsv"
+        manifest.write_text("".join(f"{directory}/{line}\n" for line in lines[network::networks]))
+        load = Load("", str(manifest.with_suffix("")), count // networks, 10)
+        return generate(bench.arguments, load, gate.port, True, "--once", "--duration", 600,
+                        "--client-ip", f"198.18.{network}.7")
+
+    before = gate.cpu()
+    with concurrent.futures.ThreadPoolExecutor(networks) as pool:
+        found = list(pool.map(send, range(networks)))
+    for figures in found:
+        bench.check(f"unseen, {count} sessions, {networks} networks", figures)
+    return {
+        "rate": messages / max(figures["wall"] for figures in found),
+        "cpu": (gate.cpu() - before) / messages * 1000,
+        "eod_p50_ms": statistics.median(figures["eod_p50_ms"] for figures in found),
+        "eod_p99_ms": max(figures["eod_p99_ms"] for figures in found),
+    }
+
+
+def dns(bench):
+    """The same messages twice: first no answer is remembered, then all are. Each session waits for its reply, so that
+    with a delay there can't be more messages a second than sessions divided by the delay, however look-ups overlap."""
+    directory = unseen_messages(bench)
+    print_head("4 KB, every domain unseen, 10 messages a session", "DNS after ms", "sessions", "client networks",
+               "messages/s unseen", "warm", "unseen / warm", "of the possible", "CPU s / 1000 unseen", "warm",
+               "dot to reply p50 / p99 ms unseen", "warm", "DNS questions a message")
+    server = bench.stage.dns(directory / "zone")
+    for delay, count, networks, messages in ((0, 50, 1, 10000), (50, 50, 1, 5000), (50, 1000, 1, 10000),
+                                             (50, 1000, 10, 10000), (500, 50, 1, 1000), (500, 1000, 10, 10000)):
+        messages = min(messages, 1000) if bench.quick else messages
+        gate = bench.gate(bench.stage.delay(server, delay, f"delay{bench.gates}") if delay else server)
+        cold, warm = (from_networks(bench, gate, directory, count, networks, messages) for _ in range(2))
+        bound = min(warm["rate"], count / (delay / 1000) if delay else warm["rate"])
+        asked = sum(value for series, value in gate.metrics().items() if series.startswith("dmarcgate_dns_queries_total"))
+        print_row(delay, f"{count:,}", networks, f"{cold['rate']:.0f}", f"{warm['rate']:.0f}", f"{cold['rate'] / warm['rate']:.2f}",
+                  f"{cold['rate'] / bound:.2f}", f"{cold['cpu']:.3f}", f"{warm['cpu']:.3f}", latency(cold), latency(warm),
+                  f"{asked / messages:.1f}")
+        gate.end()
+
+
+def tls(bench):
+    """The same load in the clear and under TLS, each session with a full handshake, by a generator of its own."""
+    print_head("4 KB, 20 sessions at a time, DNS warm, TLS 1.3 with a P-256 certificate; a slower generator than above",
+               "TLS", "messages a session", "messages/s", "handshakes/s", "CPU s / 1000", "dot to reply p50 / p99 ms", "peak RSS MiB")
+    server = bench.stage.dns(bench.arguments.corpus / "zone")
+    seconds = 2 if bench.quick else 6
+    for kind in ("off", "starttls", "implicit"):
+        listener = {"address": "127.0.0.1:0", "tls": kind, "proxy_protocol_from": ["127.0.0.0/8"]}
+        gate = bench.gate(server, certificate(bench.directory) | {"listener": [listener]})
+        manifest = bench.arguments.corpus / "4k.tsv"
+        tlsload.run(gate.port, kind, manifest, 4, 10, 2)
+        for per_session in (1, 10):
+            before = gate.cpu()
+            waits, wrong, opened = tlsload.run(gate.port, kind, manifest, 20, per_session, seconds)
+            if wrong:
+                bench.broken = True
+                print(f"{kind}: {dict(wrong)}", file=sys.stderr)
+            print_row(kind, per_session, f"{len(waits) / seconds:.0f}", f"{opened / seconds:.0f}" if kind != "off" else "",
+                      f"{(gate.cpu() - before) / len(waits) * 1000:.3f}",
+                      f"{percentile(waits, 0.5):.2f} / {percentile(waits, 0.99):.2f}", f"{gate.memory():.0f}")
+        gate.end()
+
+
+PARTS = {part.__name__: part for part in (sessions, overload, dns, tls)}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rig", type=pathlib.Path, required=True)
+    parser.add_argument("--corpus", type=pathlib.Path, required=True)
+    parser.add_argument("--unseen", type=pathlib.Path, metavar="DIR",
+                        help="where messages from domains of their own are, or shall stay: making them takes a minute or two")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", default=",".join(PARTS), help="parts: " + ", ".join(PARTS))
+    parser.add_argument("binary", nargs="?", default="target/release/dmarcgate")
+    arguments = parser.parse_args()
+    raise_descriptors()
+    broken = False
+    for part in arguments.only.split(","):
+        with tempfile.TemporaryDirectory() as directory:
+            bench = Bench(arguments, pathlib.Path(directory))
+            try:
+                PARTS[part](bench)
+            finally:
+                bench.stage.end()
+            broken |= bench.broken
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
