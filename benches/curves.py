@@ -23,6 +23,7 @@ import concurrent.futures
 import json
 import pathlib
 import socket
+import sqlite3
 import statistics
 import subprocess
 import sys
@@ -183,21 +184,22 @@ def unseen_messages(bench):
 
 
 def from_networks(bench, gate, directory, count, networks, messages):
-    """Sends `messages` of the unseen over `count` sessions, shared out among clients in so many networks."""
+    """Sends `messages` of the unseen over `count` sessions, shared out among clients in the networks of these numbers."""
     lines = (directory / "unseen.tsv").read_text().splitlines()[:messages]
 
-    def send(network):
+    def send(place):
+        network = networks[place]
         manifest = bench.directory / f"network{network}.tsv"
-        manifest.write_text("".join(f"{directory}/{line}\n" for line in lines[network::networks]))
-        load = Load("", str(manifest.with_suffix("")), count // networks, 10)
+        manifest.write_text("".join(f"{directory}/{line}\n" for line in lines[place::len(networks)]))
+        load = Load("", str(manifest.with_suffix("")), count // len(networks), 10)
         return generate(bench.arguments, load, gate.port, True, "--once", "--duration", 600,
                         "--client-ip", f"198.18.{network}.7")
 
     before = gate.cpu()
-    with concurrent.futures.ThreadPoolExecutor(networks) as pool:
-        found = list(pool.map(send, range(networks)))
+    with concurrent.futures.ThreadPoolExecutor(len(networks)) as pool:
+        found = list(pool.map(send, range(len(networks))))
     for figures in found:
-        bench.check(f"unseen, {count} sessions, {networks} networks", figures)
+        bench.check(f"unseen, {count} sessions, {len(networks)} networks", figures)
     return {
         "rate": messages / max(figures["wall"] for figures in found),
         "cpu": (gate.cpu() - before) / messages * 1000,
@@ -218,7 +220,7 @@ def dns(bench):
                                              (50, 1000, 10, 10000), (500, 50, 1, 1000), (500, 1000, 10, 10000)):
         messages = min(messages, 1000) if bench.quick else messages
         gate = bench.gate(bench.stage.delay(server, delay, f"delay{bench.gates}") if delay else server)
-        cold, warm = (from_networks(bench, gate, directory, count, networks, messages) for _ in range(2))
+        cold, warm = (from_networks(bench, gate, directory, count, range(networks), messages) for _ in range(2))
         bound = min(warm["rate"], count / (delay / 1000) if delay else warm["rate"])
         asked = sum(value for series, value in gate.metrics().items() if series.startswith("dmarcgate_dns_queries_total"))
         print_row(delay, f"{count:,}", networks, f"{cold['rate']:.0f}", f"{warm['rate']:.0f}", f"{cold['rate'] / warm['rate']:.2f}",
@@ -250,7 +252,123 @@ def tls(bench):
         gate.end()
 
 
-PARTS = {part.__name__: part for part in (sessions, overload, dns, tls)}
+def filler_zone(bench):
+    """A zone in which one domain's SPF record asks for ten names that hang on the sender's local part, and all exist."""
+    directory = bench.directory / "filler"
+    directory.mkdir()
+    terms = [f"include:{letter}.%{{l}}.fill.example" for letter in "abcdefghij"]
+    record = " ".join(f'"{part}"' for part in (f"v=spf1 {' '.join(terms[:5])} ", f"{' '.join(terms[5:])} -all"))
+    zone = (bench.arguments.corpus / "zone" / "root.zone").read_text()
+    (directory / "root.zone").write_text(f"""{zone}
+many.example. TXT {record}
+_dmarc.many.example. TXT "v=DMARC1; p=none"
+*.fill.example. TXT "v=spf1 ip4:203.0.113.0/24 ip6:2001:db8::/32 ?all"
+""")
+    return directory
+
+
+def fill(bench, gate, begin, end):
+    """Has so many answers remembered, ten for each message; gives CPU seconds for 1000 of these."""
+    text = bench.directory / "filler.eml"
+    text.write_bytes(b"From: <a@many.example>\r\nSubject: asks for ten names\r\n\r\nx\r\n")
+    manifest = bench.directory / "filler.tsv"
+    lines = (f"filler.eml\tn{number}@many.example\tuser@rcpt.example\tfail-none\n" for number in range(begin // 10, end // 10))
+    manifest.write_text("".join(lines))
+    load = Load("", str(manifest.with_suffix("")), 50, 10)
+    return bench.load("filling the cache", gate, load, "--once", "--duration", 600)["cpu"]
+
+
+def cache(bench):
+    """One gate whose cache is filled by mail: each message asks for ten names that nobody has asked for before. Then the
+    same through a cache that has been full for long, so that each answer drives out another."""
+    print_head("4 KB, 50 sessions x 10, all answers remembered", "answers in the cache", "of at most", "messages/s",
+               "CPU s / 1000", "dot to reply p50 / p99 ms", "RSS MiB", "CPU s / 1000 messages that asked for ten new names each")
+    server = bench.stage.dns(filler_zone(bench))
+    seconds = 2 if bench.quick else 6
+    steps = (0, 2_000, 10_000) if bench.quick else (0, 10_000, 100_000, 1_000_000)
+    for most, steps in ((2 * steps[-1], steps), (steps[1], (0, steps[-1] // 2))):
+        gate = bench.warm_gate(server, {"dns.cache_entries": most})
+        for before, entries in zip((0, *steps), steps):
+            filling = fill(bench, gate, before, entries) if entries else None
+            figures = bench.load(f"{entries} answers", gate, Load("", "4k", 50, 10), "--duration", seconds)
+            print_row(f"{gate.metrics()['dmarcgate_dns_cache_entries']:,.0f}", f"{most:,}", f"{figures['rate']:.0f}",
+                      f"{figures['cpu']:.3f}", latency(figures), f"{gate.memory('VmRSS'):.0f}",
+                      f"{filling:.3f}" if filling else "")
+        gate.end()
+
+
+class Watch(threading.Thread):
+    """Looks at a metric of a gate again and again; gives the most that it was."""
+
+    def __init__(self, gate, series):
+        super().__init__(daemon=True)
+        self.gate, self.series, self.most, self.going = gate, series, 0.0, True
+        self.start()
+
+    def run(self):
+        while self.going:
+            self.most = max(self.most, self.gate.metrics()[self.series])
+            time.sleep(0.2)
+
+    def stop(self):
+        self.going = False
+        self.join()
+        return self.most
+
+
+def insert_rows(path, begin, end):
+    """Copies a row of the store: other domains and addresses, thirty days, the keys at random as hashes are."""
+    today = int(time.time()) // 86400
+    store = sqlite3.connect(path, isolation_level=None)
+    store.execute("PRAGMA synchronous = OFF")
+    store.execute("PRAGMA cache_size = -4000000")
+    columns = [name for _, name, *_ in store.execute("PRAGMA table_info(report_rows)")]
+    changed = {
+        "row_key": "randomblob(32)", "day": f"{today} - i % 30", "n": "1",
+        "source_ip": "(i >> 24 & 255) || '.' || (i >> 16 & 255) || '.' || (i >> 8 & 255) || '.' || (i & 255)",
+        "policy_domain": "'o' || (i % 100000) || '.example'", "header_from": "'o' || (i % 100000) || '.example'",
+    }
+    values = ", ".join(changed.get(name, f"like.{name}") for name in columns)
+    for first in range(begin, end, 500_000):
+        last = min(first + 500_000, end) - 1
+        store.execute(f"""WITH RECURSIVE numbers (i) AS (SELECT {first} UNION ALL SELECT i + 1 FROM numbers WHERE i < {last})
+            INSERT INTO report_rows SELECT {values} FROM numbers, (SELECT * FROM report_rows LIMIT 1) AS like""")
+    store.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    store.close()
+
+
+def rows(bench):
+    """One store that grows by SQL while its gate is down. Rows that come again are added to what is there; those of
+    domains that are new each make a row, and an index entry at random."""
+    directory = unseen_messages(bench)
+    print_head("4 KB, 50 sessions x 10, SQLite", "rows before", "file MiB", "start ms", "RSS after it MiB", "messages/s, rows known",
+               "CPU s / 1000", "dot to reply p50 / p99 ms", "messages/s, each a new row", "CPU s / 1000", "dot to reply p50 / p99 ms",
+               "peak RSS MiB", "rows waiting at most", "rows lost", "stop ms")
+    server = bench.stage.dns(directory / "zone")
+    settings = {"store.size": "64GiB"}
+    bench.warm_gate(server, settings).end()
+    path = bench.directory / "gate1" / "dmarcgate.db"
+    seconds, count = (2, 1000) if bench.quick else (6, 10000)
+    steps = (0, 10_000, 100_000) if bench.quick else (0, 100_000, 1_000_000, 10_000_000)
+    for step, (before, target) in enumerate(zip((0, *steps), steps)):
+        insert_rows(path, before, target)
+        size = path.stat().st_size / 2**20
+        gate = bench.stage.gate("gate1", bench.sink.port, server.port, settings)
+        rested, watch = gate.memory("VmRSS"), Watch(gate, "dmarcgate_store_rows_pending")
+        bench.check("warming", generate(bench.arguments, WARM, gate.port, True, "--once", "--duration", 600))
+        known = bench.load(f"{target} rows", gate, Load("", "4k", 50, 10), "--duration", seconds)
+        # The first time for DNS; each network makes rows of its own.
+        for network in (2 * step, 2 * step + 1):
+            new = from_networks(bench, gate, directory, 50, [network], count)
+        waiting, peak, began = watch.stop(), gate.memory(), time.monotonic()
+        lost = sum(value for series, value in gate.metrics().items() if series.startswith("dmarcgate_store_rows_lost_total"))
+        gate.end()
+        print_row(f"{target:,}", f"{size:.0f}", f"{gate.started * 1000:.0f}", f"{rested:.0f}", f"{known['rate']:.0f}",
+                  f"{known['cpu']:.3f}", latency(known), f"{new['rate']:.0f}", f"{new['cpu']:.3f}", latency(new),
+                  f"{peak:.0f}", f"{waiting:.0f}", f"{lost:.0f}", f"{(time.monotonic() - began) * 1000:.0f}")
+
+
+PARTS = {part.__name__: part for part in (sessions, overload, dns, tls, cache, rows)}
 
 
 def main():
