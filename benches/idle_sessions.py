@@ -159,7 +159,8 @@ async def measure(arguments, directory):
         each = (all_of_them - both) * 1024 / max(arguments.dripping, 1)
         print(f"{arguments.dripping:6} dripping:          {all_of_them:8.1f} MiB, {each:6.1f} KiB each")
         times = await deliver(port, 200)
-        print(f"mail beside them:         p50 {times[100] * 1000:.1f} ms, p99 {times[197] * 1000:.1f} ms to the reply, 200 of 200")
+        p50, p99 = times[100] * 1000, times[197] * 1000
+        print(f"mail beside them:         p50 {p50:.1f} ms, p99 {p99:.1f} ms to the reply, 200 of 200")
         for task in drips:
             task.cancel()
         for session in sessions[:: max(len(sessions) // 100, 1)]:
