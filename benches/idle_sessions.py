@@ -11,13 +11,19 @@ loopback and in a temporary directory; exit code 1 if a session was refused or a
 import argparse
 import asyncio
 import pathlib
-import resource
 import ssl
-import subprocess
 import sys
 import tempfile
 import time
 
+from stage import Stage, certificate, raise_descriptors
+
+SETTINGS = {
+    "listener": [{"address": "127.0.0.1:0", "tls": "starttls"}],
+    "upstream.hold": "1s",
+    "policy.mode": "monitor",
+    "limits.data_rate": "0B",
+}
 EHLO = b"EHLO client.example\r\n"
 MESSAGE = b"From: <a@a.example>\r\nSubject: flows on\r\n\r\n" + b"x" * 70 + b"\r\n.\r\n"
 
@@ -123,99 +129,46 @@ async def deliver(port, count):
     return sorted(times)
 
 
-def memory(pid):
-    """Resident memory in KiB."""
-    status = pathlib.Path(f"/proc/{pid}/status").read_text()
-    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
-
-
-def start(binary, directory, mta, dns):
-    """Starts a gate before the MTA at port `mta`, with DNS at port `dns`; gives it with its port."""
-    certificate, key = directory / "cert.pem", directory / "key.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-         "-keyout", key, "-out", certificate, "-days", "30", "-subj", "/CN=gate.example",
-         "-addext", "subjectAltName=DNS:gate.example"],
-        check=True, capture_output=True)
-    config = directory / "dmarcgate.toml"
-    config.write_text(f"""
-hostname = "gate.example"
-[[listener]]
-address = "127.0.0.1:0"
-tls = "starttls"
-[tls]
-certificate = "{certificate}"
-key = "{key}"
-[upstream]
-servers = ["127.0.0.1:{mta}"]
-hold = "1s"
-[smtp]
-recipient_domains = ["*"]
-[dns]
-servers = ["127.0.0.1:{dns}"]
-[policy]
-mode = "monitor"
-[limits]
-sessions = 20000
-sessions_per_network = 0
-data_rate = "0B"
-[process]
-user = "root"
-[spool]
-directory = "{directory}/spool"
-[store]
-url = "sqlite://{directory}/dmarcgate.db"
-[admin]
-address = "127.0.0.1:0"
-""")
-    addresses = directory / "addresses"
-    gate = subprocess.Popen([binary, "serve", "--config", config], stdout=open(directory / "log", "w"),
-                            env={"DMARCGATE_ADDRESS_FILE": str(addresses)})
-    for _ in range(500):
-        if addresses.exists():
-            port = addresses.read_text().split()[1].rsplit(":", 1)[1]
-            return gate, int(port)
-        time.sleep(0.02)
-    raise SystemExit((directory / "log").read_text())
-
-
 async def measure(arguments, directory):
     server = await asyncio.start_server(upstream, "127.0.0.1", 0)
     loop = asyncio.get_running_loop()
     dns, _ = await loop.create_datagram_endpoint(Nowhere, local_addr=("127.0.0.1", 0))
     ports = server.sockets[0].getsockname()[1], dns.get_extra_info("sockname")[1]
-    gate, port = start(arguments.binary, directory, *ports)
+    stage = Stage(directory, arguments.binary)
+    gate = stage.gate("gate", *ports, certificate(directory) | SETTINGS)
+    port = gate.port
     try:
         tls = ssl.create_default_context()
         tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
         await deliver(port, 3)
-        before = memory(gate.pid)
-        print(f"at rest, no session:      {before / 1024:8.1f} MiB")
+        before = gate.memory("VmRSS")
+        print(f"at rest, no session:      {before:8.1f} MiB")
         half = arguments.idle // 2
         sessions = await open_all(port, half, None)
-        plain = memory(gate.pid)
-        print(f"{half:6} idle, plain:       {plain / 1024:8.1f} MiB, {(plain - before) / half:6.1f} KiB each")
+        plain = gate.memory("VmRSS")
+        print(f"{half:6} idle, plain:       {plain:8.1f} MiB, {(plain - before) * 1024 / half:6.1f} KiB each")
         sessions += await open_all(port, half, tls)
-        both = memory(gate.pid)
-        print(f"{half:6} idle under TLS:    {both / 1024:8.1f} MiB, {(both - plain) / half:6.1f} KiB each")
+        both = gate.memory("VmRSS")
+        print(f"{half:6} idle under TLS:    {both:8.1f} MiB, {(both - plain) * 1024 / half:6.1f} KiB each")
         dripping = await open_all(port, arguments.dripping, None)
         for session in dripping:
             await session.envelope()
         drips = [asyncio.ensure_future(drip(session, 1)) for session in dripping]
         await asyncio.sleep(5)
-        all_of_them = memory(gate.pid)
-        each = (all_of_them - both) / max(arguments.dripping, 1)
-        print(f"{arguments.dripping:6} dripping:          {all_of_them / 1024:8.1f} MiB, {each:6.1f} KiB each")
+        all_of_them = gate.memory("VmRSS")
+        each = (all_of_them - both) * 1024 / max(arguments.dripping, 1)
+        print(f"{arguments.dripping:6} dripping:          {all_of_them:8.1f} MiB, {each:6.1f} KiB each")
         times = await deliver(port, 200)
-        print(f"mail beside them:         p50 {times[100] * 1000:.1f} ms, p99 {times[197] * 1000:.1f} ms to the reply, 200 of 200")
+        p50, p99 = times[100] * 1000, times[197] * 1000
+        print(f"mail beside them:         p50 {p50:.1f} ms, p99 {p99:.1f} ms to the reply, 200 of 200")
         for task in drips:
             task.cancel()
         for session in sessions[:: max(len(sessions) // 100, 1)]:
             await session.command(b"NOOP\r\n", 250)
         print("idle sessions:            alive")
     finally:
-        gate.kill()
-        gate.wait()
+        gate.process.kill()
+        gate.process.wait()
 
 
 def main():
@@ -224,13 +177,12 @@ def main():
     parser.add_argument("--dripping", type=int, default=1000)
     parser.add_argument("binary", nargs="?", default="target/release/dmarcgate")
     arguments = parser.parse_args()
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    raise_descriptors()
     with tempfile.TemporaryDirectory() as directory:
         try:
             asyncio.run(measure(arguments, pathlib.Path(directory)))
         except ConnectionError as error:
-            print(error, (pathlib.Path(directory) / "log").read_text()[-2000:], sep="\n", file=sys.stderr)
+            print(error, (pathlib.Path(directory) / "gate.log").read_text()[-2000:], sep="\n", file=sys.stderr)
             return 1
     return 0
 
