@@ -10,7 +10,6 @@ fails under p=reject.
 import json
 import os
 import pathlib
-import pwd
 import shutil
 import signal
 import socket
@@ -21,7 +20,7 @@ from load import free_port, wait_for
 
 HOSTNAME = "mx.rcpt.example"  # of every stack: it stands in the Authentication-Results that each writes
 TICKS = os.sysconf("SC_CLK_TCK")
-SUFFIXES = "/usr/share/publicsuffix/public_suffix_list.dat"
+SUFFIXES = pathlib.Path("/usr/share/publicsuffix/public_suffix_list.dat")
 
 NSD = """
 server:
@@ -112,8 +111,6 @@ AuthservID {hostname}
 RemoveARAll yes
 RemoveARFrom {hostname}
 Nameservers {address}
-On-DNSError accept
-On-InternalError accept
 """
 
 OPENDMARC = """
@@ -129,8 +126,11 @@ HistoryFile {base}/opendmarc.dat
 RejectFailures true
 RejectMultiValueFrom true
 RequiredHeaders true
-SPFSelfValidate {by_itself}
-SPFIgnoreResults {by_itself}
+"""
+
+OPENDMARC_SPF = """
+SPFSelfValidate true
+SPFIgnoreResults true
 """
 
 RSPAMD = """
@@ -138,7 +138,7 @@ options {{
   pidfile = "{base}/rspamd.pid"; filters = "dkim"; cache_file = "{base}/symbols.cache"; control_socket = "{base}/rspamd.sock";
   history_file = "{base}/history"; hs_cache_dir = "{base}/"; tempdir = "/tmp"; stats_file = "{base}/stats.ucl";
   dns {{ timeout = 1s; sockets = 16; retransmits = 5; nameserver = ["{address}:53"]; }}
-  url_tld = "/usr/share/rspamd/effective_tld_names.dat"; allow_raw_input = true; task_timeout = 8s;
+  url_tld = "{suffixes}"; allow_raw_input = true; task_timeout = 8s;
 }}
 logging {{ type = "file"; filename = "{base}/rspamd.log"; level = "notice"; }}
 worker "rspamd_proxy" {{
@@ -153,6 +153,17 @@ arc {{ sign_local = false; sign_inbound = false; sign_authenticated = false; }}
 dmarc {{ actions {{ reject = "reject"; quarantine = "add header"; }} }}
 milter_headers {{ use = ["authentication-results", "spam-header"]; skip_local = false; skip_authenticated = false; }}
 """
+
+# Everything as the package has it, but for names and places, and for DMARC's actions.
+RSPAMD_OVERRIDES = {
+    "options.inc": 'dns {{ nameserver = ["{address}:53"]; }} url_tld = "{suffixes}";',
+    "worker-normal.inc": "enabled = false;",
+    "worker-controller.inc": "enabled = false;",
+    "worker-proxy.inc": 'bind_socket = "{base}/socket mode=0666"; count = {count};'
+                        ' upstream "local" {{ default = yes; self_scan = yes; }}',
+    "dmarc.conf": 'actions {{ reject = "reject"; quarantine = "add header"; }}',
+    "milter_headers.conf": 'use = ["authentication-results", "spam-header"]; skip_local = false;',
+}
 
 GATE = """
 hostname = "{hostname}"
@@ -202,6 +213,9 @@ class Stage:
         directory.chmod(0o755)
         # Another for each run, since port 53 of it is taken.
         self.name_server = f"127.53.{os.getpid() >> 8 & 255}.{os.getpid() & 255}"
+        # The names of the corpus are below `example`, which no list has: as if it were a public suffix like any other.
+        self.suffixes = directory / "suffixes"
+        self.suffixes.write_text(SUFFIXES.read_text() + "example\n")
         self.resolver = directory / "resolv.conf"
         self.resolver.write_text(f"nameserver {self.name_server}\noptions timeout:2 attempts:1\n")
 
@@ -272,14 +286,23 @@ class Stage:
         stack.processes.append(process)
         return stack
 
-    def milter(self, name, template, command, user, **values):
-        """A filter beside Postfix: where it listens, and its process; `command` gets the path of its configuration."""
+    def milter(self, name, template, command, user, overrides=None):
+        """A filter beside Postfix: where it listens, and its process.
+
+        `command` gets the path of its configuration, and may name its directory; `overrides` go to override.d there.
+        """
         base = self.folder(name)
-        shutil.chown(base, user)
         config, path = base / f"{name}.conf", base / "socket"
-        config.write_text(template.format(base=base, hostname=HOSTNAME, address=self.name_server, **values))
-        process = self.start(base, name, *command, config)
-        for _ in range(1000):
+        values = {"base": base, "hostname": HOSTNAME, "address": self.name_server, "suffixes": self.suffixes,
+                  "count": os.cpu_count()}
+        config.write_text(template.format(**values))
+        for file, text in (overrides or {}).items():
+            (base / "override.d").mkdir(exist_ok=True)
+            (base / "override.d" / file).write_text(text.format(**values))
+        shutil.chown(base, user)
+        process = self.start(base, name, *(str(word).format(**values) for word in command), config)
+        # rspamd compiles its rules first.
+        for _ in range(6000):
             if path.exists():
                 return f"unix:{path}", process
             time.sleep(0.02)
@@ -288,9 +311,8 @@ class Stage:
     def opendmarc(self, name, sink, spf):
         """Postfix with OpenDKIM and OpenDMARC, which has SPF's result from policyd-spf, or finds it by itself."""
         opendkim = self.milter(f"{name}-opendkim", OPENDKIM, ("opendkim", "-f", "-x"), "opendkim")
-        by_itself = str(spf == "itself").lower()
-        opendmarc = self.milter(f"{name}-opendmarc", OPENDMARC, ("opendmarc", "-f", "-c"), "opendmarc", suffixes=SUFFIXES,
-                                by_itself=by_itself)
+        template = OPENDMARC + (OPENDMARC_SPF if spf == "itself" else "")
+        opendmarc = self.milter(f"{name}-opendmarc", template, ("opendmarc", "-f", "-c"), "opendmarc")
         more = f"smtpd_milters = {opendkim[0]}, {opendmarc[0]}\n"
         if spf == "policyd":
             more += "smtpd_recipient_restrictions = check_policy_service unix:private/policyd-spf\n"
@@ -299,11 +321,15 @@ class Stage:
         stack.processes += [opendkim[1], opendmarc[1]]
         return stack
 
-    def rspamd(self, name, sink):
-        """Postfix with rspamd, of which only SPF, DKIM, ARC and DMARC are switched on."""
-        user = pwd.getpwnam("_rspamd").pw_name
-        command = ("rspamd", "-f", "-u", user, "-g", user, "-c")
-        path, process = self.milter(f"{name}-filter", RSPAMD, command, user, count=os.cpu_count())
+    def rspamd(self, name, sink, rules):
+        """Postfix with rspamd: with SPF, DKIM, ARC and DMARC `alone`, or `all` that its package switches on."""
+        command = ("rspamd", "-f", "-u", "_rspamd", "-g", "_rspamd")
+        if rules == "alone":
+            template, overrides = RSPAMD, {}
+        else:
+            template, overrides = '.include "/etc/rspamd/rspamd.conf"\n', RSPAMD_OVERRIDES
+            command += tuple(f"--var={place}={{base}}" for place in ("LOCAL_CONFDIR", "DBDIR", "RUNDIR", "LOGDIR"))
+        path, process = self.milter(f"{name}-filter", template, (*command, "-c"), "_rspamd", overrides)
         stack = self.postfix(name, sink, more=f"smtpd_milters = {path}\n")
         stack.processes.append(process)
         return stack

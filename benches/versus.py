@@ -25,7 +25,7 @@ STACKS = {
     "Postfix alone": lambda stage, name, sink, dns: stage.postfix(name, sink),
     "Postfix, policyd-spf, OpenDKIM, OpenDMARC": lambda stage, name, sink, dns: stage.opendmarc(name, sink, "policyd"),
     "Postfix, OpenDKIM, OpenDMARC (SPF itself)": lambda stage, name, sink, dns: stage.opendmarc(name, sink, "itself"),
-    "Postfix, rspamd": lambda stage, name, sink, dns: stage.rspamd(name, sink),
+    "Postfix, rspamd": lambda stage, name, sink, dns: stage.rspamd(name, sink, "alone"),
     "gate, Postfix": lambda stage, name, sink, dns: stage.gate_and_postfix(name, sink, dns, "always"),
     "gate": lambda stage, name, sink, dns: stage.gate(name, sink, dns, "always"),
 }
@@ -130,8 +130,8 @@ def speed(arguments):
                     rounds[name].append(figures)
                 for error, count in figures["errors"].items():
                     print(f"{name}: {count} of {error}", file=sys.stderr)
-    print(f"{arguments.sessions} sessions at a time with {arguments.per_session} messages each, of {arguments.size}; medians of "
-          f"{arguments.rounds} rounds of {arguments.seconds} s; until the last message is at the sink:\n")
+    print(f"{arguments.sessions} sessions at a time with {arguments.per_session} messages each, of {arguments.size}; medians "
+          f"of {arguments.rounds} rounds of {arguments.seconds} s; until the last message is at the sink:\n")
     print("| through | messages/s | CPU s / 1000 messages | end-of-data p50 / p99 ms |")
     print("| --- | --- | --- | --- |")
     for name in arguments.only:
