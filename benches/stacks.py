@@ -2,9 +2,8 @@
 
 A stack takes mail at a port of loopback, from a client that a PROXY header names, and relays what it accepts to a sink. All ask
 one name server, which is named to those without a key for it by an /etc/resolv.conf of their own, in a mount namespace: so this
-needs root, and touches nothing of the machine. The other servers are Debian's: postfix, postfix-policyd-spf-python, opendkim,
-opendmarc, publicsuffix, rspamd, nsd. Where they leave a choice, they are told to check what the gate checks and to refuse what
-fails under p=reject.
+needs root, and touches nothing of the machine. The other servers are Debian's (`PACKAGES`, which `install` installs). Where
+they leave a choice, they are told to check what the gate checks and to refuse what fails under p=reject.
 """
 
 import json
@@ -14,10 +13,12 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 
 from load import free_port, wait_for
 
+PACKAGES = ("postfix", "postfix-policyd-spf-python", "opendkim", "opendmarc", "publicsuffix", "rspamd", "nsd")
 HOSTNAME = "mx.rcpt.example"  # of every stack: it stands in the Authentication-Results that each writes
 TICKS = os.sysconf("SC_CLK_TCK")
 SUFFIXES = pathlib.Path("/usr/share/publicsuffix/public_suffix_list.dat")
@@ -204,6 +205,17 @@ class Stack:
         """Seconds that all of them have used, those that have ended included."""
         return sum(tree(process.pid for process in self.processes).values())
 
+    def memory(self):
+        """MiB that all of them have now, what several share divided among them."""
+        total = 0
+        for pid in tree(process.pid for process in self.processes):
+            try:
+                rollup = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text()
+            except OSError:
+                continue  # ended meanwhile
+            total += next((int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")), 0)
+        return total / 1024
+
 
 class Stage:
     """Starts servers in a directory that other users can reach, and ends them."""
@@ -375,6 +387,29 @@ def tree(roots):
         found[pid] = used.get(pid, 0)
         left += children.get(pid, [])
     return found
+
+
+def install():
+    """Installs what is not there, so that none of it is started as a service of the machine."""
+    policy = pathlib.Path("/usr/sbin/policy-rc.d")
+    ours = not policy.exists()
+    if ours:
+        policy.write_text("#!/bin/sh\nexit 101\n")
+        policy.chmod(0o755)
+    try:
+        command = ["apt-get", "install", "--yes", "--quiet", "--no-upgrade", "--no-install-recommends", *PACKAGES]
+        environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+        subprocess.run(command, check=True, env=environment, stdin=subprocess.DEVNULL, stdout=sys.stderr)
+    finally:
+        if ours:
+            policy.unlink()
+
+
+def versions(binary):
+    """What is compared, as Debian's packages and the gate call it."""
+    listed = subprocess.run(["dpkg-query", "-W", "-f", "${Package} ${Version}, ", *PACKAGES], capture_output=True, text=True)
+    gate = subprocess.run([binary, "--version"], capture_output=True, text=True)
+    return listed.stdout + gate.stdout.strip()
 
 
 def delivered(stats):

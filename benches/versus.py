@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Measures the gate beside other ways to have DMARC judged, on this machine: verdicts, messages/s, CPU, latency.
 
-    benches/versus.py --rig DIR --corpus DIR [--only NAME+NAME] [--rounds 3] [--seconds 8] [target/release/dmarcgate]
+    benches/versus.py --rig DIR --corpus DIR [--install] [--only NAME+NAME] [--rounds 3] [--seconds 8] [BINARY]
 
-RIG and CORPUS are those of load.py; stacks.py says what is compared and what has to be installed; needs root. First each stack
-gets every message of the corpus once, and what came of it is held to what its class demands. Then the stacks get the load in
-turn, and the figures are medians over the rounds. Everything is on loopback and in a temporary directory. Exit code 1 if the
+RIG and CORPUS are those of load.py; stacks.py says what is compared, --install installs what is missing of it; needs root.
+First each stack gets every message of the corpus once, and what came of it is held to what its class demands. Then the
+stacks get the load in turn, and the figures are medians over the rounds; CPU and memory are those of all processes of a stack,
+without the generator, the sink and the name server. Everything is on loopback and in a temporary directory. Exit code 1 if the
 gate did otherwise than the corpus demands; what others do is only told.
 """
 
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import time
 
-from stacks import Stage, handling, wait_for_delivery
+from stacks import Stage, handling, install, versions, wait_for_delivery
 
 STACKS = {
     "Postfix alone": lambda stage, name, sink, dns: stage.postfix(name, sink),
@@ -124,6 +125,7 @@ def speed(arguments):
                 accepted[name] += figures["accepted"]
                 # A queue is work that is still to be done: it counts until the last message is at the sink.
                 wait_for_delivery(stats, accepted[name])
+                figures["memory"] = stack.memory()
                 figures["rate"] = figures["total"] / (time.monotonic() - began)
                 figures["cpu"] = (stack.cpu() - before) / max(figures["total"], 1) * 1000
                 if at:
@@ -132,20 +134,13 @@ def speed(arguments):
                     print(f"{name}: {count} of {error}", file=sys.stderr)
     print(f"{arguments.sessions} sessions at a time with {arguments.per_session} messages each, of {arguments.size}; medians "
           f"of {arguments.rounds} rounds of {arguments.seconds} s; until the last message is at the sink:\n")
-    print("| through | messages/s | CPU s / 1000 messages | end-of-data p50 / p99 ms |")
-    print("| --- | --- | --- | --- |")
+    print("| through | messages/s | CPU s / 1000 messages | end-of-data p50 / p99 ms | memory MiB |")
+    print("| --- | --- | --- | --- | --- |")
     for name in arguments.only:
         one = {key: statistics.median(figures[key] for figures in rounds[name])
-               for key in ("rate", "cpu", "eod_p50_ms", "eod_p99_ms")}
-        print(f"| {name} | {one['rate']:.0f} | {one['cpu']:.2f} | {one['eod_p50_ms']:.1f} / {one['eod_p99_ms']:.1f} |")
-
-
-def versions(binary):
-    """What is compared, as Debian's packages and the gate call it."""
-    packages = ("postfix", "postfix-policyd-spf-python", "opendkim", "opendmarc", "rspamd", "publicsuffix")
-    listed = subprocess.run(["dpkg-query", "-W", "-f", "${Package} ${Version}, ", *packages], capture_output=True, text=True)
-    gate = subprocess.run([binary, "--version"], capture_output=True, text=True)
-    return listed.stdout + gate.stdout.strip()
+               for key in ("rate", "cpu", "eod_p50_ms", "eod_p99_ms", "memory")}
+        print(f"| {name} | {one['rate']:.0f} | {one['cpu']:.2f} | {one['eod_p50_ms']:.1f} / {one['eod_p99_ms']:.1f} | "
+              f"{one['memory']:.0f} |")
 
 
 def main():
@@ -159,6 +154,7 @@ def main():
     parser.add_argument("--per-session", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=8)
+    parser.add_argument("--install", action="store_true", help="first install the servers that are missing, by apt-get")
     parser.add_argument("binary", nargs="?", default="target/release/dmarcgate")
     arguments = parser.parse_args()
     if unknown := set(arguments.only) - set(STACKS):
@@ -166,6 +162,8 @@ def main():
     arguments.manifest = arguments.corpus / f"{arguments.size}.tsv"
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if arguments.install:
+        install()
     print(versions(arguments.binary), end="\n\n")
     clean = verdicts(arguments)
     speed(arguments)

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Holds the gate and other ways to have DMARC judged to single messages on which the standards say what must come out.
 
-    benches/versus_cases.py --rig DIR [--only NAME+NAME] [--show] [target/release/dmarcgate]
+    benches/versus_cases.py --rig DIR [--install] [--only NAME+NAME] [--show] [target/release/dmarcgate]
 
-RIG is that of load.py, of which the sink is used; stacks.py says what is compared and what has to be installed; needs root.
-Prints a table of what each stack answered, with what is otherwise than demanded in bold. The gate runs with its default
-policy. Everything is on loopback and in a temporary directory. Exit code 1 if the gate did otherwise than demanded, but for
-what it does on purpose.
+RIG is that of load.py, of which the sink is used; stacks.py says what is compared, --install installs what is missing of it;
+needs root. Prints a table of what each stack answered, with what is otherwise than demanded in bold. The gate runs with its
+default policy. Everything is on loopback and in a temporary directory. Exit code 1 if the gate did otherwise than demanded, but
+for what it does on purpose.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Callable
 
 from signing import Keys
-from stacks import HOSTNAME, Stage, fields, handling
+from stacks import HOSTNAME, Stage, fields, handling, install, versions
 
 CLIENT, OTHER = "198.51.100.7", "203.0.113.9"
 ELSEWHERE = f"v=spf1 ip4:{OTHER} -all"
@@ -345,10 +345,14 @@ def main():
     parser.add_argument("--only", type=lambda text: text.split("+"), default=list(STACKS),
                         help="joined by +: " + "; ".join(STACKS))
     parser.add_argument("--show", action="store_true", help="print each reply")
+    parser.add_argument("--install", action="store_true", help="first install the servers that are missing, by apt-get")
     parser.add_argument("binary", nargs="?", default="target/release/dmarcgate")
     arguments = parser.parse_args()
     if unknown := set(arguments.only) - set(STACKS):
         parser.error(f"no such stack: {', '.join(unknown)}")
+    if arguments.install:
+        install()
+    print(versions(arguments.binary), end="\n\n")
     with tempfile.TemporaryDirectory(prefix="versus-", dir="/var/tmp") as directory:
         return compare(arguments, pathlib.Path(directory))
 
