@@ -39,6 +39,7 @@ HELD_OFF = "refused or marked", {"refused", "marked"}
 MARKED = "marked", {"marked"}
 NOT_REFUSED = "anything but refused", {"marked", "deferred", "pass", "fail", "temperror", "none", "no result"}
 TOLD = "delivered, pass", {"pass"}
+FREE = "pass, refused or marked", {"pass", "refused", "marked"}
 PLAIN = "delivered, unmarked", {"pass", "fail", "none", "no result", "permerror"}
 
 # A From field that a strict and a lenient reader read differently the gate refuses, well-formed or not: what matters is whom
@@ -220,6 +221,10 @@ def cases(keys):
         signed("group, signed", "6854 §2.1", TOLD, "friends: a@victim.example;", "victim.example"),
         signed("angle address in the local part, signed", "5322 §3.4", TOLD, '"x<a@evil.example>"@victim.example',
                "victim.example"),
+        # What is malformed may be refused, and may be read by who knows how.
+        signed("unbalanced quote in the name, signed", "9989 §11.5", FREE, 'Na"me <a@victim.example>', "victim.example"),
+        signed("words behind the angle address, signed", "9989 §11.5", FREE, "Name <a@victim.example> Co", "victim.example"),
+        signed("unquoted comma in the name, signed", "9989 §11.5", FREE, "Doe, John <a@victim.example>", "victim.example"),
         # Policy discovery
         forged("several records at one name", "9989 §4.10", PLAIN, "a@two.example"),
         forged("np, no such subdomain", "9989 §4.10.1, new", REFUSED, "a@nothing.np.example"),
