@@ -1,0 +1,457 @@
+"""Mail servers that judge DMARC, each set up for itself in a directory: what `versus.py` and `versus_cases.py` compare.
+
+A stack takes mail at a port of loopback, from a client that a PROXY header names, and relays what it accepts to a sink. All ask
+one name server, which is named to those without a key for it by an /etc/resolv.conf of their own, in a mount namespace: so this
+needs root, and touches nothing of the machine. The other servers are Debian's (`PACKAGES`, which `install` installs). Where
+they leave a choice, they are told to check what the gate checks and to refuse what fails under p=reject.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+from load import free_port, wait_for
+
+PACKAGES = ("postfix", "postfix-policyd-spf-python", "opendkim", "opendmarc", "publicsuffix", "rspamd", "nsd")
+HOSTNAME = "mx.rcpt.example"  # of every stack: it stands in the Authentication-Results that each writes
+TICKS = os.sysconf("SC_CLK_TCK")
+SUFFIXES = pathlib.Path("/usr/share/publicsuffix/public_suffix_list.dat")
+
+NSD = """
+server:
+    ip-address: {address}@53
+    ip-address: 127.0.0.1@{port}
+    username: ""
+    chroot: ""
+    zonesdir: "{directory}"
+    database: ""
+    pidfile: "{directory}/nsd.pid"
+    xfrdfile: "{directory}/xfrd.state"
+    zonelistfile: "{directory}/zone.list"
+    server-count: 1
+    rrl-ratelimit: 0
+remote-control:
+    control-enable: no
+zone:
+    name: "."
+    zonefile: root.zone
+"""
+
+MAIN_CF = """
+compatibility_level = 3.6
+queue_directory = {base}/queue
+data_directory = {base}/data
+command_directory = /usr/sbin
+daemon_directory = {daemons}
+mail_owner = postfix
+setgid_group = postdrop
+maillog_file_prefixes = {base}
+maillog_file = {base}/postfix.log
+myhostname = {hostname}
+mydestination =
+mynetworks =
+inet_interfaces = 127.0.0.1
+inet_protocols = ipv4
+alias_maps =
+alias_database =
+local_recipient_maps =
+relay_recipient_maps =
+relay_domains = rcpt.example
+relay_transport = smtp:[127.0.0.1]:{sink}
+disable_dns_lookups = yes
+message_size_limit = 33554432
+default_process_limit = 300
+smtpd_client_connection_count_limit = 0
+smtpd_relay_restrictions = reject_unauth_destination
+"""
+
+MASTER_CF = """
+127.0.0.1:{port} inet n - n - - smtpd
+    -o {client}
+smtp unix - - n - - smtp
+relay unix - - n - - smtp
+cleanup unix n - n - 0 cleanup
+qmgr unix n - n 300 1 qmgr
+rewrite unix - - n - - trivial-rewrite
+bounce unix - - n - 0 bounce
+defer unix - - n - 0 bounce
+trace unix - - n - 0 bounce
+error unix - - n - - error
+retry unix - - n - - error
+tlsmgr unix - - n 1000? 1 tlsmgr
+anvil unix - - n - 1 anvil
+postlog unix-dgram n - n - 1 postlogd
+policyd-spf unix - n n - 0 spawn user=nobody argv=/usr/bin/policyd-spf {base}/policyd-spf.conf
+"""
+
+# SPF alone refuses nothing, or mail with an aligned signature would be refused before DMARC is asked (RFC 9989 §7.1).
+POLICYD_SPF = """
+debugLevel = 1
+TestOnly = 1
+HELO_reject = False
+Mail_From_reject = False
+PermError_reject = False
+TempError_Defer = False
+Header_Type = SPF
+"""
+
+OPENDKIM = """
+Background no
+Syslog no
+Mode v
+Socket local:{base}/socket
+UMask 000
+UserID opendkim
+AuthservID {hostname}
+RemoveARAll yes
+RemoveARFrom {hostname}
+Nameservers {address}
+"""
+
+OPENDMARC = """
+Background false
+Syslog false
+Socket local:{base}/socket
+UMask 000
+UserID opendmarc
+AuthservID {hostname}
+TrustedAuthservIDs {hostname}
+PublicSuffixList {suffixes}
+HistoryFile {base}/opendmarc.dat
+RejectFailures true
+RejectMultiValueFrom true
+RequiredHeaders true
+"""
+
+OPENDMARC_SPF = """
+SPFSelfValidate true
+SPFIgnoreResults true
+"""
+
+RSPAMD = """
+options {{
+  pidfile = "{base}/rspamd.pid"; filters = "dkim"; cache_file = "{base}/symbols.cache"; control_socket = "{base}/rspamd.sock";
+  history_file = "{base}/history"; hs_cache_dir = "{base}/"; tempdir = "/tmp"; stats_file = "{base}/stats.ucl";
+  dns {{ timeout = 1s; sockets = 16; retransmits = 5; nameserver = ["{address}:53"]; }}
+  url_tld = "{suffixes}"; allow_raw_input = true; task_timeout = 8s;
+}}
+logging {{ type = "file"; filename = "{base}/rspamd.log"; level = "notice"; }}
+worker "rspamd_proxy" {{
+  bind_socket = "{base}/socket mode=0666"; milter = yes; timeout = 120s; count = {count};
+  upstream "local" {{ default = yes; self_scan = yes; }}
+}}
+actions {{ reject = 15; add_header = 6; }}
+modules {{ path = "/usr/share/rspamd/plugins/"; }}
+spf {{ spf_cache_size = 2k; spf_cache_expire = 1d; }}
+dkim {{ dkim_cache_size = 2k; dkim_cache_expire = 1d; time_jitter = 6h; trusted_only = false; skip_multi = false; }}
+arc {{ sign_local = false; sign_inbound = false; sign_authenticated = false; }}
+dmarc {{ actions {{ reject = "reject"; quarantine = "add header"; }} }}
+milter_headers {{ use = ["authentication-results", "spam-header"]; skip_local = false; skip_authenticated = false; }}
+"""
+
+# Everything as the package has it, but for names and places, and for DMARC's actions.
+RSPAMD_OVERRIDES = {
+    "options.inc": 'dns {{ nameserver = ["{address}:53"]; }} url_tld = "{suffixes}";',
+    "worker-normal.inc": "enabled = false;",
+    "worker-controller.inc": "enabled = false;",
+    "worker-proxy.inc": 'bind_socket = "{base}/socket mode=0666"; count = {count};'
+                        ' upstream "local" {{ default = yes; self_scan = yes; }}',
+    "dmarc.conf": 'actions {{ reject = "reject"; quarantine = "add header"; }}',
+    "milter_headers.conf": 'use = ["authentication-results", "spam-header"]; skip_local = false;',
+}
+
+GATE = """
+hostname = "{hostname}"
+[[listener]]
+address = "127.0.0.1:0"
+proxy_protocol_from = ["127.0.0.0/8"]
+[upstream]
+servers = ["127.0.0.1:{upstream}"]
+identity = "xclient"
+[smtp]
+recipient_domains = ["rcpt.example"]
+[dns]
+servers = ["127.0.0.1:{dns}"]
+[policy]
+mode = "enforce"
+reject = "{reject}"
+[limits]
+sessions = 20000
+sessions_per_network = 0
+[process]
+user = "root"
+[spool]
+directory = "{base}/spool"
+[store]
+url = "sqlite://{base}/dmarcgate.db"
+[admin]
+address = "127.0.0.1:0"
+"""
+
+
+class Stack:
+    """What takes mail at `port`; the processes that it is made of, with all that they start."""
+
+    def __init__(self, name):
+        self.name, self.port, self.processes = name, None, []
+
+    def cpu(self):
+        """Seconds that all of them have used, those that have ended included."""
+        return sum(tree(process.pid for process in self.processes).values())
+
+    def memory(self):
+        """MiB that all of them have now, what several share divided among them."""
+        total = 0
+        for pid in tree(process.pid for process in self.processes):
+            try:
+                rollup = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text()
+            except OSError:
+                continue  # ended meanwhile
+            total += next((int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")), 0)
+        return total / 1024
+
+
+class Stage:
+    """Starts servers in a directory that other users can reach, and ends them."""
+
+    def __init__(self, directory, rig, binary):
+        self.base, self.rig, self.binary, self.processes = directory, rig, binary, []
+        directory.chmod(0o755)
+        # Another for each run, since port 53 of it is taken.
+        self.name_server = f"127.53.{os.getpid() >> 8 & 255}.{os.getpid() & 255}"
+        # The names of the corpus are below `example`, which no list has: as if it were a public suffix like any other.
+        self.suffixes = directory / "suffixes"
+        self.suffixes.write_text(SUFFIXES.read_text() + "example\n")
+        self.resolver = directory / "resolv.conf"
+        self.resolver.write_text(f"nameserver {self.name_server}\noptions timeout:2 attempts:1\n")
+
+    def end(self):
+        """Ends all that was started, the newest first, each with what it has started."""
+        for process in reversed(self.processes):
+            # Not by process group: Postfix's master leaves that of its parent.
+            everything = tree([process.pid])
+            for sign in (signal.SIGTERM, signal.SIGKILL):
+                for pid in everything:
+                    try:
+                        os.kill(pid, sign)
+                    except ProcessLookupError:
+                        pass
+                try:
+                    process.wait(2)
+                except subprocess.TimeoutExpired:
+                    pass
+
+    def start(self, base, name, *command, **options):
+        """Starts one in a session of its own, in the namespace, with its output in a log."""
+        log = open(base / f"{name}.log", "w")
+        script = 'mount --bind "$1" /etc/resolv.conf; shift; exec "$@"'
+        command = ("unshare", "--mount", "sh", "-ec", script, "sh", self.resolver, *command)
+        process = subprocess.Popen([str(word) for word in command], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                   start_new_session=True, **options)
+        self.processes.append(process)
+        return process
+
+    def folder(self, name):
+        base = self.base / name
+        base.mkdir(mode=0o755)
+        return base
+
+    def sink(self, keep=0):
+        """Takes everything; the port, that of its counts, and the directory of the last `keep` messages."""
+        base, port, stats = self.folder(f"sink-{len(self.processes)}"), free_port(), free_port()
+        process = self.start(base, "sink", self.rig / "sink", "--listen", f"127.0.0.1:{port}", "--stats", f"127.0.0.1:{stats}",
+                             "--keep", keep, "--dump-dir", base)
+        wait_for(port, process)
+        return port, stats, base
+
+    def dns(self, zone, broken=()):
+        """Serves the zone text as the root, and fails for each zone of `broken`; the port at 127.0.0.1."""
+        base, port = self.folder("nsd"), free_port()
+        (base / "root.zone").write_text(zone)
+        config = NSD.format(address=self.name_server, port=port, directory=base)
+        for name in broken:
+            config += f'zone:\n    name: "{name}"\n    zonefile: missing.zone\n'
+        (base / "nsd.conf").write_text(config)
+        wait_for(port, self.start(base, "nsd", "nsd", "-d", "-c", base / "nsd.conf"))
+        return port
+
+    def postfix(self, name, sink, *, client="smtpd_upstream_proxy_protocol=haproxy", more=""):
+        """Postfix alone, or with what `more` says; `client` says how it learns of the client."""
+        stack, base = Stack(name), self.folder(name)
+        stack.port = free_port()
+        daemons = next(d for d in ("/usr/lib/postfix/sbin", "/usr/libexec/postfix") if os.path.isdir(d))
+        for folder in ("etc", "queue", "data"):
+            (base / folder).mkdir(mode=0o755)
+        shutil.chown(base / "data", "postfix")
+        values = {"base": base, "daemons": daemons, "hostname": HOSTNAME, "sink": sink, "port": stack.port, "client": client}
+        (base / "etc/main.cf").write_text(MAIN_CF.format(**values) + more)
+        (base / "etc/master.cf").write_text(MASTER_CF.format(**values))
+        (base / "policyd-spf.conf").write_text(POLICYD_SPF.format(**values))
+        process = self.start(base, "start", "postfix", "-c", base / "etc", "start-fg")
+        wait_for(stack.port, process)
+        stack.processes.append(process)
+        return stack
+
+    def milter(self, name, template, command, user, overrides=None):
+        """A filter beside Postfix: where it listens, and its process.
+
+        `command` gets the path of its configuration, and may name its directory; `overrides` go to override.d there.
+        """
+        base = self.folder(name)
+        config, path = base / f"{name}.conf", base / "socket"
+        values = {"base": base, "hostname": HOSTNAME, "address": self.name_server, "suffixes": self.suffixes,
+                  "count": os.cpu_count()}
+        config.write_text(template.format(**values))
+        for file, text in (overrides or {}).items():
+            (base / "override.d").mkdir(exist_ok=True)
+            (base / "override.d" / file).write_text(text.format(**values))
+        shutil.chown(base, user)
+        process = self.start(base, name, *(str(word).format(**values) for word in command), config)
+        # rspamd compiles its rules first.
+        for _ in range(6000):
+            if path.exists():
+                return f"unix:{path}", process
+            time.sleep(0.02)
+        raise SystemExit(f"{name} does not listen\n" + (base / f"{name}.log").read_text())
+
+    def opendmarc(self, name, sink, spf):
+        """Postfix with OpenDKIM and OpenDMARC, which has SPF's result from policyd-spf, or finds it by itself."""
+        opendkim = self.milter(f"{name}-opendkim", OPENDKIM, ("opendkim", "-f", "-x"), "opendkim")
+        template = OPENDMARC + (OPENDMARC_SPF if spf == "itself" else "")
+        opendmarc = self.milter(f"{name}-opendmarc", template, ("opendmarc", "-f", "-c"), "opendmarc")
+        more = f"smtpd_milters = {opendkim[0]}, {opendmarc[0]}\n"
+        if spf == "policyd":
+            more += "smtpd_recipient_restrictions = check_policy_service unix:private/policyd-spf\n"
+            more += "policyd-spf_time_limit = 3600\n"
+        stack = self.postfix(name, sink, more=more)
+        stack.processes += [opendkim[1], opendmarc[1]]
+        return stack
+
+    def rspamd(self, name, sink, rules):
+        """Postfix with rspamd: with SPF, DKIM, ARC and DMARC `alone`, or `all` that its package switches on."""
+        command = ("rspamd", "-f", "-u", "_rspamd", "-g", "_rspamd")
+        if rules == "alone":
+            template, overrides = RSPAMD, {}
+        else:
+            template, overrides = '.include "/etc/rspamd/rspamd.conf"\n', RSPAMD_OVERRIDES
+            command += tuple(f"--var={place}={{base}}" for place in ("LOCAL_CONFDIR", "DBDIR", "RUNDIR", "LOGDIR"))
+        path, process = self.milter(f"{name}-filter", template, (*command, "-c"), "_rspamd", overrides)
+        stack = self.postfix(name, sink, more=f"smtpd_milters = {path}\n")
+        stack.processes.append(process)
+        return stack
+
+    def gate(self, name, upstream, dns, reject):
+        """The gate before whoever takes mail at the port `upstream`."""
+        stack, base = Stack(name), self.folder(name)
+        config, addresses = base / "dmarcgate.toml", base / "addresses"
+        config.write_text(GATE.format(base=base, hostname=HOSTNAME, upstream=upstream, dns=dns, reject=reject))
+        environment = os.environ | {"DMARCGATE_ADDRESS_FILE": str(addresses)}
+        process = self.start(base, "gate", self.binary, "serve", "--config", config, env=environment)
+        stack.processes.append(process)
+        for _ in range(3000):
+            if addresses.exists() and process.poll() is None:
+                stack.port = int(addresses.read_text().split()[1].rsplit(":", 1)[1])
+                return stack
+            time.sleep(0.02)
+        raise SystemExit((base / "gate.log").read_text())
+
+    def gate_and_postfix(self, name, sink, dns, reject):
+        """The gate before Postfix, to which it names the client by XCLIENT."""
+        behind = self.postfix(f"{name}-behind", sink, client="smtpd_authorized_xclient_hosts=127.0.0.1")
+        stack = self.gate(name, behind.port, dns, reject)
+        stack.processes += behind.processes
+        return stack
+
+
+def tree(roots):
+    """The processes `roots` with all below them: {pid: seconds that it and those it has seen end have used}."""
+    children, used = {}, {}
+    for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        try:
+            text = stat.read_text()
+        except OSError:
+            continue  # ended meanwhile: it is in its parent's figure
+        fields = text.rsplit(") ", 1)[1].split()
+        pid = int(stat.parent.name)
+        children.setdefault(int(fields[1]), []).append(pid)
+        used[pid] = sum(int(ticks) for ticks in fields[11:15]) / TICKS
+    found, left = {}, list(roots)
+    while left:
+        pid = left.pop()
+        found[pid] = used.get(pid, 0)
+        left += children.get(pid, [])
+    return found
+
+
+def install():
+    """Installs what is not there, so that none of it is started as a service of the machine."""
+    policy = pathlib.Path("/usr/sbin/policy-rc.d")
+    ours = not policy.exists()
+    if ours:
+        policy.write_text("#!/bin/sh\nexit 101\n")
+        policy.chmod(0o755)
+    try:
+        command = ["apt-get", "install", "--yes", "--quiet", "--no-upgrade", "--no-install-recommends", *PACKAGES]
+        environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+        subprocess.run(command, check=True, env=environment, stdin=subprocess.DEVNULL, stdout=sys.stderr)
+    finally:
+        if ours:
+            policy.unlink()
+
+
+def versions(binary):
+    """What is compared, as Debian's packages and the gate call it."""
+    listed = subprocess.run(["dpkg-query", "-W", "-f", "${Package} ${Version}, ", *PACKAGES], capture_output=True, text=True)
+    gate = subprocess.run([binary, "--version"], capture_output=True, text=True)
+    return listed.stdout + gate.stdout.strip()
+
+
+def delivered(stats):
+    """How many messages the sink has taken."""
+    with socket.create_connection(("127.0.0.1", stats), 10) as connection:
+        connection.sendall(b"?\n")
+        return json.loads(connection.makefile().readline())["msgs"]
+
+
+def wait_for_delivery(stats, count, patience=120):
+    """Waits until the sink has taken `count` messages: the queue is empty then."""
+    deadline = time.monotonic() + patience
+    while (taken := delivered(stats)) < count:
+        if time.monotonic() > deadline:
+            raise SystemExit(f"the sink has {taken} of {count} messages")
+        time.sleep(0.05)
+
+
+def handling(stored):
+    """What a delivered message says of DMARC: `marked` for a recipient's mail server to act on, or what its result is.
+
+    `stored` is the message as the sink got it. Only fields of this host count, and the topmost of each.
+    """
+    results = None
+    for name, value in fields(stored):
+        if name == "x-dmarc-fail-policy" or name == "x-spam" and value.lower() == "yes":
+            return "marked"
+        if name == "authentication-results" and value.split(";")[0].strip() == HOSTNAME and "dmarc=" in value:
+            results = results or value
+    if results is None:
+        return "no result"
+    result = results.split("dmarc=", 1)[1].split()[0].strip(";")
+    # OpenDMARC marks by its result alone: `dmarc=fail (p=quarantine dis=none)`.
+    if result == "fail" and any(f"{word}=quarantine" in results or f"{word}=reject" in results for word in ("p", "policy")):
+        return "marked"
+    return result
+
+
+def fields(stored):
+    """The header fields, unfolded: lower-case name and value."""
+    header = stored.replace(b"\r\n", b"\n").partition(b"\n\n")[0].decode("utf-8", "replace")
+    for line in header.replace("\n\t", " ").replace("\n ", " ").split("\n"):
+        name, colon, value = line.partition(":")
+        if colon:
+            yield name.strip().lower(), value.strip()
