@@ -48,6 +48,9 @@ impl Guard {
     }
 }
 
+/// What takes events and makes lines of them.
+pub type BoxedSubscriber = Box<dyn Subscriber + Send + Sync>;
+
 /// Puts another filter in the place of that which a subscriber has.
 type SetFilter = Box<dyn Fn(EnvFilter) + Send + Sync>;
 
@@ -68,15 +71,29 @@ pub enum Error {
 ///
 /// See [`Error`].
 pub fn init(log: &Log, registry: &Registry) -> Result<Guard, Error> {
-    let filter = filter(log, env::var(VARIABLE))?;
     let ansi = io::stdout().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let colour = if ansi { Colour::Ansi } else { Colour::Plain };
-    let personal = Arc::new(Personal::new(log.personal_data));
-    let (lines, worker) = Lines::start(io::stdout(), Form::of(log.format, colour), &personal, registry);
-    let (subscriber, filter) = subscriber(log.format, filter, lines);
+    let (subscriber, guard) = to(io::stdout(), if ansi { Colour::Ansi } else { Colour::Plain }, log, registry)?;
     set_global_default(subscriber)?;
     log_panics(registry);
-    Ok(Guard { filter, personal, _worker: worker })
+    Ok(guard)
+}
+
+/// The log on any output, for those alone who enter its subscriber.
+///
+/// # Errors
+///
+/// See [`Error`].
+pub fn to(
+    output: impl Write + Send + 'static,
+    colour: Colour,
+    log: &Log,
+    registry: &Registry,
+) -> Result<(BoxedSubscriber, Guard), Error> {
+    let filter = filter(log, env::var(VARIABLE))?;
+    let personal = Arc::new(Personal::new(log.personal_data));
+    let (lines, worker) = Lines::start(output, Form::of(log.format, colour), &personal, registry);
+    let (subscriber, filter) = subscriber(log.format, filter, lines);
+    Ok((subscriber, Guard { filter, personal, _worker: worker }))
 }
 
 /// A panic is a fault of ours: it gets a line of the log like any other, where the default would write several to
@@ -106,7 +123,7 @@ fn filter(log: &Log, variable: Result<String, VarError>) -> Result<EnvFilter, Er
     }
 }
 
-fn subscriber(format: LogFormat, filter: EnvFilter, lines: Lines) -> (Box<dyn Subscriber + Send + Sync>, SetFilter) {
+fn subscriber(format: LogFormat, filter: EnvFilter, lines: Lines) -> (BoxedSubscriber, SetFilter) {
     let ansi = lines.form == Form::Human(Colour::Ansi);
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(lines);
     match format {
@@ -161,8 +178,10 @@ fn steers(c: char) -> bool {
 
 /// Whether lines may hold escape sequences of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Colour {
+pub enum Colour {
+    /// They may: for a terminal.
     Ansi,
+    /// They hold none.
     Plain,
 }
 

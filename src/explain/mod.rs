@@ -162,15 +162,34 @@ impl Recorder {
 
 /// One case in each turn of the task: sessions have theirs in between, however many cases wait.
 async fn run(mut cases: mpsc::Receiver<Box<Case>>, store: Appender, personal_data: PersonalData) {
-    let (redactor, mut deflater) = (Redactor::new(), Deflater::default());
+    let mut drafter = Drafter::new(personal_data);
     while let Some(case) = cases.recv().await {
         let (id, arrived) = (case.id.clone(), i64::try_from(case.arrived).unwrap_or(i64::MAX));
-        match caught_in(|| Explanation::new(&case).encode(&redactor, personal_data, &mut deflater)) {
+        match caught_in(|| drafter.draw_up(&case)) {
             Ok(body) => store.explain(store::Explanation { id, arrived, body }),
             Err(_) => error!(transaction = &*id, "a fault of ours: what is known of this message could not be kept"),
         }
         drop(case);
         yield_now().await;
+    }
+}
+
+/// Draws explanations up, one after the other.
+pub struct Drafter {
+    redactor: Redactor,
+    personal_data: PersonalData,
+    deflater: Deflater,
+}
+
+impl Drafter {
+    /// One that keeps of addresses what `personal_data` says.
+    pub fn new(personal_data: PersonalData) -> Self {
+        Self { redactor: Redactor::new(), personal_data, deflater: Deflater::default() }
+    }
+
+    /// What is stored of a case; [`Explanation::decode`] reads it.
+    pub fn draw_up(&mut self, case: &Case) -> Box<[u8]> {
+        Explanation::new(case).encode(&self.redactor, self.personal_data, &mut self.deflater)
     }
 }
 

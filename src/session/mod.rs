@@ -16,7 +16,7 @@ mod pace;
 pub mod patience;
 pub mod receive;
 mod relay;
-mod report;
+pub mod report;
 mod reverse;
 mod secure;
 pub mod settings;

@@ -1,5 +1,6 @@
 //! Tells log, metrics and store what became of a message. One event decides a support case alone.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tracing::info;
@@ -10,7 +11,7 @@ use super::metrics::{Limit, Outcome};
 use super::transaction::{AnsweredBy, Ending, Transaction, epoch_seconds};
 use crate::action::Action;
 use crate::domain::Domain;
-use crate::envelope::{Envelope, Hello};
+use crate::envelope::{Client, Envelope, Hello};
 use crate::evaluation::{ArcSet, DmarcResult, Evaluation};
 use crate::explain::{Case, Letter};
 use crate::label::Label;
@@ -24,6 +25,19 @@ use crate::smtp::address::ForwardPath;
 use crate::smtp::reply::Reply;
 use crate::spf::SpfOutput;
 use crate::verdict::{self, RecipientsInRows, Shadow, Verdict};
+
+/// Where a message came from, beside its envelope.
+#[derive(Debug)]
+pub struct Origin<'a> {
+    /// The id of the session.
+    pub session: &'a str,
+    /// Who sent it.
+    pub client: &'a Client,
+    /// Where it came to.
+    pub listener: SocketAddr,
+    /// What the client called itself.
+    pub hello: &'a Hello,
+}
 
 /// What became of a message, by its verdict and the reply to its end of data.
 pub fn outcome(verdict: Option<&Verdict>, reply: &Reply, answered_by: AnsweredBy) -> Outcome {
@@ -57,7 +71,8 @@ impl Session {
     /// Counts, logs and records how a message ended, and keeps why.
     pub(super) fn report(&self, transaction: &Transaction, hello: &Hello, envelope: &Envelope, mut ending: Ending<'_>) {
         self.count(transaction.bypass, &ending);
-        self.log(transaction, hello, envelope, &ending);
+        let origin = Origin { session: &self.id, client: &self.client, listener: self.gate.listener, hello };
+        log(&origin, transaction, envelope, &ending);
         self.record(transaction, envelope, &ending);
         self.compare(&ending);
         self.tell_owner(transaction, envelope, &mut ending);
@@ -176,56 +191,58 @@ impl Session {
         let policies = evaluation.dmarc.iter().filter_map(|dmarc| dmarc.policy.as_ref());
         policies.for_each(|policy| metrics.discovery.inc(policy.agreement));
     }
+}
 
-    fn log(&self, transaction: &Transaction, hello: &Hello, envelope: &Envelope, ending: &Ending<'_>) {
-        let findings = match &ending.verdict {
-            Some(verdict) => Findings::of(verdict),
-            None => Findings { rule: "not_evaluated", ..Findings::default() },
-        };
-        let recipients = envelope.recipients.iter().take(MAX_RECIPIENTS).map(ToString::to_string).collect::<Vec<_>>();
-        let certificate = self.client.tls.and_then(|tls| tls.certificate);
-        let message_id = ending.subject.and_then(|subject| subject.section.message_id());
-        let message_id = message_id.map(String::from_utf8_lossy).unwrap_or_default();
-        info!(
-            session = &*self.id,
-            transaction = &*transaction.id,
-            client_ip = %self.client.ip(),
-            listener = %self.gate.listener,
-            ehlo = hello.name.as_str(),
-            tls = self.client.tls.map(|tls| format!("{} {}", tls.version, tls.cipher)).unwrap_or_default(),
-            client_certificate = certificate.map(|certificate| certificate.to_string()).unwrap_or_default(),
-            reverse_path = envelope.reverse_path.to_string(),
-            recipients = recipients.join(" "),
-            recipient_count = envelope.recipients.len(),
-            message_id = message_id.get(..message_id.floor_char_boundary(MAX_MESSAGE_ID)).unwrap_or_default(),
-            size = ending.size,
-            bypass = transaction.bypass.map_or("", Label::as_str),
-            author_domain = findings.author_domain,
-            from_note = findings.from_note,
-            policy_domain = findings.policy_domain,
-            spf = findings.spf,
-            spf_helo = findings.spf_helo,
-            dkim = findings.dkim,
-            arc = findings.arc,
-            dmarc = findings.dmarc,
-            policy = findings.policy,
-            mode = findings.mode,
-            policy_table = transaction.settings.policy_table.as_str(),
-            rule = findings.rule,
-            signs = findings.signs,
-            disposition = findings.disposition,
-            r#override = findings.overrides,
-            voucher = findings.voucher,
-            shadow = findings.shadow,
-            outcome = ending.outcome.as_str(),
-            answered_by = ending.answered_by.as_str(),
-            reply = ending.reply.summary(),
-            evaluation_ms = findings.evaluation_ms,
-            elapsed_ms = u64::try_from(ending.end_of_data.elapsed().as_millis()).unwrap_or(u64::MAX),
-            transaction_ms = u64::try_from(transaction.began.elapsed().as_millis()).unwrap_or(u64::MAX),
-            "message"
-        );
-    }
+/// Writes the one event of a message.
+pub fn log(origin: &Origin<'_>, transaction: &Transaction, envelope: &Envelope, ending: &Ending<'_>) {
+    let Origin { session, client, listener, hello } = origin;
+    let findings = match &ending.verdict {
+        Some(verdict) => Findings::of(verdict),
+        None => Findings { rule: "not_evaluated", ..Findings::default() },
+    };
+    let recipients = envelope.recipients.iter().take(MAX_RECIPIENTS).map(ToString::to_string).collect::<Vec<_>>();
+    let certificate = client.tls.and_then(|tls| tls.certificate);
+    let message_id = ending.subject.and_then(|subject| subject.section.message_id());
+    let message_id = message_id.map(String::from_utf8_lossy).unwrap_or_default();
+    info!(
+        session,
+        transaction = &*transaction.id,
+        client_ip = %client.ip(),
+        listener = %listener,
+        ehlo = hello.name.as_str(),
+        tls = client.tls.map(|tls| format!("{} {}", tls.version, tls.cipher)).unwrap_or_default(),
+        client_certificate = certificate.map(|certificate| certificate.to_string()).unwrap_or_default(),
+        reverse_path = envelope.reverse_path.to_string(),
+        recipients = recipients.join(" "),
+        recipient_count = envelope.recipients.len(),
+        message_id = message_id.get(..message_id.floor_char_boundary(MAX_MESSAGE_ID)).unwrap_or_default(),
+        size = ending.size,
+        bypass = transaction.bypass.map_or("", Label::as_str),
+        author_domain = findings.author_domain,
+        from_note = findings.from_note,
+        policy_domain = findings.policy_domain,
+        spf = findings.spf,
+        spf_helo = findings.spf_helo,
+        dkim = findings.dkim,
+        arc = findings.arc,
+        dmarc = findings.dmarc,
+        policy = findings.policy,
+        mode = findings.mode,
+        policy_table = transaction.settings.policy_table.as_str(),
+        rule = findings.rule,
+        signs = findings.signs,
+        disposition = findings.disposition,
+        r#override = findings.overrides,
+        voucher = findings.voucher,
+        shadow = findings.shadow,
+        outcome = ending.outcome.as_str(),
+        answered_by = ending.answered_by.as_str(),
+        reply = ending.reply.summary(),
+        evaluation_ms = findings.evaluation_ms,
+        elapsed_ms = u64::try_from(ending.end_of_data.elapsed().as_millis()).unwrap_or(u64::MAX),
+        transaction_ms = u64::try_from(transaction.began.elapsed().as_millis()).unwrap_or(u64::MAX),
+        "message"
+    );
 }
 
 /// The last word on a message; none for a 4xx, after which it is tried again and would count twice.

@@ -206,7 +206,7 @@ const SQLITE_OCTETS: &str = "SELECT CAST((page_count - freelist_count) * page_si
 const POSTGRES_OCTETS: &str = "SELECT CAST(pg_database_size(current_database()) AS BIGINT)";
 const POSTGRES_READ_ONLY: &str = "SET default_transaction_read_only = on";
 /// The name by which sqlx tells SQLite.
-const SQLITE: &str = "SQLite";
+pub const SQLITE: &str = "SQLite";
 /// How long a connection may take to come about: a server over a slow link takes a second.
 const CONNECTING: Duration = Duration::from_secs(10);
 

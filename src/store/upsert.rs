@@ -2,7 +2,9 @@
 
 use sqlx::any::{Any, AnyArguments};
 use sqlx::query::Query;
-use sqlx::{AssertSqlSafe, Connection, Transaction};
+use sqlx::{AnyConnection, AssertSqlSafe, Connection, Transaction};
+
+use crate::store::database::SQLITE;
 
 /// One line of a table, as it is written.
 pub trait Line: Sync {
@@ -34,12 +36,12 @@ async fn put_by<L: Line>(
     lines: &[L],
     together: usize,
 ) -> Result<(), sqlx::Error> {
-    let mut rest = lines;
+    let (mut rest, marks) = (lines, Marks::of(transaction));
     while !rest.is_empty() {
         // Powers of two, so that there are few different statements: each is prepared once.
         let count = 1 << rest.len().min(together).max(1).ilog2();
         let (group, behind) = rest.split_at(count);
-        let mut query = sqlx::query(AssertSqlSafe(statement::<L>(count)));
+        let mut query = sqlx::query(AssertSqlSafe(statement::<L>(count, marks)));
         for line in group {
             query = line.bind(query);
         }
@@ -101,19 +103,38 @@ fn is_code_of_data(code: &str) -> bool {
     }
 }
 
+/// How a statement says where values go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Marks {
+    /// `$1`, `$2`: what PostgreSQL takes.
+    Numbered,
+    /// `?`. Marks with names SQLite keeps in a list, and sqlx asks it for each one's name: with the thousand of a
+    /// statement, that took more time than all else.
+    Bare,
+}
+
+impl Marks {
+    fn of(connection: &AnyConnection) -> Self {
+        if connection.backend_name() == SQLITE { Self::Bare } else { Self::Numbered }
+    }
+}
+
 /// The statement for so many lines.
-fn statement<L: Line>(count: usize) -> String {
+fn statement<L: Line>(count: usize, marks: Marks) -> String {
     let mut text = String::with_capacity(L::INTO.len() + L::CONFLICT.len() + count * (L::COLUMNS + 1) * 6);
     text.push_str(L::INTO);
     text.push_str(" VALUES ");
     for line in 0..count {
         for column in 0..L::COLUMNS {
             text.push_str(match (line, column) {
-                (0, 0) => "($",
-                (_, 0) => "), ($",
-                _ => ", $",
+                (0, 0) => "(",
+                (_, 0) => "), (",
+                _ => ", ",
             });
-            text.push_str(&(line * L::COLUMNS + column + 1).to_string());
+            match marks {
+                Marks::Numbered => text.push_str(&format!("${}", line * L::COLUMNS + column + 1)),
+                Marks::Bare => text.push('?'),
+            }
         }
     }
     text.push_str(") ");
@@ -189,10 +210,16 @@ mod tests {
     }
 
     #[test]
-    fn values_are_numbered_through() {
-        let start = "INSERT INTO t (a, b) VALUES ";
-        assert_eq!(statement::<Pair>(1), format!("{start}($1, $2) ON CONFLICT DO NOTHING"));
-        assert_eq!(statement::<Pair>(3), format!("{start}($1, $2), ($3, $4), ($5, $6) ON CONFLICT DO NOTHING"));
+    fn values_are_numbered_through_or_stand_in_their_order() {
+        for (count, marks, values) in [
+            (1, Marks::Numbered, "($1, $2)"),
+            (3, Marks::Numbered, "($1, $2), ($3, $4), ($5, $6)"),
+            (1, Marks::Bare, "(?, ?)"),
+            (2, Marks::Bare, "(?, ?), (?, ?)"),
+        ] {
+            let expected = format!("INSERT INTO t (a, b) VALUES {values} ON CONFLICT DO NOTHING");
+            assert_eq!(statement::<Pair>(count, marks), expected);
+        }
     }
 
     #[test]
