@@ -170,7 +170,7 @@ fn signer(key: &'static SigningKey, domain: &str, selector: &str) -> Signer<'sta
     Signer::new(key, domain, selector).set("t", now()).set("h", SIGNED)
 }
 
-/// Words without end, the same in each run: some begin a line with a dot, some lines have white space to be levelled.
+/// Words without end, the same in each run: some lines begin with a dot, some have white space to be levelled.
 struct Words(u32);
 
 impl Words {
@@ -182,15 +182,15 @@ impl Words {
 
     fn line(&mut self, text: &mut String) {
         let start = text.len();
-        if self.octet() < 8 {
-            text.push('.');
-        }
+        text.push_str(if self.octet() < 8 { "." } else { "" });
         while text.len() - start < 62 {
             let word = WORDS.split(' ').nth(usize::from(self.octet() % 16)).expect("one of sixteen");
-            let space = if self.octet() < 12 { "  " } else { " " };
+            let space = if self.octet() < 2 { "  " } else { " " };
             write!(text, "{word}{space}").expect("a string takes everything");
         }
-        text.push_str("\r\n");
+        text.truncate(text.trim_end().len());
+        // As text that flows has it, here and there.
+        text.push_str(if self.octet() < 24 { " \r\n" } else { "\r\n" });
     }
 }
 
