@@ -177,7 +177,7 @@ async fn sessions_are_bounded_by_the_files_that_may_be_open() {
     let line = gate.wait_for_log("LimitNOFILE=").await;
     let event: serde_json::Value = serde_json::from_str(&line).unwrap();
     let facts = ["limits_sessions", "sessions", "open_files", "needed"].map(|field| event[field].as_u64().unwrap());
-    assert_eq!(facts, [10_000, 16, 100, 15_100]);
+    assert_eq!(facts, [10_000, 16, 100, 16_124]);
     let mut clients = Vec::new();
     for n in 0..16 {
         let mut client = Client::connect(gate.address()).await;
