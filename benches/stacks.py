@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 
-from load import free_port, wait_for
+from stage import free_port, wait_for
 
 PACKAGES = ("postfix", "postfix-policyd-spf-python", "opendkim", "opendmarc", "publicsuffix", "rspamd", "nsd")
 HOSTNAME = "mx.rcpt.example"  # of every stack: it stands in the Authentication-Results that each writes

@@ -34,6 +34,19 @@ def free_port():
         return probe.getsockname()[1]
 
 
+def wait_for(port, process):
+    """Waits until a process listens."""
+    for _ in range(3000):
+        if process.poll() is not None:
+            raise SystemExit(f"{process.args[0]} ended with {process.returncode}")
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            time.sleep(0.02)
+    raise SystemExit(f"{process.args[0]} does not listen")
+
+
 def toml(value):
     """A value as TOML writes it."""
     if isinstance(value, list):
@@ -93,16 +106,11 @@ class Stage:
             process = subprocess.Popen([str(word) for word in command], stdout=log, stderr=log, **options)
         server = Server(process, port)
         self.servers.append(server)
-        for _ in range(3000 if port else 0):
-            if process.poll() is not None:
-                raise SystemExit(f"{command[0]} ended with {process.returncode}: {self.log(name)}")
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                return server
-            except OSError:
-                time.sleep(0.02)
         if port:
-            raise SystemExit(f"{command[0]} does not listen")
+            try:
+                wait_for(port, process)
+            except SystemExit as fault:
+                raise SystemExit(f"{fault}: {self.log(name)}") from None
         return server
 
     def log(self, name):
