@@ -57,10 +57,11 @@ pub async fn step(connection: &mut AnyConnection, retention: &Retention, now: Du
 /// The database can't be opened or read.
 pub async fn count_rows(location: &Location) -> Result<i64, Error> {
     let mut connection = database::open_read_only(location).await?;
-    let count = sqlx::query(COUNT_ROWS).fetch_one(&mut connection).await.and_then(|row| row.try_get(0));
-    // It has been read from, and no more.
+    let row = database::in_time(COUNTING, sqlx::query(COUNT_ROWS).fetch_one(&mut connection)).await;
+    let count = row.and_then(|row| row.try_get(0)).map_err(Error::Read)?;
+    // It has been read from, and no more. One that does not answer is dropped: closing it would wait, too.
     let _ = connection.close().await;
-    count.map_err(Error::Read)
+    Ok(count)
 }
 
 /// Deletes some rows of days before `day`, the oldest first, and says how many.
@@ -73,6 +74,9 @@ const DELETE_ROWS: &str = "DELETE FROM report_rows WHERE row_key IN
     (SELECT row_key FROM report_rows WHERE day < $1 ORDER BY day, policy_domain LIMIT $2)";
 
 const COUNT_ROWS: &str = "SELECT COUNT(*) FROM report_rows";
+
+/// How long counting may take; a server that is cut off would never let it be done again.
+const COUNTING: Duration = Duration::from_secs(300);
 
 const DELETE_WRITERS: &str = "DELETE FROM store_writers WHERE seen < $1";
 
