@@ -4,7 +4,7 @@ pub mod networks;
 pub mod proxy;
 pub mod slots;
 
-use std::io;
+use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -122,7 +122,7 @@ pub fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<std::net::TcpLi
 /// ended.
 pub async fn run(listening: Listening, gate: Arc<Gate>, room: Room, metrics: Metrics) {
     let mut stop: watch::Receiver<bool> = gate.stop.clone();
-    let farewells = Arc::new(Semaphore::new(FAREWELLS));
+    let (farewells, chairs) = (Arc::new(Semaphore::new(FAREWELLS)), Arc::new(Semaphore::new(CHAIRS)));
     loop {
         let accepted = tokio::select! {
             biased;
@@ -139,16 +139,6 @@ pub async fn run(listening: Listening, gate: Arc<Gate>, room: Room, metrics: Met
                 continue;
             }
         };
-        let Some(slot) = room.slots.take() else {
-            metrics.turned_away.inc();
-            if let Ok(place) = Arc::clone(&farewells).try_acquire_owned() {
-                tokio::spawn(async move {
-                    turn_away(Stream::new(socket), FULL, FAREWELL).await;
-                    drop(place);
-                });
-            }
-            continue;
-        };
         let host = Host {
             settings: Arc::clone(&listening.settings.borrow()),
             gate: Arc::clone(&gate),
@@ -156,7 +146,16 @@ pub async fn run(listening: Listening, gate: Arc<Gate>, room: Room, metrics: Met
             metrics: metrics.clone(),
             farewells: Arc::clone(&farewells),
         };
-        tokio::spawn(host.receive(socket, unmapped(peer), slot));
+        let peer = unmapped(peer);
+        if let Some(slot) = room.slots.take() {
+            tokio::spawn(host.receive(socket, peer, slot));
+        } else if let Ok(place) = Arc::clone(&farewells).try_acquire_owned() {
+            let chair = Arc::clone(&chairs).try_acquire_owned().ok();
+            tokio::spawn(host.seat(socket, peer, Arc::clone(&room.slots), (place, chair)));
+        } else {
+            metrics.turned_away.inc();
+            tell(socket, FULL);
+        }
     }
     match listening.backlog {
         Backlog::Own => dismiss(listening.socket).await,
@@ -173,7 +172,41 @@ struct Host {
     farewells: Arc<Semaphore>,
 }
 
+/// The gate stops.
+struct Stopping;
+
 impl Host {
+    /// For a client that came when there was no slot: one comes free every few milliseconds in a busy gate, so it waits a
+    /// moment if it has a chair. To be told 421 at once and come back at once would cost both sides more than that.
+    async fn seat(
+        self,
+        socket: TcpStream,
+        peer: SocketAddr,
+        slots: Arc<Slots>,
+        (place, chair): (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
+    ) {
+        let mut stop = self.gate.stop.clone();
+        if chair.is_some() {
+            let waited = tokio::select! {
+                slot = timeout(MAX_WAIT, slots.next()) => slot.ok().flatten().map(Ok),
+                () = async { drop(stop.wait_for(|stop| *stop).await) } => Some(Err(Stopping)),
+            };
+            match waited {
+                Some(Ok(slot)) => {
+                    drop((place, chair));
+                    return self.receive(socket, peer, slot).await;
+                }
+                Some(Err(Stopping)) => return turn_away(Stream::new(socket), STOPPING, HASTE).await,
+                None => {}
+            }
+        }
+        // Whoever comes next may sit down while this one reads why it has to go.
+        drop(chair);
+        self.metrics.turned_away.inc();
+        turn_away(Stream::new(socket), FULL, FAREWELL).await;
+        drop(place);
+    }
+
     /// Serves a connection to its end: PROXY header, the bounds on its client's network, the handshake, the session.
     async fn receive(self, socket: TcpStream, peer: SocketAddr, slot: OwnedSemaphorePermit) {
         let Self { settings, gate, networks, metrics, farewells } = self;
@@ -338,14 +371,27 @@ async fn turn_away(mut stream: Stream, (enhanced, text): (&str, &str), patience:
     stream.linger(patience).await;
 }
 
+/// Says it and closes, whatever the client does with it: for when those who are told with patience are too many already.
+fn tell(socket: TcpStream, (enhanced, text): (&str, &str)) {
+    if let Ok(mut socket) = socket.into_std() {
+        // It does not block, and a fresh socket takes so short a text at once.
+        let _ = socket.write_all(Reply::new(421, enhanced, text).as_wire());
+    }
+}
+
 /// What clients are told beyond `limits.sessions`.
 const FULL: (&str, &str) = ("4.3.2", "Too many sessions, please try again later");
 /// What clients are told whose network has too many.
 const CROWDED: (&str, &str) = ("4.7.0", "Too many sessions from your network, please try again later");
 /// Connections that the kernel keeps until they are accepted; it has a bound of its own (net.core.somaxconn).
 const BACKLOG: i32 = 4096;
-/// Clients that are told at one time that there is no room; more are closed without a word.
+/// Clients at one time that wait for a slot or are told that there is none, and may take a moment to read it; more are
+/// told and closed at once.
 const FAREWELLS: usize = 256;
+/// How many of them may wait for a slot: as many again can be told to go meanwhile.
+const CHAIRS: usize = FAREWELLS / 2;
+/// How long they may.
+const MAX_WAIT: Duration = Duration::from_millis(250);
 /// How long one of them may take to close.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// What clients read while the gate stops.

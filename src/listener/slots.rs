@@ -30,6 +30,11 @@ impl Slots {
         Arc::clone(&self.free).try_acquire_owned().ok()
     }
 
+    /// The next slot that comes free, in the order of those who wait; none only when nobody gives any out any more.
+    pub async fn next(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.free).acquire_owned().await.ok()
+    }
+
     /// How many there are.
     pub fn limit(&self) -> u32 {
         self.limit.load(Ordering::Relaxed)

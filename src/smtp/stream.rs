@@ -304,7 +304,7 @@ impl Stream {
     /// Reads and drops what the peer still sends until it closes, at most for `limit`. A socket that is closed with
     /// unread octets is reset by the kernel, and the reset may overtake our last reply.
     pub async fn linger(&mut self, limit: Duration) {
-        let mut scrap = vec![0u8; BUFFER];
+        let mut scrap = [0u8; 256];
         // However it ends, the connection is over.
         let _ = timeout(limit, async { while matches!(self.transport.read(&mut scrap).await, Ok(1..)) {} }).await;
     }

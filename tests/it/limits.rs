@@ -3,6 +3,7 @@
 use crate::support::client::{Client, encode};
 use crate::support::config::ConfigText;
 use crate::support::dns::Zone;
+use crate::support::proxy::{ProxyHeader, ProxyVersion};
 use crate::support::rules::Script;
 use crate::support::world::{MESSAGE, World};
 
@@ -196,10 +197,7 @@ async fn sessions_beyond_the_limit_are_told_to_come_again() {
     let world = limited(|config| config.set("limits.sessions", 2)).await;
     let first = world.client().await;
     let _second = world.client().await;
-    let header = crate::support::proxy::ProxyHeader::naming(
-        crate::support::proxy::ProxyVersion::V2,
-        "198.51.100.7".parse().unwrap(),
-    );
+    let header = ProxyHeader::naming(ProxyVersion::V2, "198.51.100.7".parse().unwrap());
     for _ in 0..3 {
         let mut third = Client::connect_through(world.gate.address(), header).await;
         assert!(third.expect(421).await.says("4.3.2"));
@@ -218,6 +216,28 @@ async fn sessions_beyond_the_limit_are_told_to_come_again() {
         }
     };
     tokio::time::timeout(crate::support::PATIENCE, admitted).await.expect("a slot is free");
+}
+
+#[tokio::test]
+async fn a_client_that_comes_when_all_slots_are_taken_gets_the_next_that_is_free() {
+    let world = limited(|config| config.set("limits.sessions", 1)).await;
+    let header = ProxyHeader::naming(ProxyVersion::V2, "198.51.100.7".parse().unwrap());
+    // However often it has to come again on a slow machine: what it waits for comes before it is turned away.
+    let admitted = async {
+        loop {
+            let mut first = world.client().await;
+            let mut second = Client::connect_through(world.gate.address(), header).await;
+            first.command("QUIT").await.assert(221);
+            drop(first);
+            let reply = second.read_reply().await;
+            if reply.code == 220 {
+                return second;
+            }
+            reply.assert(421);
+        }
+    };
+    let mut second = tokio::time::timeout(crate::support::PATIENCE, admitted).await.expect("a slot for who waits");
+    second.command("EHLO second.example").await.assert(250);
 }
 
 #[tokio::test]
