@@ -6,6 +6,7 @@ needs root, and touches nothing of the machine. The other servers are Debian's (
 they leave a choice, they are told to check what the gate checks and to refuse what fails under p=reject.
 """
 
+import argparse
 import json
 import os
 import pathlib
@@ -16,32 +17,12 @@ import subprocess
 import sys
 import time
 
-from stage import free_port, wait_for
+import stage
+from stage import free_port, tree
 
 PACKAGES = ("postfix", "postfix-policyd-spf-python", "opendkim", "opendmarc", "publicsuffix", "rspamd", "nsd")
 HOSTNAME = "mx.rcpt.example"  # of every stack: it stands in the Authentication-Results that each writes
-TICKS = os.sysconf("SC_CLK_TCK")
 SUFFIXES = pathlib.Path("/usr/share/publicsuffix/public_suffix_list.dat")
-
-NSD = """
-server:
-    ip-address: {address}@53
-    ip-address: 127.0.0.1@{port}
-    username: ""
-    chroot: ""
-    zonesdir: "{directory}"
-    database: ""
-    pidfile: "{directory}/nsd.pid"
-    xfrdfile: "{directory}/xfrd.state"
-    zonelistfile: "{directory}/zone.list"
-    server-count: 1
-    rrl-ratelimit: 0
-remote-control:
-    control-enable: no
-zone:
-    name: "."
-    zonefile: root.zone
-"""
 
 MAIN_CF = """
 compatibility_level = 3.6
@@ -166,49 +147,27 @@ RSPAMD_OVERRIDES = {
     "milter_headers.conf": 'use = ["authentication-results", "spam-header"]; skip_local = false;',
 }
 
-GATE = """
-hostname = "{hostname}"
-[[listener]]
-address = "127.0.0.1:0"
-proxy_protocol_from = ["127.0.0.0/8"]
-[upstream]
-servers = ["127.0.0.1:{upstream}"]
-identity = "xclient"
-[smtp]
-recipient_domains = ["rcpt.example"]
-[dns]
-servers = ["127.0.0.1:{dns}"]
-[policy]
-mode = "enforce"
-reject = "{reject}"
-[limits]
-sessions = 20000
-sessions_per_network = 0
-[process]
-user = "root"
-[spool]
-directory = "{base}/spool"
-[store]
-url = "sqlite://{base}/dmarcgate.db"
-[admin]
-address = "127.0.0.1:0"
-"""
+GATE = {
+    "hostname": HOSTNAME,
+    "smtp.recipient_domains": ["rcpt.example"],
+    "policy.mode": "enforce",
+}
 
 
 class Stack:
-    """What takes mail at `port`; the processes that it is made of, with all that they start."""
+    """What takes mail at `port`, from a client that a PROXY header names; the servers that it is made of."""
 
-    def __init__(self, name):
-        self.name, self.port, self.processes = name, None, []
+    def __init__(self, port, servers):
+        self.port, self.servers = port, servers
 
     def cpu(self):
         """Seconds that all of them have used, those that have ended included."""
-        return sum(tree(process.pid for process in self.processes).values())
+        return sum(server.cpu() for server in self.servers)
 
     def memory(self):
         """MiB that all of them have now, what several share divided among them."""
         total = 0
-        for pid in tree(process.pid for process in self.processes):
+        for pid in tree(server.process.pid for server in self.servers):
             try:
                 rollup = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text()
             except OSError:
@@ -217,11 +176,11 @@ class Stack:
         return total / 1024
 
 
-class Stage:
-    """Starts servers in a directory that other users can reach, and ends them."""
+class Stage(stage.Stage):
+    """Starts servers in a directory that other users can reach, each in a mount namespace with a resolv.conf of ours."""
 
-    def __init__(self, directory, rig, binary):
-        self.base, self.rig, self.binary, self.processes = directory, rig, binary, []
+    def __init__(self, directory, binary, rig):
+        super().__init__(directory, binary, rig)
         directory.chmod(0o755)
         # Another for each run, since port 53 of it is taken.
         self.name_server = f"127.53.{os.getpid() >> 8 & 255}.{os.getpid() & 255}"
@@ -233,9 +192,9 @@ class Stage:
 
     def end(self):
         """Ends all that was started, the newest first, each with what it has started."""
-        for process in reversed(self.processes):
+        for server in reversed(self.servers):
             # Not by process group: Postfix's master leaves that of its parent.
-            everything = tree([process.pid])
+            everything = tree([server.process.pid])
             for sign in (signal.SIGTERM, signal.SIGKILL):
                 for pid in everything:
                     try:
@@ -243,63 +202,45 @@ class Stage:
                     except ProcessLookupError:
                         pass
                 try:
-                    process.wait(2)
+                    server.process.wait(2)
                 except subprocess.TimeoutExpired:
                     pass
 
-    def start(self, base, name, *command, **options):
-        """Starts one in a session of its own, in the namespace, with its output in a log."""
-        log = open(base / f"{name}.log", "w")
+    def start(self, name, *command, **options):
         script = 'mount --bind "$1" /etc/resolv.conf; shift; exec "$@"'
-        command = ("unshare", "--mount", "sh", "-ec", script, "sh", self.resolver, *command)
-        process = subprocess.Popen([str(word) for word in command], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                   start_new_session=True, **options)
-        self.processes.append(process)
-        return process
+        return super().start(name, "unshare", "--mount", "sh", "-ec", script, "sh", self.resolver, *command,
+                             stdin=subprocess.DEVNULL, start_new_session=True, **options)
 
     def folder(self, name):
-        base = self.base / name
+        base = self.directory / name
         base.mkdir(mode=0o755)
         return base
 
-    def sink(self, keep=0):
-        """Takes everything; the port, that of its counts, and the directory of the last `keep` messages."""
-        base, port, stats = self.folder(f"sink-{len(self.processes)}"), free_port(), free_port()
-        process = self.start(base, "sink", self.rig / "sink", "--listen", f"127.0.0.1:{port}", "--stats", f"127.0.0.1:{stats}",
-                             "--keep", keep, "--dump-dir", base)
-        wait_for(port, process)
+    def keeper(self, name, keep):
+        """A sink that keeps the last `keep` messages: its port, that of its counts, and the directory of what it keeps."""
+        base, stats = self.folder(name), free_port()
+        port = self.sink("--stats", f"127.0.0.1:{stats}", "--keep", keep, "--dump-dir", base, name=name).port
         return port, stats, base
 
-    def dns(self, zone, broken=()):
-        """Serves the zone text as the root, and fails for each zone of `broken`; the port at 127.0.0.1."""
-        base, port = self.folder("nsd"), free_port()
-        (base / "root.zone").write_text(zone)
-        config = NSD.format(address=self.name_server, port=port, directory=base)
-        for name in broken:
-            config += f'zone:\n    name: "{name}"\n    zonefile: missing.zone\n'
-        (base / "nsd.conf").write_text(config)
-        wait_for(port, self.start(base, "nsd", "nsd", "-d", "-c", base / "nsd.conf"))
-        return port
+    def dns(self, zones, **options):
+        """The name server of all, which listens at the address of the resolv.conf, too."""
+        return super().dns(zones, addresses=[f"{self.name_server}@53"], **options)
 
     def postfix(self, name, sink, *, client="smtpd_upstream_proxy_protocol=haproxy", more=""):
         """Postfix alone, or with what `more` says; `client` says how it learns of the client."""
-        stack, base = Stack(name), self.folder(name)
-        stack.port = free_port()
+        base, port = self.folder(name), free_port()
         daemons = next(d for d in ("/usr/lib/postfix/sbin", "/usr/libexec/postfix") if os.path.isdir(d))
         for folder in ("etc", "queue", "data"):
             (base / folder).mkdir(mode=0o755)
         shutil.chown(base / "data", "postfix")
-        values = {"base": base, "daemons": daemons, "hostname": HOSTNAME, "sink": sink, "port": stack.port, "client": client}
+        values = {"base": base, "daemons": daemons, "hostname": HOSTNAME, "sink": sink, "port": port, "client": client}
         (base / "etc/main.cf").write_text(MAIN_CF.format(**values) + more)
         (base / "etc/master.cf").write_text(MASTER_CF.format(**values))
         (base / "policyd-spf.conf").write_text(POLICYD_SPF.format(**values))
-        process = self.start(base, "start", "postfix", "-c", base / "etc", "start-fg")
-        wait_for(stack.port, process)
-        stack.processes.append(process)
-        return stack
+        return Stack(port, [self.start(name, "postfix", "-c", base / "etc", "start-fg", port=port)])
 
     def milter(self, name, template, command, user, overrides=None):
-        """A filter beside Postfix: where it listens, and its process.
+        """A filter beside Postfix: where it listens, and its server.
 
         `command` gets the path of its configuration, and may name its directory; `overrides` go to override.d there.
         """
@@ -312,13 +253,13 @@ class Stage:
             (base / "override.d").mkdir(exist_ok=True)
             (base / "override.d" / file).write_text(text.format(**values))
         shutil.chown(base, user)
-        process = self.start(base, name, *(str(word).format(**values) for word in command), config)
+        server = self.start(name, *(str(word).format(**values) for word in command), config)
         # rspamd compiles its rules first.
         for _ in range(6000):
             if path.exists():
-                return f"unix:{path}", process
+                return f"unix:{path}", server
             time.sleep(0.02)
-        raise SystemExit(f"{name} does not listen\n" + (base / f"{name}.log").read_text())
+        raise SystemExit(f"{name} does not listen: {self.log(name)}")
 
     def opendmarc(self, name, sink, spf):
         """Postfix with OpenDKIM and OpenDMARC, which has SPF's result from policyd-spf, or finds it by itself."""
@@ -330,7 +271,7 @@ class Stage:
             more += "smtpd_recipient_restrictions = check_policy_service unix:private/policyd-spf\n"
             more += "policyd-spf_time_limit = 3600\n"
         stack = self.postfix(name, sink, more=more)
-        stack.processes += [opendkim[1], opendmarc[1]]
+        stack.servers += [opendkim[1], opendmarc[1]]
         return stack
 
     def rspamd(self, name, sink, rules):
@@ -341,52 +282,45 @@ class Stage:
         else:
             template, overrides = '.include "/etc/rspamd/rspamd.conf"\n', RSPAMD_OVERRIDES
             command += tuple(f"--var={place}={{base}}" for place in ("LOCAL_CONFDIR", "DBDIR", "RUNDIR", "LOGDIR"))
-        path, process = self.milter(f"{name}-filter", template, (*command, "-c"), "_rspamd", overrides)
+        path, server = self.milter(f"{name}-filter", template, (*command, "-c"), "_rspamd", overrides)
         stack = self.postfix(name, sink, more=f"smtpd_milters = {path}\n")
-        stack.processes.append(process)
+        stack.servers.append(server)
         return stack
 
-    def gate(self, name, upstream, dns, reject):
-        """The gate before whoever takes mail at the port `upstream`."""
-        stack, base = Stack(name), self.folder(name)
-        config, addresses = base / "dmarcgate.toml", base / "addresses"
-        config.write_text(GATE.format(base=base, hostname=HOSTNAME, upstream=upstream, dns=dns, reject=reject))
-        environment = os.environ | {"DMARCGATE_ADDRESS_FILE": str(addresses)}
-        process = self.start(base, "gate", self.binary, "serve", "--config", config, env=environment)
-        stack.processes.append(process)
-        for _ in range(3000):
-            if addresses.exists() and process.poll() is None:
-                stack.port = int(addresses.read_text().split()[1].rsplit(":", 1)[1])
-                return stack
-            time.sleep(0.02)
-        raise SystemExit((base / "gate.log").read_text())
+    def gate_alone(self, name, upstream, dns, reject):
+        """The gate before whoever takes mail at the port `upstream`; it asks the name server at the port `dns`."""
+        server = self.gate(name, upstream, dns, GATE | {"upstream.identity": "xclient", "policy.reject": reject})
+        return Stack(server.port, [server])
 
     def gate_and_postfix(self, name, sink, dns, reject):
         """The gate before Postfix, to which it names the client by XCLIENT."""
         behind = self.postfix(f"{name}-behind", sink, client="smtpd_authorized_xclient_hosts=127.0.0.1")
-        stack = self.gate(name, behind.port, dns, reject)
-        stack.processes += behind.processes
+        stack = self.gate_alone(name, behind.port, dns, reject)
+        stack.servers += behind.servers
         return stack
 
 
-def tree(roots):
-    """The processes `roots` with all below them: {pid: seconds that it and those it has seen end have used}."""
-    children, used = {}, {}
-    for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
-        try:
-            text = stat.read_text()
-        except OSError:
-            continue  # ended meanwhile: it is in its parent's figure
-        fields = text.rsplit(") ", 1)[1].split()
-        pid = int(stat.parent.name)
-        children.setdefault(int(fields[1]), []).append(pid)
-        used[pid] = sum(int(ticks) for ticks in fields[11:15]) / TICKS
-    found, left = {}, list(roots)
-    while left:
-        pid = left.pop()
-        found[pid] = used.get(pid, 0)
-        left += children.get(pid, [])
-    return found
+class Arguments(argparse.ArgumentParser):
+    """The command line of who compares `stacks`: those of them that are wanted, the rig, the gate."""
+
+    def __init__(self, description, stacks):
+        super().__init__(description=description)
+        self.stacks = stacks
+        self.add_argument("--rig", type=pathlib.Path, required=True)
+        self.add_argument("--only", type=lambda text: text.split("+"), default=list(stacks), help="joined by +: " + "; ".join(stacks))
+        self.add_argument("--install", action="store_true", help="first install what is missing, by apt-get")
+        self.add_argument("binary", nargs="?", default="target/release/dmarcgate")
+
+    def read(self):
+        """Reads it, installs what that asks for, and prints what is compared."""
+        arguments = self.parse_args()
+        arguments.rig = arguments.rig.resolve()
+        if unknown := set(arguments.only) - set(self.stacks):
+            self.error(f"no such stack: {', '.join(unknown)}")
+        if arguments.install:
+            install()
+        print(versions(arguments.binary), end="\n\n", flush=True)
+        return arguments
 
 
 def install():
@@ -397,12 +331,15 @@ def install():
         policy.write_text("#!/bin/sh\nexit 101\n")
         policy.chmod(0o755)
     try:
-        command = ["apt-get", "install", "--yes", "--quiet", "--no-upgrade", "--no-install-recommends", *PACKAGES]
-        environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-        subprocess.run(command, check=True, env=environment, stdin=subprocess.DEVNULL, stdout=sys.stderr)
+        run("apt-get", "install", "--yes", "--quiet", "--no-upgrade", "--no-install-recommends", *PACKAGES,
+            env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"})
     finally:
         if ours:
             policy.unlink()
+
+
+def run(*command, **options):
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=sys.stderr, **options)
 
 
 def versions(binary):
@@ -426,6 +363,10 @@ def wait_for_delivery(stats, count, patience=120):
         if time.monotonic() > deadline:
             raise SystemExit(f"the sink has {taken} of {count} messages")
         time.sleep(0.05)
+
+
+def message_id(content):
+    return content.partition(b"\nMessage-ID: ")[2].partition(b"\n")[0].strip()
 
 
 def handling(stored):

@@ -9,7 +9,6 @@ default policy. Everything is on loopback and in a temporary directory. Exit cod
 for what it does on purpose.
 """
 
-import argparse
 import pathlib
 import socket
 import sys
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 from typing import Callable
 
 from signing import Keys
-from stacks import HOSTNAME, Stage, fields, handling, install, versions
+from stacks import HOSTNAME, Arguments, Stage, fields, handling, message_id
 
 CLIENT, OTHER = "198.51.100.7", "203.0.113.9"
 ELSEWHERE = f"v=spf1 ip4:{OTHER} -all"
@@ -291,10 +290,6 @@ def send(port, case):
         return reply
 
 
-def identifier(content):
-    return content.partition(b"\nMessage-ID: ")[2].partition(b"\n")[0].strip()
-
-
 def judge(stack, kept, case):
     """(what came of the message, what else is wrong with it as it arrived, the reply)"""
     reply = send(stack.port, case)
@@ -304,22 +299,23 @@ def judge(stack, kept, case):
     while time.monotonic() < deadline:
         for path in kept.glob("*.eml"):
             stored = path.read_bytes()
-            if identifier(stored) == identifier(case.content):
+            if message_id(stored) == message_id(case.content):
                 return handling(stored), case.arrived and case.arrived(stored), reply
         time.sleep(0.05)
     return "lost", None, reply
 
 
 def compare(arguments, directory):
-    stage = Stage(directory, arguments.rig, arguments.binary)
+    stage = Stage(directory, arguments.binary, arguments.rig)
     keys = Keys(directory)
     every = cases(keys)
     outcomes, right = {}, {name: set() for name in arguments.only}
     try:
-        dns = stage.dns(zone(keys), BROKEN)
+        (directory / "root.zone").write_text(zone(keys))
+        dns = stage.dns(directory, broken=BROKEN)
         for at, name in enumerate(arguments.only):
-            sink, _, kept = stage.sink(len(every))
-            stack = STACKS[name](stage, f"stack{at}", sink, dns)
+            sink, _, kept = stage.keeper(f"sink{at}", len(every))
+            stack = STACKS[name](stage, f"stack{at}", sink, dns.port)
             for case in every:
                 outcome, fault, reply = judge(stack, kept, case)
                 good = outcome in case.demanded[1] and not fault
@@ -345,19 +341,9 @@ def compare(arguments, directory):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rig", type=pathlib.Path, required=True)
-    parser.add_argument("--only", type=lambda text: text.split("+"), default=list(STACKS),
-                        help="joined by +: " + "; ".join(STACKS))
+    parser = Arguments(__doc__.splitlines()[0], STACKS)
     parser.add_argument("--show", action="store_true", help="print each reply")
-    parser.add_argument("--install", action="store_true", help="first install the servers that are missing, by apt-get")
-    parser.add_argument("binary", nargs="?", default="target/release/dmarcgate")
-    arguments = parser.parse_args()
-    if unknown := set(arguments.only) - set(STACKS):
-        parser.error(f"no such stack: {', '.join(unknown)}")
-    if arguments.install:
-        install()
-    print(versions(arguments.binary), end="\n\n")
+    arguments = parser.read()
     with tempfile.TemporaryDirectory(prefix="versus-", dir="/var/tmp") as directory:
         return compare(arguments, pathlib.Path(directory))
 
