@@ -2,14 +2,16 @@
 
 A stack takes mail at a port of loopback, from a client that a PROXY header names, and relays what it accepts to a sink. All ask
 one name server, which is named to those without a key for it by an /etc/resolv.conf of their own, in a mount namespace: so this
-needs root, and touches nothing of the machine. The other servers are Debian's (`PACKAGES`, which `install` installs). Where
-they leave a choice, they are told to check what the gate checks and to refuse what fails under p=reject.
+needs root, and touches nothing of the machine. The other servers are Debian's (`PACKAGES`, which `install` installs), but for
+Haraka and mailauth, which are npm's (`NPM`) and go into the rig's folder `haraka`. Where they leave a choice, they are told to
+check what the gate checks and to refuse what fails under p=reject.
 """
 
 import argparse
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -21,7 +23,10 @@ import stage
 from stage import free_port, tree
 
 PACKAGES = ("postfix", "postfix-policyd-spf-python", "opendkim", "opendmarc", "publicsuffix", "rspamd", "nsd")
+# Node, too, is npm's: mailauth needs a newer one than Debian has.
+NPM = {"Haraka": "3.3.4", "mailauth": "7.1.0", f"node-linux-{'arm64' if os.uname().machine == 'aarch64' else 'x64'}": "24.21.0"}
 HOSTNAME = "mx.rcpt.example"  # of every stack: it stands in the Authentication-Results that each writes
+PLUGIN = pathlib.Path(__file__).parent / "haraka/mailauth.js"
 SUFFIXES = pathlib.Path("/usr/share/publicsuffix/public_suffix_list.dat")
 
 MAIN_CF = """
@@ -147,6 +152,16 @@ RSPAMD_OVERRIDES = {
     "milter_headers.conf": 'use = ["authentication-results", "spam-header"]; skip_local = false;',
 }
 
+# Over what `haraka -i` sets up: the plugin, names and places. Its page on performance wants `nodes=cpus`.
+HARAKA = {
+    "me": "{hostname}\n",
+    "plugins": "rcpt_to.in_host_list\nmailauth\nqueue/smtp_forward\n",
+    "host_list": "rcpt.example\n",
+    "smtp.ini": "listen=127.0.0.1:{port}\nnodes=cpus\n",
+    "smtp_forward.ini": "host=127.0.0.1\nport={sink}\n",
+    "mailauth.ini": "strict={strict}\n",
+}
+
 GATE = {
     "hostname": HOSTNAME,
     "smtp.recipient_domains": ["rcpt.example"],
@@ -155,10 +170,10 @@ GATE = {
 
 
 class Stack:
-    """What takes mail at `port`, from a client that a PROXY header names; the servers that it is made of."""
+    """What takes mail at `port`, from a client that a PROXY header of version `proxy` names; the servers that it is made of."""
 
-    def __init__(self, port, servers):
-        self.port, self.servers = port, servers
+    def __init__(self, port, servers, proxy="v2"):
+        self.port, self.servers, self.proxy = port, servers, proxy
 
     def cpu(self):
         """Seconds that all of them have used, those that have ended included."""
@@ -287,6 +302,19 @@ class Stage(stage.Stage):
         stack.servers.append(server)
         return stack
 
+    def haraka(self, name, sink, how):
+        """Haraka with mailauth, which is `strict` or `lenient`, by a plugin of ours; it forwards while the client waits."""
+        base, port, modules = self.directory / name, free_port(), self.rig / "haraka/node_modules"
+        haraka = next(modules.glob("node-linux-*/bin/node")), modules / "Haraka/bin/haraka"
+        subprocess.run([*haraka, "-i", base], check=True, stdout=subprocess.DEVNULL)
+        values = {"hostname": HOSTNAME, "port": port, "sink": sink, "strict": str(how == "strict").lower()}
+        for file, text in HARAKA.items():
+            (base / "config" / file).write_text(text.format(**values))
+        connection = base / "config/connection.ini"
+        connection.write_text(connection.read_text().replace("hosts[] =\n", "hosts[] = 127.0.0.0/8\n", 1))
+        shutil.copy(PLUGIN, base / "plugins")
+        return Stack(port, [self.start(name, *haraka, "-c", base, port=port)], proxy="v1")
+
     def gate_alone(self, name, upstream, dns, reject):
         """The gate before whoever takes mail at the port `upstream`; it asks the name server at the port `dns`."""
         server = self.gate(name, upstream, dns, GATE | {"upstream.identity": "xclient", "policy.reject": reject})
@@ -308,7 +336,7 @@ class Arguments(argparse.ArgumentParser):
         self.stacks = stacks
         self.add_argument("--rig", type=pathlib.Path, required=True)
         self.add_argument("--only", type=lambda text: text.split("+"), default=list(stacks), help="joined by +: " + "; ".join(stacks))
-        self.add_argument("--install", action="store_true", help="first install what is missing, by apt-get")
+        self.add_argument("--install", action="store_true", help="first install what is missing, by apt-get, and by npm in the rig")
         self.add_argument("binary", nargs="?", default="target/release/dmarcgate")
 
     def read(self):
@@ -318,13 +346,13 @@ class Arguments(argparse.ArgumentParser):
         if unknown := set(arguments.only) - set(self.stacks):
             self.error(f"no such stack: {', '.join(unknown)}")
         if arguments.install:
-            install()
-        print(versions(arguments.binary), end="\n\n", flush=True)
+            install(arguments.rig)
+        print(versions(arguments.rig, arguments.binary), end="\n\n", flush=True)
         return arguments
 
 
-def install():
-    """Installs what is not there, so that none of it is started as a service of the machine."""
+def install(rig):
+    """Installs what is not there, Debian's so that none of it is started as a service of the machine, npm's in the rig."""
     policy = pathlib.Path("/usr/sbin/policy-rc.d")
     ours = not policy.exists()
     if ours:
@@ -336,17 +364,23 @@ def install():
     finally:
         if ours:
             policy.unlink()
+    folder = rig / "haraka"
+    folder.mkdir(exist_ok=True)
+    (folder / "package.json").write_text(json.dumps({"private": True, "dependencies": NPM}))
+    # What is optional are plugins that are not used here.
+    run("npm", "install", "--omit=optional", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error", cwd=folder)
 
 
 def run(*command, **options):
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=sys.stderr, **options)
 
 
-def versions(binary):
-    """What is compared, as Debian's packages and the gate call it."""
+def versions(rig, binary):
+    """What is compared, as Debian's packages, npm's and the gate call it."""
     listed = subprocess.run(["dpkg-query", "-W", "-f", "${Package} ${Version}, ", *PACKAGES], capture_output=True, text=True)
+    modules = (json.loads(path.read_text()) for name in NPM for path in rig.glob(f"haraka/node_modules/{name}/package.json"))
     gate = subprocess.run([binary, "--version"], capture_output=True, text=True)
-    return listed.stdout + gate.stdout.strip()
+    return listed.stdout + "".join(f"{one['name']} {one['version']}, " for one in modules) + gate.stdout.strip()
 
 
 def delivered(stats):
@@ -383,10 +417,10 @@ def handling(stored):
     if results is None:
         return "no result"
     result = results.split("dmarc=", 1)[1].split()[0].strip(";")
-    # OpenDMARC marks by its result alone: `dmarc=fail (p=quarantine dis=none)`.
-    if result == "fail" and any(f"{word}=quarantine" in results or f"{word}=reject" in results for word in ("p", "policy")):
-        return "marked"
-    return result
+    # OpenDMARC and mailauth mark by their result alone: `dmarc=fail (p=quarantine dis=none)`, `policy.dmarc=quarantine`, which
+    # differs from what is published (RFC 9989 §9.1).
+    asked = re.search(r"policy\.dmarc=(\w+)", results) or re.search(r"\b(?:p|sp|policy)=(quarantine|reject)", results)
+    return "marked" if result == "fail" and asked and asked[1] != "none" else result
 
 
 def fields(stored):

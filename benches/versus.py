@@ -26,6 +26,7 @@ STACKS = {
     "Postfix, policyd-spf, OpenDKIM, OpenDMARC": lambda stage, name, sink, dns: stage.opendmarc(name, sink, "policyd"),
     "Postfix, OpenDKIM, OpenDMARC (SPF itself)": lambda stage, name, sink, dns: stage.opendmarc(name, sink, "itself"),
     "Postfix, rspamd": lambda stage, name, sink, dns: stage.rspamd(name, sink, "alone"),
+    "Haraka, mailauth": lambda stage, name, sink, dns: stage.haraka(name, sink, "strict"),
     "gate, Postfix": lambda stage, name, sink, dns: stage.gate_and_postfix(name, sink, dns, "always"),
     "gate": lambda stage, name, sink, dns: stage.gate_alone(name, sink, dns, "always"),
 }
@@ -68,7 +69,7 @@ class Field:
 def generate(arguments, stack, *more):
     """Lines of replies, if they were asked for, and the generator's figures."""
     command = [arguments.rig / "loadgen", "--target", f"127.0.0.1:{stack.port}", "--manifest", arguments.manifest,
-               "--proxy", "v2", *more]
+               "--proxy", stack.proxy, *more]
     done = subprocess.run([str(word) for word in command], check=True, capture_output=True, text=True)
     *replies, figures = done.stdout.splitlines()
     return replies, json.loads(figures)

@@ -29,6 +29,8 @@ STACKS = {
     "OpenDKIM, OpenDMARC (SPF itself)": lambda stage, name, sink, dns: stage.opendmarc(name, sink, "itself"),
     "rspamd, DMARC alone": lambda stage, name, sink, dns: stage.rspamd(name, sink, "alone"),
     "rspamd, all rules": lambda stage, name, sink, dns: stage.rspamd(name, sink, "all"),
+    "Haraka, mailauth lenient": lambda stage, name, sink, dns: stage.haraka(name, sink, "lenient"),
+    "Haraka, mailauth strict": lambda stage, name, sink, dns: stage.haraka(name, sink, "strict"),
     "gate": lambda stage, name, sink, dns: stage.gate_and_postfix(name, sink, dns, "corroborated"),
 }
 
