@@ -8,7 +8,7 @@ RIG and CORPUS are those of load.py, and so is what has to be installed. Each pa
     sessions  a message's cost against the number of sessions, 1 to 10,000, all of them busy
     overload  twice the sessions that the gate has room for: throughput, the 421 of the surplus, latency of the others
     dns       every domain unseen against every answer remembered, at answers after 0, 50 and 500 ms
-    tls       plain, STARTTLS and implicit TLS
+    tls       plain, STARTTLS and implicit TLS, with full handshakes and with resumed sessions
     cache     a message's cost against the answers remembered, to 1,000,000
     rows      a message's cost, the start and memory against the rows in the store, to 10,000,000
 
@@ -247,26 +247,31 @@ def dns(bench):
 
 
 def tls(bench):
-    """The same load in the clear and under TLS, each session with a full handshake, by a generator of its own."""
+    """The same load in the clear and under TLS, by a generator of its own: each session with a full handshake, or each thread
+    offering the ticket of its last session, once it has one."""
     print_head("4 KB, 20 sessions at a time, DNS warm, TLS 1.3 with a P-256 certificate; a slower generator than above",
-               "TLS", "messages a session", "messages/s", "handshakes/s", "CPU s / 1000", "dot to reply p50 / p99 ms",
-               "peak RSS MiB")
+               "TLS", "handshakes", "messages a session", "messages/s", "handshakes/s", "of them resumed", "CPU s / 1000",
+               "dot to reply p50 / p99 ms", "peak RSS MiB")
     server = bench.stage.dns(bench.arguments.corpus / "zone")
     seconds = 2 if bench.quick else 6
     for kind in ("off", "starttls", "implicit"):
         listener = {"address": "127.0.0.1:0", "tls": kind, "proxy_protocol_from": ["127.0.0.0/8"]}
         gate = bench.gate(server, certificate(bench.directory) | {"listener": [listener]})
         manifest = bench.arguments.corpus / "4k.tsv"
-        tlsload.run(gate.port, kind, manifest, 4, 10, 2)
-        for per_session in (1, 10):
-            before = gate.cpu()
-            waits, wrong, opened = tlsload.run(gate.port, kind, manifest, 20, per_session, seconds)
-            if wrong:
-                bench.broken = True
-                print(f"{kind}: {dict(wrong)}", file=sys.stderr)
-            print_row(kind, per_session, f"{len(waits) / seconds:.0f}", f"{opened / seconds:.0f}" if kind != "off" else "",
-                      f"{(gate.cpu() - before) / len(waits) * 1000:.3f}",
-                      f"{percentile(waits, 0.5):.2f} / {percentile(waits, 0.99):.2f}", f"{gate.memory():.0f}")
+        tlsload.run(gate.port, kind, "full", manifest, 4, 10, 2)
+        for handshakes in ("none",) if kind == "off" else ("full", "resumed"):
+            for per_session in (1, 10):
+                before = gate.cpu()
+                waits, wrong, resumed = tlsload.run(gate.port, kind, handshakes, manifest, 20, per_session, seconds)
+                if any(resumed) != (handshakes == "resumed"):
+                    wrong[f"{sum(resumed)} of {len(resumed)} resumed"] = 1
+                if wrong:
+                    bench.broken = True
+                    print(f"{kind}, {handshakes}: {dict(wrong)}", file=sys.stderr)
+                shaken = (f"{len(resumed) / seconds:.0f}", f"{sum(resumed) / len(resumed):.0%}") if kind != "off" else ("", "")
+                print_row(kind, handshakes, per_session, f"{len(waits) / seconds:.0f}", *shaken,
+                          f"{(gate.cpu() - before) / len(waits) * 1000:.3f}",
+                          f"{percentile(waits, 0.5):.2f} / {percentile(waits, 0.99):.2f}", f"{gate.memory():.0f}")
         gate.end()
 
 
