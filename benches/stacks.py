@@ -335,8 +335,10 @@ class Arguments(argparse.ArgumentParser):
         super().__init__(description=description)
         self.stacks = stacks
         self.add_argument("--rig", type=pathlib.Path, required=True)
-        self.add_argument("--only", type=lambda text: text.split("+"), default=list(stacks), help="joined by +: " + "; ".join(stacks))
-        self.add_argument("--install", action="store_true", help="first install what is missing, by apt-get, and by npm in the rig")
+        self.add_argument("--only", type=lambda text: text.split("+"), default=list(stacks),
+                          help="joined by +: " + "; ".join(stacks))
+        self.add_argument("--install", action="store_true",
+                          help="first install what is missing, by apt-get, and by npm in the rig")
         self.add_argument("binary", nargs="?", default="target/release/dmarcgate")
 
     def read(self):
