@@ -305,7 +305,9 @@ class Stage(stage.Stage):
     def haraka(self, name, sink, how):
         """Haraka with mailauth, which is `strict` or `lenient`, by a plugin of ours; it forwards while the client waits."""
         base, port, modules = self.directory / name, free_port(), self.rig / "haraka/node_modules"
-        haraka = next(modules.glob("node-linux-*/bin/node")), modules / "Haraka/bin/haraka"
+        haraka = next(modules.glob("node-linux-*/bin/node"), None), modules / "Haraka/bin/haraka"
+        if not haraka[0]:
+            raise SystemExit(f"no Haraka in {modules}: --install")
         subprocess.run([*haraka, "-i", base], check=True, stdout=subprocess.DEVNULL)
         values = {"hostname": HOSTNAME, "port": port, "sink": sink, "strict": str(how == "strict").lower()}
         for file, text in HARAKA.items():

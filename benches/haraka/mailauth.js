@@ -37,11 +37,11 @@ exports.judge = async function (connection) {
     for (const result of [...found.dkim.results, found.spf, found.arc, found.dmarc]) {
         if (result?.info) connection.auth_results(result.info)
     }
-    // RFC 9989 section 11.5: without one author domain there is no policy, which forgers would make use of.
+    // RFC 9989 §11.5: without one author domain there is no policy, which forgers would make use of.
     if (found.dmarcSkipReason) return [DENY, `no DMARC without one author: ${found.dmarcSkipReason}`]
     const { dmarc, spf, dkim } = found
     if (dmarc.status.result === 'fail' && dmarc.policy === 'reject') {
-        // RFC 9989 section 5.3.6: what fails for want of an answer may pass later. mailauth calls it `fail`.
+        // RFC 9989 §5.3.6: what fails for want of an answer may pass later. mailauth calls it `fail`.
         const isOpen = [spf, ...dkim.results].some((one) => one?.status.result === 'temperror')
         return isOpen ? [DENYSOFT, UNANSWERED] : [DENY, 'refused by the DMARC policy of its author']
     }
