@@ -8,9 +8,10 @@ RIG and CORPUS are those of load.py, and so is what has to be installed. Each pa
     sessions  a message's cost against the number of sessions, 1 to 10,000, all of them busy
     overload  twice the sessions that the gate has room for: throughput, the 421 of the surplus, latency of the others
     dns       every domain unseen against every answer remembered, at answers after 0, 50 and 500 ms
-    tls       plain, STARTTLS and implicit TLS
+    tls       plain, STARTTLS and implicit TLS, with full handshakes and with resumed sessions
     cache     a message's cost against the answers remembered, to 1,000,000
     rows      a message's cost, the start and memory against the rows in the store, to 10,000,000
+    postgres  the same with the rows in PostgreSQL, to 1,000,000, and its CPU; it has to be installed
 
 Everything is on loopback and in a temporary directory; `rows` needs 10 GB of it. Exit code 1 if anything was answered
 otherwise than its class of message demands, but for the surplus of `overload`. --quick is for whether it works, not for
@@ -20,6 +21,7 @@ figures.
 import argparse
 import collections
 import concurrent.futures
+import contextlib
 import pathlib
 import socket
 import sqlite3
@@ -32,7 +34,11 @@ import time
 import tlsload
 import unseen
 from load import Load, generate, surprises
-from stage import Stage, certificate, raise_descriptors
+from stage import Stage, certificate, raise_descriptors, tree
+
+# At the end: the benches have modules of the same names as the tests there.
+sys.path.append(str(pathlib.Path(__file__).parents[1] / "tests" / "faults"))
+from postgres import Postgres
 
 # Fewer sessions than any gate here has room for.
 WARM = Load("warm", "4k", 4, 10)
@@ -247,26 +253,31 @@ def dns(bench):
 
 
 def tls(bench):
-    """The same load in the clear and under TLS, each session with a full handshake, by a generator of its own."""
+    """The same load in the clear and under TLS, by a generator of its own: each session with a full handshake, or each thread
+    offering the ticket of its last session, once it has one."""
     print_head("4 KB, 20 sessions at a time, DNS warm, TLS 1.3 with a P-256 certificate; a slower generator than above",
-               "TLS", "messages a session", "messages/s", "handshakes/s", "CPU s / 1000", "dot to reply p50 / p99 ms",
-               "peak RSS MiB")
+               "TLS", "handshakes", "messages a session", "messages/s", "handshakes/s", "of them resumed", "CPU s / 1000",
+               "dot to reply p50 / p99 ms", "peak RSS MiB")
     server = bench.stage.dns(bench.arguments.corpus / "zone")
     seconds = 2 if bench.quick else 6
     for kind in ("off", "starttls", "implicit"):
         listener = {"address": "127.0.0.1:0", "tls": kind, "proxy_protocol_from": ["127.0.0.0/8"]}
         gate = bench.gate(server, certificate(bench.directory) | {"listener": [listener]})
         manifest = bench.arguments.corpus / "4k.tsv"
-        tlsload.run(gate.port, kind, manifest, 4, 10, 2)
-        for per_session in (1, 10):
-            before = gate.cpu()
-            waits, wrong, opened = tlsload.run(gate.port, kind, manifest, 20, per_session, seconds)
-            if wrong:
-                bench.broken = True
-                print(f"{kind}: {dict(wrong)}", file=sys.stderr)
-            print_row(kind, per_session, f"{len(waits) / seconds:.0f}", f"{opened / seconds:.0f}" if kind != "off" else "",
-                      f"{(gate.cpu() - before) / len(waits) * 1000:.3f}",
-                      f"{percentile(waits, 0.5):.2f} / {percentile(waits, 0.99):.2f}", f"{gate.memory():.0f}")
+        tlsload.run(gate.port, kind, "full", manifest, 4, 10, 2)
+        for handshakes in ("none",) if kind == "off" else ("full", "resumed"):
+            for per_session in (1, 10):
+                before = gate.cpu()
+                waits, wrong, resumed = tlsload.run(gate.port, kind, handshakes, manifest, 20, per_session, seconds)
+                if any(resumed) != (handshakes == "resumed"):
+                    wrong[f"{sum(resumed)} of {len(resumed)} resumed"] = 1
+                if wrong:
+                    bench.broken = True
+                    print(f"{kind}, {handshakes}: {dict(wrong)}", file=sys.stderr)
+                shaken = (f"{len(resumed) / seconds:.0f}", f"{sum(resumed) / len(resumed):.0%}") if kind != "off" else ("", "")
+                print_row(kind, handshakes, per_session, f"{len(waits) / seconds:.0f}", *shaken,
+                          f"{(gate.cpu() - before) / len(waits) * 1000:.3f}",
+                          f"{percentile(waits, 0.5):.2f} / {percentile(waits, 0.99):.2f}", f"{gate.memory():.0f}")
         gate.end()
 
 
@@ -335,71 +346,150 @@ class Watch(threading.Thread):
         return self.most
 
 
-def insert_rows(path, begin, end):
+class SqliteStore:
+    """The file of the first gate."""
+
+    name = "SQLite"
+    settings = {"store.size": "64GiB"}
+    numbers = """WITH RECURSIVE numbers (i) AS (SELECT {begin} UNION ALL SELECT i + 1 FROM numbers WHERE i < {end} - 1)
+        INSERT INTO report_rows SELECT {values} FROM numbers, (SELECT * FROM report_rows LIMIT 1) AS known"""
+    key = "randomblob(32)"
+
+    def __init__(self, directory):
+        self.path = directory / "gate1" / "dmarcgate.db"
+
+    def columns(self):
+        with contextlib.closing(sqlite3.connect(self.path)) as store:
+            return [name for _, name, *_ in store.execute("PRAGMA table_info(report_rows)")]
+
+    def run(self, statements):
+        with contextlib.closing(sqlite3.connect(self.path, isolation_level=None)) as store:
+            store.execute("PRAGMA synchronous = OFF")
+            store.execute("PRAGMA cache_size = -4000000")
+            for statement in statements:
+                store.execute(statement)
+            store.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def size(self):
+        return self.path.stat().st_size / 2**20
+
+    def count(self):
+        with contextlib.closing(sqlite3.connect(f"file:{self.path}?mode=ro", uri=True)) as store:
+            began = time.monotonic()
+            store.execute("SELECT COUNT(*) FROM report_rows").fetchone()
+            return (time.monotonic() - began) * 1000
+
+    def cpu(self):
+        """It has no process of its own."""
+        return None
+
+
+class PostgresStore:
+    """A PostgreSQL of our own, as its package sets it up."""
+
+    name = "PostgreSQL"
+    numbers = """INSERT INTO report_rows SELECT {values}
+        FROM generate_series({begin}::bigint, {end} - 1) AS i, (SELECT * FROM report_rows LIMIT 1) AS known"""
+    key = "sha256(convert_to(i::text, 'UTF8'))"
+
+    def __init__(self):
+        self.server = Postgres()
+        self.settings = {"store.url": self.server.url}
+
+    def columns(self):
+        return self.server.query("SELECT attname FROM pg_attribute WHERE attrelid = 'report_rows'::regclass AND attnum > 0"
+                                 " ORDER BY attnum")
+
+    def run(self, statements):
+        for statement in (*statements, "VACUUM ANALYZE report_rows", "CHECKPOINT"):
+            self.server.query(statement)
+
+    def size(self):
+        return int(self.server.query("SELECT pg_database_size('postgres')")[0]) / 2**20
+
+    def count(self):
+        *_, took = self.server.query("EXPLAIN (ANALYZE, TIMING OFF) SELECT COUNT(*) FROM report_rows")
+        return float(took.split()[2])
+
+    def cpu(self):
+        """Seconds that all its processes have used."""
+        return sum(tree(self.server.processes()).values())
+
+    def close(self):
+        self.server.end()
+
+
+def insert_rows(store, begin, end):
     """Copies a row of the store: other domains and addresses, thirty days, the keys at random as hashes are."""
     today = int(time.time()) // 86400
-    store = sqlite3.connect(path, isolation_level=None)
-    store.execute("PRAGMA synchronous = OFF")
-    store.execute("PRAGMA cache_size = -4000000")
-    columns = [name for _, name, *_ in store.execute("PRAGMA table_info(report_rows)")]
     changed = {
-        "row_key": "randomblob(32)", "day": f"{today} - i % 30", "n": "1",
+        "row_key": store.key, "day": f"{today} - i % 30", "n": "1",
         "source_ip": "(i >> 24 & 255) || '.' || (i >> 16 & 255) || '.' || (i >> 8 & 255) || '.' || (i & 255)",
         "policy_domain": "'o' || (i % 100000) || '.example'", "header_from": "'o' || (i % 100000) || '.example'",
     }
-    values = ", ".join(changed.get(name, f"like.{name}") for name in columns)
-    for first in range(begin, end, 500_000):
-        last = min(first + 500_000, end) - 1
-        store.execute(f"""WITH RECURSIVE numbers (i) AS (SELECT {first} UNION ALL SELECT i + 1 FROM numbers WHERE i < {last})
-            INSERT INTO report_rows SELECT {values} FROM numbers, (SELECT * FROM report_rows LIMIT 1) AS like""")
-    store.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    store.close()
+    values = ", ".join(changed.get(name, f"known.{name}") for name in store.columns())
+    steps = range(begin, end, 500_000)
+    store.run(store.numbers.format(values=values, begin=step, end=min(step + 500_000, end)) for step in steps)
 
 
-def count_rows(path):
-    """Milliseconds to count all rows, as the gate does at its start and every ten minutes; other rows wait meanwhile."""
-    store = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
-    began = time.monotonic()
-    store.execute("SELECT COUNT(*) FROM report_rows").fetchone()
-    took = (time.monotonic() - began) * 1000
-    store.close()
-    return took
+def with_store(store, gate, load, messages=None):
+    """What `load` gives, with the CPU seconds of the store for 1000 messages, until no row waits any more."""
+    before = store.cpu()
+    figures = load()
+    if before is not None:
+        deadline = time.monotonic() + 60
+        while gate.metrics()["dmarcgate_store_rows_pending"] and time.monotonic() < deadline:
+            time.sleep(0.05)
+        figures["store_cpu"] = (store.cpu() - before) / (messages or figures["total"]) * 1000
+    return figures
 
 
-def rows(bench):
+def grow(bench, store, steps):
     """One store that grows by SQL while its gate is down. Rows that come again are added to what is there; those of
     domains that are new each make a row, and an index entry at random."""
     directory = unseen_messages(bench)
-    print_head("4 KB, 50 sessions x 10, SQLite", "rows before", "file MiB", "count ms", "start ms", "RSS after it MiB",
-               "messages/s, rows known", "CPU s / 1000", "dot to reply p50 / p99 ms", "messages/s, each a new row",
-               "CPU s / 1000", "dot to reply p50 / p99 ms", "peak RSS MiB", "rows waiting at most", "rows lost", "stop ms")
+    costs = ("CPU s / 1000", *((f"of {store.name}",) if store.cpu() is not None else ()), "dot to reply p50 / p99 ms")
+    print_head(f"4 KB, 50 sessions x 10, {store.name}", "rows before", "MiB", "count ms", "start ms", "RSS after it MiB",
+               "messages/s, rows known", *costs, "messages/s, each a new row", *costs,
+               "peak RSS MiB", "rows waiting at most", "rows lost", "stop ms")
     server = bench.stage.dns(directory / "zone")
-    settings = {"store.size": "64GiB"}
-    bench.warm_gate(server, settings).end()
-    path = bench.directory / "gate1" / "dmarcgate.db"
+    bench.warm_gate(server, store.settings).end()
     seconds, count = (2, 1000) if bench.quick else (6, 10000)
-    steps = (0, 10_000, 100_000) if bench.quick else (0, 100_000, 1_000_000, 10_000_000)
+
+    def cost(figures):
+        return (f"{figures['cpu']:.3f}", *([f"{figures['store_cpu']:.3f}"] if "store_cpu" in figures else []), latency(figures))
+
     for step, (before, target) in enumerate(zip((0, *steps), steps)):
-        insert_rows(path, before, target)
-        size, counting = path.stat().st_size / 2**20, count_rows(path)
-        gate = bench.stage.gate("gate1", bench.sink.port, server.port, settings)
+        insert_rows(store, before, target)
+        size, counting = store.size(), store.count()
+        gate = bench.stage.gate("gate1", bench.sink.port, server.port, store.settings)
         rested, watch = gate.memory("VmRSS"), Watch(gate, "dmarcgate_store_rows_pending")
         bench.check("warming", generate(bench.arguments, WARM, gate.port, True, "--once", "--duration", 600))
-        known = bench.load(f"{target} rows", gate, Load("", "4k", 50, 10), "--duration", seconds)
+        known = with_store(store, gate, lambda: bench.load(f"{target} rows", gate, Load("", "4k", 50, 10), "--duration", seconds))
         # The first time for DNS; each network makes rows of its own.
-        for network in (2 * step, 2 * step + 1):
-            new = from_networks(bench, gate, directory, 50, [network], count)
+        from_networks(bench, gate, directory, 50, [2 * step], count)
+        new = with_store(store, gate, lambda: from_networks(bench, gate, directory, 50, [2 * step + 1], count), count)
         waiting, peak, began = watch.stop(), gate.memory(), time.monotonic()
         told = gate.metrics().items()
         lost = sum(value for series, value in told if series.startswith("dmarcgate_store_rows_lost_total"))
         gate.end()
         print_row(f"{target:,}", f"{size:.0f}", f"{counting:.0f}", f"{gate.started * 1000:.0f}", f"{rested:.0f}",
-                  f"{known['rate']:.0f}", f"{known['cpu']:.3f}", latency(known),
-                  f"{new['rate']:.0f}", f"{new['cpu']:.3f}", latency(new), f"{peak:.0f}",
+                  f"{known['rate']:.0f}", *cost(known), f"{new['rate']:.0f}", *cost(new), f"{peak:.0f}",
                   f"{waiting:.0f}", f"{lost:.0f}", f"{(time.monotonic() - began) * 1000:.0f}")
 
 
-PARTS = {part.__name__: part for part in (sessions, overload, dns, tls, cache, rows)}
+def rows(bench):
+    """The store as it is without a database server."""
+    grow(bench, SqliteStore(bench.directory), (0, 10_000, 100_000) if bench.quick else (0, 100_000, 1_000_000, 10_000_000))
+
+
+def postgres(bench):
+    """The store in a PostgreSQL on the same machine, whose CPU is told beside the gate's."""
+    with contextlib.closing(PostgresStore()) as store:
+        grow(bench, store, (0, 10_000, 100_000) if bench.quick else (0, 100_000, 1_000_000))
+
+
+PARTS = {part.__name__: part for part in (sessions, overload, dns, tls, cache, rows, postgres)}
 
 
 def main():

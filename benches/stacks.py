@@ -2,13 +2,16 @@
 
 A stack takes mail at a port of loopback, from a client that a PROXY header names, and relays what it accepts to a sink. All ask
 one name server, which is named to those without a key for it by an /etc/resolv.conf of their own, in a mount namespace: so this
-needs root, and touches nothing of the machine. The other servers are Debian's (`PACKAGES`, which `install` installs). Where
-they leave a choice, they are told to check what the gate checks and to refuse what fails under p=reject.
+needs root, and touches nothing of the machine. The other servers are Debian's (`PACKAGES`, which `install` installs), but for
+Haraka and mailauth, which are npm's (`NPM`) and go into the rig's folder `haraka`. Where they leave a choice, they are told to
+check what the gate checks and to refuse what fails under p=reject.
 """
 
+import argparse
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -16,32 +19,15 @@ import subprocess
 import sys
 import time
 
-from stage import free_port, wait_for
+import stage
+from stage import free_port, tree
 
 PACKAGES = ("postfix", "postfix-policyd-spf-python", "opendkim", "opendmarc", "publicsuffix", "rspamd", "nsd")
+# Node, too, is npm's: mailauth needs a newer one than Debian has.
+NPM = {"Haraka": "3.3.4", "mailauth": "7.1.0", f"node-linux-{'arm64' if os.uname().machine == 'aarch64' else 'x64'}": "24.21.0"}
 HOSTNAME = "mx.rcpt.example"  # of every stack: it stands in the Authentication-Results that each writes
-TICKS = os.sysconf("SC_CLK_TCK")
+PLUGIN = pathlib.Path(__file__).parent / "haraka/mailauth.js"
 SUFFIXES = pathlib.Path("/usr/share/publicsuffix/public_suffix_list.dat")
-
-NSD = """
-server:
-    ip-address: {address}@53
-    ip-address: 127.0.0.1@{port}
-    username: ""
-    chroot: ""
-    zonesdir: "{directory}"
-    database: ""
-    pidfile: "{directory}/nsd.pid"
-    xfrdfile: "{directory}/xfrd.state"
-    zonelistfile: "{directory}/zone.list"
-    server-count: 1
-    rrl-ratelimit: 0
-remote-control:
-    control-enable: no
-zone:
-    name: "."
-    zonefile: root.zone
-"""
 
 MAIN_CF = """
 compatibility_level = 3.6
@@ -166,49 +152,37 @@ RSPAMD_OVERRIDES = {
     "milter_headers.conf": 'use = ["authentication-results", "spam-header"]; skip_local = false;',
 }
 
-GATE = """
-hostname = "{hostname}"
-[[listener]]
-address = "127.0.0.1:0"
-proxy_protocol_from = ["127.0.0.0/8"]
-[upstream]
-servers = ["127.0.0.1:{upstream}"]
-identity = "xclient"
-[smtp]
-recipient_domains = ["rcpt.example"]
-[dns]
-servers = ["127.0.0.1:{dns}"]
-[policy]
-mode = "enforce"
-reject = "{reject}"
-[limits]
-sessions = 20000
-sessions_per_network = 0
-[process]
-user = "root"
-[spool]
-directory = "{base}/spool"
-[store]
-url = "sqlite://{base}/dmarcgate.db"
-[admin]
-address = "127.0.0.1:0"
-"""
+# Over what `haraka -i` sets up: the plugin, names and places. Its page on performance wants `nodes=cpus`.
+HARAKA = {
+    "me": "{hostname}\n",
+    "plugins": "rcpt_to.in_host_list\nmailauth\nqueue/smtp_forward\n",
+    "host_list": "rcpt.example\n",
+    "smtp.ini": "listen=127.0.0.1:{port}\nnodes=cpus\n",
+    "smtp_forward.ini": "host=127.0.0.1\nport={sink}\n",
+    "mailauth.ini": "strict={strict}\n",
+}
+
+GATE = {
+    "hostname": HOSTNAME,
+    "smtp.recipient_domains": ["rcpt.example"],
+    "policy.mode": "enforce",
+}
 
 
 class Stack:
-    """What takes mail at `port`; the processes that it is made of, with all that they start."""
+    """What takes mail at `port`, from a client that a PROXY header of version `proxy` names; the servers that it is made of."""
 
-    def __init__(self, name):
-        self.name, self.port, self.processes = name, None, []
+    def __init__(self, port, servers, proxy="v2"):
+        self.port, self.servers, self.proxy = port, servers, proxy
 
     def cpu(self):
         """Seconds that all of them have used, those that have ended included."""
-        return sum(tree(process.pid for process in self.processes).values())
+        return sum(server.cpu() for server in self.servers)
 
     def memory(self):
         """MiB that all of them have now, what several share divided among them."""
         total = 0
-        for pid in tree(process.pid for process in self.processes):
+        for pid in tree(server.process.pid for server in self.servers):
             try:
                 rollup = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text()
             except OSError:
@@ -217,11 +191,11 @@ class Stack:
         return total / 1024
 
 
-class Stage:
-    """Starts servers in a directory that other users can reach, and ends them."""
+class Stage(stage.Stage):
+    """Starts servers in a directory that other users can reach, each in a mount namespace with a resolv.conf of ours."""
 
-    def __init__(self, directory, rig, binary):
-        self.base, self.rig, self.binary, self.processes = directory, rig, binary, []
+    def __init__(self, directory, binary, rig):
+        super().__init__(directory, binary, rig)
         directory.chmod(0o755)
         # Another for each run, since port 53 of it is taken.
         self.name_server = f"127.53.{os.getpid() >> 8 & 255}.{os.getpid() & 255}"
@@ -233,9 +207,9 @@ class Stage:
 
     def end(self):
         """Ends all that was started, the newest first, each with what it has started."""
-        for process in reversed(self.processes):
+        for server in reversed(self.servers):
             # Not by process group: Postfix's master leaves that of its parent.
-            everything = tree([process.pid])
+            everything = tree([server.process.pid])
             for sign in (signal.SIGTERM, signal.SIGKILL):
                 for pid in everything:
                     try:
@@ -243,63 +217,45 @@ class Stage:
                     except ProcessLookupError:
                         pass
                 try:
-                    process.wait(2)
+                    server.process.wait(2)
                 except subprocess.TimeoutExpired:
                     pass
 
-    def start(self, base, name, *command, **options):
-        """Starts one in a session of its own, in the namespace, with its output in a log."""
-        log = open(base / f"{name}.log", "w")
+    def start(self, name, *command, **options):
         script = 'mount --bind "$1" /etc/resolv.conf; shift; exec "$@"'
-        command = ("unshare", "--mount", "sh", "-ec", script, "sh", self.resolver, *command)
-        process = subprocess.Popen([str(word) for word in command], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                   start_new_session=True, **options)
-        self.processes.append(process)
-        return process
+        return super().start(name, "unshare", "--mount", "sh", "-ec", script, "sh", self.resolver, *command,
+                             stdin=subprocess.DEVNULL, start_new_session=True, **options)
 
     def folder(self, name):
-        base = self.base / name
+        base = self.directory / name
         base.mkdir(mode=0o755)
         return base
 
-    def sink(self, keep=0):
-        """Takes everything; the port, that of its counts, and the directory of the last `keep` messages."""
-        base, port, stats = self.folder(f"sink-{len(self.processes)}"), free_port(), free_port()
-        process = self.start(base, "sink", self.rig / "sink", "--listen", f"127.0.0.1:{port}", "--stats", f"127.0.0.1:{stats}",
-                             "--keep", keep, "--dump-dir", base)
-        wait_for(port, process)
+    def keeper(self, name, keep):
+        """A sink that keeps the last `keep` messages: its port, that of its counts, and the directory of what it keeps."""
+        base, stats = self.folder(name), free_port()
+        port = self.sink("--stats", f"127.0.0.1:{stats}", "--keep", keep, "--dump-dir", base, name=name).port
         return port, stats, base
 
-    def dns(self, zone, broken=()):
-        """Serves the zone text as the root, and fails for each zone of `broken`; the port at 127.0.0.1."""
-        base, port = self.folder("nsd"), free_port()
-        (base / "root.zone").write_text(zone)
-        config = NSD.format(address=self.name_server, port=port, directory=base)
-        for name in broken:
-            config += f'zone:\n    name: "{name}"\n    zonefile: missing.zone\n'
-        (base / "nsd.conf").write_text(config)
-        wait_for(port, self.start(base, "nsd", "nsd", "-d", "-c", base / "nsd.conf"))
-        return port
+    def dns(self, zones, **options):
+        """The name server of all, which listens at the address of the resolv.conf, too."""
+        return super().dns(zones, addresses=[f"{self.name_server}@53"], **options)
 
     def postfix(self, name, sink, *, client="smtpd_upstream_proxy_protocol=haproxy", more=""):
         """Postfix alone, or with what `more` says; `client` says how it learns of the client."""
-        stack, base = Stack(name), self.folder(name)
-        stack.port = free_port()
+        base, port = self.folder(name), free_port()
         daemons = next(d for d in ("/usr/lib/postfix/sbin", "/usr/libexec/postfix") if os.path.isdir(d))
         for folder in ("etc", "queue", "data"):
             (base / folder).mkdir(mode=0o755)
         shutil.chown(base / "data", "postfix")
-        values = {"base": base, "daemons": daemons, "hostname": HOSTNAME, "sink": sink, "port": stack.port, "client": client}
+        values = {"base": base, "daemons": daemons, "hostname": HOSTNAME, "sink": sink, "port": port, "client": client}
         (base / "etc/main.cf").write_text(MAIN_CF.format(**values) + more)
         (base / "etc/master.cf").write_text(MASTER_CF.format(**values))
         (base / "policyd-spf.conf").write_text(POLICYD_SPF.format(**values))
-        process = self.start(base, "start", "postfix", "-c", base / "etc", "start-fg")
-        wait_for(stack.port, process)
-        stack.processes.append(process)
-        return stack
+        return Stack(port, [self.start(name, "postfix", "-c", base / "etc", "start-fg", port=port)])
 
     def milter(self, name, template, command, user, overrides=None):
-        """A filter beside Postfix: where it listens, and its process.
+        """A filter beside Postfix: where it listens, and its server.
 
         `command` gets the path of its configuration, and may name its directory; `overrides` go to override.d there.
         """
@@ -312,13 +268,13 @@ class Stage:
             (base / "override.d").mkdir(exist_ok=True)
             (base / "override.d" / file).write_text(text.format(**values))
         shutil.chown(base, user)
-        process = self.start(base, name, *(str(word).format(**values) for word in command), config)
+        server = self.start(name, *(str(word).format(**values) for word in command), config)
         # rspamd compiles its rules first.
         for _ in range(6000):
             if path.exists():
-                return f"unix:{path}", process
+                return f"unix:{path}", server
             time.sleep(0.02)
-        raise SystemExit(f"{name} does not listen\n" + (base / f"{name}.log").read_text())
+        raise SystemExit(f"{name} does not listen: {self.log(name)}")
 
     def opendmarc(self, name, sink, spf):
         """Postfix with OpenDKIM and OpenDMARC, which has SPF's result from policyd-spf, or finds it by itself."""
@@ -330,7 +286,7 @@ class Stage:
             more += "smtpd_recipient_restrictions = check_policy_service unix:private/policyd-spf\n"
             more += "policyd-spf_time_limit = 3600\n"
         stack = self.postfix(name, sink, more=more)
-        stack.processes += [opendkim[1], opendmarc[1]]
+        stack.servers += [opendkim[1], opendmarc[1]]
         return stack
 
     def rspamd(self, name, sink, rules):
@@ -341,75 +297,94 @@ class Stage:
         else:
             template, overrides = '.include "/etc/rspamd/rspamd.conf"\n', RSPAMD_OVERRIDES
             command += tuple(f"--var={place}={{base}}" for place in ("LOCAL_CONFDIR", "DBDIR", "RUNDIR", "LOGDIR"))
-        path, process = self.milter(f"{name}-filter", template, (*command, "-c"), "_rspamd", overrides)
+        path, server = self.milter(f"{name}-filter", template, (*command, "-c"), "_rspamd", overrides)
         stack = self.postfix(name, sink, more=f"smtpd_milters = {path}\n")
-        stack.processes.append(process)
+        stack.servers.append(server)
         return stack
 
-    def gate(self, name, upstream, dns, reject):
-        """The gate before whoever takes mail at the port `upstream`."""
-        stack, base = Stack(name), self.folder(name)
-        config, addresses = base / "dmarcgate.toml", base / "addresses"
-        config.write_text(GATE.format(base=base, hostname=HOSTNAME, upstream=upstream, dns=dns, reject=reject))
-        environment = os.environ | {"DMARCGATE_ADDRESS_FILE": str(addresses)}
-        process = self.start(base, "gate", self.binary, "serve", "--config", config, env=environment)
-        stack.processes.append(process)
-        for _ in range(3000):
-            if addresses.exists() and process.poll() is None:
-                stack.port = int(addresses.read_text().split()[1].rsplit(":", 1)[1])
-                return stack
-            time.sleep(0.02)
-        raise SystemExit((base / "gate.log").read_text())
+    def haraka(self, name, sink, how):
+        """Haraka with mailauth, which is `strict` or `lenient`, by a plugin of ours; it forwards while the client waits."""
+        base, port, modules = self.directory / name, free_port(), self.rig / "haraka/node_modules"
+        haraka = next(modules.glob("node-linux-*/bin/node"), None), modules / "Haraka/bin/haraka"
+        if not haraka[0]:
+            raise SystemExit(f"no Haraka in {modules}: --install")
+        subprocess.run([*haraka, "-i", base], check=True, stdout=subprocess.DEVNULL)
+        values = {"hostname": HOSTNAME, "port": port, "sink": sink, "strict": str(how == "strict").lower()}
+        for file, text in HARAKA.items():
+            (base / "config" / file).write_text(text.format(**values))
+        connection = base / "config/connection.ini"
+        connection.write_text(connection.read_text().replace("hosts[] =\n", "hosts[] = 127.0.0.0/8\n", 1))
+        shutil.copy(PLUGIN, base / "plugins")
+        return Stack(port, [self.start(name, *haraka, "-c", base, port=port)], proxy="v1")
+
+    def gate_alone(self, name, upstream, dns, reject):
+        """The gate before whoever takes mail at the port `upstream`; it asks the name server at the port `dns`."""
+        server = self.gate(name, upstream, dns, GATE | {"upstream.identity": "xclient", "policy.reject": reject})
+        return Stack(server.port, [server])
 
     def gate_and_postfix(self, name, sink, dns, reject):
         """The gate before Postfix, to which it names the client by XCLIENT."""
         behind = self.postfix(f"{name}-behind", sink, client="smtpd_authorized_xclient_hosts=127.0.0.1")
-        stack = self.gate(name, behind.port, dns, reject)
-        stack.processes += behind.processes
+        stack = self.gate_alone(name, behind.port, dns, reject)
+        stack.servers += behind.servers
         return stack
 
 
-def tree(roots):
-    """The processes `roots` with all below them: {pid: seconds that it and those it has seen end have used}."""
-    children, used = {}, {}
-    for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
-        try:
-            text = stat.read_text()
-        except OSError:
-            continue  # ended meanwhile: it is in its parent's figure
-        fields = text.rsplit(") ", 1)[1].split()
-        pid = int(stat.parent.name)
-        children.setdefault(int(fields[1]), []).append(pid)
-        used[pid] = sum(int(ticks) for ticks in fields[11:15]) / TICKS
-    found, left = {}, list(roots)
-    while left:
-        pid = left.pop()
-        found[pid] = used.get(pid, 0)
-        left += children.get(pid, [])
-    return found
+class Arguments(argparse.ArgumentParser):
+    """The command line of who compares `stacks`: those of them that are wanted, the rig, the gate."""
+
+    def __init__(self, description, stacks):
+        super().__init__(description=description)
+        self.stacks = stacks
+        self.add_argument("--rig", type=pathlib.Path, required=True)
+        self.add_argument("--only", type=lambda text: text.split("+"), default=list(stacks),
+                          help="joined by +: " + "; ".join(stacks))
+        self.add_argument("--install", action="store_true",
+                          help="first install what is missing, by apt-get, and by npm in the rig")
+        self.add_argument("binary", nargs="?", default="target/release/dmarcgate")
+
+    def read(self):
+        """Reads it, installs what that asks for, and prints what is compared."""
+        arguments = self.parse_args()
+        arguments.rig = arguments.rig.resolve()
+        if unknown := set(arguments.only) - set(self.stacks):
+            self.error(f"no such stack: {', '.join(unknown)}")
+        if arguments.install:
+            install(arguments.rig)
+        print(versions(arguments.rig, arguments.binary), end="\n\n", flush=True)
+        return arguments
 
 
-def install():
-    """Installs what is not there, so that none of it is started as a service of the machine."""
+def install(rig):
+    """Installs what is not there, Debian's so that none of it is started as a service of the machine, npm's in the rig."""
     policy = pathlib.Path("/usr/sbin/policy-rc.d")
     ours = not policy.exists()
     if ours:
         policy.write_text("#!/bin/sh\nexit 101\n")
         policy.chmod(0o755)
     try:
-        command = ["apt-get", "install", "--yes", "--quiet", "--no-upgrade", "--no-install-recommends", *PACKAGES]
-        environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-        subprocess.run(command, check=True, env=environment, stdin=subprocess.DEVNULL, stdout=sys.stderr)
+        run("apt-get", "install", "--yes", "--quiet", "--no-upgrade", "--no-install-recommends", *PACKAGES,
+            env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"})
     finally:
         if ours:
             policy.unlink()
+    folder = rig / "haraka"
+    folder.mkdir(exist_ok=True)
+    (folder / "package.json").write_text(json.dumps({"private": True, "dependencies": NPM}))
+    # What is optional are plugins that are not used here.
+    run("npm", "install", "--omit=optional", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error", cwd=folder)
 
 
-def versions(binary):
-    """What is compared, as Debian's packages and the gate call it."""
+def run(*command, **options):
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=sys.stderr, **options)
+
+
+def versions(rig, binary):
+    """What is compared, as Debian's packages, npm's and the gate call it."""
     listed = subprocess.run(["dpkg-query", "-W", "-f", "${Package} ${Version}, ", *PACKAGES], capture_output=True, text=True)
+    modules = (json.loads(path.read_text()) for name in NPM for path in rig.glob(f"haraka/node_modules/{name}/package.json"))
     gate = subprocess.run([binary, "--version"], capture_output=True, text=True)
-    return listed.stdout + gate.stdout.strip()
+    return listed.stdout + "".join(f"{one['name']} {one['version']}, " for one in modules) + gate.stdout.strip()
 
 
 def delivered(stats):
@@ -428,6 +403,10 @@ def wait_for_delivery(stats, count, patience=120):
         time.sleep(0.05)
 
 
+def message_id(content):
+    return content.partition(b"\nMessage-ID: ")[2].partition(b"\n")[0].strip()
+
+
 def handling(stored):
     """What a delivered message says of DMARC: `marked` for a recipient's mail server to act on, or what its result is.
 
@@ -442,10 +421,10 @@ def handling(stored):
     if results is None:
         return "no result"
     result = results.split("dmarc=", 1)[1].split()[0].strip(";")
-    # OpenDMARC marks by its result alone: `dmarc=fail (p=quarantine dis=none)`.
-    if result == "fail" and any(f"{word}=quarantine" in results or f"{word}=reject" in results for word in ("p", "policy")):
-        return "marked"
-    return result
+    # OpenDMARC and mailauth mark by their result alone: `dmarc=fail (p=quarantine dis=none)`, `policy.dmarc=quarantine`, which
+    # differs from what is published (RFC 9989 §9.1).
+    asked = re.search(r"policy\.dmarc=(\w+)", results) or re.search(r"\b(?:p|sp|policy)=(quarantine|reject)", results)
+    return "marked" if result == "fail" and asked and asked[1] != "none" else result
 
 
 def fields(stored):

@@ -1,6 +1,7 @@
 """Starts and ends the servers of a bench, all on loopback, and reads what they use."""
 
 import json
+import os
 import pathlib
 import resource
 import socket
@@ -8,7 +9,7 @@ import subprocess
 import time
 import urllib.request
 
-TICKS = 100  # a second, in /proc
+TICKS = os.sysconf("SC_CLK_TCK")  # a second, in /proc
 DEFAULTS = {
     "hostname": "gate.rcpt.example",
     "listener": [{"address": "127.0.0.1:0", "proxy_protocol_from": ["127.0.0.0/8"]}],
@@ -67,6 +68,26 @@ def certificate(directory):
     return settings
 
 
+def tree(roots):
+    """The processes `roots` with all below them: {pid: seconds that it and those it has seen end have used}."""
+    children, used = {}, {}
+    for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        try:
+            text = stat.read_text()
+        except OSError:
+            continue  # ended meanwhile: it is in its parent's figure
+        fields = text.rsplit(") ", 1)[1].split()
+        pid = int(stat.parent.name)
+        children.setdefault(int(fields[1]), []).append(pid)
+        used[pid] = sum(int(ticks) for ticks in fields[11:15]) / TICKS
+    found, left = {}, list(roots)
+    while left:
+        pid = left.pop()
+        found[pid] = used.get(pid, 0)
+        left += children.get(pid, [])
+    return found
+
+
 class Server:
     """A process, and where it listens."""
 
@@ -74,9 +95,8 @@ class Server:
         self.process, self.port, self.admin, self.started = process, port, admin, started
 
     def cpu(self):
-        """Seconds that it has used."""
-        fields = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(") ", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS
+        """Seconds that it and all that it has started have used."""
+        return sum(tree([self.process.pid]).values())
 
     def memory(self, field="VmHWM"):
         """The most that it ever had in memory, or with VmRSS what it has, in MiB."""
@@ -122,10 +142,10 @@ class Stage:
         for server in reversed(self.servers):
             server.process.wait()
 
-    def sink(self):
+    def sink(self, *options, name="sink"):
         """The upstream of the rig, which takes everything."""
         port = free_port()
-        return self.start("sink", self.rig / "sink", "--listen", f"127.0.0.1:{port}", port=port)
+        return self.start(name, self.rig / "sink", "--listen", f"127.0.0.1:{port}", *options, port=port)
 
     def relay(self, target, name="relay", options=""):
         """HAProxy as a plain TCP relay; `options` go to its server line."""
@@ -144,12 +164,14 @@ listen relay
 """)
         return self.start(name, "haproxy", "-db", "-f", config, port=port)
 
-    def dns(self, zones, delay=0, name="nsd"):
-        """A name server with root.zone of the directory `zones` as its root, whose answers come after `delay` ms."""
+    def dns(self, zones, delay=0, name="nsd", addresses=(), broken=()):
+        """A name server with root.zone of the directory `zones` as its root, whose answers come after `delay` ms. It listens
+        at each of `addresses`, too, and fails for each zone of `broken`."""
         port, config = free_port(), self.directory / f"{name}.conf"
+        listens = "".join(f"\n    ip-address: {address}" for address in (f"127.0.0.1@{port}", *addresses))
+        missing = "".join(f'zone:\n    name: "{zone}"\n    zonefile: missing.zone\n' for zone in broken)
         config.write_text(f"""
-server:
-    ip-address: 127.0.0.1@{port}
+server:{listens}
     username: ""
     chroot: ""
     zonesdir: "{zones}"
@@ -164,7 +186,7 @@ remote-control:
 zone:
     name: "."
     zonefile: root.zone
-""")
+{missing}""")
         server = self.start(name, "nsd", "-d", "-c", config, port=port)
         return self.delay(server, delay, f"{name}-delay") if delay else server
 

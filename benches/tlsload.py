@@ -16,20 +16,20 @@ PROCESSES = 2
 
 
 class Session:
-    """One SMTP session; `tls` is "off", "starttls" or "implicit"."""
+    """One SMTP session; `tls` is "off", "starttls" or "implicit", `earlier` a TLS session that it offers to resume."""
 
-    def __init__(self, port, tls, context):
+    def __init__(self, port, tls, context, earlier=None):
         self.socket = socket.create_connection(("127.0.0.1", port), 30)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.sendall(PROXY)
         if tls == "implicit":
-            self.socket = context.wrap_socket(self.socket)
+            self.socket = context.wrap_socket(self.socket, session=earlier)
         self.replies = self.socket.makefile("rb")
         self.expect(b"220")
         self.say(EHLO, b"250")
         if tls == "starttls":
             self.say(b"STARTTLS\r\n", b"220")
-            self.socket = context.wrap_socket(self.socket)
+            self.socket = context.wrap_socket(self.socket, session=earlier)
             self.replies = self.socket.makefile("rb")
             self.say(EHLO, b"250")
 
@@ -56,9 +56,15 @@ class Session:
         began = time.monotonic()
         return self.reply(), time.monotonic() - began
 
+    def resumed(self):
+        return isinstance(self.socket, ssl.SSLSocket) and self.socket.session_reused
+
     def end(self):
+        """Ends it; gives its TLS session: in TLS 1.3 the ticket that came with the replies."""
         self.say(b"QUIT\r\n", b"221")
+        tls = self.socket.session if isinstance(self.socket, ssl.SSLSocket) else None
         self.socket.close()
+        return tls
 
 
 def read(manifest):
@@ -74,18 +80,19 @@ def read(manifest):
 
 def work(job):
     """One process: so many sessions at a time, until the time is over."""
-    port, tls, manifest, sessions, per_session, seconds = job
+    port, tls, handshakes, manifest, sessions, per_session, seconds = job
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     messages = read(manifest)
-    waits, wrong, opened = [], collections.Counter(), []
+    waits, wrong, resumed = [], collections.Counter(), []
     end = time.monotonic() + seconds
 
     def send(place):
+        earlier = None
         while time.monotonic() < end:
             try:
-                session = Session(port, tls, context)
-                opened.append(1)
+                session = Session(port, tls, context, earlier)
+                resumed.append(session.resumed())
                 for _ in range(per_session):
                     envelope, text, kind = messages[place % len(messages)]
                     place += 7
@@ -95,7 +102,8 @@ def work(job):
                         wrong[f"{kind}:{code.decode()}"] += 1
                     elif code == b"550":
                         session.say(b"RSET\r\n", b"250")
-                session.end()
+                ended = session.end()
+                earlier = ended if handshakes == "resumed" else None
             except OSError as error:
                 wrong[f"{type(error).__name__}: {error}"] += 1
 
@@ -104,14 +112,15 @@ def work(job):
         thread.start()
     for thread in threads:
         thread.join()
-    return waits, wrong, len(opened)
+    return waits, wrong, resumed
 
 
-def run(port, tls, manifest, sessions, per_session, seconds):
-    """Puts the load on a port. Gives the milliseconds from dot to reply of each message, what went wrong, and how many
-    sessions there were."""
-    job = (port, tls, manifest, sessions // PROCESSES, per_session, seconds)
+def run(port, tls, handshakes, manifest, sessions, per_session, seconds):
+    """Puts the load on a port; `handshakes` are "full" or "resumed". Gives the milliseconds from dot to reply of each message,
+    what went wrong, and for each session whether it resumed another."""
+    job = (port, tls, handshakes, manifest, sessions // PROCESSES, per_session, seconds)
     with multiprocessing.Pool(PROCESSES) as pool:
         found = pool.map(work, [job] * PROCESSES, chunksize=1)
     waits = [wait for one, _, _ in found for wait in one]
-    return waits, sum((wrong for _, wrong, _ in found), collections.Counter()), sum(opened for _, _, opened in found)
+    resumed = [one for _, _, some in found for one in some]
+    return waits, sum((wrong for _, wrong, _ in found), collections.Counter()), resumed

@@ -10,25 +10,25 @@ without the generator, the sink and the name server. Everything is on loopback a
 gate did otherwise than the corpus demands; what others do is only told.
 """
 
-import argparse
 import json
 import pathlib
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 
-from stacks import Stage, handling, install, versions, wait_for_delivery
+from stacks import Arguments, Stage, handling, message_id, wait_for_delivery
+from stage import raise_descriptors
 
 STACKS = {
     "Postfix alone": lambda stage, name, sink, dns: stage.postfix(name, sink),
     "Postfix, policyd-spf, OpenDKIM, OpenDMARC": lambda stage, name, sink, dns: stage.opendmarc(name, sink, "policyd"),
     "Postfix, OpenDKIM, OpenDMARC (SPF itself)": lambda stage, name, sink, dns: stage.opendmarc(name, sink, "itself"),
     "Postfix, rspamd": lambda stage, name, sink, dns: stage.rspamd(name, sink, "alone"),
+    "Haraka, mailauth": lambda stage, name, sink, dns: stage.haraka(name, sink, "strict"),
     "gate, Postfix": lambda stage, name, sink, dns: stage.gate_and_postfix(name, sink, dns, "always"),
-    "gate": lambda stage, name, sink, dns: stage.gate(name, sink, dns, "always"),
+    "gate": lambda stage, name, sink, dns: stage.gate_alone(name, sink, dns, "always"),
 }
 
 # What may come of a message of each class; who has no opinion at all (`no result`) is right where nothing is to be done.
@@ -46,16 +46,16 @@ class Field:
     def __init__(self, arguments, keep):
         self.arguments, self.keep = arguments, keep
         self.temporary = tempfile.TemporaryDirectory(prefix="versus-", dir="/var/tmp")
-        self.stage = Stage(pathlib.Path(self.temporary.name), arguments.rig, arguments.binary)
+        self.stage = Stage(pathlib.Path(self.temporary.name), arguments.binary, arguments.rig)
 
     def __enter__(self):
         """Starts them: {name: (stack, port of the sink's counts, directory of what it keeps)}."""
         try:
-            dns = self.stage.dns((self.arguments.corpus / "zone/root.zone").read_text())
+            dns = self.stage.dns(self.arguments.corpus.resolve() / "zone")
             started = {}
             for at, name in enumerate(self.arguments.only):
-                sink, stats, kept = self.stage.sink(self.keep)
-                started[name] = STACKS[name](self.stage, f"stack{at}", sink, dns), stats, kept
+                sink, stats, kept = self.stage.keeper(f"sink{at}", self.keep)
+                started[name] = STACKS[name](self.stage, f"stack{at}", sink, dns.port), stats, kept
             return started
         except BaseException:
             self.__exit__()
@@ -69,14 +69,10 @@ class Field:
 def generate(arguments, stack, *more):
     """Lines of replies, if they were asked for, and the generator's figures."""
     command = [arguments.rig / "loadgen", "--target", f"127.0.0.1:{stack.port}", "--manifest", arguments.manifest,
-               "--proxy", "v2", *more]
+               "--proxy", stack.proxy, *more]
     done = subprocess.run([str(word) for word in command], check=True, capture_output=True, text=True)
     *replies, figures = done.stdout.splitlines()
     return replies, json.loads(figures)
-
-
-def message_id(content):
-    return content.partition(b"\nMessage-ID: ")[2].partition(b"\n")[0].strip()
 
 
 def verdicts(arguments):
@@ -144,27 +140,16 @@ def speed(arguments):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rig", type=pathlib.Path, required=True)
+    parser = Arguments(__doc__.splitlines()[0], STACKS)
     parser.add_argument("--corpus", type=pathlib.Path, required=True)
-    parser.add_argument("--only", type=lambda text: text.split("+"), default=list(STACKS),
-                        help="joined by +: " + "; ".join(STACKS))
     parser.add_argument("--size", default="4k", help="of the messages: 4k, 50k or 1m")
     parser.add_argument("--sessions", type=int, default=50)
     parser.add_argument("--per-session", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=8)
-    parser.add_argument("--install", action="store_true", help="first install the servers that are missing, by apt-get")
-    parser.add_argument("binary", nargs="?", default="target/release/dmarcgate")
-    arguments = parser.parse_args()
-    if unknown := set(arguments.only) - set(STACKS):
-        parser.error(f"no such stack: {', '.join(unknown)}")
+    arguments = parser.read()
     arguments.manifest = arguments.corpus / f"{arguments.size}.tsv"
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    if arguments.install:
-        install()
-    print(versions(arguments.binary), end="\n\n")
+    raise_descriptors()
     clean = verdicts(arguments)
     speed(arguments)
     return 0 if clean else 1

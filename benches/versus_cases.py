@@ -9,17 +9,16 @@ default policy. Everything is on loopback and in a temporary directory. Exit cod
 for what it does on purpose.
 """
 
-import argparse
 import pathlib
 import socket
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Callable
 
 from signing import Keys
-from stacks import HOSTNAME, Stage, fields, handling, install, versions
+from stacks import HOSTNAME, Arguments, Stage, fields, handling, message_id
 
 CLIENT, OTHER = "198.51.100.7", "203.0.113.9"
 ELSEWHERE = f"v=spf1 ip4:{OTHER} -all"
@@ -30,6 +29,8 @@ STACKS = {
     "OpenDKIM, OpenDMARC (SPF itself)": lambda stage, name, sink, dns: stage.opendmarc(name, sink, "itself"),
     "rspamd, DMARC alone": lambda stage, name, sink, dns: stage.rspamd(name, sink, "alone"),
     "rspamd, all rules": lambda stage, name, sink, dns: stage.rspamd(name, sink, "all"),
+    "Haraka, mailauth lenient": lambda stage, name, sink, dns: stage.haraka(name, sink, "lenient"),
+    "Haraka, mailauth strict": lambda stage, name, sink, dns: stage.haraka(name, sink, "strict"),
     "gate": lambda stage, name, sink, dns: stage.gate_and_postfix(name, sink, dns, "corroborated"),
 }
 
@@ -45,19 +46,6 @@ PLAIN = "delivered, unmarked", {"pass", "fail", "none", "no result", "permerror"
 # A From field that a strict and a lenient reader read differently the gate refuses, well-formed or not: what matters is whom
 # the recipient's program shows.
 ON_PURPOSE = {"angle address in the local part, signed"}
-
-
-@dataclass(frozen=True)
-class Case:
-    """A message, and what must come of it by which rule; `new` in that: RFC 7489 demanded something else, or nothing."""
-
-    name: str
-    rule: str
-    demanded: tuple
-    content: bytes
-    mail_from: str = "a@evil.example"
-    helo: str = "mx.client.example"
-    arrived: Callable = None  # what is wrong with the message as it arrived, or nothing
 
 
 # What every domain of the cases publishes: SPF, its DMARC record, and keys of both kinds where it signs.
@@ -129,19 +117,12 @@ def strings(text):
     return " ".join(f'"{text[at:at + 250]}"' for at in range(0, len(text), 250))
 
 
-def message(name, *authors, top="", body="Hello.\r\n"):
-    """A message with a From field for each of `authors`, below the fields of `top`."""
-    from_fields = "".join(f"From: {author}\r\n" for author in authors)
-    return (f"{top}{from_fields}To: user@rcpt.example\r\nSubject: {name}\r\nDate: Fri, 27 Nov 2026 00:00:00 +0000\r\n"
-            f"Message-ID: <{name.encode().hex()[:60]}@cases.test>\r\n\r\n{body}").encode()
-
-
 def folded(name, octets):
     """A field of about so many octets, in lines of a hundred."""
     return f"{name}: start\r\n" + (" " + "x" * 97 + "\r\n") * (octets // 100)
 
 
-def forged_result(stored):
+def kept_result(stored):
     """Whether a result that the sender wrote in our name is still there (RFC 8601 §5); spelled in any of its ways."""
     for name, value in fields(stored):
         if name == "authentication-results" and "x-forged" in value and HOSTNAME in value.split(";")[0].lower():
@@ -149,125 +130,158 @@ def forged_result(stored):
     return None
 
 
-def changed(body):
+def as_sent(body):
     """A check that the body is as it was sent."""
     return lambda stored: None if stored.endswith(b"\r\n\r\n" + body) else "body changed"
 
 
-def cases(keys):
-    """All of them. A forged message is from a domain whose SPF names another address, by evil.example's envelope, unsigned."""
+@dataclass(frozen=True)
+class Case:
+    """A message, and what must come of it by which rule; `new` in that: RFC 7489 demanded something else, or nothing.
 
-    def forged(name, rule, demanded, *authors, **more):
-        shape = {key: more.pop(key) for key in ("top", "body") if key in more}
-        return Case(name, rule, demanded, message(name, *authors, **shape), **more)
+    Without more it is unsigned and has evil.example's envelope, and an author whose SPF record names another address.
+    """
 
-    def signed(name, rule, demanded, author, domain, *, arrived=None, top="", body="Hello.\r\n", **how):
-        content = keys.dkim(message(name, author, top=top, body=body), domain, **how)
-        return Case(name, rule, demanded, content, arrived=arrived)
+    name: str
+    rule: str
+    demanded: tuple
+    author: str | tuple = ()  # what is in From, or in each From
+    signer: str = None
+    signing: dict = field(default_factory=dict)  # as for Keys.dkim
+    mail_from: str = "a@evil.example"
+    helo: str = "mx.client.example"
+    top: str = ""  # fields above From
+    body: str = "Hello.\r\n"
+    altered: Callable = None  # what becomes of the message before it is sent, of it and keys
+    arrived: Callable = None  # what is wrong with the message as it arrived, or nothing
 
-    result = f"Authentication-Results: {HOSTNAME}; x-forged=1; dmarc=pass header.from=victim.example; spf=pass" \
-             " smtp.mailfrom=a@victim.example; dkim=pass header.d=victim.example\r\n"
-    received_spf = f"Received-SPF: Pass (mailfrom) identity=mailfrom; client-ip={CLIENT}; helo=mx.victim.example;" \
-                   " envelope-from=a@victim.example; receiver=rcpt.example\r\n"
-    odd = f"AUTHENTICATION-RESULTS : (x) {HOSTNAME.upper()} (y) 1; x-forged=1; dmarc=pass header.from=none.example\r\n"
-    eight_bit = "Grüße, in UTF-8, and without BODY=8BITMIME.\r\n"
-    junk = message("ten signatures", "a@honest.example")
-    ours = keys.dkim(junk, "honest.example")
-    for _ in range(10):
-        ours = keys.dkim(junk, "evil.example").partition(b"From: ")[0] + ours
-    by_list = keys.dkim(message("mailing list", "a@victim.example"), "victim.example")
-    by_list = by_list.replace(b"From: ", b"List-Id: <all.lists.example>\r\nFrom: ", 1) + b"-- \r\nThe footer of the list\r\n"
-    return [
-        signed("signed and aligned", "9989 §4.4", TOLD, "a@victim.example", "victim.example"),
-        forged("SPF alone, aligned", "9989 §4.4", TOLD, "a@honest.example", mail_from="b@honest.example"),
-        forged("bounce, aligned by HELO", "7208 §2.4", TOLD, "a@honest.example", mail_from="", helo="mx.honest.example"),
-        forged("plain forgery of p=reject", "9989 §5.4", REFUSED, "a@victim.example"),
-        forged("HELO passes, MAIL FROM fails", "9989 §4.4.2", REFUSED, "a@victim.example", mail_from="a@victim.example"),
-        forged("strict, envelope of a subdomain", "9989 §4.4", REFUSED, "a@strict.example",
-               mail_from="a@bounce.strict.example"),
-        forged("envelope with + and =", "9989 §4.4", TOLD, "a@honest.example", mail_from="b+user=rcpt.example@honest.example"),
-        forged("envelope in quotes", "9989 §4.4", TOLD, "a@honest.example", mail_from='"a b"@honest.example'),
-        forged("SPF by macros", "7208 §7", TOLD, "a@macro.example", mail_from="news@macro.example"),
-        forged("SPF in an answer of 9 KiB", "7208 §3.4", TOLD, "a@large.example", mail_from="a@large.example"),
-        # The author
-        forged("two From fields, forged last", "9989 §11.5", HELD_OFF, "a@evil.example", "a@victim.example"),
-        forged("two From fields, forged first", "9989 §11.5", HELD_OFF, "a@victim.example", "a@evil.example"),
-        forged("two authors, one forged", "9989 §11.5", HELD_OFF, "a@evil.example, b@victim.example"),
-        signed("two authors of one domain", "9989 §11.5", TOLD, "a@victim.example, b@victim.example", "victim.example",
-               top="Sender: a@victim.example\r\n"),
-        forged("no From", "9989 §11.5", HELD_OFF),
-        forged("From without domain", "9989 §11.5", HELD_OFF, "root"),
-        forged("From with one > too many", "9989 §11.5", HELD_OFF, "<a@victim.example>>"),
-        forged("comma and quotes in the name", "5322 §3.4", REFUSED, r'"Doe, \"J\" x" <a@victim.example>'),
-        forged("angle address in the local part", "5322 §3.4", REFUSED, '"x<a@evil.example>"@victim.example'),
-        forged("other address in a comment", "5322 §3.4", REFUSED, "a@victim.example (b@evil.example)"),
-        forged("other address as display name", "9989 §5.3.1", TOLD, '"ceo@victim.example" <a@evil.example>'),
-        forged("From with a route", "5322 §4.4", HELD_OFF, "<@evil.example:a@victim.example>"),
-        forged("From with a comment in the domain", "5322 §4.4", HELD_OFF, "a@victim(evil.example).example"),
-        forged("From with a dot at the end", "9989 §11.5", HELD_OFF, "a@victim.example."),
-        forged("From in a group", "9989 §11.5", HELD_OFF, "friends: a@victim.example;"),
-        forged("From folded, in capitals", "5322 §2.2", REFUSED, "\r\n  Victim\r\n\t<A@VICTIM.EXAMPLE>"),
-        forged("From with a space before its colon", "5322 §4.5", HELD_OFF, top="From : a@victim.example\r\n"),
-        forged("From below a line that is no field", "9989 §11.5", HELD_OFF, "a@victim.example", top="no field\r\n"),
-        forged("From domain with an underscore", "9989 §5.4", REFUSED, "a@under_score.example"),
-        forged("U-label in From, forged", "9989 §5.3.1", REFUSED, "a@bücher.example"),
-        signed("U-label in From, signed", "9989 §5.3.1", TOLD, "a@bücher.example", "xn--bcher-kva.example"),
-        # The same forms in honest mail: who refuses what is only old or odd, refuses too much.
-        signed("dot in an unquoted name, signed", "5322 §4.1", TOLD, "J. Doe <a@victim.example>", "victim.example"),
-        signed("8-bit name, signed", "6532 §3.2", TOLD, "Jürgen <a@victim.example>", "victim.example"),
-        signed("comment behind the address, signed", "5322 §3.4", TOLD, "a@victim.example (at work)", "victim.example"),
-        signed("comment in the domain, signed", "5322 §4.4", TOLD, "a@victim(x).example", "victim.example"),
-        signed("route, signed", "5322 §4.4", TOLD, "<@victim.example:a@victim.example>", "victim.example"),
-        signed("group, signed", "6854 §2.1", TOLD, "friends: a@victim.example;", "victim.example"),
-        signed("angle address in the local part, signed", "5322 §3.4", TOLD, '"x<a@evil.example>"@victim.example',
-               "victim.example"),
-        # What is malformed may be refused, and may be read by who knows how.
-        signed("unbalanced quote in the name, signed", "9989 §11.5", FREE, 'Na"me <a@victim.example>', "victim.example"),
-        signed("words behind the angle address, signed", "9989 §11.5", FREE, "Name <a@victim.example> Co", "victim.example"),
-        signed("unquoted comma in the name, signed", "9989 §11.5", FREE, "Doe, John <a@victim.example>", "victim.example"),
-        # Policy discovery
-        forged("several records at one name", "9989 §4.10", PLAIN, "a@two.example"),
-        forged("np, no such subdomain", "9989 §4.10.1, new", REFUSED, "a@nothing.np.example"),
-        forged("np, the subdomain exists", "9989 §4.10.1", PLAIN, "a@host.np.example"),
-        forged("sp=none under p=reject", "9989 §4.10.1", PLAIN, "a@www.sp.example"),
-        signed("psd=n, signed from above it", "9989 §4.10.2, new", REFUSED, "a@a.corp.big.example", "big.example"),
-        signed("psd=y, signed by a sibling", "9989 §4.10.2, new", REFUSED, "a@bank.psd.example", "thief.psd.example"),
-        forged("record at a listed public suffix", "9989 §4.10.1, new", REFUSED, "a@shop.uk.com"),
-        forged("t=y", "9989 §4.7, new", MARKED, "a@test.example"),
-        forged("pct=0, which is historic", "9989 §9.3, new", REFUSED, "a@pct.example"),
-        forged("v=dmarc1 in small letters", "9989 §4.7", PLAIN, "a@case.example"),
-        forged("blanks around = and ;", "9989 §4.8", REFUSED, "a@blank.example"),
-        forged("record in two strings", "9989 §4.5", REFUSED, "a@parts.example"),
-        forged("record by CNAME", "9989 §4.10", REFUSED, "a@alias.example"),
-        # DNS that fails
-        forged("SPF temperror", "9989 §5.3.6, new", NOT_REFUSED, "a@spf-error.example", mail_from="a@spf-error.example"),
-        signed("DKIM key temperror", "9989 §5.3.6, new", NOT_REFUSED, "a@key-error.example", "key-error.example"),
-        forged("DMARC record temperror", "9989 §5.3.6, new", NOT_REFUSED, "a@record-error.example"),
-        # Signatures and indirect mail flow
-        signed("ed25519 alone", "8463", TOLD, "a@victim.example", "victim.example", selector="e",
-               algorithm="ed25519-sha256"),
-        signed("rsa-sha1 alone", "8301 §3.1", HELD_OFF, "a@victim.example", "victim.example", algorithm="rsa-sha1"),
-        signed("weak key of 512 bits", "8301 §3.2", HELD_OFF, "a@victim.example", "victim.example", selector="w"),
-        signed("signature that leaves out From", "6376 §5.4", HELD_OFF, "a@victim.example", "victim.example",
-               signed=("to", "subject", "date")),
-        Case("the author's below ten signatures", "9989 §4.4.1", TOLD, ours),
-        Case("mailing list with a footer", "9989 §7.4, new", MARKED, by_list, mail_from="bounce@lists.example"),
-        Case("ARC of an untrusted sealer", "8617 §7.2", HELD_OFF, keys.arc(
-            message("untrusted sealer", "a@victim.example"), "evil.example", "dmarc=pass header.from=victim.example")),
-        # Results that the sender wrote, and odd forms
-        forged("forged results of ours, p=reject", "8601 §5", REFUSED, "a@victim.example", top=result),
-        forged("forged Received-SPF, p=reject", "8601 §5", REFUSED, "a@victim.example", top=received_spf),
-        forged("forged results of ours, p=none", "8601 §5", PLAIN, "a@none.example", top=result, arrived=forged_result),
-        forged("the same, oddly spelled", "8601 §5", PLAIN, "a@none.example", top=odd, arrived=forged_result),
-        signed("8-bit body", "9989 §4.4.1", TOLD, "a@victim.example", "victim.example", body=eight_bit,
-               arrived=changed(eight_bit.encode())),
-        signed("field of 120 KiB below a good signature", "9989 §4.4.1", TOLD, "a@victim.example", "victim.example",
-               top=folded("X-Large", 120 << 10)),
-        forged("From below a field of 300 KiB", "9989 §5.4", REFUSED, "a@victim.example", top=folded("X-Large", 300 << 10)),
-    ]
+    def content(self, keys):
+        """Its octets."""
+        authors = (self.author,) if isinstance(self.author, str) else self.author
+        identifier = self.name.encode().hex()[:60]
+        lines = [*(f"From: {author}" for author in authors), "To: user@rcpt.example", f"Subject: {self.name}",
+                 "Date: Fri, 27 Nov 2026 00:00:00 +0000", f"Message-ID: <{identifier}@cases.test>", "", self.body]
+        content = (self.top + "\r\n".join(lines)).encode()
+        if self.signer:
+            content = keys.dkim(content, self.signer, **self.signing)
+        return self.altered(content, keys) if self.altered else content
 
 
-def send(port, case):
+FORGED_RESULT = f"Authentication-Results: {HOSTNAME}; x-forged=1; dmarc=pass header.from=victim.example; spf=pass" \
+                " smtp.mailfrom=a@victim.example; dkim=pass header.d=victim.example\r\n"
+ODD_RESULT = f"AUTHENTICATION-RESULTS : (x) {HOSTNAME.upper()} (y) 1; x-forged=1; dmarc=pass header.from=none.example\r\n"
+FORGED_SPF = f"Received-SPF: Pass (mailfrom) identity=mailfrom; client-ip={CLIENT}; helo=mx.victim.example;" \
+             " envelope-from=a@victim.example; receiver=rcpt.example\r\n"
+EIGHT_BIT = "Grüße, in UTF-8, and without BODY=8BITMIME.\r\n"
+
+
+def signed_eleven_times(content, keys):
+    """By its author's domain, and then ten times by another."""
+    signature, other = (keys.dkim(content, domain)[:-len(content)] for domain in ("honest.example", "evil.example"))
+    return other * 10 + signature + content
+
+
+def by_a_list(content, _):
+    """As a mailing list sends it on."""
+    return content.replace(b"From: ", b"List-Id: <all.lists.example>\r\nFrom: ", 1) + b"-- \r\nThe footer of the list\r\n"
+
+
+def sealed(content, keys):
+    """With an ARC set of somebody whom nobody trusts."""
+    return keys.arc(content, "evil.example", "dmarc=pass header.from=victim.example")
+
+
+CASES = [
+    Case("signed and aligned", "9989 §4.4", TOLD, "a@victim.example", "victim.example"),
+    Case("SPF alone, aligned", "9989 §4.4", TOLD, "a@honest.example", mail_from="b@honest.example"),
+    Case("bounce, aligned by HELO", "7208 §2.4", TOLD, "a@honest.example", mail_from="", helo="mx.honest.example"),
+    Case("plain forgery of p=reject", "9989 §5.4", REFUSED, "a@victim.example"),
+    Case("HELO passes, MAIL FROM fails", "9989 §4.4.2", REFUSED, "a@victim.example", mail_from="a@victim.example"),
+    Case("strict, envelope of a subdomain", "9989 §4.4", REFUSED, "a@strict.example",
+         mail_from="a@bounce.strict.example"),
+    Case("envelope with + and =", "9989 §4.4", TOLD, "a@honest.example", mail_from="b+user=rcpt.example@honest.example"),
+    Case("envelope in quotes", "9989 §4.4", TOLD, "a@honest.example", mail_from='"a b"@honest.example'),
+    Case("SPF by macros", "7208 §7", TOLD, "a@macro.example", mail_from="news@macro.example"),
+    Case("SPF in an answer of 9 KiB", "7208 §3.4", TOLD, "a@large.example", mail_from="a@large.example"),
+    # The author
+    Case("two From fields, forged last", "9989 §11.5", HELD_OFF, ("a@evil.example", "a@victim.example")),
+    Case("two From fields, forged first", "9989 §11.5", HELD_OFF, ("a@victim.example", "a@evil.example")),
+    Case("two authors, one forged", "9989 §11.5", HELD_OFF, "a@evil.example, b@victim.example"),
+    Case("two authors of one domain", "9989 §11.5", TOLD, "a@victim.example, b@victim.example", "victim.example",
+         top="Sender: a@victim.example\r\n"),
+    Case("no From", "9989 §11.5", HELD_OFF),
+    Case("From without domain", "9989 §11.5", HELD_OFF, "root"),
+    Case("From with one > too many", "9989 §11.5", HELD_OFF, "<a@victim.example>>"),
+    Case("comma and quotes in the name", "5322 §3.4", REFUSED, r'"Doe, \"J\" x" <a@victim.example>'),
+    Case("angle address in the local part", "5322 §3.4", REFUSED, '"x<a@evil.example>"@victim.example'),
+    Case("other address in a comment", "5322 §3.4", REFUSED, "a@victim.example (b@evil.example)"),
+    Case("other address as display name", "9989 §5.3.1", TOLD, '"ceo@victim.example" <a@evil.example>'),
+    Case("From with a route", "5322 §4.4", HELD_OFF, "<@evil.example:a@victim.example>"),
+    Case("From with a comment in the domain", "5322 §4.4", HELD_OFF, "a@victim(evil.example).example"),
+    Case("From with a dot at the end", "9989 §11.5", HELD_OFF, "a@victim.example."),
+    Case("From in a group", "9989 §11.5", HELD_OFF, "friends: a@victim.example;"),
+    Case("From folded, in capitals", "5322 §2.2", REFUSED, "\r\n  Victim\r\n\t<A@VICTIM.EXAMPLE>"),
+    Case("From with a space before its colon", "5322 §4.5", HELD_OFF, top="From : a@victim.example\r\n"),
+    Case("From below a line that is no field", "9989 §11.5", HELD_OFF, "a@victim.example", top="no field\r\n"),
+    Case("From domain with an underscore", "9989 §5.4", REFUSED, "a@under_score.example"),
+    Case("U-label in From, forged", "9989 §5.3.1", REFUSED, "a@bücher.example"),
+    Case("U-label in From, signed", "9989 §5.3.1", TOLD, "a@bücher.example", "xn--bcher-kva.example"),
+    # The same forms in honest mail: who refuses what is only old or odd, refuses too much.
+    Case("dot in an unquoted name, signed", "5322 §4.1", TOLD, "J. Doe <a@victim.example>", "victim.example"),
+    Case("8-bit name, signed", "6532 §3.2", TOLD, "Jürgen <a@victim.example>", "victim.example"),
+    Case("comment behind the address, signed", "5322 §3.4", TOLD, "a@victim.example (at work)", "victim.example"),
+    Case("comment in the domain, signed", "5322 §4.4", TOLD, "a@victim(x).example", "victim.example"),
+    Case("route, signed", "5322 §4.4", TOLD, "<@victim.example:a@victim.example>", "victim.example"),
+    Case("group, signed", "6854 §2.1", TOLD, "friends: a@victim.example;", "victim.example"),
+    Case("angle address in the local part, signed", "5322 §3.4", TOLD, '"x<a@evil.example>"@victim.example',
+         "victim.example"),
+    # What is malformed may be refused, and may be read by who knows how.
+    Case("unbalanced quote in the name, signed", "9989 §11.5", FREE, 'Na"me <a@victim.example>', "victim.example"),
+    Case("words behind the angle address, signed", "9989 §11.5", FREE, "Name <a@victim.example> Co", "victim.example"),
+    Case("unquoted comma in the name, signed", "9989 §11.5", FREE, "Doe, John <a@victim.example>", "victim.example"),
+    # Policy discovery
+    Case("several records at one name", "9989 §4.10", PLAIN, "a@two.example"),
+    Case("np, no such subdomain", "9989 §4.10.1, new", REFUSED, "a@nothing.np.example"),
+    Case("np, the subdomain exists", "9989 §4.10.1", PLAIN, "a@host.np.example"),
+    Case("sp=none under p=reject", "9989 §4.10.1", PLAIN, "a@www.sp.example"),
+    Case("psd=n, signed from above it", "9989 §4.10.2, new", REFUSED, "a@a.corp.big.example", "big.example"),
+    Case("psd=y, signed by a sibling", "9989 §4.10.2, new", REFUSED, "a@bank.psd.example", "thief.psd.example"),
+    Case("record at a listed public suffix", "9989 §4.10.1, new", REFUSED, "a@shop.uk.com"),
+    Case("t=y", "9989 §4.7, new", MARKED, "a@test.example"),
+    Case("pct=0, which is historic", "9989 §9.3, new", REFUSED, "a@pct.example"),
+    Case("v=dmarc1 in small letters", "9989 §4.7", PLAIN, "a@case.example"),
+    Case("blanks around = and ;", "9989 §4.8", REFUSED, "a@blank.example"),
+    Case("record in two strings", "9989 §4.5", REFUSED, "a@parts.example"),
+    Case("record by CNAME", "9989 §4.10", REFUSED, "a@alias.example"),
+    # DNS that fails
+    Case("SPF temperror", "9989 §5.3.6, new", NOT_REFUSED, "a@spf-error.example", mail_from="a@spf-error.example"),
+    Case("DKIM key temperror", "9989 §5.3.6, new", NOT_REFUSED, "a@key-error.example", "key-error.example"),
+    Case("DMARC record temperror", "9989 §5.3.6, new", NOT_REFUSED, "a@record-error.example"),
+    # Signatures and indirect mail flow
+    Case("ed25519 alone", "8463", TOLD, "a@victim.example", "victim.example",
+         signing={"selector": "e", "algorithm": "ed25519-sha256"}),
+    Case("rsa-sha1 alone", "8301 §3.1", HELD_OFF, "a@victim.example", "victim.example", signing={"algorithm": "rsa-sha1"}),
+    Case("weak key of 512 bits", "8301 §3.2", HELD_OFF, "a@victim.example", "victim.example", signing={"selector": "w"}),
+    Case("signature that leaves out From", "6376 §5.4", HELD_OFF, "a@victim.example", "victim.example",
+         signing={"signed": ("to", "subject", "date")}),
+    Case("the author's below ten signatures", "9989 §4.4.1", TOLD, "a@honest.example", altered=signed_eleven_times),
+    Case("mailing list with a footer", "9989 §7.4, new", MARKED, "a@victim.example", "victim.example",
+         mail_from="bounce@lists.example", altered=by_a_list),
+    Case("ARC of an untrusted sealer", "8617 §7.2", HELD_OFF, "a@victim.example", altered=sealed),
+    # Results that the sender wrote, and odd forms
+    Case("forged results of ours, p=reject", "8601 §5", REFUSED, "a@victim.example", top=FORGED_RESULT),
+    Case("forged Received-SPF, p=reject", "8601 §5", REFUSED, "a@victim.example", top=FORGED_SPF),
+    Case("forged results of ours, p=none", "8601 §5", PLAIN, "a@none.example", top=FORGED_RESULT, arrived=kept_result),
+    Case("the same, oddly spelled", "8601 §5", PLAIN, "a@none.example", top=ODD_RESULT, arrived=kept_result),
+    Case("8-bit body", "9989 §4.4.1", TOLD, "a@victim.example", "victim.example", body=EIGHT_BIT,
+         arrived=as_sent(EIGHT_BIT.encode())),
+    Case("field of 120 KiB below a good signature", "9989 §4.4.1", TOLD, "a@victim.example", "victim.example",
+         top=folded("X-Large", 120 << 10)),
+    Case("From below a field of 300 KiB", "9989 §5.4", REFUSED, "a@victim.example", top=folded("X-Large", 300 << 10)),
+]
+
+
+def send(port, case, content):
     """Sends a message in a session of its own; the final reply."""
     with socket.create_connection(("127.0.0.1", port), 60) as connection:
         replies = connection.makefile("rb")
@@ -286,42 +300,39 @@ def send(port, case):
             if reply[:1] not in "23":
                 return reply
         # No line of any case begins with a dot.
-        reply = command(case.content + b".\r\n")
+        reply = command(content + b".\r\n")
         command(b"QUIT\r\n")
         return reply
 
 
-def identifier(content):
-    return content.partition(b"\nMessage-ID: ")[2].partition(b"\n")[0].strip()
-
-
-def judge(stack, kept, case):
+def judge(stack, kept, case, content):
     """(what came of the message, what else is wrong with it as it arrived, the reply)"""
-    reply = send(stack.port, case)
+    reply = send(stack.port, case, content)
     if not reply.startswith("2"):
         return {"4": "deferred", "5": "refused"}.get(reply[:1], "cut off"), None, reply
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         for path in kept.glob("*.eml"):
             stored = path.read_bytes()
-            if identifier(stored) == identifier(case.content):
+            if message_id(stored) == message_id(content):
                 return handling(stored), case.arrived and case.arrived(stored), reply
         time.sleep(0.05)
     return "lost", None, reply
 
 
 def compare(arguments, directory):
-    stage = Stage(directory, arguments.rig, arguments.binary)
+    stage = Stage(directory, arguments.binary, arguments.rig)
     keys = Keys(directory)
-    every = cases(keys)
+    contents = {case.name: case.content(keys) for case in CASES}
     outcomes, right = {}, {name: set() for name in arguments.only}
     try:
-        dns = stage.dns(zone(keys), BROKEN)
+        (directory / "root.zone").write_text(zone(keys))
+        dns = stage.dns(directory, broken=BROKEN)
         for at, name in enumerate(arguments.only):
-            sink, _, kept = stage.sink(len(every))
-            stack = STACKS[name](stage, f"stack{at}", sink, dns)
-            for case in every:
-                outcome, fault, reply = judge(stack, kept, case)
+            sink, _, kept = stage.keeper(f"sink{at}", len(CASES))
+            stack = STACKS[name](stage, f"stack{at}", sink, dns.port)
+            for case in CASES:
+                outcome, fault, reply = judge(stack, kept, case, contents[case.name])
                 good = outcome in case.demanded[1] and not fault
                 if good:
                     right[name].add(case.name)
@@ -334,30 +345,20 @@ def compare(arguments, directory):
         stage.end()
     print("| message | by RFC | may be | " + " | ".join(arguments.only) + " |")
     print("| --- " * (3 + len(arguments.only)) + "|")
-    for case in every:
+    for case in CASES:
         answers = " | ".join(outcomes[case.name, name] for name in arguments.only)
         print(f"| {case.name} | {case.rule} | {case.demanded[0]} | {answers} |")
-    older = {case.name for case in every if not case.rule.endswith(", new")}
-    for title, names in (("as demanded", {case.name for case in every}), ("those that are not new", older)):
+    older = {case.name for case in CASES if not case.rule.endswith(", new")}
+    for title, names in (("as demanded", {case.name for case in CASES}), ("those that are not new", older)):
         print(f"| {title} | | | " + " | ".join(f"{len(right[name] & names)} of {len(names)}" for name in arguments.only) + " |")
-    wrong = {case.name for case in every} - right.get("gate", {case.name for case in every})
+    wrong = {case.name for case in CASES} - right.get("gate", {case.name for case in CASES})
     return 1 if wrong - ON_PURPOSE else 0
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rig", type=pathlib.Path, required=True)
-    parser.add_argument("--only", type=lambda text: text.split("+"), default=list(STACKS),
-                        help="joined by +: " + "; ".join(STACKS))
+    parser = Arguments(__doc__.splitlines()[0], STACKS)
     parser.add_argument("--show", action="store_true", help="print each reply")
-    parser.add_argument("--install", action="store_true", help="first install the servers that are missing, by apt-get")
-    parser.add_argument("binary", nargs="?", default="target/release/dmarcgate")
-    arguments = parser.parse_args()
-    if unknown := set(arguments.only) - set(STACKS):
-        parser.error(f"no such stack: {', '.join(unknown)}")
-    if arguments.install:
-        install()
-    print(versions(arguments.binary), end="\n\n")
+    arguments = parser.read()
     with tempfile.TemporaryDirectory(prefix="versus-", dir="/var/tmp") as directory:
         return compare(arguments, pathlib.Path(directory))
 

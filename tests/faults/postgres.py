@@ -44,10 +44,10 @@ class Postgres:
             case "stopped":
                 self._control("stop", "-m", "immediate")
             case "kill -9":
-                for pid in self._processes():
+                for pid in self.processes():
                     os.kill(pid, signal.SIGKILL)
             case "SIGSTOP":
-                self._stopped = self._processes()
+                self._stopped = self.processes()
                 for pid in self._stopped:
                     os.kill(pid, signal.SIGSTOP)
 
@@ -63,9 +63,25 @@ class Postgres:
 
     def rows(self):
         """As `World.rows`."""
-        query = "SELECT header_from, SUM(n) FROM report_rows GROUP BY header_from"
-        done = self._run("psql", "-h", self._place, "-U", "postgres", "-At", "-F", " ", "-c", query)
-        return {name: int(count) for name, count in (line.split(" ") for line in done.splitlines())}
+        lines = self.query("SELECT header_from, SUM(n) FROM report_rows GROUP BY header_from")
+        return {name: int(count) for name, count in (line.split(" ") for line in lines)}
+
+    def query(self, statement):
+        """The lines that come out, with a space between columns."""
+        return self._run("psql", "-h", self._place, "-U", "postgres", "-At", "-F", " ", "-c", statement).splitlines()
+
+    def processes(self):
+        """The server's process and those that it has started."""
+        main = int((self._place / "data" / "postmaster.pid").read_text().split()[0])
+        found = [main]
+        for entry in pathlib.Path("/proc").glob("[0-9]*/stat"):
+            try:
+                parent = int(entry.read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+            if parent == main:
+                found.append(int(entry.parent.name))
+        return found
 
     def _start(self):
         deadline = time.monotonic() + 30
@@ -86,16 +102,3 @@ class Postgres:
     def _run(self, program, *arguments):
         return subprocess.run([*self._as, self._programs / program, *arguments], cwd=self._place, check=True,
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE).stdout.decode()
-
-    def _processes(self):
-        """The server's process and those that it has started."""
-        main = int((self._place / "data" / "postmaster.pid").read_text().split()[0])
-        found = [main]
-        for entry in pathlib.Path("/proc").glob("[0-9]*/stat"):
-            try:
-                parent = int(entry.read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-            if parent == main:
-                found.append(int(entry.parent.name))
-        return found

@@ -5,12 +5,14 @@
 
 Starts the gate BINARY between a DNS server and a mail server of its own on loopback, sends it messages, puts a week of
 numbers into its store, and loads every page. It fails where Chromium says anything to the console, where a number on the
-page is not that of /metrics, where a hostile name becomes more than text, or where the page is wider than a phone. The
-screenshots go to DIRECTORY, for eyes. Needs `chromium` and nothing else beyond Python's own library.
+page is not that of /metrics, where a hostile name becomes more than text, or where a page is wider than a window of any of
+`WIDTHS`, so that one would have to scroll sideways. The screenshots go to DIRECTORY, for eyes. Needs `chromium` and nothing
+else beyond Python's own library.
 """
 
 import contextlib
 import html.parser
+import http.server
 import json
 import os
 import pathlib
@@ -37,6 +39,8 @@ HOSTILE = ["<script>alert(1)</script>", "\"><img src=x onerror=alert(1)>", "\u20
 PAGES = ["/", "/refusals", "/failing", "/forwarders", "/shadow", "/reports", "/inbound", "/api"]
 SIZES = {"desktop": (1360, 1500), "phone": (390, 2600)}
 SCHEMES = {"light": 1, "dark": 0}
+# Those of the pictures, and the narrowest that WCAG 2.1 asks for (1.4.10, reflow).
+WIDTHS = [320, *(width for width, _ in SIZES.values())]
 JOB_COLUMNS = """id, report_id, policy_domain, configuration, period_begin, period_end, destination, due, deadline, state,
     attempts, unanswered, holder, lease, claimed, changed, recipient, note, messages, message"""
 DAY = 86_400
@@ -110,6 +114,22 @@ class Mta(socketserver.StreamRequestHandler):
                 self.wfile.write(b"250 2.0.0 ok\r\n")
 
 
+class Copies(http.server.BaseHTTPRequestHandler):
+    """Serves `pages`: as they are, without the headers that keep scripts and frames from them."""
+
+    pages = {}
+
+    def do_GET(self):
+        page = self.pages.get(self.path)
+        self.send_response(200 if page else 404)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.end_headers()
+        self.wfile.write((page or "").encode())
+
+    def log_message(self, *_):
+        pass
+
+
 class Tags(html.parser.HTMLParser):
     """All tags of a page with their attributes."""
 
@@ -137,7 +157,7 @@ def main():
         wait_for(lambda: metric(admin, "dmarcgate_store_rows_written_total") == 42, "rows")
         fill_store(base)
         look(admin, out)
-    print(f"{len(PAGES)} pages, {len(SIZES) * len(SCHEMES)} views of the overview: well")
+    print(f"{len(PAGES)} pages at {len(WIDTHS)} widths, {len(SIZES) * len(SCHEMES)} views of the overview: well")
 
 
 def look(admin, out):
@@ -155,6 +175,7 @@ def look(admin, out):
     story = next(link for link in sorted(Tags(pages["/refusals"]).links) if link.startswith("/explain/"))
     for path in PAGES + [story]:
         chromium(admin, path, "desktop", "light", None)
+    hold_to_widths(pages | {story: fetch(admin, story)})
     for size in SIZES:
         for scheme in SCHEMES:
             chromium(admin, "/", size, scheme, out / f"status-{size}-{scheme}.png")
@@ -162,8 +183,8 @@ def look(admin, out):
     chromium(admin, "/forwarders", "phone", "light", out / "forwarders-phone-light.png")
 
 
-def chromium(admin, path, size, scheme, picture):
-    """Loads a page and holds the console to silence; with a picture or without."""
+def chromium(address, path, size, scheme, picture):
+    """Loads a page and holds the console to silence; takes a picture, or gives the page as it is then."""
     width, height = SIZES[size]
     with tempfile.TemporaryDirectory(prefix="dmarcgate-chromium-") as profile:
         command = [
@@ -171,7 +192,7 @@ def chromium(admin, path, size, scheme, picture):
             "--disable-background-networking", "--disable-component-update", "--hide-scrollbars",
             f"--user-data-dir={profile}", f"--window-size={width},{height}",
             f"--blink-settings=preferredColorScheme={SCHEMES[scheme]}", "--enable-logging=stderr",
-            f"--screenshot={picture}" if picture else "--dump-dom", f"http://{admin}{path}",
+            f"--screenshot={picture}" if picture else "--dump-dom", f"http://{address}{path}",
         ]
         run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     said = [line for line in run.stderr.splitlines() if "CONSOLE" in line]
@@ -180,6 +201,22 @@ def chromium(admin, path, size, scheme, picture):
         assert pathlib.Path(picture).stat().st_size > 10_000, picture
     else:
         assert "dmarcgate" in run.stdout, run.stdout
+    return run.stdout
+
+
+def hold_to_widths(pages):
+    """Holds each page to each of WIDTHS, in a frame of it: Chromium's own window is never narrower than 500."""
+    frames = "".join(f'<iframe src="{path}" width="{width}"></iframe>' for path in pages for width in WIDTHS)
+    measure = """onload = () => document.body.textContent = "dmarcgate" + JSON.stringify(
+        [...document.querySelectorAll("iframe")].map(frame => [
+            frame.getAttribute("src"), frame.contentWindow.innerWidth, frame.contentDocument.documentElement.scrollWidth]))"""
+    Copies.pages = pages | {"/frames": f"<!doctype html><body>{frames}<script>{measure}</script>"}
+    with serving(http.server.ThreadingHTTPServer, Copies) as address:
+        text = chromium(address, "/frames", "desktop", "light", None)
+    found = json.loads(re.search(r"<body>dmarcgate(.*)</body>", text)[1])
+    assert [(path, width) for path, width, _ in found] == [(path, width) for path in pages for width in WIDTHS], found
+    wide = [f"{path} is {needed} wide at {width}" for path, width, needed in found if needed > width]
+    assert not wide, wide
 
 
 def send_mail(smtp):
