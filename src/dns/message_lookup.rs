@@ -158,13 +158,8 @@ impl MessageLookup {
         };
         let asking = Asking { purpose, share: &self.share, expired: self.expired.subscribe() };
         let (answer, source) = self.resolver.ask(&key, asking).await;
-        let asked = Asked {
-            name: (&*key.0).into(),
-            record_type,
-            answer,
-            waited: start.elapsed(),
-            cached: source == Source::Cache,
-        };
+        let asked =
+            Asked { name: key.0, record_type, answer, waited: start.elapsed(), cached: source == Source::Cache };
         self.record(asked, budget)
     }
 
@@ -233,7 +228,9 @@ fn failed(miss: Miss) -> Answer {
 fn normalize(name: &str) -> Option<Arc<str>> {
     let name = name.strip_suffix('.').unwrap_or(name);
     let fits = name.len() <= MAX_NAME && name.split('.').all(|label| (1..=MAX_LABEL).contains(&label.len()));
-    fits.then(|| name.to_ascii_lowercase().into())
+    // Nearly all are in lower case already.
+    let is_lower = !name.bytes().any(|b| b.is_ascii_uppercase());
+    fits.then(|| if is_lower { name.into() } else { name.to_ascii_lowercase().into() })
 }
 
 /// Octets of answers that a message holds of its metered questions, and as many of the unmetered ones and of those apart:

@@ -141,7 +141,7 @@ pub struct Answer {
 #[derive(Debug, Clone)]
 pub struct Asked {
     /// The name as asked, in lower case, without a trailing dot.
-    pub name: Box<str>,
+    pub name: Arc<str>,
     /// The type.
     pub record_type: RecordType,
     /// What was answered.

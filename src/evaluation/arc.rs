@@ -164,8 +164,8 @@ fn read_message_signature(value: &[u8]) -> Result<Signature, Broken> {
     let tags = TagList::parse(value).ok_or(Broken("ARC-Message-Signature can't be read"))?;
     let signature = Signature::read_versionless(&tags).map_err(|fault| Broken(fault.reason))?;
     // RFC 8617 §4.1.2: none of the three may be signed by it.
-    let is_arc = |name: &Vec<u8>| NAMES.iter().any(|arc| name.eq_ignore_ascii_case(arc.as_bytes()));
-    if signature.signed.iter().any(is_arc) {
+    let is_arc = |name: &[u8]| NAMES.iter().any(|arc| name.eq_ignore_ascii_case(arc.as_bytes()));
+    if signature.signed().any(is_arc) {
         return Err(Broken("ARC-Message-Signature signs ARC fields"));
     }
     Ok(signature)

@@ -208,7 +208,7 @@ impl<'a> Message<'a> {
 /// The signed fields, canonicalized, then the signature's own without its `b=` (RFC 6376 §3.7).
 fn signed_input(fields: &FieldIndex<'_>, signature: &Signature, place: usize) -> Vec<u8> {
     let mut input = Vec::with_capacity(SIGNED_CAPACITY);
-    fields.write_signed(&signature.signed, place, signature.header, &mut input);
+    fields.write_signed(signature.signed(), place, signature.header, &mut input);
     if let Some(own) = fields.at(place) {
         write_own(own, &signature.signer.own_value, signature.header, &mut input);
     }

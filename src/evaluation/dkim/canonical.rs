@@ -1,6 +1,6 @@
 //! Puts together the octets that a signature signs in the header section (RFC 6376 §3.4.1, §3.4.2, §3.7).
 
-use std::collections::HashMap;
+use std::cmp::Ordering;
 
 use crate::message::body_hash::Canonicalization;
 use crate::message::header::{Field, HeaderSection};
@@ -8,17 +8,19 @@ use crate::message::header::{Field, HeaderSection};
 /// The fields of a header section by name, built once for all the signatures of a message.
 pub(in crate::evaluation) struct FieldIndex<'a> {
     fields: Vec<Field<'a>>,
-    /// Names in lower case; places in `fields` from the top down.
-    by_name: HashMap<Vec<u8>, Vec<usize>>,
+    /// Places in `fields`, in the order of the names in lower case; those of one name from the top down.
+    by_name: Vec<usize>,
 }
 
 impl<'a> FieldIndex<'a> {
     pub(in crate::evaluation) fn new(section: &'a HeaderSection) -> Self {
         let fields: Vec<_> = section.fields().collect();
-        let mut by_name: HashMap<Vec<u8>, Vec<usize>> = HashMap::with_capacity(fields.len());
-        for (place, field) in fields.iter().enumerate() {
-            by_name.entry(field.name.to_ascii_lowercase()).or_default().push(place);
-        }
+        let mut by_name: Vec<usize> = (0..fields.len()).collect();
+        // Stable: places of one name stay in their order.
+        by_name.sort_by(|a, b| match (fields.get(*a), fields.get(*b)) {
+            (Some(a), Some(b)) => in_lower_case(a.name, b.name),
+            _ => Ordering::Equal,
+        });
         Self { fields, by_name }
     }
 
@@ -29,22 +31,32 @@ impl<'a> FieldIndex<'a> {
 
     /// Writes the fields that `h=` names: each mention takes the next field of that name from the bottom up, and none
     /// if there is no more (RFC 6376 §5.4.2). The signature's own field is never among them (§3.5 on `h=`).
-    pub(in crate::evaluation) fn write_signed(
+    pub(in crate::evaluation) fn write_signed<'n>(
         &self,
-        names: &[Vec<u8>],
+        names: impl Iterator<Item = &'n [u8]>,
         own: usize,
         canonicalization: Canonicalization,
         out: &mut Vec<u8>,
     ) {
-        let mut left: HashMap<&[u8], std::slice::Iter<'_, usize>> = HashMap::new();
+        // How many of the fields of one name are taken, at the place of the first of them in `by_name`.
+        let mut taken = vec![0; self.by_name.len()];
         for name in names {
-            let Some(places) = self.by_name.get(name) else { continue };
-            let places = left.entry(name).or_insert_with(|| places.iter());
-            if let Some(field) = places.rfind(|place| **place != own).and_then(|place| self.at(*place)) {
+            let order = |place: &usize| self.at(*place).map_or(Ordering::Less, |field| in_lower_case(field.name, name));
+            let start = self.by_name.partition_point(|place| order(place).is_lt());
+            let rest = self.by_name.get(start..).unwrap_or_default();
+            let places = rest.get(..rest.partition_point(|place| order(place).is_eq())).unwrap_or_default();
+            let Some(taken) = taken.get_mut(start) else { continue };
+            let mut left = places.iter().rev().skip(*taken);
+            let next = left.by_ref().inspect(|_| *taken += 1).find(|place| **place != own);
+            if let Some(field) = next.and_then(|place| self.at(*place)) {
                 write_field(field, canonicalization, out);
             }
         }
     }
+}
+
+fn in_lower_case(a: &[u8], b: &[u8]) -> Ordering {
+    a.iter().map(u8::to_ascii_lowercase).cmp(b.iter().map(u8::to_ascii_lowercase))
 }
 
 /// Writes one field with its final line end.
@@ -157,9 +169,8 @@ mod tests {
             ("never its own", "s s s", "S: 5\r\n"),
         ];
         for (name, names, expected) in cases {
-            let names: Vec<Vec<u8>> = names.split(' ').map(|n| n.as_bytes().to_vec()).collect();
             let mut out = Vec::new();
-            index.write_signed(&names, 0, Simple, &mut out);
+            index.write_signed(names.split(' ').map(str::as_bytes), 0, Simple, &mut out);
             assert_eq!(String::from_utf8(out).unwrap(), expected, "{name}");
         }
     }

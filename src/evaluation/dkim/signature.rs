@@ -42,8 +42,8 @@ pub(in crate::evaluation) struct Signer {
 pub(in crate::evaluation) struct Signature {
     pub(in crate::evaluation) signer: Signer,
     pub(in crate::evaluation) header: Canonicalization,
-    /// The names of `h=`, in lower case.
-    pub(in crate::evaluation) signed: Vec<Vec<u8>>,
+    /// `h=`: see [`Self::signed`].
+    signed: Vec<u8>,
     pub(in crate::evaluation) body: BodyHashSpec,
     /// `bh=`, decoded.
     pub(in crate::evaluation) body_hash: Vec<u8>,
@@ -157,19 +157,27 @@ impl Signature {
         if colon_list(signed).take(MAX_SIGNED + 1).count() > MAX_SIGNED {
             return Err(Fault::unreadable("h= has too many names"));
         }
-        // An empty name is against the grammar, but names no field: whoever hashed none for it has signed the same.
-        let names = colon_list(signed).filter(|name| !name.is_empty());
-        let signed: Vec<Vec<u8>> = names.map(<[u8]>::to_ascii_lowercase).collect();
-        if signed.iter().any(|name| !name.iter().all(u8::is_ascii_graphic)) {
+        if names(signed).any(|name| !name.iter().all(u8::is_ascii_graphic)) {
             return Err(Fault::unreadable("h= is no list of names"));
         }
         // RFC 6376 §5.4: From MUST be signed, §6.1.1: else PERMFAIL.
-        if !signed.iter().any(|name| name == b"from") {
+        if !names(signed).any(|name| name.eq_ignore_ascii_case(b"from")) {
             return Err(Fault::permanent("From is not signed"));
         }
+        let signed = signed.to_vec();
         let body = BodyHashSpec { canonicalization: body, algorithm: HashAlgorithm::Sha256, length };
         Ok(Self { signer, header, signed, body, body_hash, identity_below_domain: false })
     }
+
+    /// The names of `h=`, as they are spelled.
+    pub(in crate::evaluation) fn signed(&self) -> impl Iterator<Item = &[u8]> {
+        names(&self.signed)
+    }
+}
+
+/// The names in `h=`. An empty one is against the grammar, but names no field: whoever hashed none for it has signed the same.
+fn names(signed: &[u8]) -> impl Iterator<Item = &[u8]> {
+    colon_list(signed).filter(|name| !name.is_empty())
 }
 
 /// As Authentication-Results writes them.
