@@ -11,7 +11,7 @@ use crate::calendar::SECONDS_PER_DAY;
 use crate::label::Label;
 use crate::policy::treatment::{Opinion, Treatment};
 use crate::record::UpstreamReply;
-use crate::store::row::{Key, key};
+use crate::store::row::{self, Key, Text, key, octets};
 use crate::store::upsert::{Line, Put};
 
 /// One message.
@@ -48,7 +48,7 @@ pub struct ComparisonRow {
     day: i64,
     pub(super) count: i64,
     /// In the order of the columns.
-    texts: [String; 7],
+    texts: [Text; 7],
 }
 
 /// What some days have come to.
@@ -99,13 +99,13 @@ impl ComparisonRow {
         let (author_domain, source, list_id) =
             origin.map_or_else(Default::default, |o| (o.author_domain, o.source, o.list_id));
         let texts = [
-            opinion.as_str().to_owned(),
-            active.as_str().to_owned(),
-            shadow.map_or("", Label::as_str).to_owned(),
-            reply.map_or("", Label::as_str).to_owned(),
-            author_domain,
-            source,
-            list_id,
+            row::word(opinion),
+            row::word(active),
+            shadow.map(row::word).unwrap_or_default(),
+            reply.map(row::word).unwrap_or_default(),
+            author_domain.into(),
+            source.into(),
+            list_id.into(),
         ];
         Self { day: arrived.div_euclid(SECONDS_PER_DAY), count: 1, texts }
     }
@@ -117,7 +117,7 @@ impl ComparisonRow {
 
     /// Octets of memory, roughly.
     pub fn memory(&self) -> usize {
-        size_of::<Self>() + size_of::<Key>() + self.texts.iter().map(String::capacity).sum::<usize>()
+        size_of::<Self>() + size_of::<Key>() + octets(&self.texts)
     }
 }
 
@@ -131,7 +131,7 @@ impl Line for (&Key, &ComparisonRow) {
     fn bind<'q>(&'q self, query: Put<'q>) -> Put<'q> {
         let (key, row) = self;
         let query = query.bind(key.as_slice()).bind(row.day).bind(row.count);
-        row.texts.iter().fold(query, |query, text| query.bind(text.as_str()))
+        row.texts.iter().fold(query, |query, text| query.bind(text.as_ref()))
     }
 }
 

@@ -1,6 +1,6 @@
 //! A record as the table holds it: texts in the order of the columns, and a key over all of them.
 
-use std::iter;
+use std::borrow::Cow;
 
 use aws_lc_rs::digest::{self, SHA256};
 use serde::{Deserialize, Serialize};
@@ -46,8 +46,11 @@ pub struct Row {
     /// The last one's.
     pub last_seen: i64,
     /// The text columns, in the order in which `statements` names them.
-    pub texts: [String; TEXT_COLUMNS],
+    pub texts: [Text; TEXT_COLUMNS],
 }
+
+/// What a column holds. Most are words of ours.
+pub type Text = Cow<'static, str>;
 
 /// SHA-256 over the day, its part and the texts: equal keys are equal rows, and no peer can find two others with one key.
 pub type Key = [u8; 32];
@@ -81,8 +84,17 @@ impl Row {
 
     /// Octets of memory, roughly.
     pub fn memory(&self) -> usize {
-        size_of::<Self>() + size_of::<Key>() + self.texts.iter().map(String::capacity).sum::<usize>()
+        size_of::<Self>() + size_of::<Key>() + octets(&self.texts)
     }
+}
+
+/// Octets that texts take beside themselves.
+pub fn octets(texts: &[Text]) -> usize {
+    let octets = |text: &Text| match text {
+        Cow::Borrowed(_) => 0,
+        Cow::Owned(text) => text.capacity(),
+    };
+    texts.iter().map(octets).sum()
 }
 
 impl Part {
@@ -115,7 +127,7 @@ fn hours(interval: Option<u32>) -> i64 {
 }
 
 /// The key of a day and texts; every part is preceded by its length, so that no text can pass for two.
-pub fn key(day: i64, texts: &[String]) -> Key {
+pub fn key(day: i64, texts: &[Text]) -> Key {
     finished(hashed(day, texts), &[])
 }
 
@@ -126,7 +138,7 @@ fn finished(mut hash: digest::Context, numbers: &[i64]) -> Key {
     key
 }
 
-fn hashed(day: i64, texts: &[String]) -> digest::Context {
+fn hashed(day: i64, texts: &[Text]) -> digest::Context {
     let mut hash = digest::Context::new(&SHA256);
     hash.update(&day.to_be_bytes());
     for text in texts {
@@ -136,13 +148,14 @@ fn hashed(day: i64, texts: &[String]) -> digest::Context {
     hash
 }
 
-fn texts(record: Record) -> [String; TEXT_COLUMNS] {
+fn texts(record: Record) -> [Text; TEXT_COLUMNS] {
     let [policy_domain, discovery, policy_record, adkim, aspf, p, sp, np, fo, testing, requested] =
-        policy_texts(&record);
-    let (spf_domain, spf_scope, spf_result) =
-        record.spf.map_or_else(Default::default, |spf| (spf.domain, word(spf.scope), spf.result));
+        policy_texts(record.policy);
+    let (spf_domain, spf_scope, spf_result) = record
+        .spf
+        .map_or_else(Default::default, |spf| (Text::Owned(spf.domain), word(spf.scope), Text::Owned(spf.result)));
     [
-        record.source_ip.to_string(),
+        record.source_ip.to_string().into(),
         policy_domain,
         discovery,
         policy_record,
@@ -158,9 +171,9 @@ fn texts(record: Record) -> [String; TEXT_COLUMNS] {
         word(record.evaluated.dkim),
         word(record.evaluated.spf),
         json(&record.evaluated.reasons),
-        record.header_from.map(|d| d.to_string()).unwrap_or_default(),
-        record.envelope_from,
-        record.envelope_to.unwrap_or_default(),
+        record.header_from.as_ref().map(name).unwrap_or_default(),
+        record.envelope_from.into(),
+        record.envelope_to.unwrap_or_default().into(),
         json(&record.dkim),
         spf_domain,
         spf_scope,
@@ -170,18 +183,18 @@ fn texts(record: Record) -> [String; TEXT_COLUMNS] {
 }
 
 /// `policy_domain` to `requested`; empty where no policy applied.
-fn policy_texts(record: &Record) -> [String; 11] {
-    let Some(policy) = &record.policy else { return Default::default() };
+fn policy_texts(policy: Option<PolicyPublished>) -> [Text; 11] {
+    let Some(policy) = policy else { return Default::default() };
     [
-        policy.domain.to_string(),
+        name(&policy.domain),
         word(policy.discovery),
-        policy.record.clone(),
+        policy.record.into(),
         word(policy.adkim),
         word(policy.aspf),
         word(policy.p),
         policy.sp.map(word).unwrap_or_default(),
         policy.np.map(word).unwrap_or_default(),
-        policy.fo.clone(),
+        policy.fo.into(),
         word(policy.testing),
         word(policy.requested),
     ]
@@ -281,13 +294,21 @@ fn unknown(text: &str) -> sqlx::Error {
     sqlx::Error::Decode(format!("{text:?} is not known to this version").into())
 }
 
-fn word<L: Label>(label: L) -> String {
-    label.as_str().to_owned()
+/// The word of a label.
+pub fn word<L: Label>(label: L) -> Text {
+    Cow::Borrowed(label.as_str())
 }
 
-fn json<T: serde::Serialize>(values: &[T]) -> String {
-    // Fails only for maps with keys that are no strings; there are none.
-    iter::once(serde_json::to_string(values)).find_map(Result::ok).unwrap_or_default()
+fn name(domain: &Domain) -> Text {
+    domain.as_str().to_owned().into()
+}
+
+fn json<T: serde::Serialize>(values: &[T]) -> Text {
+    match values {
+        [] => Cow::Borrowed("[]"),
+        // Fails only for maps with keys that are no strings; there are none.
+        _ => serde_json::to_string(values).unwrap_or_default().into(),
+    }
 }
 
 /// How many text columns there are.
@@ -409,9 +430,12 @@ mod tests {
             let mut record = sample::record();
             change(&mut record);
             let row = row(record.clone());
-            assert_eq!(counted(7, row.first_seen, row.texts).unwrap(), Counted { record, count: 7 });
+            assert_eq!(
+                counted(7, row.first_seen, row.texts.map(Text::into_owned)).unwrap(),
+                Counted { record, count: 7 }
+            );
         }
-        let mut texts = row(sample::record()).texts;
+        let mut texts = row(sample::record()).texts.map(Text::into_owned);
         texts[12] = "softfail".into();
         assert!(counted(1, 0, texts).unwrap_err().to_string().contains("softfail"));
     }

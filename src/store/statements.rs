@@ -114,7 +114,7 @@ impl Line for (&Key, &Row) {
     fn bind<'q>(&'q self, query: Put<'q>) -> Put<'q> {
         let (key, row) = self;
         let query = query.bind(key.as_slice()).bind(row.day).bind(row.count).bind(row.first_seen).bind(row.last_seen);
-        let query = row.texts.iter().fold(query, |query, text| query.bind(text.as_str()));
+        let query = row.texts.iter().fold(query, |query, text| query.bind(text.as_ref()));
         query.bind(row.part.begin_hour).bind(row.part.hours)
     }
 }
