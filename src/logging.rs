@@ -152,69 +152,68 @@ fn setter<S: 'static>(handle: Handle<EnvFilter, S>) -> SetFilter {
 struct Fields;
 
 impl<'w> FormatFields<'w> for Fields {
-    fn format_fields<R: RecordFields>(&self, writer: format::Writer<'w>, fields: R) -> fmt::Result {
-        let mut values = Values { writer, is_first: true, result: Ok(()) };
+    fn format_fields<R: RecordFields>(&self, mut writer: format::Writer<'w>, fields: R) -> fmt::Result {
+        // On its own, since each write into the writer goes through two tables of functions.
+        let mut values = Values { text: String::with_capacity(USUAL_LINE), result: Ok(()) };
         fields.record(&mut values);
-        values.result
+        values.result.and_then(|()| writer.write_str(&values.text))
     }
 }
 
 /// The values of one event, as they are visited.
-struct Values<'w> {
-    writer: format::Writer<'w>,
-    is_first: bool,
+struct Values {
+    text: String,
     result: fmt::Result,
 }
 
-impl Values<'_> {
-    fn put(&mut self, field: &Field, value: impl FnOnce(&mut format::Writer<'_>) -> fmt::Result) {
-        self.result = self.result.and_then(|()| self.name(field)).and_then(|()| value(&mut self.writer));
+impl Values {
+    fn name(&mut self, field: &Field) {
+        if !self.text.is_empty() {
+            self.text.push(' ');
+        }
+        if field.name() != "message" {
+            self.text.push_str(field.name());
+            self.text.push('=');
+        }
     }
 
-    fn name(&mut self, field: &Field) -> fmt::Result {
-        if !std::mem::take(&mut self.is_first) {
-            self.writer.write_char(' ')?;
-        }
-        if field.name() == "message" {
-            return Ok(());
-        }
-        self.writer.write_str(field.name())?;
-        self.writer.write_char('=')
+    fn put(&mut self, value: fmt::Arguments<'_>) {
+        self.result = self.result.and_then(|()| fmt::Write::write_fmt(&mut Escaping(&mut self.text), value));
     }
 }
 
-impl Visit for Values<'_> {
+impl Visit for Values {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.put(field, |writer| fmt::Write::write_fmt(&mut Escaping(writer), format_args!("{value:?}")));
+        self.name(field);
+        self.put(format_args!("{value:?}"));
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        // Nearly all texts: what `Debug` finds nothing to escape in, found out many octets at a time.
-        if !is_plain(value.as_bytes()) || value.contains(['"', '\\']) {
-            return self.record_debug(field, &value);
+        self.name(field);
+        // Nearly all texts: `Debug`, which looks at each character, would find nothing to escape.
+        if is_plain(value.as_bytes()) && !value.contains(['"', '\\']) {
+            self.text.push('"');
+            self.text.push_str(value);
+            self.text.push('"');
+        } else {
+            self.put(format_args!("{value:?}"));
         }
-        self.put(field, |writer| {
-            writer.write_char('"')?;
-            writer.write_str(value)?;
-            writer.write_char('"')
-        });
-    }
-
-    fn record_u64(&mut self, field: &Field, value: u64) {
-        self.put(field, |writer| write!(writer, "{value}"));
     }
 }
 
 /// Writes on what is written into it, escaped.
-struct Escaping<'a, 'w>(&'a mut format::Writer<'w>);
+struct Escaping<'a>(&'a mut String);
 
-impl fmt::Write for Escaping<'_, '_> {
+impl fmt::Write for Escaping<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         if is_plain(text.as_bytes()) || !text.contains(steers) {
-            return self.0.write_str(text);
+            self.0.push_str(text);
+            return Ok(());
         }
-        text.chars()
-            .try_for_each(|c| if steers(c) { write!(self.0, "{}", c.escape_default()) } else { self.0.write_char(c) })
+        for c in text.chars() {
+            if steers(c) { self.0.extend(c.escape_default()) } else { self.0.push(c) }
+        }
+        Ok(())
     }
 }
 
@@ -323,11 +322,9 @@ impl<'a> MakeWriter<'a> for Lines {
 
 impl Write for Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let escaped = escape(line, self.form);
-        match self.personal.redact(&String::from_utf8_lossy(&escaped)) {
-            Cow::Borrowed(_) => self.queue.write_all(&escaped)?,
-            Cow::Owned(redacted) => self.queue.write_all(redacted.as_bytes())?,
-        }
+        // Far quicker than to look for what is lost, if nothing is: as always, but for a fault of a library.
+        let text = str::from_utf8(line).map_or_else(|_| String::from_utf8_lossy(line), Cow::Borrowed);
+        self.queue.write_all(self.personal.redact(&escape(&text, self.form)).as_bytes())?;
         let refused = self.full.dropped_lines();
         let before = self.counted.fetch_max(refused, Ordering::Relaxed);
         self.lost.inc_by(u64::try_from(refused.saturating_sub(before)).unwrap_or(u64::MAX));
@@ -341,15 +338,11 @@ impl Write for Lines {
 
 /// Escapes every character that [`steers`] but the line's own end and, in colour, the escape sequences: those in values are
 /// escaped already.
-fn escape(line: &[u8], form: Form) -> Cow<'_, [u8]> {
-    let (text, end) = line.strip_suffix(b"\n").map_or((line, &b""[..]), |text| (text, b"\n"));
-    // Nearly all lines.
-    if is_plain(text) {
-        return Cow::Borrowed(line);
-    }
+fn escape(line: &str, form: Form) -> Cow<'_, str> {
+    let (text, end) = line.strip_suffix('\n').map_or((line, ""), |text| (text, "\n"));
     let allowed = |c: char| !steers(c) || (c == '\u{1b}' && form == Form::Human(Colour::Ansi));
-    let text = String::from_utf8_lossy(text);
-    if text.chars().all(allowed) {
+    // Nearly all lines.
+    if is_plain(text.as_bytes()) || text.chars().all(allowed) {
         return Cow::Borrowed(line);
     }
     let mut escaped = String::with_capacity(text.len() + 16);
@@ -362,8 +355,7 @@ fn escape(line: &[u8], form: Form) -> Cow<'_, [u8]> {
             }
         }
     }
-    let mut escaped = escaped.into_bytes();
-    escaped.extend_from_slice(end);
+    escaped.push_str(end);
     Cow::Owned(escaped)
 }
 
@@ -423,6 +415,8 @@ impl<W: Write> Write for Batched<W> {
 const LIBRARIES: &str = "error,hickory_net=off,hickory_proto=off,hickory_resolver=off";
 /// Overrides the configured level; may name modules.
 const VARIABLE: &str = "DMARCGATE_LOG";
+/// Octets that most lines have room in.
+const USUAL_LINE: usize = 1024;
 /// Octets of lines that are written at once.
 const BATCH: usize = 64 * 1024;
 /// How long the thread that writes stays away once it has written all; as much later a line may be seen.
