@@ -152,8 +152,7 @@ fn spelled_out(text: &str) -> String {
     for rule in &given {
         let mut name = *rule;
         while let Some((_, parent)) = name.split_once('.') {
-            let is_below = name.len() < rule.len() && !name.starts_with('*');
-            if is_below && bases.contains(parent) && !given.contains(name) {
+            if bases.contains(parent) && !given.contains(name) {
                 implied.push_str(name);
                 implied.push('\n');
             }
@@ -263,7 +262,7 @@ mod tests {
     fn what_is_no_list_is_not_used() {
         let sound = text("", 6000);
         let long = |labels: usize| format!("{}com", "a.".repeat(labels));
-        let cases: [(&str, Vec<u8>, Unfit); 12] = [
+        let cases: [(&str, Vec<u8>, Unfit); 13] = [
             ("nothing", Vec::new(), Unfit::Sections),
             ("a page", b"<html><body>Not found</body></html>".to_vec(), Unfit::Sections),
             ("cut off", sound.as_bytes()[..sound.len() - 30].to_vec(), Unfit::Sections),
@@ -275,6 +274,7 @@ mod tests {
             ),
             ("octets", [sound.as_bytes(), b"\xff"].concat(), Unfit::Encoding),
             ("too short", text("", 100).into_bytes(), Unfit::TooShort),
+            ("too short by one", text("", LEAST_RULES - 7).into_bytes(), Unfit::TooShort),
             ("a broken rule", text("a..b", 6000).into_bytes(), Unfit::Rule),
             ("a rule of 100,000 labels", text(&long(100_000), 6000).into_bytes(), Unfit::Rule),
             ("a rule that is too long", text(&long(127), 6000).into_bytes(), Unfit::Rule),
@@ -285,6 +285,9 @@ mod tests {
             assert_eq!(List::parse(&octets).err(), Some(expected), "{name}");
         }
         assert_eq!(List::parse(sound.as_bytes()).unwrap().rules(), Some(6006));
+        assert_eq!(List::parse(text("", LEAST_RULES - 6).as_bytes()).unwrap().rules(), Some(LEAST_RULES));
+        let shown = [List::BuiltIn, list("").unwrap()].map(|list| format!("{list:?}"));
+        assert_eq!(shown, ["built-in", "6006 rules"]);
         let longest = format!("// {}\n{} {}", long(1000), long(126), long(1000));
         assert_eq!(list(&longest).unwrap().rules(), Some(6007), "comments, and what follows a rule, have no bound");
     }
