@@ -154,5 +154,9 @@ mod tests {
         for (name, mode, author, identifier, expected) in cases {
             assert_eq!(case(mode, author, identifier), expected, "{name}");
         }
+        let aligned = [(Strict, true, true), (Relaxed, true, true), (Unaligned, false, false), (Unknown, false, true)];
+        for (alignment, is, may_be) in aligned {
+            assert_eq!((alignment.is_aligned(), alignment.may_be_aligned()), (is, may_be), "{alignment}");
+        }
     }
 }

@@ -91,6 +91,10 @@ impl List {
         if count < LEAST_RULES {
             return Err(Unfit::TooShort);
         }
+        let is_too_long = |line: &str| line.split_whitespace().next().is_some_and(|rule| rule.len() > MAX_RULE);
+        if text.lines().any(|line| !line.starts_with("//") && is_too_long(line)) {
+            return Err(Unfit::Rule);
+        }
         // After its last section the crate takes what follows for rules of that section.
         let rules = format!("{text}\n{}", spelled_out(text)).parse().map_err(|_| Unfit::Rule)?;
         let list = Self::Read { rules, count };
@@ -148,8 +152,7 @@ fn spelled_out(text: &str) -> String {
     for rule in &given {
         let mut name = *rule;
         while let Some((_, parent)) = name.split_once('.') {
-            let is_below = name.len() < rule.len() && !name.starts_with('*');
-            if is_below && bases.contains(parent) && !given.contains(name) {
+            if bases.contains(parent) && !given.contains(name) {
                 implied.push_str(name);
                 implied.push('\n');
             }
@@ -166,6 +169,9 @@ const MARKERS: [&str; 4] = [
     "===BEGIN PRIVATE DOMAINS===",
     "===END PRIVATE DOMAINS===",
 ];
+/// Octets of a rule: DNS has no name of more, and the longest rule of 2026 has 50. The crate nests a node for each label
+/// and frees them by recursion: a rule of a hundred thousand labels would end the stack, and the process with it.
+const MAX_RULE: usize = 255;
 /// There were 9,700 rules in 2026, and they become more.
 const LEAST_RULES: usize = 5000;
 /// Names and their organizational domains that no list will ever see otherwise: plain rules, a wildcard, an exception.
@@ -255,7 +261,8 @@ mod tests {
     #[test]
     fn what_is_no_list_is_not_used() {
         let sound = text("", 6000);
-        let cases: [(&str, Vec<u8>, Unfit); 10] = [
+        let long = |labels: usize| format!("{}com", "a.".repeat(labels));
+        let cases: [(&str, Vec<u8>, Unfit); 13] = [
             ("nothing", Vec::new(), Unfit::Sections),
             ("a page", b"<html><body>Not found</body></html>".to_vec(), Unfit::Sections),
             ("cut off", sound.as_bytes()[..sound.len() - 30].to_vec(), Unfit::Sections),
@@ -267,7 +274,10 @@ mod tests {
             ),
             ("octets", [sound.as_bytes(), b"\xff"].concat(), Unfit::Encoding),
             ("too short", text("", 100).into_bytes(), Unfit::TooShort),
+            ("too short by one", text("", LEAST_RULES - 7).into_bytes(), Unfit::TooShort),
             ("a broken rule", text("a..b", 6000).into_bytes(), Unfit::Rule),
+            ("a rule of 100,000 labels", text(&long(100_000), 6000).into_bytes(), Unfit::Rule),
+            ("a rule that is too long", text(&long(127), 6000).into_bytes(), Unfit::Rule),
             ("com is missing", sound.replace("\ncom\n", "\nexample.com\n").into_bytes(), Unfit::Behaviour),
             ("co.uk is missing", sound.replace("\nco.uk\n", "\n").into_bytes(), Unfit::Behaviour),
         ];
@@ -275,6 +285,11 @@ mod tests {
             assert_eq!(List::parse(&octets).err(), Some(expected), "{name}");
         }
         assert_eq!(List::parse(sound.as_bytes()).unwrap().rules(), Some(6006));
+        assert_eq!(List::parse(text("", LEAST_RULES - 6).as_bytes()).unwrap().rules(), Some(LEAST_RULES));
+        let shown = [List::BuiltIn, list("").unwrap()].map(|list| format!("{list:?}"));
+        assert_eq!(shown, ["built-in", "6006 rules"]);
+        let longest = format!("// {}\n{} {}", long(1000), long(126), long(1000));
+        assert_eq!(list(&longest).unwrap().rules(), Some(6007), "comments, and what follows a rule, have no bound");
     }
 
     proptest::proptest! {

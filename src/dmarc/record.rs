@@ -608,8 +608,37 @@ mod tests {
         for text in cases {
             assert_eq!(record(text).p, Some(Policy::Reject), "{text}");
         }
-        let foreign = record("v=DMARC1; p=reject; garbage");
-        assert_eq!(foreign.problems, [Problem { tag: None, fault: Fault::NotATag }]);
+        for part in ["garbage", "=x", "1=2", "p-x=none", "\u{fc}=x"] {
+            let problems = record(&format!("v=DMARC1; p=reject; {part}")).problems;
+            assert_eq!(problems, [Problem { tag: None, fault: Fault::NotATag }], "{part}");
+        }
+    }
+
+    #[test]
+    fn values_are_printable_and_not_empty() {
+        let cases = [
+            ("rf=afrf", Some("afrf")),
+            ("rf=a b", Some("a b")),
+            ("rf=", None),
+            ("rf=a\u{1}b", None),
+            ("rf=\u{fc}", None),
+        ];
+        for (tag, expected) in cases {
+            let r = record(&format!("v=DMARC1; p=none; {tag}"));
+            assert_eq!((r.rf.as_deref(), r.problems.is_empty()), (expected, expected.is_some()), "{tag:?}");
+        }
+        let r = record("v=DMARC1; p=none; rua=mailto:a@example.org\t,\tmailto:b@example.org");
+        assert_eq!((r.rua.len(), r.problems.is_empty()), (2, true), "a tab beside a comma");
+        for (value, testing) in [("y", true), ("Y", true), ("n", false), ("N", false)] {
+            let r = record(&format!("v=DMARC1; p=none; t={value}"));
+            assert_eq!((r.testing, r.problems.is_empty()), (testing, true), "t={value}");
+        }
+        for (length, kept) in [(MAX_RF, true), (MAX_RF + 1, false)] {
+            assert_eq!(record(&format!("v=DMARC1; p=none; rf={}", "x".repeat(length))).rf.is_some(), kept, "{length}");
+        }
+        for (pct, expected) in [("0", Some(0)), ("100", Some(100)), ("101", None), ("256", None)] {
+            assert_eq!(record(&format!("v=DMARC1; p=none; pct={pct}")).pct, expected, "{pct}");
+        }
     }
 
     #[test]
@@ -681,7 +710,10 @@ mod tests {
         ];
         for (text, expected) in cases {
             assert_eq!(failure_options(text), expected, "{text}");
+            let shown = expected.map(|options| options.to_string());
+            assert_eq!(shown.as_deref().map(failure_options), shown.is_some().then_some(expected), "{text}, as shown");
         }
+        assert_eq!(options(any, true, true).unwrap().to_string(), "1:d:s", "in one order");
         let without_ruf = record("v=DMARC1; p=none; fo=1:d:s");
         assert_eq!(without_ruf.fo, FailureOptions::default());
     }

@@ -176,6 +176,11 @@ mod tests {
         let label = "a".repeat(59);
         let long = |labels: usize| domain(&format!("{}.example", vec![label.as_str(); labels].join(".")));
         assert!(confirmation_name(&long(3), &domain("red.example.net")).is_some(), "218 octets");
+        for (last, octets) in [(30, Some(253)), (31, None)] {
+            let labels = [63, 63, 63, last].map(|length| "a".repeat(length));
+            let name = confirmation_name(&domain(&labels.join(".")), &domain("red.example.net"));
+            assert_eq!(name.map(|name| name.len()), octets);
+        }
         assert_eq!(confirmation_name(&long(3), &domain(&format!("{label}.example"))), None, "270 octets");
     }
 

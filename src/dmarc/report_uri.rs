@@ -112,11 +112,24 @@ mod tests {
             ("1https://example.org", false),
             ("://example.org", false),
             ("x:a[b]", false),
+            ("x+y-z.1:a", true),
+            ("x_y:a", false),
+            ("x:a#b", true),
+            ("x:a#b#c", false),
+            ("mailto:a%4@example.org", false),
+            ("x:a%", false),
+            ("mailto:a@example.org!", false),
+            ("mailto:a@example.org!k", false),
         ];
         for (text, expected) in cases {
             assert_eq!(ReportUri::parse(text).is_some(), expected, "{text}");
         }
+        for (octets, expected) in [(MAX_URI, true), (MAX_URI + 1, false)] {
+            let text = format!("x:{}", "a".repeat(octets - 2));
+            assert_eq!(ReportUri::parse(&text).is_some(), expected, "{octets} octets");
+        }
     }
+
     #[test]
     fn hosts() {
         let cases = [

@@ -258,6 +258,7 @@ mod tests {
         ];
         for (start, expected) in cases {
             let names = names(&domain(start));
+            assert_eq!(Walk::new(&domain(start)).names(), names, "{start}");
             assert_eq!(names.iter().map(Domain::as_str).collect::<Vec<_>>(), expected, "{start}");
         }
     }
@@ -372,6 +373,15 @@ mod tests {
         ];
         for (name, start, zone, expected) in cases {
             assert_eq!(organizational(start, zone).as_deref(), *expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn several_records_at_a_name_are_remembered() {
+        let one: Records<'_> = &[("a.example.com", R), ("example.com", R)];
+        let several: Records<'_> = &[("example.com", R), ("example.com", NO)];
+        for (zone, expected) in [(one, false), (several, true)] {
+            assert_eq!(walk("a.example.com", zone).met_several_records(), expected, "{zone:?}");
         }
     }
 

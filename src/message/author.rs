@@ -103,7 +103,9 @@ fn from_value(section: &HeaderSection) -> Result<&[u8], UnusableFrom> {
 
 fn read_value(value: &[u8]) -> Result<Mailboxes, UnusableFrom> {
     let value = unfold(value)?;
-    let mailboxes = strict::read(&value)?;
+    // White space at the end says nothing, not even behind an encoded word that is cut off there.
+    let value = value.trim_ascii_end();
+    let mailboxes = strict::read(value)?;
     if mailboxes.without_domain || mailboxes.domains.is_empty() {
         return Err(UnusableFrom::NoDomain);
     }
@@ -112,7 +114,7 @@ fn read_value(value: &[u8]) -> Result<Mailboxes, UnusableFrom> {
     }
     let mut strict = mailboxes.domains.clone();
     strict.sort();
-    if lenient::read(&value) != Some(strict) {
+    if lenient::read(value) != Some(strict) {
         return Err(UnusableFrom::Disagreement);
     }
     Ok(mailboxes)
@@ -265,6 +267,22 @@ mod tests {
         ];
         for (name, value, domains, in_display_name) in cases {
             assert_eq!(read_from(value), usable(domains, in_display_name), "{name}");
+        }
+    }
+
+    #[test]
+    fn white_space_at_the_end_changes_nothing() {
+        let cases: [(&[u8], Author); 5] = [
+            (b" john@x.example", usable(&["x.example"], false)),
+            (b" john@x.example, =?utf-8?b?", usable(&["x.example"], false)),
+            (b" john@x.example, =?utf-8?b?Zm9v", usable(&["x.example"], false)),
+            (b" john@x.example, =?utf-8?b?AA==", Author::Unusable(Disagreement)),
+            (b" john@x.example, =?utf-8?b?=", Author::Unusable(Disagreement)),
+        ];
+        for (value, expected) in cases {
+            for end in ["", " ", "\t", "\r\n "] {
+                assert_eq!(read_from([value, end.as_bytes()].concat()), expected, "{} {end:?}", value.escape_ascii());
+            }
         }
     }
 

@@ -254,9 +254,36 @@ mod tests {
             ("author=a.example dkim=b.example", "author=a.example", false),
             ("network=192.0.2.0/24", "network=192.0.2.0/28 network=192.0.2.128/25", true),
             ("network=192.0.2.0/24", "network=192.0.2.0/28 network=198.51.100.1/32", false),
+            ("network=192.0.2.0/24", "author=a.example", false),
         ];
         for (wider, narrower, expected) in cases {
             assert_eq!(criteria(wider).cover(&criteria(narrower)), expected, "{wider} | {narrower}");
+        }
+        // Each kind counts, whatever else agrees.
+        let of = |kind: &str, name: &str| {
+            let all = ["network", "author", "host", "dkim", "spf", "arc", "list", "rcpt"];
+            let value = |key: &str| match (key == "network", key == kind) {
+                (true, true) => if name == "b.example" { "198.51.100.0/24" } else { "192.0.2.0/24" }.to_owned(),
+                (true, false) => "192.0.2.0/24".to_owned(),
+                (false, true) => name.to_owned(),
+                (false, false) => "a.example".to_owned(),
+            };
+            criteria(&all.map(|key| format!("{key}={}", value(key))).join(" "))
+        };
+        for kind in ["network", "author", "host", "dkim", "spf", "arc", "list", "rcpt"] {
+            assert!(of(kind, "a.example").cover(&of(kind, "a.example")), "{kind}");
+            assert!(!of(kind, "a.example").cover(&of(kind, "b.example")), "{kind}");
+        }
+    }
+
+    #[test]
+    fn claims_are_what_anyone_can_write() {
+        for text in ["", "author=a.example", "list=a.example", "rcpt=a.example", "author=a.example list=b.example"] {
+            assert!(criteria(text).hang_on_claims_alone(), "{text}");
+        }
+        for text in ["network=192.0.2.0/24", "host=a.example", "dkim=a.example", "spf=a.example", "arc=a.example"] {
+            assert!(!criteria(text).hang_on_claims_alone(), "{text}");
+            assert!(!criteria(&format!("{text} list=b.example")).hang_on_claims_alone(), "{text}");
         }
     }
 }

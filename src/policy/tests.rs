@@ -585,6 +585,53 @@ fn no_override_refuses_what_must_not_be_refused_and_none_outlives_its_end() {
 }
 
 #[test]
+fn an_override_for_a_message_in_doubt() {
+    let cases = [
+        (OverrideAction::Pass, '-', Rule::Override, Some(0)),
+        (OverrideAction::Tag, 'q', Rule::Override, Some(0)),
+        (OverrideAction::Reject, '4', Rule::IdentifierDoubt, None),
+    ];
+    for (action, done, rule, place) in cases {
+        let local = LocalPolicy { overrides: vec![one_override(action)], ..DEFAULT };
+        let facts = evaluation(vec![dmarc("example.org", "temperror/identifier", "p=reject")]);
+        let decision = decide(&facts, &ORDINARY, &local);
+        assert_eq!((letter(decision.disposition), decision.rule), (done, rule), "{action}");
+        assert_eq!(decision.deciding_assessment().unwrap().overridden_by, place, "{action}");
+    }
+}
+
+#[test]
+fn an_override_that_changes_nothing_is_none() {
+    let local = LocalPolicy { overrides: vec![one_override(OverrideAction::Pass)], ..DEFAULT };
+    let decision = decide(&evaluation(vec![dmarc("example.org", "fail", "p=none")]), &ORDINARY, &local);
+    assert_eq!((decision.rule, decision.overrides()), (Rule::FailNone, [].as_slice()));
+}
+
+#[test]
+fn each_sign_has_words_of_its_own() {
+    let mut comments: Vec<_> = Sign::ALL.iter().map(|sign| sign.comment()).collect();
+    assert!(comments.iter().all(|comment| !comment.is_empty()));
+    comments.sort_unstable();
+    comments.dedup();
+    assert_eq!(comments.len(), Sign::ALL.len());
+}
+
+#[test]
+fn a_host_name_is_wanted_where_an_override_hangs_on_one() {
+    let by_host = Criteria { hosts: vec![domain("fwd.example")], ..Criteria::default() };
+    let on_host = LocalOverride { criteria: by_host, ..one_override(OverrideAction::Pass) };
+    let cases = [
+        (Vec::new(), false),
+        (vec![one_override(OverrideAction::Pass)], false),
+        (vec![one_override(OverrideAction::Pass), on_host], true),
+    ];
+    for (overrides, expected) in cases {
+        let count = overrides.len();
+        assert_eq!(LocalPolicy { overrides, ..DEFAULT }.wants_host(), expected, "{count} overrides");
+    }
+}
+
+#[test]
 fn an_override_for_one_author_is_none_for_another() {
     let facts = evaluation(vec![dmarc("example.org", "fail", "p=reject"), dmarc("other.example", "fail", "p=reject")]);
     let local = LocalPolicy { overrides: vec![one_override(OverrideAction::Pass)], ..DEFAULT };

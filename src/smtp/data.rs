@@ -339,12 +339,14 @@ mod tests {
     struct Collected {
         content: Vec<u8>,
         wire: Vec<u8>,
+        pieces: usize,
     }
 
     impl Sink for Collected {
         fn piece(&mut self, content: &[u8], wire: &[u8]) {
             self.content.extend_from_slice(content);
             self.wire.extend_from_slice(wire);
+            self.pieces += 1;
         }
     }
 
@@ -429,6 +431,18 @@ mod tests {
         for (input, expected) in cases {
             assert_eq!(content_and_wire(input).3, expected, "{input:?}");
         }
+        let many_dots = [b"\0".as_slice(), &[b'.'; 257], b"\r\nx"].concat();
+        assert_eq!(content_and_wire(&many_dots).3, Irregularities::default(), "dots beyond what an octet counts");
+    }
+
+    #[test]
+    fn regular_lines_go_on_in_one_piece() {
+        // "a", CR LF and "b"; or one slice with all lines that no dot begins.
+        let cases: [(&[u8], usize); 4] =
+            [(b"a\r\nb\r\nc\r\nd", 1), (b"a\r\n\r\nb", 1), (b"a\r\nb\r\n..c\r\nd", 4), (b"a\nb\nc", 5)];
+        for (input, pieces) in cases {
+            assert_eq!(decode(&[input]).0.pieces, pieces, "{input:?}");
+        }
     }
 
     #[test]
@@ -441,6 +455,7 @@ mod tests {
     fn counted(input: &[u8]) -> (Collected, Irregularities, bool) {
         let decode = |pieces: &[&[u8]]| {
             let (mut decoder, mut out) = (Decoder::new(Framing::Count), Collected::default());
+            assert_eq!(decoder.framing(), Framing::Count);
             for piece in pieces {
                 assert_eq!(decoder.decode(piece, &mut out), Progress::More, "only the count ends it: {input:?}");
             }
@@ -536,7 +551,7 @@ mod tests {
 
         #[test]
         fn chunks_hide_nothing_and_go_on_as_they_came(input in awkward(), cut in any::<prop::sample::Index>()) {
-            let (Collected { content, wire }, odd, ends_with_line) = counted(&input);
+            let (Collected { content, wire, .. }, odd, ends_with_line) = counted(&input);
             let whole = [&wire[..], end_of_data(ends_with_line)].concat();
             prop_assert!(odd.nul_dot_line || !hides_an_end(&wire), "{:?} -> {:?}", input, wire);
             prop_assert!(whole == b".\r\n" || memmem::find(&whole, b"\r\n.\r\n") == Some(whole.len() - 5));

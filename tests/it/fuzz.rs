@@ -7,15 +7,17 @@ mod targets;
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 15] = [
+const TARGETS: [(&str, Target); 19] = [
     ("arc", targets::arc),
     ("arc_results", targets::arc_results),
     ("authentication_results", targets::authentication_results),
     ("author", targets::author),
     ("bdat", targets::bdat),
+    ("bounce", targets::bounce),
     ("command", targets::command),
     ("config", targets::config),
     ("data", targets::data),
+    ("dkim_key", targets::dkim_key),
     ("dkim_signature", targets::dkim_signature),
     ("dmarc_record", targets::dmarc_record),
     ("header", targets::header),
@@ -23,6 +25,8 @@ const TARGETS: [(&str, Target); 15] = [
     ("proxy", targets::proxy),
     ("reply", targets::reply),
     ("session", targets::session),
+    ("spf", targets::spf),
+    ("suffix_list", targets::suffix_list),
 ];
 
 #[test]

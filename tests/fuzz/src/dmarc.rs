@@ -1,5 +1,6 @@
-//! What DMARC reads of strangers: who From says wrote a message, and policy records.
+//! What DMARC reads of strangers: who From says wrote a message, policy records, and lists of public suffixes.
 
+use dmarcgate::dmarc::public_suffix::List;
 use dmarcgate::dmarc::record::{Parsed, Place, Policy, RecordAt, Standing, parse, select};
 use dmarcgate::domain::Domain;
 use dmarcgate::message::author::Author;
@@ -60,4 +61,26 @@ pub fn dmarc_record(text: &[u8]) {
         (more.p, more.sp, more.np, more.standing, more.psd),
         (record.p, record.sp, record.np, record.standing, record.psd)
     );
+}
+
+/// Rules within a list that is sound otherwise: it is refused, or finds for every name the name or one above it, and what
+/// is an organizational domain is its own.
+pub fn suffix_list(rules: &[u8]) {
+    let filler: String = (0..5000).map(|i| format!("a{i}.filler\n")).collect();
+    let head = format!(
+        "// ===BEGIN ICANN DOMAINS===\ncom\norg\nuk\nco.uk\n*.ck\n!www.ck\n{filler}// ===END ICANN DOMAINS===\n\
+         // ===BEGIN PRIVATE DOMAINS===\n"
+    );
+    let text = [head.as_bytes(), rules, b"\n// ===END PRIVATE DOMAINS===\n"].concat();
+    let Ok(list) = List::parse(&text) else { return };
+    assert!(list.rules().is_some_and(|count| count >= 5000));
+    let rules = String::from_utf8_lossy(rules);
+    let of_rules = rules.lines().filter_map(|line| Domain::parse(line.trim().trim_start_matches(['!', '*', '.'])).ok());
+    let below = |domain: Domain| [Domain::parse(&format!("x.y.{domain}")).ok(), Some(domain)];
+    let known = ["a.example.com", "b.a7.filler"].into_iter().filter_map(|name| Domain::parse(name).ok());
+    for name in of_rules.take(20).flat_map(below).flatten().chain(known) {
+        let found = list.organizational_domain(&name);
+        assert!(found == name || name.is_within(&found), "{name}: {found}");
+        assert_eq!(list.organizational_domain(&found), found, "{name}");
+    }
 }

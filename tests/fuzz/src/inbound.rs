@@ -1,7 +1,8 @@
-//! Reports that others send.
+//! Reports that others send, and bounces of ours.
 
 use std::fmt::Write as _;
 
+use dmarcgate::report::bounce::{Bounce, BounceKind, Key};
 use dmarcgate::report::inbound::{Report, feedback, read, read_any, read_file};
 
 /// A message with a report, a report, packed or not: whatever it is, it is read within its bounds or refused.
@@ -60,10 +61,31 @@ fn again(report: &Report) {
     }
 }
 
+/// The header section of what comes to an address for bounces, then, behind an octet that UTF-8 has not, its body: what is
+/// believed of it is bounded, and once there is a status, nothing behind its part changes it. Nor is any text an address.
+pub fn bounce(input: &[u8]) {
+    let at = input.iter().position(|b| *b == SEPARATOR).unwrap_or(input.len());
+    let (header, body) = (&input[..at], input.get(at + 1..).unwrap_or_default());
+    let found = Bounce::read(header, body);
+    assert!(found.reason.chars().count() <= 200 && !found.reason.contains(char::is_control), "{:?}", found.reason);
+    assert!(found.kind != BounceKind::Other || found.reason.is_empty());
+    let mentions = |text: &[u8], word: &[u8]| text.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word));
+    assert!(found.kind == BounceKind::Other || mentions(header, b"multipart/report"));
+    assert!(found.kind != BounceKind::Failed || mentions(body, b"failed") && mentions(body, b"5."));
+    if found.kind != BounceKind::Other {
+        let more = b"\r\n--b\r\nContent-Type: message/delivery-status\r\n\r\nAction: failed\r\nStatus: 5.0.0\r\n";
+        assert_eq!(Bounce::read(header, &[body, more].concat()), found);
+    }
+    assert_eq!(Key::new(b"known to nobody").job(&String::from_utf8_lossy(input), NOW), None);
+}
+
 fn texts(report: &Report) -> impl Iterator<Item = &str> {
     let of_rows = report.rows.iter().flat_map(|(row, _)| [&*row.dkim_passed, &*row.spf_passed, &*row.reasons]);
     [&*report.organization, &*report.report_id, &*report.policy].into_iter().chain(of_rows)
 }
 
+/// Between the parts of an input.
+const SEPARATOR: u8 = 0xff;
+const NOW: i64 = 1_800_000_000;
 /// Octets of a text: four domains with spaces between.
 const MAX_TEXT: usize = 4 * 254;

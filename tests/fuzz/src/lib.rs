@@ -11,13 +11,15 @@ mod proxy;
 mod session;
 mod signatures;
 mod smtp;
+mod spf;
 
 pub use action::authentication_results;
 pub use config::config;
-pub use dmarc::{author, dmarc_record};
-pub use inbound::inbound;
+pub use dmarc::{author, dmarc_record, suffix_list};
+pub use inbound::{bounce, inbound};
 pub use message::{bdat, data, header};
 pub use proxy::proxy;
 pub use session::session;
-pub use signatures::{arc, arc_results, dkim_signature};
+pub use signatures::{arc, arc_results, dkim_key, dkim_signature};
 pub use smtp::{command, reply};
+pub use spf::spf;

@@ -1,4 +1,4 @@
-//! Signatures: DKIM-Signature fields, ARC chains and what their sealers say.
+//! Signatures: DKIM-Signature fields and their keys, ARC chains and what their sealers say.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use dmarcgate::dns::{Answer, Lookup, Miss, RecordType, Records, TxtRecords};
 use dmarcgate::evaluation::arc::Chain;
 use dmarcgate::evaluation::arc::results::dmarc_finding;
-use dmarcgate::evaluation::dkim::Signatures;
+use dmarcgate::evaluation::dkim::{Signatures, inspect};
 use dmarcgate::evaluation::{ArcResult, DkimResult, KeySearch};
 use dmarcgate::message::body_hash::BodyHasher;
 use dmarcgate::message::header::HeaderSection;
@@ -35,6 +35,24 @@ pub fn dkim_signature(input: &[u8]) {
     }
     let again = signatures.verify(&section, &keys, &hashes, NOW).outputs;
     assert_eq!(format!("{outputs:?}"), format!("{again:?}"));
+}
+
+/// A record at the name of a key: what is a key has its bounds, and neither folding nor tags of nobody's change it.
+pub fn dkim_key(text: &[u8]) {
+    let found = inspect(text);
+    match found {
+        Ok(facts) if facts.algorithm == "rsa" => assert!((1024..=8192).contains(&facts.bits), "{facts:?}"),
+        Ok(facts) => assert_eq!((facts.algorithm, facts.bits), ("ed25519", 256)),
+        Err(reason) => assert!(!reason.is_empty()),
+    }
+    let with = |more: &[u8]| inspect(&[text, more].concat());
+    if found.is_ok() {
+        assert_eq!(with(b"\r\n "), found, "folded at the end");
+        // A list has a bound, and a tag is there once.
+        let may_be_refused = text.iter().filter(|b| **b == b';').count() >= 62 || text.windows(2).any(|w| w == b"zz");
+        assert!(with(b"; zz=1") == found || may_be_refused, "a tag of nobody's");
+        assert!(with(b"; p=").is_err(), "a tag that is there twice");
+    }
 }
 
 /// A header section, then the record at the names of all keys.
