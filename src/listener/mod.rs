@@ -4,7 +4,7 @@ pub mod networks;
 pub mod proxy;
 pub mod slots;
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -374,7 +374,9 @@ async fn turn_away(mut stream: Stream, (enhanced, text): (&str, &str), patience:
 /// Says it and closes, whatever the client does with it: for when those who are told with patience are too many already.
 fn tell(socket: TcpStream, (enhanced, text): (&str, &str)) {
     if let Ok(mut socket) = socket.into_std() {
-        // It does not block, and a fresh socket takes so short a text at once.
+        // It does not block. What has come already, a PROXY header as a rule, is taken: else the kernel would reset the
+        // connection, and the reset may overtake the reply. A fresh socket takes so short a text at once.
+        let _ = socket.read(&mut [0; 512]);
         let _ = socket.write_all(Reply::new(421, enhanced, text).as_wire());
     }
 }

@@ -241,6 +241,23 @@ async fn a_client_that_comes_when_all_slots_are_taken_gets_the_next_that_is_free
 }
 
 #[tokio::test]
+async fn a_crowd_beyond_the_limit_is_told_to_the_last_client() {
+    // More than may wait, and more than are told with patience.
+    const CROWD: usize = 300;
+    let world = limited(|config| config.set("limits.sessions", 1)).await;
+    let _first = world.client().await;
+    let header = ProxyHeader::naming(ProxyVersion::V2, "198.51.100.7".parse().unwrap());
+    let mut crowd = Vec::new();
+    for _ in 0..CROWD {
+        crowd.push(Client::connect_through(world.gate.address(), header).await);
+    }
+    for mut client in crowd {
+        assert!(client.expect(421).await.says("4.3.2"));
+    }
+    world.wait_for_count("dmarcgate_connections_turned_away_total", CROWD as f64).await;
+}
+
+#[tokio::test]
 async fn a_silent_client_is_told_and_left() {
     let world = limited(|config| config.set("timeouts.command", "100ms")).await;
     let mut client = world.client().await;
