@@ -62,7 +62,9 @@ def main():
             postfix = RealServer()
             stack.callback(postfix.stop)
         signer = Signer()
-        world = World(base, os.path.abspath(binary), signer.public, postgres, postfix)
+        # The rows of a minute take two at most.
+        disk = 96 + int(4 * arguments.minutes)
+        world = World(base, os.path.abspath(binary), signer.public, disk, postgres, postfix)
         sound = asyncio.run(Run(arguments, world, signer).run())
     return 0 if sound else 1
 

@@ -157,8 +157,8 @@ class Process:
 class World:
     """All of it in the directory `base`."""
 
-    def __init__(self, base, binary, key, postgres=None, postfix=None):
-        self.base = pathlib.Path(base)
+    def __init__(self, base, binary, key, disk, postgres=None, postfix=None):
+        self.base, self.disk = pathlib.Path(base), disk
         self.postgres = postgres
         # Ports stay what they are over all deaths.
         names = ("plain", "tls", "upstream", "dns", "admin", "mta", "zone")
@@ -186,7 +186,7 @@ class World:
         """Starts it and waits until the gate is ready."""
         for name in ("spool", "store"):
             (self.base / name).mkdir()
-        self.small_disks = all(small_disk(self.base / name) for name in ("spool", "store"))
+        self.small_disks = all(small_disk(self.base / name, self.disk) for name in ("spool", "store"))
         self.write_certificate()
         store = self.postgres.url if self.postgres else f"sqlite://{self.base}/store/dmarcgate.db"
         self.config.write_text(CONFIG.format(base=self.base, store=store, **self.ports))
@@ -323,11 +323,11 @@ async def at_once():
     """The scripted server has delivered what it has taken."""
 
 
-def small_disk(directory):
+def small_disk(directory, megabytes):
     """Makes the directory a file system of its own that is soon full; whether that could be done."""
     if os.geteuid() != 0:
         return False
-    command = ["mount", "-t", "tmpfs", "-o", "size=96m", "none", directory]
+    command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "none", directory]
     return subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode == 0
 
 
