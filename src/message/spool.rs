@@ -1,8 +1,9 @@
 //! Holds the body of a message between the client's dot and the upstream's: memory first, then an unlinked file.
 //!
 //! Bodies are kept in the wire form in which they go on, so that sending them is copying. All spools share one memory
-//! budget. A spool that can't grow moves to its file; one that can't even start, or whose disk is full, is an error that
-//! ends in 452, never in a lost message.
+//! budget. As long as most of it is free, a body of a few pieces stays in memory as a whole, since a file costs as much
+//! again as receiving and sending it; else one that has filled its first piece moves to its file. One that can't
+//! even start, or whose disk is full, is an error that ends in 452, never in a lost message.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
@@ -36,6 +37,9 @@ pub struct Spooler {
 #[derive(Debug)]
 pub struct Spool {
     spooler: Spooler,
+    /// What came before `memory`, while there is memory to spare for it; empty once there is a file.
+    pieces: Vec<Arc<Piece>>,
+    /// The piece that is coming.
     memory: Vec<u8>,
     /// Octets of the message that are kept elsewhere.
     apart: usize,
@@ -46,9 +50,18 @@ pub struct Spool {
     filed: u64,
 }
 
-/// What a spool holds, for one more reader once it has gone its way: what is in its file is shared and not copied.
+/// A piece that is complete. It counts for the budget until its last reader is gone.
+#[derive(Debug)]
+struct Piece {
+    octets: Vec<u8>,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// What a spool holds, for one more reader once it has gone its way: pieces and what is in its file are shared and not
+/// copied.
 #[derive(Debug)]
 pub struct Duplicate {
+    pieces: Vec<Arc<Piece>>,
     memory: Vec<u8>,
     file: Option<File>,
     filed: u64,
@@ -81,7 +94,15 @@ impl Spooler {
 
     /// An empty spool.
     pub fn spool(&self) -> Spool {
-        Spool { spooler: self.clone(), memory: Vec::new(), apart: 0, permit: None, file: None, filed: 0 }
+        Spool {
+            spooler: self.clone(),
+            pieces: Vec::new(),
+            memory: Vec::new(),
+            apart: 0,
+            permit: None,
+            file: None,
+            filed: 0,
+        }
     }
 
     /// Octets of memory in use, in whole units.
@@ -108,7 +129,8 @@ impl Spooler {
 impl Spool {
     /// Octets kept.
     pub fn len(&self) -> u64 {
-        self.filed + self.memory.len() as u64
+        let pieces = self.pieces.iter().map(|piece| piece.octets.len()).sum::<usize>();
+        self.filed + (pieces + self.memory.len()) as u64
     }
 
     /// Whether nothing is kept.
@@ -118,7 +140,7 @@ impl Spool {
 
     /// Lets go of all that is kept.
     pub fn clear(&mut self) {
-        (self.memory, self.apart, self.permit, self.file, self.filed) = (Vec::new(), 0, None, None, 0);
+        *self = self.spooler.spool();
     }
 
     /// Takes a piece into memory. Call [`Spool::settle`] after each piece that was read from the client, so that memory
@@ -139,25 +161,26 @@ impl Spool {
     ///
     /// [`Error`]: the message can't be taken for now.
     pub async fn settle(&mut self) -> Result<(), Error> {
-        if self.memory.len() < FILE_PIECE && self.reserve() {
+        let is_full = self.memory.len() >= FILE_PIECE;
+        if self.reserve() && (!is_full || self.put_by()) {
             return Ok(());
         }
-        // A file relieves the budget only of what is in `memory`, and nobody goes without a permit.
-        if self.permit.is_none() || self.memory.is_empty() {
+        // A file relieves the budget only of what is in memory here, and nobody goes without a permit.
+        if self.permit.is_none() || (self.memory.is_empty() && self.pieces.is_empty()) {
             return Err(Error::Exhausted);
         }
         self.move_to_file().await
     }
 
-    /// What there is for another reader. It takes memory beside the budget: a quarter of a megabyte at most, for the
-    /// caller to bound.
+    /// What there is for another reader. It takes memory beside the budget for what is no whole piece, a quarter of a
+    /// megabyte at most, for the caller to bound.
     ///
     /// # Errors
     ///
     /// There is no descriptor left for the file.
     pub fn duplicate(&self) -> io::Result<Duplicate> {
         let file = self.file.as_ref().map(File::try_clone).transpose()?;
-        Ok(Duplicate { memory: self.memory.clone(), file, filed: self.filed })
+        Ok(Duplicate { pieces: self.pieces.clone(), memory: self.memory.clone(), file, filed: self.filed })
     }
 
     /// Up to so many octets from the beginning, as they go on.
@@ -167,7 +190,8 @@ impl Spool {
     /// The file can't be read.
     pub async fn beginning(&self, octets: usize) -> io::Result<Vec<u8>> {
         let Some(file) = &self.file else {
-            return Ok(self.memory.get(..self.memory.len().min(octets)).unwrap_or_default().to_vec());
+            let pieces = self.pieces.iter().map(|piece| &piece.octets).chain([&self.memory]);
+            return Ok(pieces.flatten().copied().take(octets).collect());
         };
         let file = file.try_clone()?;
         let read = spawn_blocking(move || {
@@ -192,7 +216,7 @@ impl Spool {
         if need == 0 {
             return true;
         }
-        // Invariant: `need` is at most FILE_PIECE plus one read, in units.
+        // Invariant: `need` is at most a piece plus one read, in units.
         let need = u32::try_from(need).unwrap_or(u32::MAX);
         match Arc::clone(&self.spooler.budget).try_acquire_many_owned(need) {
             Ok(more) => {
@@ -206,19 +230,36 @@ impl Spool {
         }
     }
 
+    /// Begins another piece in memory, if there is so much to spare; false if not.
+    fn put_by(&mut self) -> bool {
+        let used = self.spooler.units.saturating_sub(self.spooler.budget.available_permits());
+        if self.file.is_some() || self.pieces.len() + 1 >= PIECES || used > self.spooler.units / AMPLE {
+            return false;
+        }
+        let units = self.memory.len() / UNIT;
+        let Some(permit) = self.permit.as_mut().and_then(|permit| permit.split(units)) else { return false };
+        let octets = std::mem::replace(&mut self.memory, Vec::with_capacity(FILE_PIECE));
+        self.pieces.push(Arc::new(Piece { octets, _permit: permit }));
+        true
+    }
+
     async fn move_to_file(&mut self) -> Result<(), Error> {
-        let piece = std::mem::take(&mut self.memory);
+        let length = self.len();
+        let (pieces, piece) = (std::mem::take(&mut self.pieces), std::mem::take(&mut self.memory));
         let (file, directory) = (self.file.take(), Arc::clone(&self.spooler.directory));
         let written = spawn_blocking(move || -> io::Result<(File, Vec<u8>)> {
             let mut file = match file {
                 Some(file) => file,
                 None => tempfile::tempfile_in(directory)?,
             };
+            for kept in &pieces {
+                file.write_all(&kept.octets)?;
+            }
             file.write_all(&piece)?;
             Ok((file, piece))
         });
         let (file, mut piece) = written.await.map_err(io::Error::other)??;
-        self.filed += piece.len() as u64;
+        self.filed = length;
         piece.clear();
         (self.file, self.memory) = (Some(file), piece);
         Ok(())
@@ -237,6 +278,7 @@ impl Duplicate {
             // By place: the position is shared with the other reader.
             file.read_exact_at(&mut whole, 0)?;
         }
+        self.pieces.iter().for_each(|piece| whole.extend_from_slice(&piece.octets));
         whole.extend_from_slice(&self.memory);
         Ok(whole)
     }
@@ -254,6 +296,8 @@ pub struct Reader {
 enum ReaderState {
     Start,
     File,
+    /// The next of the pieces.
+    Piece(usize),
     Memory,
     End,
 }
@@ -274,7 +318,7 @@ impl Reader {
         loop {
             match self.state {
                 ReaderState::Start => {
-                    self.state = if self.spool.file.is_some() { ReaderState::File } else { ReaderState::Memory };
+                    self.state = if self.spool.file.is_some() { ReaderState::File } else { ReaderState::Piece(0) };
                     if let Some(file) = &mut self.spool.file {
                         file.seek(SeekFrom::Start(0))?;
                     }
@@ -285,6 +329,11 @@ impl Reader {
                     }
                     self.state = ReaderState::Memory;
                 }
+                ReaderState::Piece(next) if next < self.spool.pieces.len() => {
+                    self.state = ReaderState::Piece(next + 1);
+                    return Ok(self.spool.pieces.get(next).map(|piece| piece.octets.as_slice()));
+                }
+                ReaderState::Piece(_) => self.state = ReaderState::Memory,
                 ReaderState::Memory => {
                     self.state = ReaderState::End;
                     return Ok(Some(&self.spool.memory).filter(|m| !m.is_empty()).map(Vec::as_slice));
@@ -313,9 +362,14 @@ impl Reader {
 
 /// Octets of the steps in which memory is accounted.
 const UNIT: usize = 16 * 1024;
-/// Octets that a spool holds in memory before it moves them to its file; also the size of the pieces read back. Larger
-/// pieces cost memory for each of many large messages at once, smaller ones more hand-overs to the blocking threads.
+/// Octets of a piece: what a spool holds in memory before it moves to its file, unless there is memory to spare; also what
+/// is read back at a time. Larger pieces cost memory for each of many large messages at once, smaller ones more
+/// hand-overs to the blocking threads.
 const FILE_PIECE: usize = 256 * 1024;
+/// Pieces that a spool fills before it moves to its file at the latest.
+const PIECES: usize = 8;
+/// There is memory to spare as long as no more than this part of the budget is in use.
+const AMPLE: usize = 8;
 
 #[cfg(test)]
 mod tests {
@@ -347,16 +401,64 @@ mod tests {
     async fn bodies_of_any_size_come_back_whole() {
         let (spooler, directory) = spooler(1 << 20);
         for octets in [0, 1, UNIT, FILE_PIECE - 1, FILE_PIECE, FILE_PIECE + 1, 5 * FILE_PIECE + 17] {
-            let mut spool = spooler.spool();
-            let all = fill(&mut spool, octets).await.unwrap();
-            assert_eq!(spool.len(), octets as u64);
-            assert!(spool.file.is_some() == (octets >= FILE_PIECE), "{octets}");
-            let duplicate = spool.duplicate().unwrap();
-            assert!(read(spool).await == all, "{octets}");
-            assert!(duplicate.read().unwrap() == all, "{octets}, once more");
+            come_back_whole(&spooler, octets, FILE_PIECE).await;
         }
-        assert_eq!(spooler.memory_used(), 0);
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "files are unlinked");
+    }
+
+    #[tokio::test]
+    async fn with_memory_to_spare_no_file_is_made_for_a_few_pieces() {
+        // Pieces are a little larger than they are named, by what is read at a time.
+        let (spooler, _directory) = spooler((AMPLE * (PIECES + 1) * FILE_PIECE) as u64);
+        for octets in [FILE_PIECE, 3 * FILE_PIECE + 17, (PIECES - 1) * FILE_PIECE, 9 * FILE_PIECE, 30 * FILE_PIECE] {
+            come_back_whole(&spooler, octets, PIECES * FILE_PIECE).await;
+        }
+    }
+
+    /// A body of so many octets, which makes a file from `in_memory` on.
+    async fn come_back_whole(spooler: &Spooler, octets: usize, in_memory: usize) {
+        let mut spool = spooler.spool();
+        let all = fill(&mut spool, octets).await.unwrap();
+        assert_eq!(spool.len(), octets as u64);
+        assert!(spool.file.is_some() == (octets >= in_memory), "{octets}");
+        assert!(
+            spool.beginning(FILE_PIECE / 2 * 3).await.unwrap() == all[..octets.min(FILE_PIECE / 2 * 3)],
+            "{octets}"
+        );
+        let duplicate = spool.duplicate().unwrap();
+        assert!(read(spool).await == all, "{octets}");
+        assert!(duplicate.read().unwrap() == all, "{octets}, once more");
+        assert_eq!(spooler.memory_used(), 0);
+    }
+
+    #[tokio::test]
+    async fn pieces_count_until_their_last_reader_is_gone() {
+        let (spooler, _directory) = spooler((AMPLE * 4 * FILE_PIECE) as u64);
+        let mut spool = spooler.spool();
+        fill(&mut spool, 2 * FILE_PIECE).await.unwrap();
+        assert!(spooler.memory_used() >= 2 * FILE_PIECE as u64);
+        let duplicate = spool.duplicate().unwrap();
+        drop(spool);
+        assert!(spooler.memory_used() >= FILE_PIECE as u64);
+        drop(duplicate);
+        assert_eq!(spooler.memory_used(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_moves_to_its_file_gives_its_pieces_back() {
+        let (spooler, _directory) = spooler((AMPLE * 4 * FILE_PIECE) as u64);
+        let mut first = spooler.spool();
+        fill(&mut first, 3 * FILE_PIECE).await.unwrap();
+        assert!(first.file.is_none());
+        let mut second = spooler.spool();
+        let all = fill(&mut second, 3 * FILE_PIECE).await.unwrap();
+        assert!(second.file.is_some(), "the first has used up what there was to spare");
+        assert!(spooler.memory_used() < 5 * FILE_PIECE as u64);
+        assert!(read(second).await == all);
+        fill(&mut first, 30 * FILE_PIECE).await.unwrap();
+        assert!(first.file.is_some());
+        assert!(spooler.memory_used() < 2 * FILE_PIECE as u64);
+        assert_eq!(first.len(), 33 * FILE_PIECE as u64);
     }
 
     #[tokio::test]

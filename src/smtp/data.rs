@@ -6,7 +6,7 @@
 //! however lenient, can see an end of data or a command where the gate saw none (SMTP smuggling). In BDAT a dot is only a
 //! dot and the octets are counted; all else is the same, so that a message may come in one form and leave in the other.
 
-use memchr::{memchr, memchr2, memmem};
+use memchr::{memchr, memchr2, memmem, memrchr};
 
 /// Takes what a [`Decoder`] yields.
 pub trait Sink {
@@ -122,7 +122,7 @@ impl Decoder {
 
     /// Takes the next octets. After [`Progress::End`] the decoder is done.
     pub fn decode(&mut self, input: &[u8], sink: &mut impl Sink) -> Progress {
-        let mut at = 0;
+        let (mut at, mut uneven_to) = (0, 0);
         while let Some(&next) = input.get(at) {
             match (self.state, next) {
                 (State::LineStart, b'.') if self.framing == Framing::Dot => {
@@ -141,7 +141,7 @@ impl Decoder {
                 }
                 (State::LineStart | State::SoftLineStart | State::Middle, _) => {
                     self.state = State::Middle;
-                    at = self.middle(input, at, sink);
+                    at = self.middle(input, at, &mut uneven_to, sink);
                 }
                 (State::Cr, b'\n') => {
                     sink.piece(b"\r\n", b"\r\n");
@@ -181,9 +181,10 @@ impl Decoder {
     }
 
     /// Passes on what stands in the middle of lines from `at` on, up to a place where the state changes.
-    fn middle(&mut self, input: &[u8], at: usize, sink: &mut impl Sink) -> usize {
+    fn middle(&mut self, input: &[u8], at: usize, uneven_to: &mut usize, sink: &mut impl Sink) -> usize {
         let mut end = at;
         loop {
+            end = self.regular_lines(input, end, uneven_to);
             let rest = input.get(end..).unwrap_or_default();
             let Some(found) = memchr2(b'\r', b'\n', rest) else {
                 self.shape(rest);
@@ -212,6 +213,32 @@ impl Decoder {
                 }
             }
         }
+    }
+
+    /// Goes over regular lines from `at` on, inside one, many at once, and gives where it came to: inside a line again.
+    /// `uneven_to` is where those end in which something was met, so that nothing is looked at twice.
+    fn regular_lines(&mut self, input: &[u8], mut at: usize, uneven_to: &mut usize) -> usize {
+        while at >= *uneven_to
+            && let Some(window) = input.get(at..at + WINDOW)
+        {
+            // What stands behind a line end decides about it.
+            let window = window.strip_suffix(b"\r").unwrap_or(window);
+            let window = window.strip_suffix(b"\r\n").unwrap_or(window);
+            if !is_regular(window) {
+                *uneven_to = at + WINDOW;
+                break;
+            }
+            match (memchr(b'\r', window), memrchr(b'\n', window)) {
+                (Some(first), Some(last)) => {
+                    self.shape(window.get(..first).unwrap_or_default());
+                    self.end_line(State::Middle);
+                    self.shape(window.get(last + 1..).unwrap_or_default());
+                }
+                _ => self.shape(window),
+            }
+            at += window.len();
+        }
+        at
     }
 
     fn bare_cr(&mut self, sink: &mut impl Sink) {
@@ -323,11 +350,23 @@ pub fn end_of_data(ends_with_line: bool) -> &'static [u8] {
     if ends_with_line { b".\r\n" } else { b"\r\n.\r\n" }
 }
 
+/// Whether octets that begin and end inside a line have regular line ends alone, and no dot behind one, and no NUL. Without
+/// a way out of the loop, the compiler looks at many of them at once.
+fn is_regular(octets: &[u8]) -> bool {
+    let (Some(first), Some(last), Some(tail)) = (octets.first(), octets.last(), octets.get(1..)) else { return false };
+    let is_odd = |(a, b): (&u8, &u8)| ((*a == b'\r') != (*b == b'\n')) | ((*a == b'\n') & (*b == b'.')) | (*a == 0);
+    let is_odd_inside = octets.iter().zip(tail).fold(false, |odd, pair| odd | is_odd(pair));
+    !is_odd_inside && *first != b'\n' && !matches!(last, b'\r' | b'\n' | 0)
+}
+
 fn pass(sink: &mut impl Sink, input: &[u8], from: usize, to: usize) {
     if let Some(piece) = input.get(from..to).filter(|p| !p.is_empty()) {
         sink.piece(piece, piece);
     }
 }
+
+/// Octets that are looked at at once.
+const WINDOW: usize = 1024;
 
 #[cfg(test)]
 mod tests {
@@ -519,7 +558,49 @@ mod tests {
         .prop_map(|parts| parts.concat())
     }
 
+    /// What is awkward among so many regular lines that these are looked at many at once.
+    fn awkward_among_lines() -> impl Strategy<Value = Vec<u8>> {
+        let lines = || {
+            (0..2 * WINDOW, 2_usize..90).prop_map(|(octets, length)| {
+                let line = [&b"x".repeat(length)[..], b"\r\n"].concat();
+                line.into_iter().cycle().take(octets).collect::<Vec<u8>>()
+            })
+        };
+        let few = || awkward().prop_map(|octets| octets.into_iter().take(6).collect::<Vec<u8>>());
+        prop::collection::vec((lines(), few()), 1..4)
+            .prop_map(|parts| parts.into_iter().flat_map(|(lines, odd)| [lines, odd].concat()).collect())
+    }
+
     proptest! {
+        #[test]
+        fn many_lines_at_once_are_what_they_are_octet_by_octet(
+            mut input in awkward_among_lines(),
+            nul_line in any::<Option<prop::sample::Index>>(),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            if let Some(at) = nul_line {
+                let at = at.index(input.len() + 1);
+                input.splice(at..at, *b"\r\n\0.\r\n");
+            }
+            for framing in [Framing::Dot, Framing::Count] {
+                let decode = |pieces: &mut dyn Iterator<Item = &[u8]>| {
+                    let (mut decoder, mut out, mut taken) = (Decoder::new(framing), Collected::default(), 0);
+                    for piece in pieces {
+                        if let Progress::End(end) = decoder.decode(piece, &mut out) {
+                            return (out.content, out.wire, decoder.irregularities(), Some(taken + end));
+                        }
+                        taken += piece.len();
+                    }
+                    decoder.finish(&mut out);
+                    (out.content, out.wire, decoder.irregularities(), None)
+                };
+                let single = decode(&mut input.chunks(1));
+                prop_assert!(decode(&mut [&input[..]].into_iter()) == single, "{:?}", input);
+                let (a, b) = input.split_at(cut.index(input.len() + 1));
+                prop_assert!(decode(&mut [a, b].into_iter()) == single, "{:?}", input);
+            }
+        }
+
         #[test]
         fn any_content_comes_out_as_it_went_in(mut content in awkward(), cut in any::<prop::sample::Index>()) {
             // Content as a client has it: CRLF line ends only.
