@@ -62,6 +62,7 @@ async fn every_octet_of_a_message_arrives_as_it_was_sent() {
         ("octets of all values", [b"From: a@a.example\r\nX: ", &octets[..], b"\r\n\r\n", &octets, b"\r\n"].concat()),
         ("white space at line ends", b"From: a@a.example  \r\n\r\nbody \t \r\n \r\n\t\r\n".to_vec()),
         ("empty lines at the end", b"From: a@a.example\r\n\r\nbody\r\n\r\n\r\n\r\n".to_vec()),
+        ("of some pieces", [b"From: a@a.example\r\n\r\n", &large[..1 << 20], b"\r\n"].concat()),
         ("large", [b"From: a@a.example\r\n\r\n", &large[..], b"\r\n"].concat()),
     ];
     for mode in ["normalize", "reject"] {

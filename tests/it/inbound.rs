@@ -27,7 +27,11 @@ fn zone() -> Zone {
 
 async fn world() -> World {
     let script = Script::with_xclient().rule(on(DOT).with("refused@").reply("554 5.7.1 spam"));
-    World::unprobed(script, zone(), |config| config.set("reports.inbound.addresses", vec!["dmarc@rcpt.example"])).await
+    let configure = |config: ConfigText| {
+        // So little that a body of some hundred kilobytes is in a file.
+        config.set("reports.inbound.addresses", vec!["dmarc@rcpt.example"]).set("spool.memory", "1MiB")
+    };
+    World::unprobed(script, zone(), configure).await
 }
 
 /// A report whose period has just ended, with an id that stands behind a dot at the start of a line.

@@ -177,7 +177,7 @@ async fn a_header_section_counts_for_the_memory_of_all() {
 
 #[tokio::test]
 async fn a_spool_directory_that_goes_puts_messages_off_until_it_is_back() {
-    let world = limited(|config| config).await;
+    let world = limited(|config| config.set("spool.memory", "1MiB")).await;
     let spool = world.gate.directory().join("spool");
     std::fs::remove_dir_all(&spool).unwrap();
     let mut client = world.client().await;
