@@ -146,6 +146,11 @@ impl Spool {
     /// Takes a piece into memory. Call [`Spool::settle`] after each piece that was read from the client, so that memory
     /// stays bounded.
     pub fn push(&mut self, piece: &[u8]) {
+        let needed = self.memory.len() + piece.len();
+        // A body that is more than some tens of kilobytes is often much more: room is made once.
+        if needed > self.memory.capacity() && (ROOM / 8..=ROOM).contains(&needed) {
+            self.memory.reserve_exact(ROOM - self.memory.len());
+        }
         self.memory.extend_from_slice(piece);
     }
 
@@ -238,7 +243,7 @@ impl Spool {
         }
         let units = self.memory.len() / UNIT;
         let Some(permit) = self.permit.as_mut().and_then(|permit| permit.split(units)) else { return false };
-        let octets = std::mem::replace(&mut self.memory, Vec::with_capacity(FILE_PIECE));
+        let octets = std::mem::replace(&mut self.memory, Vec::with_capacity(ROOM));
         self.pieces.push(Arc::new(Piece { octets, _permit: permit }));
         true
     }
@@ -366,10 +371,12 @@ const UNIT: usize = 16 * 1024;
 /// is read back at a time. Larger pieces cost memory for each of many large messages at once, smaller ones more
 /// hand-overs to the blocking threads.
 const FILE_PIECE: usize = 256 * 1024;
+/// A piece with what one read may add to it before it is settled.
+const ROOM: usize = FILE_PIECE + 64 * 1024;
 /// Pieces that a spool fills before it moves to its file at the latest.
 const PIECES: usize = 8;
 /// There is memory to spare as long as no more than this part of the budget is in use.
-const AMPLE: usize = 8;
+const AMPLE: usize = 16;
 
 #[cfg(test)]
 mod tests {
