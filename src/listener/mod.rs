@@ -188,8 +188,10 @@ impl Host {
         let mut stop = self.gate.stop.clone();
         if chair.is_some() {
             let waited = tokio::select! {
-                slot = timeout(MAX_WAIT, slots.next()) => slot.ok().flatten().map(Ok),
+                // The slots that come free then are not for anybody new.
+                biased;
                 () = async { drop(stop.wait_for(|stop| *stop).await) } => Some(Err(Stopping)),
+                slot = timeout(MAX_WAIT, slots.next()) => slot.ok().flatten().map(Ok),
             };
             match waited {
                 Some(Ok(slot)) => {

@@ -3,7 +3,9 @@
 use std::time::Instant;
 
 use crate::support::client::{Client, encode};
+use crate::support::config::ConfigText;
 use crate::support::dns::Zone;
+use crate::support::proxy::{ProxyHeader, ProxyVersion};
 use crate::support::rules::{DOT, Hold, Script, on};
 use crate::support::world::{MESSAGE, World};
 
@@ -39,7 +41,7 @@ async fn a_running_transaction_ends_with_its_reply_and_the_others_are_told() {
 
 #[tokio::test]
 async fn at_the_deadline_what_still_runs_is_cut_off_without_a_250() {
-    let change = |config: crate::support::config::ConfigText| config.set("timeouts.shutdown", "200ms");
+    let change = |config: ConfigText| config.set("timeouts.shutdown", "200ms");
     let mut world = World::with(Script::new(), Zone::new(), change).await;
     let mut client = world.client().await;
     client.pipeline(&["MAIL FROM:<a@a.example>", "RCPT TO:<x@b.example>", "DATA"]).await[2].assert(354);
@@ -108,6 +110,42 @@ async fn who_waits_to_be_accepted_is_told_to_come_again() {
         client.expect_close().await;
     }
     assert!(world.gate.wait_for_exit().await.success());
+}
+
+#[tokio::test]
+async fn who_waits_for_a_slot_is_told_to_come_again() {
+    /// As many as may wait.
+    const WAITING: usize = 128;
+    let header = ProxyHeader::naming(ProxyVersion::V2, "198.51.100.7".parse().unwrap());
+    // On a slow machine they may have waited too long before the gate stops.
+    let told_of_the_stop = async {
+        loop {
+            let change = |config: ConfigText| config.set("limits.sessions", 1);
+            let mut world = World::with(Script::new(), Zone::new(), change).await;
+            let mut served = world.client().await;
+            let mut waiting = Vec::new();
+            for _ in 0..WAITING {
+                waiting.push(Client::connect_through(world.gate.address(), header).await);
+            }
+            // One more is told at once, behind all who came before.
+            let mut surplus = Client::connect_through(world.gate.address(), header).await;
+            assert!(surplus.expect(421).await.says("Too many sessions"));
+            world.gate.signal("TERM");
+            served.expect(421).await;
+            let mut told = 0;
+            for client in &mut waiting {
+                let reply = client.expect(421).await;
+                assert!(reply.says("4.3.2"));
+                told += usize::from(reply.says("is being restarted"));
+                client.expect_close().await;
+            }
+            assert!(world.gate.wait_for_exit().await.success());
+            if told > 0 {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(crate::support::PATIENCE, told_of_the_stop).await.expect("some who were still waiting");
 }
 
 #[tokio::test]
