@@ -571,6 +571,47 @@ mod tests {
             .prop_map(|parts| parts.into_iter().flat_map(|(lines, odd)| [lines, odd].concat()).collect())
     }
 
+    /// Whether pieces, as dot-stuffed data and as chunks, come out as their octets do that are fed one by one.
+    fn is_the_same_octet_by_octet(pieces: &[&[u8]]) -> bool {
+        let decode = |framing, pieces: &[&[u8]]| {
+            let (mut decoder, mut out, mut taken) = (Decoder::new(framing), Collected::default(), 0);
+            for piece in pieces {
+                if let Progress::End(end) = decoder.decode(piece, &mut out) {
+                    return (out.content, out.wire, decoder.irregularities(), Some(taken + end));
+                }
+                taken += piece.len();
+            }
+            decoder.finish(&mut out);
+            (out.content, out.wire, decoder.irregularities(), None)
+        };
+        let whole = pieces.concat();
+        let single: Vec<&[u8]> = whole.chunks(1).collect();
+        [Framing::Dot, Framing::Count].into_iter().all(|framing| decode(framing, pieces) == decode(framing, &single))
+    }
+
+    #[test]
+    fn what_stands_where_one_look_at_many_lines_ends_is_seen() {
+        let odd: [&[u8]; 12] =
+            [b"\0.", b"\0", b".", b"..", b"\0.x", b"x\0.", b"\r", b"\n", b"\r\n.", b"\r\n\0.", b"\r\n..\0", b"\n."];
+        // One look ends inside a line, at a line end, and before any.
+        for length in [5, 6, 3 * WINDOW] {
+            let lines = |octets| {
+                let line = [&b"x".repeat(length)[..], b"\r\n"].concat();
+                line.into_iter().cycle().take(octets).collect::<Vec<u8>>()
+            };
+            for octets in WINDOW - 4..=WINDOW + 4 {
+                for odd in odd {
+                    let input = [&lines(octets)[..], odd, b"\r\n", &lines(2 * WINDOW)].concat();
+                    assert!(is_the_same_octet_by_octet(&[&input]), "{odd:?} behind {octets} octets");
+                    for cut in octets..octets + 3 {
+                        let (a, b) = input.split_at(cut);
+                        assert!(is_the_same_octet_by_octet(&[a, b]), "{odd:?} behind {octets} octets, cut at {cut}");
+                    }
+                }
+            }
+        }
+    }
+
     proptest! {
         #[test]
         fn many_lines_at_once_are_what_they_are_octet_by_octet(
@@ -582,23 +623,8 @@ mod tests {
                 let at = at.index(input.len() + 1);
                 input.splice(at..at, *b"\r\n\0.\r\n");
             }
-            for framing in [Framing::Dot, Framing::Count] {
-                let decode = |pieces: &mut dyn Iterator<Item = &[u8]>| {
-                    let (mut decoder, mut out, mut taken) = (Decoder::new(framing), Collected::default(), 0);
-                    for piece in pieces {
-                        if let Progress::End(end) = decoder.decode(piece, &mut out) {
-                            return (out.content, out.wire, decoder.irregularities(), Some(taken + end));
-                        }
-                        taken += piece.len();
-                    }
-                    decoder.finish(&mut out);
-                    (out.content, out.wire, decoder.irregularities(), None)
-                };
-                let single = decode(&mut input.chunks(1));
-                prop_assert!(decode(&mut [&input[..]].into_iter()) == single, "{:?}", input);
-                let (a, b) = input.split_at(cut.index(input.len() + 1));
-                prop_assert!(decode(&mut [a, b].into_iter()) == single, "{:?}", input);
-            }
+            let (a, b) = input.split_at(cut.index(input.len() + 1));
+            prop_assert!(is_the_same_octet_by_octet(&[&input]) && is_the_same_octet_by_octet(&[a, b]), "{:?}", input);
         }
 
         #[test]
