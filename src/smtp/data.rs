@@ -350,13 +350,13 @@ pub fn end_of_data(ends_with_line: bool) -> &'static [u8] {
     if ends_with_line { b".\r\n" } else { b"\r\n.\r\n" }
 }
 
-/// Whether octets that begin and end inside a line have regular line ends alone, and no dot behind one, and no NUL. Without
-/// a way out of the loop, the compiler looks at many of them at once.
+/// Whether octets that begin and end inside a line have regular line ends alone, no dot behind one, and no NUL but as the
+/// last. Without a way out of the loop, the compiler looks at many of them at once.
 fn is_regular(octets: &[u8]) -> bool {
     let (Some(first), Some(last), Some(tail)) = (octets.first(), octets.last(), octets.get(1..)) else { return false };
     let is_odd = |(a, b): (&u8, &u8)| ((*a == b'\r') != (*b == b'\n')) | ((*a == b'\n') & (*b == b'.')) | (*a == 0);
     let is_odd_inside = octets.iter().zip(tail).fold(false, |odd, pair| odd | is_odd(pair));
-    !is_odd_inside && *first != b'\n' && !matches!(last, b'\r' | b'\n' | 0)
+    !is_odd_inside && *first != b'\n' && !matches!(last, b'\r' | b'\n')
 }
 
 fn pass(sink: &mut impl Sink, input: &[u8], from: usize, to: usize) {
