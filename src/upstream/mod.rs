@@ -2,37 +2,38 @@
 //!
 //! The connection opens at the first MAIL and serves the session's later transactions. What it was told in the present
 //! transaction is remembered, so that a connection lost (or held too long) before its DATA can be opened anew and told
-//! again, once. After DATA nothing is ever sent twice.
+//! again, once. After DATA nothing is ever sent twice. `opening` opens it, `exchange` talks on it, `transaction` and `login`
+//! say what a client may say.
 
 pub mod connection;
+mod exchange;
 pub mod handover;
+mod login;
 pub mod metrics;
+mod opening;
 pub mod pool;
 pub mod probe;
 pub mod security;
 pub mod servers;
+mod transaction;
 
 use std::collections::VecDeque;
-use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::net::lookup_host;
-use tokio::time::{sleep, timeout};
-use tracing::{debug, error, warn};
+use tokio::time::sleep;
 
-use self::connection::{Connection, DeliveryError, ExchangeError, Limits, OpenError, Sight};
-use self::handover::{Identity, Introduction};
+use self::connection::{Connection, DeliveryError, Sight};
+use self::handover::Identity;
 pub use self::metrics::Metrics;
-use self::metrics::{ConnectResult, LostAt};
+pub use self::opening::open_within;
 use self::pool::Selection;
 use self::security::Security;
 use self::servers::Servers;
-use crate::label::Label;
+pub use self::transaction::MAX_GROUP;
 use crate::message::spool;
 use crate::smtp::data::Framing;
 use crate::smtp::extension::Capabilities;
-use crate::smtp::reply::{Reply, ReplyError};
 
 /// How the upstream is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -271,213 +272,6 @@ impl Link {
         self.pinned
     }
 
-    /// Begins a transaction: connects if need be and relays MAIL, and with it the recipients that are known already, in
-    /// one write. `group` makes the commands for an upstream with these capabilities, or refuses one that lacks what they
-    /// need.
-    ///
-    /// # Errors
-    ///
-    /// No reply could be had; the client is told to try again.
-    pub async fn mail(
-        &mut self,
-        introduction: &Introduction,
-        group: impl Fn(&Capabilities) -> Option<Group>,
-    ) -> Result<Reply, Error> {
-        self.told = Told::default();
-        let reused = self.revive().await;
-        if !reused && let Some(refusal) = self.attach(introduction, None).await? {
-            return Ok(refusal);
-        }
-        match self.say_mail(&group).await? {
-            // An idle connection may have been ended meanwhile: that is not shown to the client.
-            Ok(reply) if reply.code() == 421 && reused => {}
-            Ok(reply) => return Ok(reply),
-            // A server that is silent, or says what can't be understood, is not asked again.
-            Err(ExchangeError::Lost(_)) => {}
-            Err(_) => return Err(self.lost(LostAt::BeforeData)),
-        }
-        if let Some(refusal) = self.attach(introduction, self.server).await? {
-            return Ok(refusal);
-        }
-        self.told.replayed = true;
-        self.say_mail(&group).await?.map_err(|_| self.lost(LostAt::BeforeData))
-    }
-
-    /// Relays one RCPT, or reads the reply to it if it has left with MAIL. `line` makes the command, or refuses an upstream
-    /// that lacks what it needs.
-    ///
-    /// # Errors
-    ///
-    /// The transaction is over; the client is told to try again.
-    pub async fn recipient(
-        &mut self,
-        introduction: &Introduction,
-        line: impl Fn(&Capabilities) -> Option<String>,
-    ) -> Result<Reply, Error> {
-        if self.ahead.is_empty() && !self.is_alive() {
-            self.replay(introduction).await?;
-        }
-        let command = self.capabilities().and_then(&line).ok_or(Error::Extension)?;
-        let first = match self.ahead.pop_front() {
-            Some(sent) if sent == command => self.answer(Expected::Done).await,
-            Some(_) => {
-                // What was sent is not what is asked for now: only a new connection is sure to know no one else.
-                self.drop_connection().await;
-                Err(ExchangeError::Lost(ErrorKind::Other.into()))
-            }
-            None => self.command(&command, Expected::Done).await,
-        };
-        let (command, reply) = match first {
-            Ok(reply) => (command, reply),
-            Err(ExchangeError::Lost(_)) => {
-                self.replay(introduction).await?;
-                // The new one may be another server.
-                let command = self.capabilities().and_then(line).ok_or(Error::Extension)?;
-                let reply = self.command(&command, Expected::Done).await.map_err(|_| self.lost(LostAt::BeforeData))?;
-                (command, reply)
-            }
-            Err(_) => return Err(self.lost(LostAt::BeforeData)),
-        };
-        if reply.is_positive() {
-            self.told.recipients.push(command);
-        }
-        Ok(reply)
-    }
-
-    /// Relays AUTH; the reply is the first challenge or the end.
-    ///
-    /// # Errors
-    ///
-    /// No reply could be had; the client is told to try again.
-    pub async fn log_in(
-        &mut self,
-        introduction: &Introduction,
-        mechanism: &str,
-        initial: Option<&str>,
-    ) -> Result<Reply, Error> {
-        self.told = Told::default();
-        let reused = self.revive().await;
-        if !reused && let Some(refusal) = self.attach(introduction, None).await? {
-            return Ok(refusal);
-        }
-        let is_offered = |found: &Capabilities| found.auth.iter().any(|known| **known == *mechanism);
-        if !self.capabilities().is_some_and(is_offered) {
-            return Err(Error::Extension);
-        }
-        let line = match initial {
-            Some(initial) => format!("AUTH {mechanism} {initial}"),
-            None => format!("AUTH {mechanism}"),
-        };
-        self.command(&line, Expected::Challenge).await.map_err(|_| Error::Lost)
-    }
-
-    /// Relays the client's response to a challenge.
-    ///
-    /// # Errors
-    ///
-    /// No reply could be had; the client is told to try again.
-    pub async fn respond(&mut self, response: &str) -> Result<Reply, Error> {
-        self.command(response, Expected::Challenge).await.map_err(|_| Error::Lost)
-    }
-
-    /// Says that the client has authenticated as `login` on the connection at hand, which is kept from now on if no other
-    /// can be told.
-    pub fn logged_in(&mut self, login: &str) {
-        let can_be_told = |connection: &Connection| connection.takes_login() && login != UNKNOWN_LOGIN;
-        self.pinned = !self.connection.as_ref().is_some_and(can_be_told);
-    }
-
-    /// Sends DATA and the message and gives the upstream's answer: to the end of data, or to DATA if it is refused.
-    ///
-    /// # Errors
-    ///
-    /// The transaction is over. The upstream has the message only if it is [`DeliveryError::AfterEnd`], and then it may.
-    pub async fn deliver(
-        &mut self,
-        introduction: &Introduction,
-        message: MessageParts,
-    ) -> (Result<Reply, Error>, Times) {
-        let mut times = Times::default();
-        let reply = self.hand_over(introduction, message, &mut times).await;
-        (reply, times)
-    }
-
-    async fn hand_over(
-        &mut self,
-        introduction: &Introduction,
-        message: MessageParts,
-        times: &mut Times,
-    ) -> Result<Reply, Error> {
-        let began = Instant::now();
-        if !self.ahead.is_empty() {
-            // It knows recipients that the client was not told of.
-            self.drop_connection().await;
-        }
-        if !self.is_alive() {
-            let replayed = self.replay(introduction).await;
-            times.connect = Some(began.elapsed());
-            replayed?;
-        }
-        let ready = Instant::now();
-        let as_chunk = message.framing == Framing::Count && self.capabilities().is_some_and(|c| c.chunking);
-        if !as_chunk {
-            // From here on nothing is told again: DATA was sent.
-            let reply = self.command("DATA", Expected::Data).await.map_err(|_| self.lost(LostAt::InData))?;
-            if reply.code() != 354 {
-                return Ok(reply);
-            }
-        }
-        let Some(mut connection) = self.connection.take() else { return Err(Error::Lost) };
-        let limits = Limits { timeouts: &self.settings.timeouts, began };
-        let result = match as_chunk {
-            true => connection.send_chunk(message, limits).await,
-            false => connection.send(message, limits).await,
-        };
-        self.last_use = Instant::now();
-        match connection.sent_at() {
-            Some(sent) => {
-                times.transfer = Some(sent.saturating_duration_since(ready));
-                times.reply = Some(sent.elapsed());
-            }
-            None => times.transfer = Some(ready.elapsed()),
-        }
-        // A chunk that is refused may leave its transaction open, until RSET (RFC 3030 §2).
-        if !as_chunk || !matches!(&result, Ok(reply) if !reply.is_positive()) {
-            self.told = Told::default();
-        }
-        match result {
-            Ok(reply) if reply.is_positive() || reply.is_transient() || reply.is_permanent() => {
-                if reply.code() != 421 {
-                    self.connection = Some(connection);
-                }
-                Ok(reply)
-            }
-            // The upstream has spoken, but nobody can say what it did with the message.
-            Ok(reply) => Err(self.undelivered(DeliveryError::AfterEnd(ReplyError::Unexpected(reply.code()).into()))),
-            // Its connection is gone with the rest of the message.
-            Err(DeliveryError::Refused(reply)) => Ok(reply),
-            Err(error) => Err(self.undelivered(error)),
-        }
-    }
-
-    /// Ends the transaction, if one is open, with RSET; a connection that does not answer well is dropped.
-    pub async fn reset(&mut self) {
-        if std::mem::take(&mut self.told).mail.is_none() {
-            return;
-        }
-        if !self.ahead.is_empty() {
-            return self.drop_connection().await;
-        }
-        let Some(connection) = &mut self.connection else { return };
-        // The client's reply waits for this one, whatever it is, so a slow upstream is rather left.
-        let limit = self.settings.timeouts.command.min(RESET_WAIT);
-        let reply = connection.command("RSET", limit).await;
-        self.last_use = Instant::now();
-        if !reply.is_ok_and(|reply| reply.is_positive()) {
-            self.drop_connection().await;
-        }
-    }
-
     /// Lets the connection go inside a transaction; it is opened and told again when the message is there.
     pub async fn let_go(&mut self) {
         self.told.parked = self.told.mail.is_some();
@@ -531,310 +325,11 @@ impl Link {
         usable
     }
 
-    /// Connects, and makes sure that the upstream knows of a client's login.
-    async fn attach(&mut self, introduction: &Introduction, avoid: Option<usize>) -> Result<Option<Reply>, Error> {
-        self.drop_connection().await;
-        let refusal = self.connect(introduction, avoid).await?;
-        let is_told = |login: &str, c: &Connection| c.takes_login() && login != UNKNOWN_LOGIN;
-        if let (Some(login), Some(connection)) = (&introduction.login, &self.connection)
-            && !is_told(login, connection)
-        {
-            self.drop_connection().await;
-            return Err(Error::LoginLost);
-        }
-        Ok(refusal)
-    }
-
-    /// Tries each server, `avoid` last. Gives the reply of one that refuses the client.
-    ///
-    /// All together have `timeouts.open`; of what is left of it each may use its share, so that one that hangs leaves
-    /// time for the others.
-    async fn connect(&mut self, introduction: &Introduction, avoid: Option<usize>) -> Result<Option<Reply>, Error> {
-        let mut slot = self.servers.slot().await?;
-        let (mut refusal, mut error) = (None, Error::Unavailable);
-        let deadline = Instant::now() + self.settings.timeouts.open;
-        let mut order = self.servers.order(avoid).into_iter();
-        while let Some(index) = order.next() {
-            let Some(server) = self.settings.servers.get(index) else { continue };
-            slot.at(index);
-            let (began, took) = (Instant::now(), self.metrics.connect_seconds.start_timer());
-            let left = u32::try_from(order.len()).unwrap_or(u32::MAX).saturating_add(1);
-            let share = deadline.saturating_duration_since(began) / left;
-            let opened = open_within(share, &self.settings, server, introduction).await;
-            took.observe_duration();
-            match opened {
-                Ok(mut connection) => {
-                    self.metrics.connections.inc(ConnectResult::Open);
-                    self.servers.answered(index);
-                    if connection.sight() == Sight::Client {
-                        self.servers.saw_a_client(index);
-                    }
-                    if connection.sight() == Sight::Gate && self.settings.blind == Blind::Refused {
-                        error!(
-                            session = &*self.session,
-                            server = &**server,
-                            "the upstream can't see the client: let it announce XCLIENT to this gate, set \
-                             upstream.identity, or set smtp.recipient_domains"
-                        );
-                        connection.quit().await;
-                        error = Error::Unguarded;
-                        continue;
-                    }
-                    connection.occupy(slot);
-                    self.last_use = Instant::now();
-                    self.sight = connection.sight();
-                    self.server = Some(index);
-                    self.connection = Some(connection);
-                    return Ok(None);
-                }
-                Err(cause) => {
-                    let cause = cause.settled(self.settings.identity, self.servers.sees_clients(index));
-                    let result = connect_result(&cause);
-                    self.metrics.connections.inc(result);
-                    self.report(server, result, &cause);
-                    match cause {
-                        // A refusal of the client is no fault of the server's.
-                        OpenError::ClientRefused(..) => self.servers.answered(index),
-                        _ => self.servers.failed(index, began),
-                    }
-                    match cause {
-                        OpenError::ClientRefused(reply, _) if reply.is_permanent() => return Ok(Some(reply)),
-                        OpenError::ClientRefused(reply, _) => refusal = Some(reply),
-                        OpenError::GateRefused { reply, .. } if reply.is_permanent() => error = Error::Refused,
-                        _ => {}
-                    }
-                }
-            }
-        }
-        refusal.map(Some).ok_or(error)
-    }
-
-    /// The outer error is a client that uses what this upstream lacks.
-    async fn say_mail(
-        &mut self,
-        group: &impl Fn(&Capabilities) -> Option<Group>,
-    ) -> Result<Result<Reply, ExchangeError>, Error> {
-        let Group { mail, recipients } = self.capabilities().and_then(group).ok_or(Error::Extension)?;
-        let reply = match self.queue(std::iter::once(&mail).chain(&recipients)) {
-            Ok(()) => {
-                self.ahead = recipients.into();
-                self.answer(Expected::Done).await
-            }
-            Err(error) => Err(self.failed(error)),
-        };
-        match &reply {
-            Ok(reply) if reply.is_positive() => self.told.mail = Some(mail),
-            _ => self.skip_ahead().await,
-        }
-        // What it wants of our link is not the client's to do.
-        if let Ok(reply) = &reply
-            && wants_tls(reply)
-            && self.settings.security == Security::Off
-        {
-            error!(
-                session = &*self.session,
-                reply = reply.summary(),
-                "the upstream wants TLS of this gate: set upstream.tls"
-            );
-            return Err(Error::Refused);
-        }
-        Ok(reply)
-    }
-
-    /// Reads the replies to recipients of a transaction that was refused.
-    async fn skip_ahead(&mut self) {
-        while self.connection.is_some() && self.ahead.pop_front().is_some() {
-            if self.answer(Expected::Done).await.is_err() {
-                self.drop_connection().await;
-            }
-        }
-        self.ahead.clear();
-    }
-
-    /// Opens a new connection and tells it what the lost one was told; all of it must be accepted again.
-    async fn replay(&mut self, introduction: &Introduction) -> Result<(), Error> {
-        let Told { mail, recipients, replayed, parked } = std::mem::take(&mut self.told);
-        let (Some(mail), true) = (mail, parked || !replayed) else { return Err(self.lost(LostAt::BeforeData)) };
-        debug!(session = &*self.session, "telling the transaction again on a new upstream connection");
-        self.drop_connection().await;
-        let sight = self.sight;
-        // A server that lost the transaction is not the first to be told it again.
-        let avoid = if parked { None } else { self.server };
-        if self.attach(introduction, avoid).await?.is_some() {
-            return Err(self.lost(LostAt::BeforeData));
-        }
-        if self.sight != sight {
-            // The message was made for an upstream that sees (or does not see) the client.
-            self.drop_connection().await;
-            return Err(self.lost(LostAt::BeforeData));
-        }
-        self.told.replayed = replayed || !parked;
-        let lines: Vec<&String> = std::iter::once(&mail).chain(&recipients).collect();
-        let pipelining = self.capabilities().is_some_and(|found| found.pipelining);
-        for group in lines.chunks(if pipelining { MAX_GROUP } else { 1 }) {
-            if !self.are_accepted(group).await {
-                self.drop_connection().await;
-                return Err(self.lost(LostAt::BeforeData));
-            }
-        }
-        if !parked {
-            self.metrics.lost.inc(LostAt::Replayed);
-        }
-        (self.told.mail, self.told.recipients) = (Some(mail), recipients);
-        Ok(())
-    }
-
-    /// Sends commands in one write; whether all of them are accepted.
-    async fn are_accepted(&mut self, lines: &[&String]) -> bool {
-        if self.queue(lines.iter().copied()).is_err() {
-            return false;
-        }
-        for _ in lines {
-            if !self.answer(Expected::Done).await.is_ok_and(|reply| reply.is_positive()) {
-                return false;
-            }
-        }
-        true
-    }
-
-    /// One command on the connection at hand, which is gone if this fails.
-    async fn command(&mut self, line: &str, expected: Expected) -> Result<Reply, ExchangeError> {
-        match self.queue(std::iter::once(line)) {
-            Ok(()) => self.answer(expected).await,
-            Err(error) => Err(self.failed(error)),
-        }
-    }
-
-    /// Queues commands, which leave with the next [`Link::answer`].
-    fn queue(&mut self, lines: impl IntoIterator<Item = impl AsRef<str>>) -> Result<(), ExchangeError> {
-        let connection = self.connection.as_mut().ok_or_else(|| ExchangeError::Lost(ErrorKind::NotConnected.into()))?;
-        lines.into_iter().try_for_each(|line| connection.queue(line.as_ref()))
-    }
-
-    /// The next reply on the connection at hand, which is gone if this fails.
-    async fn answer(&mut self, expected: Expected) -> Result<Reply, ExchangeError> {
-        let Some(connection) = &mut self.connection else {
-            return Err(ExchangeError::Lost(ErrorKind::NotConnected.into()));
-        };
-        let limit = self.settings.timeouts.command;
-        let result = connection.reply(limit).await.and_then(|reply| expected.check(reply));
-        self.last_use = Instant::now();
-        match result {
-            Ok(reply) if reply.code() == 421 => {
-                self.forget_connection();
-                Ok(reply)
-            }
-            Ok(reply) => Ok(reply),
-            Err(error) => Err(self.failed(error)),
-        }
-    }
-
-    fn failed(&mut self, error: ExchangeError) -> ExchangeError {
-        warn!(session = &*self.session, error = %error, "upstream connection lost");
-        if matches!(error, ExchangeError::Nonsense(_)) {
-            self.metrics.nonsense.inc();
-        }
-        self.forget_connection();
-        error
-    }
-
     fn forget_connection(&mut self) {
         self.connection = None;
         self.ahead.clear();
         self.pinned = false;
     }
-
-    fn lost(&mut self, at: LostAt) -> Error {
-        self.metrics.lost.inc(at);
-        self.told = Told::default();
-        Error::Lost
-    }
-
-    fn undelivered(&mut self, error: DeliveryError) -> Error {
-        warn!(session = &*self.session, error = %error, "message not delivered");
-        let at = if matches!(error, DeliveryError::AfterEnd(_)) { LostAt::AfterEnd } else { LostAt::InData };
-        self.metrics.lost.inc(at);
-        if let DeliveryError::BeforeEnd(ExchangeError::Nonsense(_))
-        | DeliveryError::AfterEnd(ExchangeError::Nonsense(_)) = error
-        {
-            self.metrics.nonsense.inc();
-        }
-        error.into()
-    }
-
-    fn report(&self, server: &str, result: ConnectResult, cause: &OpenError) {
-        let session = &*self.session;
-        match cause {
-            OpenError::ClientRefused(..) => debug!(session, server, error = %cause, "upstream refuses the client"),
-            OpenError::GateRefused { reply, .. } if reply.is_permanent() => error!(
-                session,
-                server,
-                result = result.as_str(),
-                error = %cause,
-                "the upstream refuses this gate: check upstream.identity and what the MTA permits to this address"
-            ),
-            _ => warn!(session, server, result = result.as_str(), error = %cause, "upstream connection failed"),
-        }
-    }
-}
-
-/// What a command may be answered with, beside a refusal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Expected {
-    /// 2xx.
-    Done,
-    /// 2xx, or 334 for more.
-    Challenge,
-    /// 354.
-    Data,
-}
-
-impl Expected {
-    /// A reply that fits.
-    fn check(self, reply: Reply) -> Result<Reply, ExchangeError> {
-        let fits = match reply.code() {
-            354 => self == Self::Data,
-            334 => self == Self::Challenge,
-            200..=299 => self != Self::Data,
-            code => code >= 400,
-        };
-        if fits { Ok(reply) } else { Err(ReplyError::Unexpected(reply.code()).into()) }
-    }
-}
-
-/// Opens a connection to `server`, at the first of its addresses that answers, within `limit`.
-///
-/// # Errors
-///
-/// [`OpenError`] says whose fault it is.
-pub async fn open_within(
-    limit: Duration,
-    settings: &Settings,
-    server: &str,
-    introduction: &Introduction,
-) -> Result<Connection, OpenError> {
-    let late = || Err(OpenError::Setup { step: "opening", cause: ExchangeError::Timeout });
-    timeout(limit, open(settings, server, introduction)).await.unwrap_or_else(|_| late())
-}
-
-async fn open(settings: &Settings, server: &str, introduction: &Introduction) -> Result<Connection, OpenError> {
-    let addresses = match server.parse() {
-        Ok(address) => vec![address],
-        Err(_) => timeout(settings.timeouts.connect, lookup_host(server))
-            .await
-            .unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
-            .map_err(OpenError::Unreachable)?
-            .collect(),
-    };
-    let name = settings.certificate_name(server);
-    let mut last = OpenError::Unreachable(ErrorKind::NotFound.into());
-    for address in addresses {
-        match Connection::open(address, name, introduction, settings).await {
-            Err(error @ OpenError::Unreachable(_)) => last = error,
-            other => return other,
-        }
-    }
-    Err(last)
 }
 
 /// The host of `host:port`, without the brackets of an IPv6 address.
@@ -843,27 +338,7 @@ fn host(server: &str) -> &str {
     host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
 }
 
-/// Whether a server refuses to go on in the clear (RFC 3207 §4).
-fn wants_tls(reply: &Reply) -> bool {
-    reply.code() == 530 && reply.summary().to_ascii_uppercase().contains("STARTTLS")
-}
-
-fn connect_result(error: &OpenError) -> ConnectResult {
-    match error {
-        OpenError::Unreachable(_) => ConnectResult::Unreachable,
-        OpenError::Setup { .. } => ConnectResult::Setup,
-        OpenError::Unprotected { .. } => ConnectResult::Tls,
-        OpenError::GateRefused { .. } => ConnectResult::GateRefused,
-        OpenError::ClientRefused(..) => ConnectResult::ClientRefused,
-    }
-}
-
 /// How long a connection may wait inside a transaction while another session wants it.
 const BRIEF_HOLD: Duration = Duration::from_secs(1);
-/// How long the upstream may take to forget a transaction before its connection is dropped instead.
-const RESET_WAIT: Duration = Duration::from_secs(5);
-/// Commands that leave in one write: their replies must fit into what the network buffers, or both sides wait for the
-/// other to read (RFC 2920 §3.1).
-pub const MAX_GROUP: usize = 100;
 /// A login whose name is not known, or not for certain: no other connection can be told it.
 pub const UNKNOWN_LOGIN: &str = "?";

@@ -1,0 +1,159 @@
+//! Opens the connection of a link: each server in turn, and none that would take the client for its neighbour.
+
+use std::io::ErrorKind;
+use std::time::{Duration, Instant};
+
+use tokio::net::lookup_host;
+use tokio::time::timeout;
+use tracing::{debug, error, warn};
+
+use super::connection::{Connection, ExchangeError, OpenError, Sight};
+use super::handover::Introduction;
+use super::metrics::ConnectResult;
+use super::{Blind, Error, Link, Settings, UNKNOWN_LOGIN};
+use crate::label::Label;
+use crate::smtp::reply::Reply;
+
+impl Link {
+    /// Connects, and makes sure that the upstream knows of a client's login.
+    pub(super) async fn attach(
+        &mut self,
+        introduction: &Introduction,
+        avoid: Option<usize>,
+    ) -> Result<Option<Reply>, Error> {
+        self.drop_connection().await;
+        let refusal = self.connect(introduction, avoid).await?;
+        let is_told = |login: &str, c: &Connection| c.takes_login() && login != UNKNOWN_LOGIN;
+        if let (Some(login), Some(connection)) = (&introduction.login, &self.connection)
+            && !is_told(login, connection)
+        {
+            self.drop_connection().await;
+            return Err(Error::LoginLost);
+        }
+        Ok(refusal)
+    }
+
+    /// Tries each server, `avoid` last. Gives the reply of one that refuses the client.
+    ///
+    /// All together have `timeouts.open`; of what is left of it each may use its share, so that one that hangs leaves
+    /// time for the others.
+    async fn connect(&mut self, introduction: &Introduction, avoid: Option<usize>) -> Result<Option<Reply>, Error> {
+        let mut slot = self.servers.slot().await?;
+        let (mut refusal, mut error) = (None, Error::Unavailable);
+        let deadline = Instant::now() + self.settings.timeouts.open;
+        let mut order = self.servers.order(avoid).into_iter();
+        while let Some(index) = order.next() {
+            let Some(server) = self.settings.servers.get(index) else { continue };
+            slot.at(index);
+            let (began, took) = (Instant::now(), self.metrics.connect_seconds.start_timer());
+            let left = u32::try_from(order.len()).unwrap_or(u32::MAX).saturating_add(1);
+            let share = deadline.saturating_duration_since(began) / left;
+            let opened = open_within(share, &self.settings, server, introduction).await;
+            took.observe_duration();
+            match opened {
+                Ok(mut connection) => {
+                    self.metrics.connections.inc(ConnectResult::Open);
+                    self.servers.answered(index);
+                    if connection.sight() == Sight::Client {
+                        self.servers.saw_a_client(index);
+                    }
+                    if connection.sight() == Sight::Gate && self.settings.blind == Blind::Refused {
+                        error!(
+                            session = &*self.session,
+                            server = &**server,
+                            "the upstream can't see the client: let it announce XCLIENT to this gate, set \
+                             upstream.identity, or set smtp.recipient_domains"
+                        );
+                        connection.quit().await;
+                        error = Error::Unguarded;
+                        continue;
+                    }
+                    connection.occupy(slot);
+                    self.last_use = Instant::now();
+                    self.sight = connection.sight();
+                    self.server = Some(index);
+                    self.connection = Some(connection);
+                    return Ok(None);
+                }
+                Err(cause) => {
+                    let cause = cause.settled(self.settings.identity, self.servers.sees_clients(index));
+                    let result = connect_result(&cause);
+                    self.metrics.connections.inc(result);
+                    self.report(server, result, &cause);
+                    match cause {
+                        // A refusal of the client is no fault of the server's.
+                        OpenError::ClientRefused(..) => self.servers.answered(index),
+                        _ => self.servers.failed(index, began),
+                    }
+                    match cause {
+                        OpenError::ClientRefused(reply, _) if reply.is_permanent() => return Ok(Some(reply)),
+                        OpenError::ClientRefused(reply, _) => refusal = Some(reply),
+                        OpenError::GateRefused { reply, .. } if reply.is_permanent() => error = Error::Refused,
+                        _ => {}
+                    }
+                }
+            }
+        }
+        refusal.map(Some).ok_or(error)
+    }
+
+    fn report(&self, server: &str, result: ConnectResult, cause: &OpenError) {
+        let session = &*self.session;
+        match cause {
+            OpenError::ClientRefused(..) => debug!(session, server, error = %cause, "upstream refuses the client"),
+            OpenError::GateRefused { reply, .. } if reply.is_permanent() => error!(
+                session,
+                server,
+                result = result.as_str(),
+                error = %cause,
+                "the upstream refuses this gate: check upstream.identity and what the MTA permits to this address"
+            ),
+            _ => warn!(session, server, result = result.as_str(), error = %cause, "upstream connection failed"),
+        }
+    }
+}
+
+/// Opens a connection to `server`, at the first of its addresses that answers, within `limit`.
+///
+/// # Errors
+///
+/// [`OpenError`] says whose fault it is.
+pub async fn open_within(
+    limit: Duration,
+    settings: &Settings,
+    server: &str,
+    introduction: &Introduction,
+) -> Result<Connection, OpenError> {
+    let late = || Err(OpenError::Setup { step: "opening", cause: ExchangeError::Timeout });
+    timeout(limit, open(settings, server, introduction)).await.unwrap_or_else(|_| late())
+}
+
+async fn open(settings: &Settings, server: &str, introduction: &Introduction) -> Result<Connection, OpenError> {
+    let addresses = match server.parse() {
+        Ok(address) => vec![address],
+        Err(_) => timeout(settings.timeouts.connect, lookup_host(server))
+            .await
+            .unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
+            .map_err(OpenError::Unreachable)?
+            .collect(),
+    };
+    let name = settings.certificate_name(server);
+    let mut last = OpenError::Unreachable(ErrorKind::NotFound.into());
+    for address in addresses {
+        match Connection::open(address, name, introduction, settings).await {
+            Err(error @ OpenError::Unreachable(_)) => last = error,
+            other => return other,
+        }
+    }
+    Err(last)
+}
+
+fn connect_result(error: &OpenError) -> ConnectResult {
+    match error {
+        OpenError::Unreachable(_) => ConnectResult::Unreachable,
+        OpenError::Setup { .. } => ConnectResult::Setup,
+        OpenError::Unprotected { .. } => ConnectResult::Tls,
+        OpenError::GateRefused { .. } => ConnectResult::GateRefused,
+        OpenError::ClientRefused(..) => ConnectResult::ClientRefused,
+    }
+}

@@ -1,0 +1,299 @@
+//! The commands of a transaction: live up to DATA, told again once if the connection is lost before that, and never after.
+
+use std::io::ErrorKind;
+use std::time::{Duration, Instant};
+
+use tracing::{debug, error, warn};
+
+use super::connection::{DeliveryError, ExchangeError, Limits};
+use super::exchange::Expected;
+use super::handover::Introduction;
+use super::metrics::LostAt;
+use super::security::Security;
+use super::{Error, Group, Link, MessageParts, Times, Told};
+use crate::smtp::data::Framing;
+use crate::smtp::extension::Capabilities;
+use crate::smtp::reply::{Reply, ReplyError};
+
+impl Link {
+    /// Begins a transaction: connects if need be and relays MAIL, and with it the recipients that are known already, in
+    /// one write. `group` makes the commands for an upstream with these capabilities, or refuses one that lacks what they
+    /// need.
+    ///
+    /// # Errors
+    ///
+    /// No reply could be had; the client is told to try again.
+    pub async fn mail(
+        &mut self,
+        introduction: &Introduction,
+        group: impl Fn(&Capabilities) -> Option<Group>,
+    ) -> Result<Reply, Error> {
+        self.told = Told::default();
+        let reused = self.revive().await;
+        if !reused && let Some(refusal) = self.attach(introduction, None).await? {
+            return Ok(refusal);
+        }
+        match self.say_mail(&group).await? {
+            // An idle connection may have been ended meanwhile: that is not shown to the client.
+            Ok(reply) if reply.code() == 421 && reused => {}
+            Ok(reply) => return Ok(reply),
+            // A server that is silent, or says what can't be understood, is not asked again.
+            Err(ExchangeError::Lost(_)) => {}
+            Err(_) => return Err(self.lost(LostAt::BeforeData)),
+        }
+        if let Some(refusal) = self.attach(introduction, self.server).await? {
+            return Ok(refusal);
+        }
+        self.told.replayed = true;
+        self.say_mail(&group).await?.map_err(|_| self.lost(LostAt::BeforeData))
+    }
+
+    /// Relays one RCPT, or reads the reply to it if it has left with MAIL. `line` makes the command, or refuses an upstream
+    /// that lacks what it needs.
+    ///
+    /// # Errors
+    ///
+    /// The transaction is over; the client is told to try again.
+    pub async fn recipient(
+        &mut self,
+        introduction: &Introduction,
+        line: impl Fn(&Capabilities) -> Option<String>,
+    ) -> Result<Reply, Error> {
+        if self.ahead.is_empty() && !self.is_alive() {
+            self.replay(introduction).await?;
+        }
+        let command = self.capabilities().and_then(&line).ok_or(Error::Extension)?;
+        let first = match self.ahead.pop_front() {
+            Some(sent) if sent == command => self.answer(Expected::Done).await,
+            Some(_) => {
+                // What was sent is not what is asked for now: only a new connection is sure to know no one else.
+                self.drop_connection().await;
+                Err(ExchangeError::Lost(ErrorKind::Other.into()))
+            }
+            None => self.command(&command, Expected::Done).await,
+        };
+        let (command, reply) = match first {
+            Ok(reply) => (command, reply),
+            Err(ExchangeError::Lost(_)) => {
+                self.replay(introduction).await?;
+                // The new one may be another server.
+                let command = self.capabilities().and_then(line).ok_or(Error::Extension)?;
+                let reply = self.command(&command, Expected::Done).await.map_err(|_| self.lost(LostAt::BeforeData))?;
+                (command, reply)
+            }
+            Err(_) => return Err(self.lost(LostAt::BeforeData)),
+        };
+        if reply.is_positive() {
+            self.told.recipients.push(command);
+        }
+        Ok(reply)
+    }
+
+    /// Sends DATA and the message and gives the upstream's answer: to the end of data, or to DATA if it is refused.
+    ///
+    /// # Errors
+    ///
+    /// The transaction is over. The upstream has the message only if it is [`DeliveryError::AfterEnd`], and then it may.
+    pub async fn deliver(
+        &mut self,
+        introduction: &Introduction,
+        message: MessageParts,
+    ) -> (Result<Reply, Error>, Times) {
+        let mut times = Times::default();
+        let reply = self.hand_over(introduction, message, &mut times).await;
+        (reply, times)
+    }
+
+    async fn hand_over(
+        &mut self,
+        introduction: &Introduction,
+        message: MessageParts,
+        times: &mut Times,
+    ) -> Result<Reply, Error> {
+        let began = Instant::now();
+        if !self.ahead.is_empty() {
+            // It knows recipients that the client was not told of.
+            self.drop_connection().await;
+        }
+        if !self.is_alive() {
+            let replayed = self.replay(introduction).await;
+            times.connect = Some(began.elapsed());
+            replayed?;
+        }
+        let ready = Instant::now();
+        let as_chunk = message.framing == Framing::Count && self.capabilities().is_some_and(|c| c.chunking);
+        if !as_chunk {
+            // From here on nothing is told again: DATA was sent.
+            let reply = self.command("DATA", Expected::Data).await.map_err(|_| self.lost(LostAt::InData))?;
+            if reply.code() != 354 {
+                return Ok(reply);
+            }
+        }
+        let Some(mut connection) = self.connection.take() else { return Err(Error::Lost) };
+        let limits = Limits { timeouts: &self.settings.timeouts, began };
+        let result = match as_chunk {
+            true => connection.send_chunk(message, limits).await,
+            false => connection.send(message, limits).await,
+        };
+        self.last_use = Instant::now();
+        match connection.sent_at() {
+            Some(sent) => {
+                times.transfer = Some(sent.saturating_duration_since(ready));
+                times.reply = Some(sent.elapsed());
+            }
+            None => times.transfer = Some(ready.elapsed()),
+        }
+        // A chunk that is refused may leave its transaction open, until RSET (RFC 3030 §2).
+        if !as_chunk || !matches!(&result, Ok(reply) if !reply.is_positive()) {
+            self.told = Told::default();
+        }
+        match result {
+            Ok(reply) if reply.is_positive() || reply.is_transient() || reply.is_permanent() => {
+                if reply.code() != 421 {
+                    self.connection = Some(connection);
+                }
+                Ok(reply)
+            }
+            // The upstream has spoken, but nobody can say what it did with the message.
+            Ok(reply) => Err(self.undelivered(DeliveryError::AfterEnd(ReplyError::Unexpected(reply.code()).into()))),
+            // Its connection is gone with the rest of the message.
+            Err(DeliveryError::Refused(reply)) => Ok(reply),
+            Err(error) => Err(self.undelivered(error)),
+        }
+    }
+
+    /// Ends the transaction, if one is open, with RSET; a connection that does not answer well is dropped.
+    pub async fn reset(&mut self) {
+        if std::mem::take(&mut self.told).mail.is_none() {
+            return;
+        }
+        if !self.ahead.is_empty() {
+            return self.drop_connection().await;
+        }
+        let Some(connection) = &mut self.connection else { return };
+        // The client's reply waits for this one, whatever it is, so a slow upstream is rather left.
+        let limit = self.settings.timeouts.command.min(RESET_WAIT);
+        let reply = connection.command("RSET", limit).await;
+        self.last_use = Instant::now();
+        if !reply.is_ok_and(|reply| reply.is_positive()) {
+            self.drop_connection().await;
+        }
+    }
+
+    /// The outer error is a client that uses what this upstream lacks.
+    async fn say_mail(
+        &mut self,
+        group: &impl Fn(&Capabilities) -> Option<Group>,
+    ) -> Result<Result<Reply, ExchangeError>, Error> {
+        let Group { mail, recipients } = self.capabilities().and_then(group).ok_or(Error::Extension)?;
+        let reply = match self.queue(std::iter::once(&mail).chain(&recipients)) {
+            Ok(()) => {
+                self.ahead = recipients.into();
+                self.answer(Expected::Done).await
+            }
+            Err(error) => Err(self.failed(error)),
+        };
+        match &reply {
+            Ok(reply) if reply.is_positive() => self.told.mail = Some(mail),
+            _ => self.skip_ahead().await,
+        }
+        // What it wants of our link is not the client's to do.
+        if let Ok(reply) = &reply
+            && wants_tls(reply)
+            && self.settings.security == Security::Off
+        {
+            error!(
+                session = &*self.session,
+                reply = reply.summary(),
+                "the upstream wants TLS of this gate: set upstream.tls"
+            );
+            return Err(Error::Refused);
+        }
+        Ok(reply)
+    }
+
+    /// Reads the replies to recipients of a transaction that was refused.
+    async fn skip_ahead(&mut self) {
+        while self.connection.is_some() && self.ahead.pop_front().is_some() {
+            if self.answer(Expected::Done).await.is_err() {
+                self.drop_connection().await;
+            }
+        }
+        self.ahead.clear();
+    }
+
+    /// Opens a new connection and tells it what the lost one was told; all of it must be accepted again.
+    async fn replay(&mut self, introduction: &Introduction) -> Result<(), Error> {
+        let Told { mail, recipients, replayed, parked } = std::mem::take(&mut self.told);
+        let (Some(mail), true) = (mail, parked || !replayed) else { return Err(self.lost(LostAt::BeforeData)) };
+        debug!(session = &*self.session, "telling the transaction again on a new upstream connection");
+        self.drop_connection().await;
+        let sight = self.sight;
+        // A server that lost the transaction is not the first to be told it again.
+        let avoid = if parked { None } else { self.server };
+        if self.attach(introduction, avoid).await?.is_some() {
+            return Err(self.lost(LostAt::BeforeData));
+        }
+        if self.sight != sight {
+            // The message was made for an upstream that sees (or does not see) the client.
+            self.drop_connection().await;
+            return Err(self.lost(LostAt::BeforeData));
+        }
+        self.told.replayed = replayed || !parked;
+        let lines: Vec<&String> = std::iter::once(&mail).chain(&recipients).collect();
+        let pipelining = self.capabilities().is_some_and(|found| found.pipelining);
+        for group in lines.chunks(if pipelining { MAX_GROUP } else { 1 }) {
+            if !self.are_accepted(group).await {
+                self.drop_connection().await;
+                return Err(self.lost(LostAt::BeforeData));
+            }
+        }
+        if !parked {
+            self.metrics.lost.inc(LostAt::Replayed);
+        }
+        (self.told.mail, self.told.recipients) = (Some(mail), recipients);
+        Ok(())
+    }
+
+    /// Sends commands in one write; whether all of them are accepted.
+    async fn are_accepted(&mut self, lines: &[&String]) -> bool {
+        if self.queue(lines.iter().copied()).is_err() {
+            return false;
+        }
+        for _ in lines {
+            if !self.answer(Expected::Done).await.is_ok_and(|reply| reply.is_positive()) {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn lost(&mut self, at: LostAt) -> Error {
+        self.metrics.lost.inc(at);
+        self.told = Told::default();
+        Error::Lost
+    }
+
+    fn undelivered(&mut self, error: DeliveryError) -> Error {
+        warn!(session = &*self.session, error = %error, "message not delivered");
+        let at = if matches!(error, DeliveryError::AfterEnd(_)) { LostAt::AfterEnd } else { LostAt::InData };
+        self.metrics.lost.inc(at);
+        if let DeliveryError::BeforeEnd(ExchangeError::Nonsense(_))
+        | DeliveryError::AfterEnd(ExchangeError::Nonsense(_)) = error
+        {
+            self.metrics.nonsense.inc();
+        }
+        error.into()
+    }
+}
+
+/// Whether a server refuses to go on in the clear (RFC 3207 §4).
+fn wants_tls(reply: &Reply) -> bool {
+    reply.code() == 530 && reply.summary().to_ascii_uppercase().contains("STARTTLS")
+}
+
+/// How long the upstream may take to forget a transaction before its connection is dropped instead.
+const RESET_WAIT: Duration = Duration::from_secs(5);
+/// Commands that leave in one write: their replies must fit into what the network buffers, or both sides wait for the
+/// other to read (RFC 2920 §3.1).
+pub const MAX_GROUP: usize = 100;
