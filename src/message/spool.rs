@@ -166,8 +166,12 @@ impl Spool {
     ///
     /// [`Error`]: the message can't be taken for now.
     pub async fn settle(&mut self) -> Result<(), Error> {
-        let is_full = self.memory.len() >= FILE_PIECE;
-        if self.reserve() && (!is_full || self.put_by()) {
+        // A full piece that goes to the file needs no more of the budget than it has.
+        let is_kept = match self.memory.len() < FILE_PIECE {
+            true => self.reserve(),
+            false => self.has_memory_to_spare() && self.reserve() && self.put_by(),
+        };
+        if is_kept {
             return Ok(());
         }
         // A file relieves the budget only of what is in memory here, and nobody goes without a permit.
@@ -235,12 +239,14 @@ impl Spool {
         }
     }
 
-    /// Begins another piece in memory, if there is so much to spare; false if not.
-    fn put_by(&mut self) -> bool {
+    /// Whether another piece may be begun in memory.
+    fn has_memory_to_spare(&self) -> bool {
         let used = self.spooler.units.saturating_sub(self.spooler.budget.available_permits());
-        if self.file.is_some() || self.pieces.len() + 1 >= PIECES || used > self.spooler.units / AMPLE {
-            return false;
-        }
+        self.file.is_none() && self.pieces.len() + 1 < PIECES && used <= self.spooler.units / AMPLE
+    }
+
+    /// Begins another piece in memory; false if the permit does not cover the one that is full.
+    fn put_by(&mut self) -> bool {
         let units = self.memory.len() / UNIT;
         let Some(permit) = self.permit.as_mut().and_then(|permit| permit.split(units)) else { return false };
         let octets = std::mem::replace(&mut self.memory, Vec::with_capacity(ROOM));
@@ -428,6 +434,7 @@ mod tests {
         let all = fill(&mut spool, octets).await.unwrap();
         assert_eq!(spool.len(), octets as u64);
         assert!(spool.file.is_some() == (octets >= in_memory), "{octets}");
+        assert!(octets < in_memory || spooler.memory_used() <= FILE_PIECE as u64, "{octets}");
         assert!(
             spool.beginning(FILE_PIECE / 2 * 3).await.unwrap() == all[..octets.min(FILE_PIECE / 2 * 3)],
             "{octets}"
