@@ -11,6 +11,7 @@ use hickory_resolver::net::udp::UdpClientStream;
 use hickory_resolver::net::xfer::{DnsHandle, FirstAnswer};
 use hickory_resolver::proto::op::{DnsRequest, DnsRequestOptions, DnsResponse, Query};
 use hickory_resolver::{ConnectionProvider, NameServerPool, PoolContext, TlsConfig};
+use tokio::time::timeout;
 use tracing::warn;
 
 use super::Way;
@@ -38,7 +39,8 @@ pub(super) struct Encrypted {
     pool: Pool,
     name: String,
     state: Mutex<State>,
-    /// Held by the question that opens the connection. A burst of questions would open one for each of them.
+    /// Held by the question that opens the connection. A burst of questions would open one for each of them. It can't
+    /// be seen when the connection stands, only when an answer comes: so nobody waits for it longer than [`OPENING`].
     opening: tokio::sync::Mutex<()>,
 }
 
@@ -160,7 +162,12 @@ impl Server {
 
 impl Encrypted {
     async fn ask(&self, request: DnsRequest) -> Result<DnsResponse, NetError> {
-        let opening = if self.is_warm() { None } else { Some(self.opening.lock().await) };
+        let opening = match self.is_warm() {
+            true => None,
+            // The first may have asked for what nobody answers. That must hold up no other question: the policy of an
+            // author would go unread because of a signer's slow zone.
+            false => timeout(OPENING, self.opening.lock()).await.ok(),
+        };
         // Who has waited finds the connection that another one has opened.
         let opening = opening.filter(|_| !self.is_warm());
         let answer = send(&self.pool, request).await;
@@ -221,6 +228,9 @@ const MAX_STREAM_REQUESTS: usize = 4096;
 /// How long a connection is taken to be there without an answer over it: public resolvers close idle ones after some
 /// seconds.
 const WARM: Duration = Duration::from_secs(2);
+/// How long a question waits for another one to open the connection: more than a handshake takes, and a small part of
+/// what it has.
+const OPENING: Duration = Duration::from_millis(500);
 /// How often the log tells that an encrypted server gives no answer.
 const WARN_AGAIN: Duration = Duration::from_mins(1);
 /// When a datagram without an answer is sent once more, unless half of the time-out is less.

@@ -178,6 +178,35 @@ async fn questions_go_over_one_connection_that_is_kept() {
 }
 
 #[tokio::test]
+async fn questions_without_an_answer_hold_up_no_other_one() {
+    let script = |message: &Message| match question(message).name().to_ascii().starts_with("slow") {
+        true => Act::Drop,
+        false => with_address(message),
+    };
+    // Once with a connection that stands already, once without.
+    for warm in [false, true] {
+        let server = Secure::start(Speaks::Tls, NAME, Keeps::All, script).await;
+        // Long enough that none of the slow ones ends before the other one has been answered.
+        let settings = Settings { timeout: Duration::from_secs(20), attempts: 1, ..server.settings(Speaks::Tls) };
+        let (resolver, _) = resolver(settings);
+        if warm {
+            assert!(resolver.for_message(None).ask("before.example", RecordType::A).await.outcome.is_ok());
+        }
+        let lookup = Arc::new(resolver.for_message(None));
+        for n in 0..20 {
+            let lookup = Arc::clone(&lookup);
+            tokio::spawn(async move { lookup.ask(&format!("slow{n}.example"), RecordType::A).await });
+        }
+        while under_way(&resolver) < 20 {
+            tokio::task::yield_now().await;
+        }
+        let other = resolver.for_message(None);
+        let answer = tokio::time::timeout(Duration::from_secs(10), other.ask("other.example", RecordType::A)).await;
+        assert!(answer.expect("it waits for the slow ones").outcome.is_ok(), "warm: {warm}");
+    }
+}
+
+#[tokio::test]
 async fn a_connection_that_the_server_has_closed_is_opened_anew() {
     let server = Secure::start(Speaks::Tls, NAME, Keeps::One, with_address).await;
     let (resolver, _) = resolver(server.settings(Speaks::Tls));
