@@ -36,6 +36,9 @@ impl Domain {
     /// Whoever wrote the name is at fault; nothing is repaired.
     pub fn parse(text: &str) -> Result<Self, DomainError> {
         // Other full stops (U+3002 and its kin) are dots to IDNA, also the last one.
+        if is_beyond_idna(text) {
+            return Err(DomainError::TooLong);
+        }
         let ascii: Cow<'_, str> = match text.is_ascii() {
             true if text.bytes().any(|b| b.is_ascii_uppercase()) => text.to_ascii_lowercase().into(),
             true => text.into(),
@@ -105,6 +108,15 @@ impl AsRef<str> for Domain {
     }
 }
 
+/// Whether a text beyond ASCII is longer than any name can be before IDNA has seen it, or has a label that is: all but
+/// characters that are ignored become an octet at least, and none has more than four. IDNA takes time in proportion to
+/// the square of a label's length, so that it must not get all that a peer may send.
+pub fn is_beyond_idna(text: &str) -> bool {
+    let is_full_stop = |c: char| matches!(c, '.' | '\u{3002}' | '\u{ff0e}' | '\u{ff61}');
+    !text.is_ascii()
+        && (text.len() > 4 * MAX_LENGTH || text.split(is_full_stop).any(|label| label.len() > 4 * MAX_LABEL))
+}
+
 /// Octets of a name in text form (RFC 1035 §2.3.4: 255 on the wire, less the root and the first length octet).
 const MAX_LENGTH: usize = 253;
 /// Octets of a label (RFC 1035 §2.3.4).
@@ -140,12 +152,17 @@ mod tests {
         for (text, expected) in cases {
             assert_eq!(domain(text).as_str(), expected, "{text}");
         }
+        let widest = ["\u{1d41a}".repeat(63), "\u{1d41b}".repeat(63), "\u{1d41c}".repeat(63)].join(".");
+        let expected = ["a".repeat(63), "b".repeat(63), "c".repeat(63)].join(".");
+        assert_eq!(domain(&widest).as_str(), expected, "four octets for each of theirs");
     }
 
     #[test]
     fn what_is_no_name_is_refused() {
         let long_label = format!("{}.example", "a".repeat(64));
         let long_name = format!("{}example", "abcdefg.".repeat(32));
+        let ignored = format!("{}a.example", "\u{ad}".repeat(127));
+        let many = "\u{fc}.".repeat(400);
         let cases = [
             ("", DomainError::Empty),
             (".", DomainError::Empty),
@@ -161,6 +178,8 @@ mod tests {
             ("a(b).example", DomainError::BadLabel),
             (&long_label, DomainError::BadLabel),
             (&long_name, DomainError::TooLong),
+            (&ignored, DomainError::TooLong),
+            (&many, DomainError::TooLong),
         ];
         for (text, expected) in cases {
             assert_eq!(Domain::parse(text), Err(expected), "{text}");

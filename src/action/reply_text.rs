@@ -166,6 +166,7 @@ fn in_words(why: UnusableFrom) -> &'static str {
         UnusableFrom::NoDomain => "the From field has an address without a domain",
         UnusableFrom::Disagreement => "the From field can be read in two ways",
         UnusableFrom::TooManyDomains => "the From field names too many domains",
+        UnusableFrom::TooLong => "the From field or a line of it is too long",
         UnusableFrom::MalformedHeader => "the header section has a line that is no header field",
     }
 }

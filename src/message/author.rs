@@ -27,6 +27,9 @@ label_enum! {
         Disagreement = "disagreement",
         /// More than ten distinct domains.
         TooManyDomains = "too_many_domains",
+        /// It has a line of more than 998 octets (RFC 5322 §2.1.1), or more than 8 KiB in all. Mail servers cut or break
+        /// such a field, so that the reader is shown another author.
+        TooLong = "too_long",
         /// The header section has a line that is neither field nor continuation, so that readers may differ on where
         /// it ends.
         MalformedHeader = "malformed_header",
@@ -81,6 +84,11 @@ struct Mailboxes {
 
 /// Distinct domains that are evaluated (RFC 9989 §11.5 asks for a bound).
 const MAX_DOMAINS: usize = 10;
+/// Octets of a line without its end (RFC 5322 §2.1.1). Postfix breaks longer ones when it sends them.
+const MAX_LINE: usize = 998;
+/// Octets of the whole field: below what mail servers keep of one. Postfix drops what is beyond `header_size_limit`
+/// (102,400) without a word, and reads `header_address_token_limit` (10,240) tokens.
+const MAX_FROM: usize = 8 << 10;
 /// Fields that readers show where they find no From.
 const INSTEAD_OF_FROM: [&str; 3] = ["Sender", "Resent-From", "Resent-Sender"];
 
@@ -92,6 +100,9 @@ fn from_value(section: &HeaderSection) -> Result<&[u8], UnusableFrom> {
         _ => {}
     }
     let field = section.named("From").next().ok_or(UnusableFrom::Missing)?;
+    if field.raw.len() > MAX_FROM || field.raw.split(|b| *b == b'\n').any(|line| line_length(line) > MAX_LINE) {
+        return Err(UnusableFrom::TooLong);
+    }
     // RFC 5322 §4.5 allows white space before the colon. Who does not know that finds no From, and shows who is named
     // in the next best field.
     let is_obsolete = field.raw.get(field.name.len()) != Some(&b':');
@@ -99,6 +110,11 @@ fn from_value(section: &HeaderSection) -> Result<&[u8], UnusableFrom> {
         return Err(UnusableFrom::Disagreement);
     }
     Ok(field.value)
+}
+
+/// Without the CR of its end.
+fn line_length(line: &[u8]) -> usize {
+    line.strip_suffix(b"\r").unwrap_or(line).len()
 }
 
 fn read_value(value: &[u8]) -> Result<Mailboxes, UnusableFrom> {
@@ -458,7 +474,36 @@ mod tests {
         let list = |n: usize| (0..n).map(|i| format!("a@d{i}.example")).collect::<Vec<_>>().join(", ");
         assert!(matches!(read_from(list(10)), Author::Usable { domains, .. } if domains.len() == 10));
         assert_eq!(read_from(list(11)), Author::Unusable(TooManyDomains));
-        assert_eq!(read_from("a@x.example,".repeat(20_000)), usable(&["x.example"], false));
+        assert_eq!(read_from("a@x.example,".repeat(80)), usable(&["x.example"], false));
+    }
+
+    #[test]
+    fn what_a_mail_server_would_cut_or_break_is_unusable() {
+        // "From:", the value, CRLF: the longest line there may be, and the longest field.
+        let padded = |length: usize| format!(" \"{}\" <a@x.example>", "n".repeat(length - " \"\" <a@x.example>".len()));
+        let folded = |length: usize| {
+            let line = "\r\n (comment)";
+            let rest = length - "From:\r\n".len();
+            let lines = (rest - 100) / line.len();
+            let last = "\r\n a@x.example";
+            let spaces = rest - lines * line.len() - last.len();
+            [line.repeat(lines), " ".repeat(spaces), last.to_owned()].concat()
+        };
+        let cases = [
+            ("the longest line", padded(MAX_LINE - "From:".len()), usable(&["x.example"], false)),
+            ("one octet more", padded(MAX_LINE + 1 - "From:".len()), Author::Unusable(TooLong)),
+            ("a long line further down", format!("\r\n{}", padded(MAX_LINE + 1)), Author::Unusable(TooLong)),
+            ("the longest field", folded(MAX_FROM), usable(&["x.example"], false)),
+            ("one octet more than that", folded(MAX_FROM + 1), Author::Unusable(TooLong)),
+            (
+                "another author where it is cut",
+                format!(" ceo@v.example{} <x@a.example>", format!("\r\n ({})", "a".repeat(900)).repeat(115)),
+                Author::Unusable(TooLong),
+            ),
+        ];
+        for (name, value, expected) in cases {
+            assert_eq!(read_from(value), expected, "{name}");
+        }
     }
 
     #[test]
@@ -476,7 +521,9 @@ mod tests {
             ("comments", b"()".repeat(half)),
         ];
         for (name, value) in cases {
-            assert!(matches!(read_from(value), Author::Unusable(_)), "{name}");
+            assert_eq!(read_from(&value), Author::Unusable(TooLong), "{name}");
+            // Nor do the readers need that bound.
+            assert!(read_value(&value).is_err(), "{name}");
         }
     }
 

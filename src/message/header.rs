@@ -13,7 +13,7 @@ use std::ops::Range;
 
 use memchr::{memchr, memchr2};
 
-use crate::domain::Domain;
+use crate::domain::{Domain, is_beyond_idna};
 
 /// The header section of one message: its octets and where the fields in them stand.
 ///
@@ -211,6 +211,11 @@ impl AuthservIds {
 
     fn contains(&self, word: &[u8]) -> bool {
         let Ok(text) = std::str::from_utf8(word) else { return false };
+        // No name is as long, and comparing would be dear; but one of ours may be in it, among characters that IDNA
+        // ignores.
+        if is_beyond_idna(text) {
+            return true;
+        }
         // Cheap before dear: nearly every word is another host's name in plain ASCII.
         self.0.iter().any(|id| id.eq_ignore_ascii_case(text.trim_end_matches('.')))
             || (!text.is_ascii() && self.0.contains(&comparable(text)))
@@ -241,6 +246,8 @@ impl Piece {
 }
 
 const NO_COLON: u32 = u32::MAX;
+/// Octets of a line without its end (RFC 5322 §2.1.1).
+const MAX_LINE: usize = 998;
 /// Words beyond ASCII of an Authentication-Results field that are compared with our ids.
 const MAX_WORDS_BEYOND_ASCII: usize = 16;
 /// The field that only the gate may write.
@@ -281,9 +288,11 @@ fn piece_length(rest: &[u8]) -> (usize, Option<usize>) {
 }
 
 /// Where the colon stands if `rest` begins with a field name: 1*ftext (RFC 5322 §3.6.8), then, in obsolete syntax
-/// (§4.5), white space.
+/// (§4.5), white space. The colon stands within the longest line that there may be (§2.1.1): mail servers that look at
+/// a line in pieces (Postfix, at 2,048 octets) find no field in one without it, and take that for the end of the header
+/// section.
 fn field_colon(rest: &[u8]) -> Option<usize> {
-    let colon = memchr2(b':', b'\n', rest)?;
+    let colon = memchr2(b':', b'\n', rest.get(..MAX_LINE).unwrap_or(rest))?;
     let (name, tail) = rest.split_at_checked(colon)?;
     let name = trim_end(name);
     let is_field = tail.first() == Some(&b':') && !name.is_empty() && name.iter().all(|b| is_ftext(*b));
@@ -399,7 +408,9 @@ mod tests {
 
     #[test]
     fn lines_that_are_no_field_are_remembered_and_kept() {
-        let cases: [(&str, &[u8], Option<usize>, usize); 14] = [
+        let named = |length: usize| [b"A: 1\r\n", "n".repeat(length).as_bytes(), b": 2\r\n\r\n"].concat();
+        let spaced = |length: usize| [b"A: 1\r\nFrom", " ".repeat(length - 4).as_bytes(), b": 2\r\n\r\n"].concat();
+        let cases: [(&str, &[u8], Option<usize>, usize); 17] = [
             ("nothing", b"", None, 0),
             ("an empty section", b"\r\n", None, 0),
             ("no empty line", b"A: 1\r\n", None, 1),
@@ -414,6 +425,9 @@ mod tests {
             ("a bare CR continues", b"A: 1\r\n\rB: 2\r\nC: 3\r\n\r\n", Some(6), 2),
             ("a bare CR last", b"A: 1\r\n\r", Some(6), 1),
             ("a bare CR is no empty line", b"A: 1\r\n\r\r\nB: 2\r\n\r\n", Some(6), 2),
+            ("the longest name", &named(MAX_LINE - 1), None, 2),
+            ("a longer one", &named(MAX_LINE), Some(6), 1),
+            ("white space that long", &spaced(MAX_LINE), Some(6), 1),
         ];
         for (name, text, malformed, fields) in cases {
             let section = section(text);
@@ -538,6 +552,15 @@ mod tests {
         let field = |count: usize| format!("Authentication-Results: \"{}\"; none\r\n\r\n", "\u{e9};".repeat(count));
         assert_eq!(section(field(MAX_WORDS_BEYOND_ASCII)).removals(&ids).count(), 0);
         assert_eq!(section(field(MAX_WORDS_BEYOND_ASCII + 1)).removals(&ids).count(), 1);
+        // Our id, with more in it that IDNA ignores than it is given.
+        for ignored in [1, 100, 1_000, 100_000] {
+            let id = format!("g{}ate.example", "\u{ad}".repeat(ignored));
+            for field in
+                [format!("Authentication-Results: {id}; none"), format!("Authentication-Results: \"{id}\"; none")]
+            {
+                assert_eq!(section(format!("{field}\r\n\r\n")).removals(&ids).count(), 1, "{ignored}");
+            }
+        }
     }
 
     #[test]
