@@ -4,8 +4,9 @@
 //! never an error and never a refusal; a failed look-up is `temperror`, where RFC 8617 §5.2.1 says fail: unlike a
 //! sealer we don't pass the result on, and a retry may find the key.
 //!
-//! Older ARC-Message-Signatures are not verified: step 5 of RFC 8617 §5.2 is optional, costs a body hash and a key for
-//! each, and tells nothing that decides here. So Authentication-Results has no `header.oldest-pass` (RFC 8617 §10.2).
+//! Older ARC-Message-Signatures are not even read: step 5 of RFC 8617 §5.2 is optional, costs a body hash and a key for
+//! each, and tells nothing that decides here; whatever is wrong with one, the seals say that it was there. So
+//! Authentication-Results has no `header.oldest-pass` (RFC 8617 §10.2).
 
 use aws_lc_rs::digest::{Context, SHA256};
 
@@ -20,9 +21,9 @@ pub mod results;
 
 use results::dmarc_finding;
 
-/// The ARC sets of one message.
+/// The ARC sets of one message, if it has any.
 #[derive(Debug)]
-pub struct Chain(Result<Vec<Set>, Broken>);
+pub struct Chain(Result<Option<Sets>, Broken>);
 
 impl Chain {
     /// Reads the ARC fields and checks the structure of the chain (RFC 8617 §5.2, steps 1 to 3).
@@ -32,12 +33,12 @@ impl Chain {
 
     /// The body hash that the newest signature needs.
     pub fn body_hash_spec(&self) -> Option<BodyHashSpec> {
-        self.newest().map(|set| set.message.body)
+        self.sets().map(|sets| sets.message.body)
     }
 
     /// The DNS names of the keys, each once, the newest set's first; at most ten.
     pub fn key_names(&self) -> Vec<Box<str>> {
-        self.0.as_deref().map(key_names).unwrap_or_default()
+        self.sets().map(Sets::key_names).unwrap_or_default()
     }
 
     /// Asks for the keys, all at once, each name once.
@@ -48,14 +49,13 @@ impl Chain {
     /// Verifies the newest ARC-Message-Signature and all seals at `now`, in epoch seconds (RFC 8617 §5.2, steps 4
     /// and 6). `section` is the one that was read.
     pub fn verify(&self, section: &HeaderSection, keys: &Keys, hashes: &BodyHashes, now: u64) -> ArcOutput {
-        let sets = match &self.0 {
-            Ok(sets) => sets,
+        let Sets { sets, message: newest, place } = match &self.0 {
+            Ok(Some(sets)) => sets,
+            Ok(None) => return output(ArcResult::None, "no chain"),
             Err(Broken(reason)) => return output(ArcResult::Fail, reason),
         };
-        let Some(newest) = sets.last() else { return output(ArcResult::None, "no chain") };
         let message = Message::new(section, keys, hashes, now);
-        let signature =
-            message.keys_of(&newest.message).and_then(|k| message.verify(&newest.message, newest.places[1], &k));
+        let signature = message.keys_of(newest).and_then(|keys| message.verify(newest, *place, &keys));
         let mut doubt = None;
         // A chain that can't pass fails, whatever else DNS did not tell.
         for checked in std::iter::once(signature.map(|_| ())).chain(verify_seals(sets, &message)) {
@@ -78,8 +78,8 @@ impl Chain {
         }
     }
 
-    fn newest(&self) -> Option<&Set> {
-        self.0.as_ref().ok().and_then(|sets| sets.last())
+    fn sets(&self) -> Option<&Sets> {
+        self.0.as_ref().ok().and_then(Option::as_ref)
     }
 }
 
@@ -87,13 +87,36 @@ impl Chain {
 #[derive(Debug, Clone, Copy)]
 struct Broken(&'static str);
 
+/// A chain of sound structure, of one set at least.
+#[derive(Debug)]
+struct Sets {
+    /// From the first instance up.
+    sets: Vec<Set>,
+    /// The ARC-Message-Signature of the newest.
+    message: Signature,
+    /// Its place among the fields.
+    place: usize,
+}
+
 /// One ARC set of a sound chain.
 #[derive(Debug)]
 struct Set {
     /// The places of its three fields, in the order in which a seal covers them (RFC 8617 §5.1.1).
     places: [usize; 3],
-    message: Signature,
     seal: Signer,
+}
+
+impl Sets {
+    /// The DNS names of the keys, each once, the newest set's first.
+    fn key_names(&self) -> Vec<Box<str>> {
+        let mut names: Vec<Box<str>> = Vec::new();
+        for signer in std::iter::once(&self.message.signer).chain(self.sets.iter().rev().map(|set| &set.seal)) {
+            if !names.contains(&signer.key_name) {
+                names.push(signer.key_name.clone());
+            }
+        }
+        names
+    }
 }
 
 /// The fields of a set, in the order of [`Set::places`].
@@ -108,7 +131,7 @@ fn output(result: ArcResult, reason: &'static str) -> ArcOutput {
     ArcOutput { result, sets: Vec::new(), unverified: Vec::new(), reason }
 }
 
-fn read_sets(section: &HeaderSection) -> Result<Vec<Set>, Broken> {
+fn read_sets(section: &HeaderSection) -> Result<Option<Sets>, Broken> {
     let mut places: Vec<[Option<usize>; 3]> = Vec::new();
     let fields: Vec<_> = section.fields().collect();
     for (place, field) in fields.iter().enumerate() {
@@ -124,30 +147,19 @@ fn read_sets(section: &HeaderSection) -> Result<Vec<Set>, Broken> {
             return Err(Broken("a field stands twice in one set"));
         }
     }
-    let mut sets = Vec::with_capacity(places.len());
+    let value = |place: usize| fields.get(place).map(|field| field.value).unwrap_or_default();
+    let mut sets: Vec<Set> = Vec::with_capacity(places.len());
     for set in &places {
         let [Some(results), Some(message), Some(seal)] = *set else { return Err(Broken("a set is not complete")) };
-        let value = |place: usize| fields.get(place).map(|field| field.value).unwrap_or_default();
         let expected = if sets.is_empty() { "none" } else { "pass" };
-        let message_signature = read_message_signature(value(message))?;
-        let signer = read_seal(value(seal), expected)?;
-        sets.push(Set { places: [results, message, seal], message: message_signature, seal: signer });
+        sets.push(Set { places: [results, message, seal], seal: read_seal(value(seal), expected)? });
     }
-    if key_names(&sets).len() > MAX_KEY_NAMES {
+    let Some([_, place, _]) = sets.last().map(|newest| newest.places) else { return Ok(None) };
+    let sets = Sets { sets, message: read_message_signature(value(place))?, place };
+    if sets.key_names().len() > MAX_KEY_NAMES {
         return Err(Broken("too many sealers"));
     }
-    Ok(sets)
-}
-
-fn key_names(sets: &[Set]) -> Vec<Box<str>> {
-    let mut names: Vec<Box<str>> = Vec::new();
-    let newest = sets.last().map(|set| &set.message.signer);
-    for signer in newest.into_iter().chain(sets.iter().rev().map(|set| &set.seal)) {
-        if !names.contains(&signer.key_name) {
-            names.push(signer.key_name.clone());
-        }
-    }
-    names
+    Ok(Some(sets))
 }
 
 /// The instance of any of the three fields: the `i=` that stands first in an ARC-Authentication-Results (RFC 8617
@@ -360,6 +372,27 @@ mod tests {
             let found = evaluate(&message, &zone());
             assert_eq!((found.result, found.reason), (result, reason), "{name}");
             assert!(found.sets.is_empty(), "{name}");
+        }
+    }
+
+    #[test]
+    fn of_the_message_signatures_the_newest_alone_counts() {
+        let cases = [
+            ("algorithm", one().set("a", "rsa-sha1"), "rsa-sha1 is not accepted"),
+            ("From unsigned", one().set("h", "subject"), "From is not signed"),
+            ("signs ARC fields", one().set("h", "from:arc-seal"), "ARC-Message-Signature signs ARC fields"),
+            ("canonicalization", one().set("c", "loose/relaxed"), "unknown canonicalization"),
+            ("body hash missing", one().set("bh", ""), "bh= is missing"),
+            ("signature wrong", one().set("b", "AAAA"), "signature does not match"),
+            ("query method", one().set("q", "dns/other"), "unknown query method"),
+            ("expired", one().set("x", 5), "signature has expired"),
+        ];
+        for (name, signer, reason) in cases {
+            let first = sealed(MESSAGE, &signer, 1, "none");
+            let newest = evaluate(&first, &zone());
+            assert_eq!((newest.result, newest.reason), (Fail, reason), "{name}");
+            let older = evaluate(&sealed(&first, &two(), 2, "pass"), &zone());
+            assert_eq!((older.result, older.reason, older.sets.len()), (Pass, "chain validates", 2), "{name}");
         }
     }
 
