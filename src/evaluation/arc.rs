@@ -19,7 +19,7 @@ use crate::message::header::HeaderSection;
 
 pub mod results;
 
-use results::dmarc_finding;
+use results::{dmarc_finding, instance_text};
 
 /// The ARC sets of one message, if it has any.
 #[derive(Debug)]
@@ -121,6 +121,8 @@ impl Sets {
 
 /// The fields of a set, in the order of [`Set::places`].
 const NAMES: [&str; 3] = ["ARC-Authentication-Results", "ARC-Message-Signature", "ARC-Seal"];
+/// The place of the first in [`NAMES`].
+const RESULTS: usize = 0;
 /// RFC 8617 §4.2.1.
 const MAX_SETS: usize = 50;
 /// Keys that are looked up for a chain. RFC 8617 §9.2 warns of chains that are made up to cause look-ups; they must not
@@ -138,7 +140,7 @@ fn read_sets(section: &HeaderSection) -> Result<Option<Sets>, Broken> {
         let Some(kind) = NAMES.iter().position(|name| field.name.eq_ignore_ascii_case(name.as_bytes())) else {
             continue;
         };
-        let instance = instance(field.value).ok_or(Broken("i= is not from 1 to 50"))?;
+        let instance = instance(kind, field.value).ok_or(Broken("i= is not from 1 to 50"))?;
         if places.len() < instance {
             places.resize(instance, [None; 3]);
         }
@@ -162,12 +164,17 @@ fn read_sets(section: &HeaderSection) -> Result<Option<Sets>, Broken> {
     Ok(Some(sets))
 }
 
-/// The instance of any of the three fields: the `i=` that stands first in an ARC-Authentication-Results (RFC 8617
-/// §4.1.1) and anywhere in the others, whose signers don't always begin with it.
-fn instance(value: &[u8]) -> Option<usize> {
+/// The instance of a field, whose name is at `kind` in [`NAMES`]: the `i=` that stands first in an
+/// ARC-Authentication-Results, comments beside it or not (RFC 8617 §4.1.1), and anywhere in the others, which are tag
+/// lists and whose signers don't always begin with it.
+fn instance(kind: usize, value: &[u8]) -> Option<usize> {
     let number = |tags: TagList<'_>| tags.text("i");
-    let first = value.split(|b| *b == b';').next().and_then(TagList::parse).and_then(number);
-    let text = first.or_else(|| TagList::parse(value).and_then(number))?;
+    let text = if kind == RESULTS {
+        instance_text(value)?.to_owned()
+    } else {
+        let first = value.split(|b| *b == b';').next().and_then(TagList::parse).and_then(number);
+        first.or_else(|| TagList::parse(value).and_then(number))?
+    };
     let is_number = text.len() <= 2 && text.bytes().all(|b| b.is_ascii_digit());
     text.parse().ok().filter(|n| is_number && (1..=MAX_SETS).contains(n))
 }
@@ -393,6 +400,20 @@ mod tests {
             assert_eq!((newest.result, newest.reason), (Fail, reason), "{name}");
             let older = evaluate(&sealed(&first, &two(), 2, "pass"), &zone());
             assert_eq!((older.result, older.reason, older.sets.len()), (Pass, "chain validates", 2), "{name}");
+        }
+    }
+
+    #[test]
+    fn comments_may_stand_beside_the_instance_of_results() {
+        for (value, result) in [
+            ("i=1 (first); relay.example; spf=pass", Pass),
+            (" (a (b)) i (c) = (d) 1 (e\\)) ; relay.example; spf=pass", Pass),
+            ("i=1 (first; relay.example; spf=pass", Fail),
+            ("(i=1); relay.example; spf=pass", Fail),
+            ("relay.example; i=1; spf=pass", Fail),
+        ] {
+            let found = evaluate(&(one().arc_set_with(MESSAGE.as_bytes(), 1, "none", value) + MESSAGE), &zone());
+            assert_eq!(found.result, result, "{value}: {}", found.reason);
         }
     }
 

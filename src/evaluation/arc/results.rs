@@ -49,6 +49,11 @@ pub fn dmarc_finding(value: &[u8]) -> Option<DmarcFinding> {
     found.flatten()
 }
 
+/// The digits of the instance that the value of an ARC-Authentication-Results begins with; one at least.
+pub(super) fn instance_text(value: &[u8]) -> Option<&str> {
+    std::str::from_utf8(Reader(value).instance()?).ok()
+}
+
 /// One result.
 enum Outcome {
     /// `none` in the place of results.
@@ -63,8 +68,8 @@ enum Outcome {
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
-    /// `[CFWS] "i" [CFWS] "=" [CFWS] 1*DIGIT [CFWS] ";"`, whose number was read before.
-    fn instance(&mut self) -> Option<()> {
+    /// `[CFWS] "i" [CFWS] "=" [CFWS] 1*DIGIT [CFWS] ";"`: the digits.
+    fn instance(&mut self) -> Option<&'a [u8]> {
         self.skip()?;
         let name = self.keyword()?;
         self.skip()?;
@@ -73,7 +78,7 @@ impl<'a> Reader<'a> {
         let number = self.keyword()?;
         self.skip()?;
         self.take(b';')?;
-        (name == b"i" && number.iter().all(u8::is_ascii_digit)).then_some(())
+        (name == b"i" && number.iter().all(u8::is_ascii_digit)).then_some(number)
     }
 
     /// `[CFWS] authserv-id [CFWS authres-version] [CFWS]`, where nothing but a semicolon may follow.

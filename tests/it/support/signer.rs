@@ -160,7 +160,12 @@ impl<'k> Signer<'k> {
 
     /// The same with results of the sealer's.
     pub fn arc_set_saying(&self, message: &[u8], instance: usize, cv: &str, results: &str) -> String {
-        let results = format!("ARC-Authentication-Results: i={instance}; relay.example; {results}\r\n");
+        self.arc_set_with(message, instance, cv, &format!("i={instance}; relay.example; {results}"))
+    }
+
+    /// The same with an ARC-Authentication-Results of this value, whatever it is.
+    pub fn arc_set_with(&self, message: &[u8], instance: usize, cv: &str, results: &str) -> String {
+        let results = format!("ARC-Authentication-Results: {results}\r\n");
         let mut signer = self.clone().without("v").field_name("ARC-Message-Signature");
         signer.tags.insert(0, ("i".into(), instance.to_string()));
         let signature = signer.field(message);
@@ -174,8 +179,10 @@ impl<'k> Signer<'k> {
             for name in ["ARC-Authentication-Results", "ARC-Message-Signature", "ARC-Seal"] {
                 let is_of_set = |field: &&Vec<u8>| {
                     let text = String::from_utf8_lossy(field).replace([' ', '\t', '\r', '\n'], "");
+                    // The new results stand on top, however they are written.
+                    let is_new = i == instance && name == "ARC-Authentication-Results";
                     field_name(field).eq_ignore_ascii_case(name)
-                        && (text.contains(&format!(":i={i};")) || text.contains(&format!(";i={i};")))
+                        && (is_new || text.contains(&format!(":i={i};")) || text.contains(&format!(";i={i};")))
                 };
                 if let Some(field) = fields.iter().find(is_of_set) {
                     input.extend(canonical_field("relaxed", field));
