@@ -141,11 +141,13 @@ impl HeaderSection {
     }
 
     /// What must not reach the upstream: every `X-DMARC-Fail-policy`, and every `Authentication-Results` that a lenient
-    /// reader could take for one of `ids` (RFC 8601 §5). A field without a readable id claims nobody and stays.
+    /// reader could take for one of `ids` or whose version nobody knows (RFC 8601 §5). A field without a readable id
+    /// claims nobody and stays.
     pub fn removals(&self, ids: &AuthservIds) -> Removals {
+        let forged_results = |value: &[u8]| ids.claimed_by(value) || has_unknown_version(value);
         let forged = |raw: &[u8]| {
             has_lenient_name(raw, FAIL_POLICY)
-                || (has_lenient_name(raw, AUTHENTICATION_RESULTS) && ids.claimed_by(after_colon(raw)))
+                || (has_lenient_name(raw, AUTHENTICATION_RESULTS) && forged_results(after_colon(raw)))
         };
         let ranges = self.pieces.iter().filter(|piece| forged(self.raw(piece))).map(Piece::range);
         Removals(ranges.collect())
@@ -181,7 +183,7 @@ impl AuthservIds {
         if self.0.is_empty() {
             return false;
         }
-        match plain_id(value) {
+        match plain_id(value).map(|(id, _)| id) {
             // Beyond ASCII there are spaces that some readers take off.
             Some(id) => self.contains(id) || (!id.is_ascii() && self.begins(value)),
             // Quotes, nested comments, control characters, an id with a slash...: readers differ on such a field, so
@@ -328,17 +330,31 @@ fn after_colon(raw: &[u8]) -> &[u8] {
     memchr(b':', raw).and_then(|at| raw.get(at + 1..)).unwrap_or_default()
 }
 
-/// The id of a field that every reader reads alike: `[FWS] [comment] id [comment] [1] [comment] ";"`, the id a token
-/// (RFC 2045 §5.1), comments without anything that nests, escapes or ends them early.
-fn plain_id(value: &[u8]) -> Option<&[u8]> {
+/// Whether results are of another version than 1, whoever speaks (RFC 8601 §2.2, §5); without one they are of that.
+fn has_unknown_version(value: &[u8]) -> bool {
+    let is_unknown = |(_, version): (&[u8], &[u8])| {
+        let number = std::str::from_utf8(version).ok().and_then(|digits| digits.parse::<u64>().ok());
+        !version.is_empty() && number != Some(1)
+    };
+    match plain_id(value) {
+        Some(found) => is_unknown(found),
+        None => plain_id(&squeezed(value)).is_some_and(is_unknown),
+    }
+}
+
+/// The id of a field that every reader reads alike, and the digits of the version behind it, if any:
+/// `[FWS] [comment] id [comment] [version] [comment] ";"`, the id a token (RFC 2045 §5.1), comments without anything that
+/// nests, escapes or ends them early.
+fn plain_id(value: &[u8]) -> Option<(&[u8], &[u8])> {
     let is_token = |b: &u8| (b.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?=".contains(b)) || !b.is_ascii();
     let value = skip_plain_cfws(value)?;
     let end = value.iter().position(|b| !is_token(b)).unwrap_or(value.len());
     let (id, rest) = value.split_at_checked(end)?;
     let rest = skip_plain_cfws(rest)?;
     let digits = rest.iter().take_while(|b| b.is_ascii_digit()).count();
-    let rest = skip_plain_cfws(rest.get(digits..)?)?;
-    (!id.is_empty() && matches!(rest.first(), None | Some(b';'))).then_some(id)
+    let (version, rest) = rest.split_at_checked(digits)?;
+    let rest = skip_plain_cfws(rest)?;
+    (!id.is_empty() && matches!(rest.first(), None | Some(b';'))).then_some((id, version))
 }
 
 /// Skips white space and simple comments; `None` where readers would differ on what a comment is.
@@ -502,6 +518,12 @@ mod tests {
             "Authentication-Results: BÜCHER.example.; spf=pass",
             "Authentication-Results: ｍｘ.example.net; spf=pass",
             "Authentication-Results: inner; spf=pass",
+            "Authentication-Results: other.example 2; spf=pass",
+            "Authentication-Results:other.example 0;spf=pass",
+            "Authentication-Results: other.example (c) 2 (d)",
+            "Authentication-Results: other.example 99999999999999999999999999; spf=pass",
+            "Authentication-Results: \"other.example\" 2; spf=pass",
+            "Authentication-Results: other.example (c (d)) 2; spf=pass",
             "X-DMARC-Fail-policy: none",
             "x-dmarc-fail-POLICY : none",
             "X-DMARC-Fail-policy\0: none",
@@ -526,6 +548,11 @@ mod tests {
             "Authentication-Results: mx.example.org; spf=pass smtp.mailfrom=mx.example.net",
             "Authentication-Results: amx.example.net; spf=pass",
             "Authentication-Results: mx.example.net.evil.example; spf=pass",
+            "Authentication-Results: other.example 1; spf=pass",
+            "Authentication-Results: other.example (c (2)) 01 (2); spf=pass",
+            "Authentication-Results: \"other.example\" 1; spf=pass",
+            "Authentication-Results: other2; spf=pass",
+            "Authentication-Results: 2; spf=pass",
             "Authentication-Results: other.example (mx.example.net); spf=pass",
             "Authentication-Results: other.example (from mx.example.net) 1; spf=pass",
             "Authentication-Results: other.example; iprev=pass policy.iprev=192.0.2.1 (mx.example.net)",

@@ -78,6 +78,7 @@ async fn forged_results_and_marks_are_gone_and_those_of_others_stay() {
         "Authentication-Results: mx(c).gate.example; none\r\n",
         "Authentication-Results: mx . gate . example; none\r\n",
         "Authentication-Results: former.example; none\r\n",
+        "Authentication-Results: mx.other.example 2; none\r\n",
         "X-DMARC-Fail-policy: none\r\n",
         "x-dmarc-fail-POLICY : reject\r\n",
         "X-DMARC-Fail-policy:\r\n quarantine\r\n",
@@ -86,6 +87,7 @@ async fn forged_results_and_marks_are_gone_and_those_of_others_stay() {
     let others: &[&str] = &[
         "Authentication-Results: mx.other.example; dmarc=pass header.from=a.example\r\n",
         "Authentication-Results: gate.example; none\r\n",
+        "Authentication-Results: mx.other.example 1; none\r\n",
         "Authentication-Results: x.mx.gate.example; none\r\n",
         "ARC-Authentication-Results: i=1; mx.gate.example; none\r\n",
         "X-Authentication-Results: mx.gate.example; none\r\n",
