@@ -177,7 +177,7 @@ impl<L: Lookup> Check<'_, L> {
         }
         match &record.redirect {
             Some(redirect) => self.redirect(redirect, domain).await,
-            None => Finding::new(SpfResult::Neutral, "no mechanism matched"),
+            None => Finding::no_match(),
         }
     }
 
@@ -193,7 +193,7 @@ impl<L: Lookup> Check<'_, L> {
             Mechanism::Include(spec) => self.include(spec, domain).await,
             Mechanism::A(spec, prefix) => {
                 self.spend_term()?;
-                let target = self.target(spec.as_ref(), domain).await?;
+                let Some(target) = self.target(spec.as_ref(), domain).await? else { return Ok(false) };
                 let found = self.records(&target, address_type(self.ip)).await?;
                 Ok(found.is_some_and(|records| self.any_covers(*prefix, &records)))
             }
@@ -201,7 +201,7 @@ impl<L: Lookup> Check<'_, L> {
             Mechanism::Ptr(spec) => self.ptr(spec.as_ref(), domain).await,
             Mechanism::Exists(spec) => {
                 self.spend_term()?;
-                let target = self.target(Some(spec), domain).await?;
+                let Some(target) = self.target(Some(spec), domain).await? else { return Ok(false) };
                 // An A record, whatever the client's family (RFC 7208 §5.7).
                 Ok(self.records(&target, RecordType::A).await?.is_some())
             }
@@ -211,7 +211,7 @@ impl<L: Lookup> Check<'_, L> {
     /// RFC 7208 §5.2.
     async fn include(&mut self, spec: &DomainSpec, domain: &str) -> Match {
         self.spend_term()?;
-        let target = self.target(Some(spec), domain).await?;
+        let Some(target) = self.target(Some(spec), domain).await? else { return Ok(false) };
         let included = self.domain(target).await;
         match included.result {
             SpfResult::Pass => Ok(true),
@@ -229,7 +229,8 @@ impl<L: Lookup> Check<'_, L> {
             Err(stop) => Err(stop),
         };
         let target = match target {
-            Ok(target) => target,
+            Ok(Some(target)) => target,
+            Ok(None) => return Finding::no_match(),
             Err(stop) => return Finding::stopped(stop).by(&redirect.text),
         };
         let finding = self.domain(target).await;
@@ -244,7 +245,7 @@ impl<L: Lookup> Check<'_, L> {
     /// RFC 7208 §5.4. More than ten exchangers are an error (§4.6.4).
     async fn mx(&mut self, spec: Option<&DomainSpec>, prefix: Prefix, domain: &str) -> Match {
         self.spend_term()?;
-        let target = self.target(spec, domain).await?;
+        let Some(target) = self.target(spec, domain).await? else { return Ok(false) };
         let Some(records) = self.records(&target, RecordType::Mx).await? else { return Ok(false) };
         if records.as_mx().len() > MAX_EXCHANGERS {
             return Err(Stop::PermError("more than ten exchangers"));
@@ -270,7 +271,7 @@ impl<L: Lookup> Check<'_, L> {
     /// RFC 7208 §5.5. Only names within the target are validated, which gives the same result with fewer look-ups.
     async fn ptr(&mut self, spec: Option<&DomainSpec>, domain: &str) -> Match {
         self.spend_term()?;
-        let target = self.target(spec, domain).await?;
+        let Some(target) = self.target(spec, domain).await? else { return Ok(false) };
         match self.names().await {
             Ok(names) => Ok(self.validated_within(&names, &target).await?.is_some()),
             Err(Miss::Failed(failure)) => self.passed_over(failure).map(|()| false),
@@ -278,18 +279,22 @@ impl<L: Lookup> Check<'_, L> {
         }
     }
 
-    /// The name that a term is about: its own domain, expanded, or that of the record.
-    async fn target(&mut self, spec: Option<&DomainSpec>, domain: &str) -> Result<String, Stop> {
-        let Some(spec) = spec else { return Ok(domain.to_owned()) };
+    /// The name that a term is about: its own domain, expanded, or that of the record. None where it is made of a local
+    /// part beyond ASCII: the term does not match (RFC 8616 §4).
+    async fn target(&mut self, spec: Option<&DomainSpec>, domain: &str) -> Result<Option<String>, Stop> {
+        let Some(spec) = spec else { return Ok(Some(domain.to_owned())) };
+        if spec.wants_local_part() && !self.local_part.is_ascii() {
+            return Ok(None);
+        }
         let validated = if spec.wants_validated_name() { self.validated_name(domain).await? } else { None };
-        Ok(spec.expand(&Values {
+        Ok(Some(spec.expand(&Values {
             ip: self.ip,
             local_part: self.local_part,
             sender_domain: self.sender_domain,
             domain,
             helo: self.helo,
             validated_name: validated.as_deref().unwrap_or("unknown"),
-        }))
+        })))
     }
 
     /// `%{p}` (RFC 7208 §7.3): the domain itself if the client has that name, else a name below it, else any.
@@ -387,6 +392,11 @@ impl<L: Lookup> Check<'_, L> {
 impl Finding {
     fn new(result: SpfResult, reason: &str) -> Self {
         Self { result, term: None, reason: reason.into(), failure: None }
+    }
+
+    /// RFC 7208 §4.7.
+    fn no_match() -> Self {
+        Self::new(SpfResult::Neutral, "no mechanism matched")
     }
 
     fn stopped(stop: Stop) -> Self {

@@ -112,7 +112,16 @@ impl DomainSpec {
 
     /// Whether `values.validated_name` is needed: it costs look-ups.
     pub fn wants_validated_name(&self) -> bool {
-        self.parts.iter().any(|part| matches!(part, Part::Macro(m) if m.letter == Letter::ValidatedName))
+        self.has_letter(|letter| letter == Letter::ValidatedName)
+    }
+
+    /// Whether `values.local_part` is needed, which may be no name for DNS.
+    pub fn wants_local_part(&self) -> bool {
+        self.has_letter(|letter| matches!(letter, Letter::Sender | Letter::LocalPart))
+    }
+
+    fn has_letter(&self, is_it: impl Fn(Letter) -> bool) -> bool {
+        self.parts.iter().any(|part| matches!(part, Part::Macro(m) if is_it(m.letter)))
     }
 
     /// The name that the text stands for, without a trailing dot. If it is longer than DNS takes, labels are dropped

@@ -49,6 +49,43 @@ async fn identities() {
 }
 
 #[tokio::test]
+async fn terms_with_a_local_part_beyond_ascii_do_not_match() {
+    use SpfResult::{Fail, Neutral, Pass, PermError};
+    let zone = || {
+        Zone::new()
+            .a("example.probe.example", &[IP])
+            .a("tail.probe.example", &[IP])
+            .mx("tail.probe.example", &[(10, "tail.probe.example")])
+            .txt("tail.probe.example", &["v=spf1 +all"])
+            .ptr("3.2.0.192.in-addr.arpa", &["tail.probe.example"])
+    };
+    // `tail` is the last part of either local part, and plain ASCII.
+    let cases = [
+        ("exists:%{l1}.probe.example", Pass, Fail),
+        ("exists:%{L1}.probe.example", Pass, Fail),
+        ("a:%{l1}.probe.example", Pass, Fail),
+        ("mx:%{l1}.probe.example", Pass, Fail),
+        ("ptr:%{l1}.probe.example", Pass, Fail),
+        ("include:%{l1}.probe.example", Pass, Fail),
+        ("exists:%{s1}.probe.example", Pass, Fail),
+        ("include:%{l}.gone.example", PermError, Fail),
+        ("exists:%{o1}.probe.example", Pass, Pass),
+    ];
+    for (terms, ascii, beyond) in cases {
+        let zone = zone().txt("a.example", &[&format!("v=spf1 {terms} -all")]);
+        for (local_part, expected) in [("joe.tail", ascii), ("j\u{f6}.tail", beyond)] {
+            let output = check_from(&zone, IP, &format!("{local_part}@a.example")).await;
+            assert_eq!(output.result, expected, "{terms} {local_part}: {output:?}");
+        }
+    }
+    let zone = zone().txt("a.example", &["v=spf1 redirect=%{l1}.probe.example"]);
+    assert_eq!(check_from(&zone, IP, "joe.tail@a.example").await.result, Pass);
+    let output = check_from(&zone, IP, "j\u{f6}.tail@a.example").await;
+    assert_eq!((output.result, &*output.reason), (Neutral, "no mechanism matched"));
+    assert_eq!(zone.asked().iter().filter(|(name, _)| name.contains("probe")).count(), 1, "of the first");
+}
+
+#[tokio::test]
 async fn record_look_up() {
     use SpfResult::{None, Pass, PermError, TempError};
     let cases = [
