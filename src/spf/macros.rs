@@ -32,7 +32,7 @@ pub enum MacroError {
     /// A character that macro strings do not have.
     #[error("character not allowed")]
     BadCharacter,
-    /// Neither a label that a top-level domain may have nor a macro stands at the end.
+    /// Neither a label that a top-level domain may have nor a macro, `%%`, `%_` or `%-` stands at the end.
     #[error("domain does not end in a top label or a macro")]
     BadEnd,
 }
@@ -57,6 +57,8 @@ pub struct Values<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Part {
     Literal(Box<str>),
+    /// What `%%`, `%_` or `%-` stands for.
+    Escape(&'static str),
     Macro(Macro),
 }
 
@@ -98,10 +100,9 @@ impl DomainSpec {
         if parts.iter().any(explanation) {
             return Err(MacroError::ExplanationLetter);
         }
-        // The end is judged as written: `%%`, `%_` and `%-` are literals in `parts`, but end no domain.
         let ends_well = match parts.last() {
-            Some(Part::Macro(_)) => true,
-            Some(Part::Literal(_)) => ends_in_top_label(text),
+            Some(Part::Macro(_) | Part::Escape(_)) => true,
+            Some(Part::Literal(text)) => ends_in_top_label(text),
             None => false,
         };
         if !ends_well {
@@ -131,6 +132,7 @@ impl DomainSpec {
         for part in &self.parts {
             match part {
                 Part::Literal(text) => name.push_str(text),
+                Part::Escape(text) => name.push_str(text),
                 Part::Macro(m) => m.expand(values, &mut name),
             }
         }
@@ -163,23 +165,20 @@ fn parse_parts(text: &str) -> Result<Vec<Part>, MacroError> {
             rest = rest.get(1..).unwrap_or_default();
             continue;
         }
-        let (replacement, length) = match rest.as_bytes().get(1) {
-            Some(b'%') => (Some("%"), 2),
-            Some(b'_') => (Some(" "), 2),
-            Some(b'-') => (Some("%20"), 2),
-            Some(b'{') => (None, rest.find('}').ok_or(MacroError::StrayPercent)? + 1),
+        let (part, length) = match rest.as_bytes().get(1) {
+            Some(b'%') => (Part::Escape("%"), 2),
+            Some(b'_') => (Part::Escape(" "), 2),
+            Some(b'-') => (Part::Escape("%20"), 2),
+            Some(b'{') => {
+                let end = rest.find('}').ok_or(MacroError::StrayPercent)?;
+                (Part::Macro(Macro::parse(rest.get(2..end).unwrap_or_default())?), end + 1)
+            }
             _ => return Err(MacroError::StrayPercent),
         };
-        match replacement {
-            Some(text) => literal.push_str(text),
-            None => {
-                if !literal.is_empty() {
-                    parts.push(Part::Literal(std::mem::take(&mut literal).into()));
-                }
-                let inner = rest.get(2..length - 1).unwrap_or_default();
-                parts.push(Part::Macro(Macro::parse(inner)?));
-            }
+        if !literal.is_empty() {
+            parts.push(Part::Literal(std::mem::take(&mut literal).into()));
         }
+        parts.push(part);
         rest = rest.get(length..).unwrap_or_default();
     }
     if !literal.is_empty() {
@@ -369,6 +368,7 @@ mod tests {
             ("%{d99999999999999999999999}", "email.example.com"),
             ("%{l-}.%{lR-}", "strong.bad.bad.strong"),
             ("a%%b%_c%-d.example.", "a%b c%20d.example"),
+            ("%{d}.a%%%_%-", "email.example.com.a% %20"),
         ];
         for (text, expected) in cases {
             assert_eq!(expand(text, &values()), expected, "{text}");
@@ -413,7 +413,9 @@ mod tests {
             ("example.com-", MacroError::BadEnd),
             ("example.c_m", MacroError::BadEnd),
             ("example.com..", MacroError::BadEnd),
-            ("example.com%%", MacroError::BadEnd),
+            ("example.com%%x", MacroError::BadEnd),
+            ("example.com%%_", MacroError::BadEnd),
+            ("example.%-com", MacroError::BadEnd),
             ("example.com/24", MacroError::BadEnd),
             ("%{d}x", MacroError::BadEnd),
             ("%{d", MacroError::StrayPercent),
@@ -440,8 +442,10 @@ mod tests {
 
     #[test]
     fn ends_of_domains() {
-        for text in ["a.com", "a.com.", ".com", "a.c-m", "a.xn--p1ai", "a.1a", "x%{d}", "a..com", "a/b.com", "%{d}.com"]
-        {
+        for text in [
+            "a.com", "a.com.", ".com", "a.c-m", "a.xn--p1ai", "a.1a", "x%{d}", "a..com", "a/b.com", "%{d}.com", "a.com%%",
+            "a%_", "%-", "a%%.com", "%%%%",
+        ] {
             assert!(DomainSpec::parse(text).is_ok(), "{text}");
         }
     }
