@@ -86,7 +86,7 @@ fn spf(field: &mut Field, spf: &SpfOutput) {
     }
 }
 
-/// Each signature up to a bound; beyond it those that passed go first.
+/// Each signature up to a bound, copies left out; beyond it those that passed go first.
 fn all_dkim(field: &mut Field, evaluation: &Evaluation) {
     let all = &evaluation.dkim;
     let chosen: Vec<&DkimOutput> = if all.len() > MAX_DKIM {
@@ -98,8 +98,9 @@ fn all_dkim(field: &mut Field, evaluation: &Evaluation) {
     if chosen.is_empty() {
         field.method("dkim", DkimResult::None);
     }
+    let chosen = without_copies(&chosen);
     for signature in &chosen {
-        dkim(field, signature);
+        dkim(field, signature, unique_start(signature, &chosen));
     }
     let left_out = all.len() - chosen.len() + evaluation.dkim_skipped;
     if left_out > 0 {
@@ -107,7 +108,31 @@ fn all_dkim(field: &mut Field, evaluation: &Evaluation) {
     }
 }
 
-fn dkim(field: &mut Field, signature: &DkimOutput) {
+/// Of several with the same `b=`, as far as it is kept, the one that passed, else the first: no reader could tell them
+/// apart, and the others are that one's copies in fields that were changed (RFC 6008 §4).
+fn without_copies<'a>(all: &[&'a DkimOutput]) -> Vec<&'a DkimOutput> {
+    let is_kept = |output: &DkimOutput| {
+        let copies = all.iter().filter(|other| other.signature_start == output.signature_start);
+        // The first of the least.
+        let best = copies.min_by_key(|copy| copy.result != DkimResult::Pass);
+        output.signature_start.is_empty() || best.is_some_and(|best| best.place == output.place)
+    };
+    all.iter().copied().filter(|output| is_kept(output)).collect()
+}
+
+/// As much of `b=` as tells a signature from all the others, eight characters at least (RFC 6008 §4).
+fn unique_start<'a>(signature: &'a DkimOutput, all: &[&DkimOutput]) -> &'a str {
+    let start = &signature.signature_start;
+    let others = all.iter().filter(|other| other.signature_start != *start);
+    let shared = |other: &&DkimOutput| {
+        let pairs = start.bytes().zip(other.signature_start.bytes());
+        pairs.take_while(|(one, another)| one == another).count()
+    };
+    let length = others.map(shared).max().map_or(MIN_START, |shared| MIN_START.max(shared + 1));
+    start.get(..length).unwrap_or(start)
+}
+
+fn dkim(field: &mut Field, signature: &DkimOutput, start: &str) {
     field.method("dkim", signature.result);
     field.reason(signature.reason, signature.result == DkimResult::Pass);
     if let Some(domain) = &signature.domain {
@@ -118,7 +143,7 @@ fn dkim(field: &mut Field, signature: &DkimOutput) {
     }
     field.property("header.s", &signature.selector);
     field.property("header.a", signature.algorithm.unwrap_or_default());
-    field.property("header.b", &signature.signature_start);
+    field.property("header.b", start);
 }
 
 fn dmarc(field: &mut Field, output: &DmarcOutput, assessment: &Assessment, id: &str) {
@@ -272,5 +297,7 @@ const MAX_VALUE: usize = 253;
 const MAX_LOCAL: usize = 64;
 /// Characters of an id: its comment must fit into a line.
 const MAX_ID: usize = 32;
+/// Characters of a `b=` that are written at least (RFC 6008 §4).
+const MIN_START: usize = 8;
 /// Signatures that are written.
 const MAX_DKIM: usize = 20;

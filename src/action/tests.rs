@@ -32,6 +32,11 @@ fn signature(result: DkimResult, domain_text: &str) -> DkimOutput {
     }
 }
 
+/// With this at the beginning of its `b=`.
+fn begun(signature: DkimOutput, start: &str) -> DkimOutput {
+    DkimOutput { signature_start: start.into(), ..signature }
+}
+
 fn dmarc(author: &str, result: DmarcResult, tags: &str) -> DmarcOutput {
     let record = match parse(format!("v=DMARC1; {tags}").as_bytes()) {
         Parsed::Record(record) if !tags.is_empty() => Some(Arc::from(record)),
@@ -50,7 +55,8 @@ fn dmarc(author: &str, result: DmarcResult, tags: &str) -> DmarcOutput {
     }
 }
 
-fn evaluation(spf: SpfOutput, dkim: Vec<DkimOutput>, dmarc: Vec<DmarcOutput>) -> Evaluation {
+fn evaluation(spf: SpfOutput, mut dkim: Vec<DkimOutput>, dmarc: Vec<DmarcOutput>) -> Evaluation {
+    dkim.iter_mut().enumerate().for_each(|(place, signature)| signature.place = place);
     Evaluation { spf, dkim, ..sample::evaluation(dmarc) }
 }
 
@@ -72,7 +78,7 @@ const NAMES: Names<'_> = Names { authserv_id: "mx.example.net", explain_id: "7f3
 fn the_fields_of_a_pass() {
     let mut facts = evaluation(
         spf(SpfResult::Pass, Identity::MailFrom, "bounce.example.org"),
-        vec![signature(DkimResult::Pass, "example.org"), signature(DkimResult::Fail, "example.com")],
+        vec![signature(DkimResult::Pass, "example.org"), begun(signature(DkimResult::Fail, "example.com"), "abc/d+fg")],
         vec![dmarc("example.org", DmarcResult::Pass, "p=reject; t=y")],
     );
     facts.arc =
@@ -82,7 +88,7 @@ fn the_fields_of_a_pass() {
         dkim=pass header.d=example.org header.i=@example.org header.s=s1\r\n \
         header.a=rsa-sha256 header.b=\"abc/d+f=\";\r\n \
         dkim=fail reason=\"body hash did not verify\" header.d=example.com\r\n \
-        header.i=@example.com header.s=s1 header.a=rsa-sha256 header.b=\"abc/d+f=\";\r\n \
+        header.i=@example.com header.s=s1 header.a=rsa-sha256 header.b=\"abc/d+fg\";\r\n \
         arc=fail reason=\"the chain is broken\";\r\n \
         dmarc=pass (p=reject dis=pass) policy.dmarc=quarantine\r\n \
         header.from=example.org\r\n";
@@ -235,7 +241,8 @@ fn a_message_that_was_not_evaluated_says_so() {
 
 #[test]
 fn many_signatures_are_cut_with_the_passing_ones_kept() {
-    let mut signatures = vec![signature(DkimResult::Fail, "example.com"); 30];
+    let numbered = |n: usize| begun(signature(DkimResult::Fail, "example.com"), &format!("{n:08}"));
+    let mut signatures: Vec<_> = (0..30).map(numbered).collect();
     signatures.push(signature(DkimResult::Pass, "example.org"));
     let mut facts = evaluation(spf(SpfResult::None, Identity::MailFrom, ""), signatures, Vec::new());
     facts.dkim_skipped = 5;
@@ -312,6 +319,42 @@ fn several_failed_checks_have_a_code_of_their_own() {
         );
         let Action::Reject(reply) = action(&facts, Mode::Enforce, Reject::Always) else { panic!() };
         assert_eq!(reply.enhanced, *expected, "{spf_result} {signatures:?}");
+    }
+}
+
+#[test]
+fn signatures_are_told_apart_by_as_much_of_b_as_it_takes() {
+    use DkimResult::{Fail, Neutral, Pass, TempError};
+    type Signatures<'a> = &'a [(DkimResult, &'a str)];
+    let (copy, other) = ("x".repeat(64), format!("{}y", "x".repeat(63)));
+    let cases: [(&str, Signatures<'_>, Signatures<'_>, bool); 9] = [
+        ("one", &[(Pass, "abcdefghij")], &[(Pass, "abcdefgh")], false),
+        ("eight do", &[(Pass, "abcdefghi"), (Fail, "abcdefgXi")], &[(Pass, "abcdefgh"), (Fail, "abcdefgX")], false),
+        ("nine do", &[(Pass, "abcdefghij"), (Fail, "abcdefghXj")], &[(Pass, "abcdefghi"), (Fail, "abcdefghX")], false),
+        (
+            "of three, as many as each needs",
+            &[(Fail, "abcdefghij"), (Fail, "abcdefghiX"), (Fail, "abXdefghij")],
+            &[(Fail, "abcdefghij"), (Fail, "abcdefghiX"), (Fail, "abXdefgh")],
+            false,
+        ),
+        ("short ones", &[(Fail, "abc"), (Fail, "abcd")], &[(Fail, "abc"), (Fail, "abcd")], false),
+        ("all that is kept", &[(Fail, &copy), (Pass, &other)], &[(Fail, &copy), (Pass, &other)], false),
+        ("copies of a pass", &[(Fail, &copy), (Pass, &copy), (TempError, &copy)], &[(Pass, "xxxxxxxx")], true),
+        ("copies of a failure", &[(TempError, &copy), (Fail, &copy)], &[(TempError, "xxxxxxxx")], true),
+        ("none", &[(Neutral, ""), (Neutral, "")], &[(Neutral, ""), (Neutral, "")], false),
+    ];
+    for (name, signatures, expected, are_left_out) in cases {
+        let signatures = signatures.iter().map(|(result, start)| begun(signature(*result, "example.org"), start));
+        let facts = evaluation(spf(SpfResult::None, Identity::MailFrom, ""), signatures.collect(), Vec::new());
+        let field = header(&facts, Mode::Enforce);
+        let (_, results) = read(&field);
+        let start = |properties: &[(String, String)]| {
+            properties.iter().find(|(name, _)| name == "header.b").map(|(_, value)| value.clone()).unwrap_or_default()
+        };
+        let dkim = results.iter().filter(|r| r.0 == "dkim").map(|r| (r.1.clone(), start(&r.2)));
+        let expected: Vec<_> = expected.iter().map(|(r, start)| (r.to_string(), (*start).to_owned())).collect();
+        assert_eq!(dkim.collect::<Vec<_>>(), expected, "{name}");
+        assert_eq!(field.contains("(more="), are_left_out, "{name}: {field}");
     }
 }
 
@@ -552,13 +595,14 @@ fn meant_results(facts: &Evaluation) -> Vec<ResultInfo> {
         ];
         expected.push(("spf".to_owned(), output.result.to_string(), properties.into_iter().flatten().collect()));
     }
-    for output in &facts.dkim {
+    let known: Vec<_> = facts.dkim.iter().map(|d| (d.result == DkimResult::Pass, &*d.signature_start)).collect();
+    for (output, start) in results::told_apart(&known).into_iter().map(|(place, start)| (&facts.dkim[place], start)) {
         let properties = [
             reason(output.reason, output.result == DkimResult::Pass),
             property("header.d", output.domain.as_ref().map(ToString::to_string)),
             property("header.s", meant(&output.selector)),
             property("header.a", output.algorithm.map(str::to_owned)),
-            property("header.b", meant(&output.signature_start)),
+            property("header.b", meant(start)),
         ];
         expected.push(("dkim".to_owned(), output.result.to_string(), properties.into_iter().flatten().collect()));
     }

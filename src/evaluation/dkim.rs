@@ -108,32 +108,22 @@ impl Signatures {
         let (mut outputs, mut skipped) = (Vec::with_capacity(self.chosen.len()), Vec::new());
         for chosen in &self.chosen {
             if message.hashed.get() < MAX_OCTETS {
-                outputs.push((chosen.place, chosen.verify(&message)));
+                outputs.push(chosen.verify(&message));
             } else {
                 skipped.push(chosen);
             }
         }
-        outputs.sort_by_key(|(place, _)| *place);
+        outputs.sort_by_key(|output| output.place);
         skipped.extend(&self.skipped);
         let domains = skipped.iter().filter_map(|c| Some(c.signature.as_ref().ok()?.signer.domain.clone()));
         let skipped_domains: HashSet<Domain> = domains.collect();
-        Verified {
-            outputs: outputs.into_iter().map(|(_, output)| output).collect(),
-            skipped: skipped.len(),
-            skipped_domains: skipped_domains.into_iter().collect(),
-        }
+        Verified { outputs, skipped: skipped.len(), skipped_domains: skipped_domains.into_iter().collect() }
     }
 
     /// What the signature that `output` tells of was made over in `section`, the one that was read: the canonicalized
     /// header fields with its own (RFC 6376 §3.7), and which hash of the body. None if it can't be read.
     pub fn signed(&self, section: &HeaderSection, output: &DkimOutput) -> Option<(Vec<u8>, BodyHashSpec)> {
-        let is_it = |chosen: &&Chosen| {
-            let claims = &chosen.claims;
-            claims.domain == output.domain
-                && claims.selector == output.selector
-                && claims.signature_start == output.signature_start
-        };
-        let chosen = self.chosen.iter().find(is_it)?;
+        let chosen = self.chosen.iter().find(|chosen| chosen.place == output.place)?;
         let signature = chosen.signature.as_ref().ok()?;
         Some((signed_input(&FieldIndex::new(section), signature, chosen.place), signature.body))
     }
@@ -263,6 +253,7 @@ impl Chosen {
             Err(fault) => (fault.result, fault.reason),
         };
         DkimOutput {
+            place: self.place,
             result,
             domain: self.claims.domain.clone(),
             selector: self.claims.selector.clone(),

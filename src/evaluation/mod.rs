@@ -76,6 +76,8 @@ label_enum! {
 /// What was found for one DKIM-Signature field.
 #[derive(Debug, Clone)]
 pub struct DkimOutput {
+    /// The place of its field among the fields of the header section, from 0.
+    pub place: usize,
     /// The result.
     pub result: DkimResult,
     /// `d=`, if it is a domain.
@@ -86,7 +88,7 @@ pub struct DkimOutput {
     pub identity: Option<Box<str>>,
     /// `a=`, if known: `rsa-sha256`, `ed25519-sha256`, `rsa-sha1`.
     pub algorithm: Option<&'static str>,
-    /// The first characters of `b=` without white space, at most 8: tells signatures of one domain apart (RFC 6008).
+    /// The first characters of `b=` without white space, at most 64: tells signatures apart (RFC 6008).
     pub signature_start: Box<str>,
     /// Whether a usable public key was found: a signature without one speaks for nobody.
     pub key: KeySearch,

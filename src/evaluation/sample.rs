@@ -35,6 +35,7 @@ pub fn spf(result: SpfResult, identity: Identity, name: &str) -> SpfOutput {
 /// A signature of `name`, whose key was found.
 pub fn signature(result: DkimResult, name: &str) -> DkimOutput {
     DkimOutput {
+        place: 0,
         result,
         domain: Some(domain(name)),
         selector: "s1".into(),

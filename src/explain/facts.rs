@@ -98,6 +98,7 @@ pub struct Dkim {
     pub selector: String,
     pub identity: Option<String>,
     pub algorithm: Option<Word>,
+    /// The first eight characters of `b=`.
     pub signature_start: String,
     /// `found`, `missing`, or `unknown` where nobody asked or DNS did not tell.
     #[serde(default)]
@@ -237,13 +238,14 @@ impl Spf {
 
 impl Dkim {
     fn new(output: &DkimOutput) -> Self {
+        let start = output.signature_start.as_bytes();
         Self {
             result: named(output.result),
             domain: output.domain.as_ref().map(ToString::to_string),
             selector: escaped(output.selector.as_bytes()),
             identity: output.identity.as_deref().map(|identity| escaped(identity.as_bytes())),
             algorithm: output.algorithm.map(Word::Borrowed),
-            signature_start: escaped(output.signature_start.as_bytes()),
+            signature_start: escaped(start.get(..8).unwrap_or(start)),
             key: named(output.key),
             reason: output.reason.into(),
         }

@@ -165,7 +165,10 @@ impl Story {
         }
         self.facts("  added", decision.header_lines.iter().cloned());
         if decision.removed_fields > 0 {
-            self.fact("  removed", &format!("{} incoming field(s), forged or of an unknown version", decision.removed_fields));
+            self.fact(
+                "  removed",
+                &format!("{} incoming field(s), forged or of an unknown version", decision.removed_fields),
+            );
         }
     }
 

@@ -258,6 +258,7 @@ fn of_several_author_domains_the_strictest_failing_policy_rules() {
 fn signs_of_indirect_flow() {
     use Alignment::{Relaxed, Strict, Unaligned, Unknown};
     let signature = |result, key_found| DkimOutput {
+        place: 0,
         result,
         domain: Some(domain("example.org")),
         selector: "s".into(),

@@ -443,8 +443,21 @@ mod tests {
     #[test]
     fn ends_of_domains() {
         for text in [
-            "a.com", "a.com.", ".com", "a.c-m", "a.xn--p1ai", "a.1a", "x%{d}", "a..com", "a/b.com", "%{d}.com", "a.com%%",
-            "a%_", "%-", "a%%.com", "%%%%",
+            "a.com",
+            "a.com.",
+            ".com",
+            "a.c-m",
+            "a.xn--p1ai",
+            "a.1a",
+            "x%{d}",
+            "a..com",
+            "a/b.com",
+            "%{d}.com",
+            "a.com%%",
+            "a%_",
+            "%-",
+            "a%%.com",
+            "%%%%",
         ] {
             assert!(DomainSpec::parse(text).is_ok(), "{text}");
         }

@@ -85,6 +85,7 @@ async fn evaluate(case: &Case, config: &Config) -> Evaluation {
 
 fn signature(Signature { domain, result, key }: &Signature) -> DkimOutput {
     DkimOutput {
+        place: 0,
         result: *result,
         domain: Some(domain.clone()),
         selector: "case".into(),

@@ -22,6 +22,7 @@ fn spf(result: SpfResult, domain_text: &str) -> SpfOutput {
 
 fn dkim(result: DkimResult, domain_text: &str) -> DkimOutput {
     DkimOutput {
+        place: 0,
         result,
         domain: Some(domain(domain_text)),
         selector: "s".into(),

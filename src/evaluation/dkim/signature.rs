@@ -87,7 +87,7 @@ impl Claims {
             selector: name(tags, "s").ok().flatten().map(|selector| selector.as_str().into()).unwrap_or_default(),
             identity: tags.text("i").filter(short).map(Into::into),
             algorithm: tags.text("a").and_then(|a| ALGORITHMS.into_iter().find(|known| known.eq_ignore_ascii_case(&a))),
-            signature_start: start.take(8).filter(|b| b.is_ascii_graphic()).map(|b| char::from(*b)).collect(),
+            signature_start: start.take(MAX_START).filter(|b| b.is_ascii_graphic()).map(|b| char::from(*b)).collect(),
         }
     }
 }
@@ -184,6 +184,8 @@ fn names(signed: &[u8]) -> impl Iterator<Item = &[u8]> {
 const ALGORITHMS: [&str; 3] = ["rsa-sha256", "ed25519-sha256", "rsa-sha1"];
 /// Names in `h=`: honest signers list some thirty, oversigned ones twice; each costs memory of its own.
 const MAX_SIGNED: usize = 500;
+/// Characters of a `b=` that are kept: 48 octets of a signature, alike in two of them only if one is a copy.
+const MAX_START: usize = 64;
 /// Octets of an `i=` that is kept for reports: 64 for the local part, 255 for the domain, with room for encoding.
 const MAX_IDENTITY: usize = 512;
 /// Seconds that a signer's clock may be ahead of ours.

@@ -333,7 +333,9 @@ fn claims_are_kept_for_reports() {
     assert_eq!(&*output.selector, "r");
     assert_eq!(output.identity.as_deref(), Some("john@a.example"));
     assert_eq!(output.algorithm, Some("rsa-sha256"));
-    assert_eq!(&*output.signature_start, "abcdefgh");
+    assert_eq!(&*output.signature_start, "abcdefghijk=");
+    let long = one(&rsa().set("b", "ab ".repeat(40)).sign(MESSAGE.as_bytes()), &zone());
+    assert_eq!(*long.signature_start, *"ab".repeat(32));
 
     let garbage = one(b"DKIM-Signature: hello\r\nFrom: a@b\r\n\r\n", &zone());
     assert_eq!((garbage.result, garbage.domain, &*garbage.selector), (Neutral, None, ""));
@@ -421,6 +423,21 @@ fn a_signature_may_sign_older_ones_but_never_itself() {
     let both = rsa().set("h", "from:dkim-signature:dkim-signature").sign(&older);
     let outputs = evaluate(&both, &zone());
     assert_eq!(outputs.iter().map(|o| o.result).collect::<Vec<_>>(), [Pass, Pass]);
+}
+
+#[test]
+fn what_was_signed_is_told_of_the_very_field() {
+    let copy = |h: &str| rsa().set("h", h).set("b", "A".repeat(100));
+    let message = copy("from").sign(&copy("from:subject").sign(MESSAGE.as_bytes()));
+    let head = message.split_inclusive(|b| *b == b'\n').take_while(|line| *line != b"\r\n");
+    let section = HeaderSection::parse(head.collect::<Vec<_>>().concat());
+    let signatures = Signatures::read(&section, &[], 20);
+    let outputs = evaluate(&message, &zone());
+    let signs_subject = |output: &DkimOutput| {
+        let (header, _) = signatures.signed(&section, output).unwrap();
+        header.windows(8).any(|octets| octets == b"subject:")
+    };
+    assert_eq!(outputs.iter().map(signs_subject).collect::<Vec<_>>(), [false, true]);
 }
 
 #[test]

@@ -154,3 +154,23 @@ fn words(value: &str) -> (Vec<String>, Vec<String>) {
     assert!(!quoted && depth == 0, "an open quote or comment: {value:?}");
     (words, comments)
 }
+
+/// What RFC 6008 §4 asks of `header.b`: which signatures are reported, and by how much of their `b=`. Given are, for each,
+/// whether it passed and what is known of its `b=`.
+pub fn told_apart<'a>(signatures: &[(bool, &'a str)]) -> Vec<(usize, &'a str)> {
+    let is_first_of_its_kind = |at: usize| {
+        let (passed, start) = signatures[at];
+        let is_copy = |other: &&(bool, &str)| other.1 == start;
+        let is_better_after = !passed && signatures[at..].iter().filter(is_copy).any(|(passed, _)| *passed);
+        start.is_empty() || (!is_better_after && !signatures[..at].iter().filter(is_copy).any(|(p, _)| *p || !passed))
+    };
+    let reported: Vec<usize> = (0..signatures.len()).filter(|at| is_first_of_its_kind(*at)).collect();
+    let told = |at: usize| {
+        let start = signatures[at].1;
+        let is_unique = |prefix: &&str| {
+            reported.iter().all(|other| signatures[*other].1 == start || !signatures[*other].1.starts_with(*prefix))
+        };
+        (at, (8..=start.len()).filter_map(|length| start.get(..length)).find(is_unique).unwrap_or(start))
+    };
+    reported.iter().map(|at| told(*at)).collect()
+}
