@@ -10,7 +10,7 @@ use std::fmt::Write;
 
 use crate::dmarc::alignment::DmarcResult;
 use crate::domain::Domain;
-use crate::evaluation::{ArcResult, DkimOutput, DkimResult, DmarcOutput, Evaluation};
+use crate::evaluation::{ArcOutput, ArcResult, DkimOutput, DkimResult, DmarcOutput, Evaluation};
 use crate::label::Label;
 use crate::message::author::Author;
 use crate::policy::{Assessment, Decision, Disposition};
@@ -36,10 +36,7 @@ pub fn evaluated(evaluation: &Evaluation, decision: &Decision, names: &Names<'_>
         spf(&mut field, helo);
     }
     all_dkim(&mut field, evaluation);
-    if evaluation.arc.result != ArcResult::None {
-        field.method("arc", evaluation.arc.result);
-        field.reason(evaluation.arc.reason, evaluation.arc.result == ArcResult::Pass);
-    }
+    arc(&mut field, &evaluation.arc);
     // A marked message says where to ask why.
     let id =
         matches!(decision.disposition, Disposition::Tag(_)).then(|| clean_id(names.explain_id)).unwrap_or_default();
@@ -144,6 +141,17 @@ fn dkim(field: &mut Field, signature: &DkimOutput, start: &str) {
     field.property("header.s", &signature.selector);
     field.property("header.a", signature.algorithm.unwrap_or_default());
     field.property("header.b", start);
+}
+
+fn arc(field: &mut Field, arc: &ArcOutput) {
+    let result = match arc.result {
+        ArcResult::None => return,
+        // RFC 8617 §4.4, §5.2.1: no such result is registered, and all errors fail.
+        ArcResult::TempError => ArcResult::Fail,
+        result => result,
+    };
+    field.method("arc", result);
+    field.reason(arc.reason, result == ArcResult::Pass);
 }
 
 fn dmarc(field: &mut Field, output: &DmarcOutput, assessment: &Assessment, id: &str) {

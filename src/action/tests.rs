@@ -96,6 +96,27 @@ fn the_fields_of_a_pass() {
 }
 
 #[test]
+fn a_chain_that_could_not_be_checked_fails_to_readers() {
+    let cases = [
+        (ArcResult::None, ""),
+        (ArcResult::Pass, "arc=pass;\r\n "),
+        (ArcResult::Fail, "arc=fail reason=\"key look-up failed\";\r\n "),
+        (ArcResult::TempError, "arc=fail reason=\"key look-up failed\";\r\n "),
+    ];
+    for (result, expected) in cases {
+        let mut facts = evaluation(
+            spf(SpfResult::Pass, Identity::MailFrom, "example.org"),
+            Vec::new(),
+            vec![dmarc("example.org", DmarcResult::Pass, "p=reject")],
+        );
+        facts.arc = ArcOutput { result, sets: Vec::new(), unverified: Vec::new(), reason: "key look-up failed" };
+        let expected = format!("dkim=none;\r\n {expected}dmarc=pass");
+        let field = header(&facts, Mode::Enforce);
+        assert!(field.contains(&expected), "{result}: {field}");
+    }
+}
+
+#[test]
 fn the_fields_of_a_marked_message() {
     let facts = evaluation(
         spf(SpfResult::Fail, Identity::Helo, "mail.example.net"),
@@ -611,7 +632,8 @@ fn meant_results(facts: &Evaluation) -> Vec<ResultInfo> {
     }
     if facts.arc.result != ArcResult::None {
         let properties = reason(facts.arc.reason, facts.arc.result == ArcResult::Pass).into_iter().collect();
-        expected.push(("arc".to_owned(), facts.arc.result.to_string(), properties));
+        let result = if facts.arc.result == ArcResult::TempError { ArcResult::Fail } else { facts.arc.result };
+        expected.push(("arc".to_owned(), result.to_string(), properties));
     }
     // The failing ones first.
     let failing = facts.dmarc.iter().filter(|d| d.result == DmarcResult::Fail);

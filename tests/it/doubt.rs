@@ -327,7 +327,8 @@ async fn an_arc_chain_that_cannot_be_checked_is_a_sign_of_indirect_flow() {
     let set = Signer::new(SigningKey::rsa(), "list.example", "s").arc_set(&letter.content, 1, "none");
     let outcome = world.send(&letter.field(&set)).await;
     assert_eq!(outcome.summary(), "250 quarantine");
-    assert_eq!(outcome.results().one("arc"), "temperror");
+    assert_eq!(outcome.results().one("arc"), "fail");
+    assert_eq!(outcome.results().reason("arc"), "key look-up failed");
 }
 
 #[tokio::test]
