@@ -98,6 +98,25 @@ impl OpenError {
             error => error,
         }
     }
+
+    /// Whether the client may be the reason, since it had been named by then: a server may drop one that it has banned
+    /// without a word. How the server is with all others, a probe has to find out.
+    pub fn may_be_for_the_client(&self, identity: Identity) -> bool {
+        match self {
+            Self::ClientRefused(..) => true,
+            // Who is silent is left alone, whatever the reason: it would hold the next one up, too.
+            Self::Unreachable(_) | Self::Unprotected { .. } | Self::Setup { cause: ExchangeError::Timeout, .. } => {
+                false
+            }
+            // The header goes first: it has named the client before anything can fail.
+            Self::Setup { .. } | Self::GateRefused { .. } if identity.is_proxy() => true,
+            Self::Setup { step, .. } => matches!(*step, XCLIENT | BEHIND_XCLIENT),
+            // Of refusals of XCLIENT, those of a value that it can't read: Postfix is strict about host names.
+            Self::GateRefused { step, reply } => {
+                *step == BEHIND_XCLIENT || *step == XCLIENT && matches!(reply.code(), 501 | 504)
+            }
+        }
+    }
 }
 
 /// Why a command got no reply.
@@ -346,9 +365,15 @@ impl Connection {
     async fn hello(&mut self, step: &'static str, name: &str, timeouts: &Timeouts) -> Result<(), OpenError> {
         let setup = |cause| OpenError::Setup { step, cause };
         let mut reply = self.command(&format!("EHLO {name}"), timeouts.command).await.map_err(setup)?;
-        // 501 and 503 are no answers to EHLO, but to a header that was not understood.
-        if matches!(reply.code(), 500..=504) && step == "EHLO" && self.sight == Sight::Client {
-            return Err(self.not_proxied(reply));
+        if step == "EHLO" && self.sight == Sight::Client {
+            match reply.code() {
+                // RFC 5321 §4.3.2: these are for the name that the client gave itself. Exim: "501 Syntactically invalid
+                // EHLO argument(s)".
+                501 | 504 => return Err(OpenError::ClientRefused(reply, self.capabilities.clone())),
+                // These are no answers to EHLO, but to a header that was not understood.
+                500 | 502 | 503 => return Err(self.not_proxied(reply)),
+                _ => {}
+            }
         }
         if matches!(reply.code(), 500 | 502 | 504) {
             reply = self.command(&format!("HELO {name}"), timeouts.command).await.map_err(setup)?;
@@ -370,7 +395,6 @@ impl Connection {
     }
 
     async fn xclient(&mut self, introduction: &Introduction, settings: &Settings) -> Result<(), OpenError> {
-        const STEP: &str = "XCLIENT";
         let (identity, timeouts) = (settings.identity, &settings.timeouts);
         let announced = self.capabilities.xclient.take().unwrap_or_default();
         let commands = xclient_commands(introduction, &announced);
@@ -379,7 +403,7 @@ impl Connection {
             return match identity {
                 Identity::Auto => Ok(()),
                 _ => Err(OpenError::GateRefused {
-                    step: STEP,
+                    step: XCLIENT,
                     reply: Reply::new(502, "5.5.1", "the upstream does not announce XCLIENT ADDR to this gate"),
                 }),
             };
@@ -387,17 +411,17 @@ impl Connection {
         for command in &commands {
             self.stream.queue(command.as_bytes());
             let reply = self.exchange(timeouts.command).await;
-            let reply = reply.map_err(|cause| OpenError::Setup { step: STEP, cause })?;
+            let reply = reply.map_err(|cause| OpenError::Setup { step: XCLIENT, cause })?;
             match reply.code() {
                 // 550 is Postfix's 'insufficient authorization', 530 and 538 want TLS of us; the others say that it can't
                 // read the command.
-                500..=504 | 530 | 538 | 550 => return Err(OpenError::GateRefused { step: STEP, reply }),
+                500..=504 | 530 | 538 | 550 => return Err(OpenError::GateRefused { step: XCLIENT, reply }),
                 _ => self.sight = Sight::Client,
             }
-            self.require_positive(STEP, reply)?;
+            self.require_positive(XCLIENT, reply)?;
         }
         self.takes_login = announced.iter().any(|attribute| &**attribute == "LOGIN");
-        self.hello("EHLO behind XCLIENT", introduction.hello.name.as_str(), timeouts).await
+        self.hello(BEHIND_XCLIENT, introduction.hello.name.as_str(), timeouts).await
     }
 
     /// STARTTLS, if it is offered, and the handshake; everything announced before is forgotten, and what was sent before
@@ -556,6 +580,10 @@ impl Attempt<'_> {
 
 /// The step of a hand-over by PROXY.
 const PROXY: &str = "the PROXY header";
+/// The step of a hand-over by XCLIENT.
+const XCLIENT: &str = "XCLIENT";
+/// The one behind it, in the client's name.
+const BEHIND_XCLIENT: &str = "EHLO behind XCLIENT";
 /// How long the rest of a reply that has begun before the end of data may take.
 const EARLY_REPLY: Duration = Duration::from_secs(5);
 /// Octets up to which a message leaves in one write.

@@ -51,21 +51,44 @@ pub struct Introduction {
     pub login: Option<Box<str>>,
 }
 
-/// The XCLIENT commands, each with its CRLF, that hand over every attribute the upstream `announced`. Several where one
-/// would be longer than a command line (RFC 5321 §4.5.3.1.4).
+/// The XCLIENT commands, each with its CRLF, that hand over every attribute the upstream `announced`: one, within the length of a
+/// command line (RFC 5321 §4.5.3.1.4), wherever it can be. A second one comes from the client that the first has named, who
+/// has no right to it with Postfix and Haraka; so where only a long LOGIN is in the way, NAME and ADDR are in the last.
 pub fn xclient_commands(introduction: &Introduction, announced: &[Box<str>]) -> Vec<String> {
+    let value = |name| xclient_value(introduction, name).map(|value| (name, value));
+    let mut attributes: Vec<(&str, String)> = announced.iter().filter_map(|name| value(name)).collect();
+    // What a client chose at length, and the upstream hears in the EHLO that follows, or may look up itself.
+    for (long, substitute) in [("HELO", UNAVAILABLE), ("NAME", TEMPORARILY_UNAVAILABLE)] {
+        if command_length(&attributes) > MAX_COMMAND {
+            attributes.iter_mut().filter(|(name, _)| *name == long).for_each(|(_, value)| substitute.clone_into(value));
+        }
+    }
+    if command_length(&attributes) <= MAX_COMMAND {
+        return commands(&attributes);
+    }
+    let (last, first): (Vec<_>, Vec<_>) =
+        attributes.into_iter().partition(|(name, _)| matches!(*name, "NAME" | "ADDR"));
+    [commands(&first), commands(&last)].concat()
+}
+
+/// Octets of the command with these attributes.
+fn command_length(attributes: &[(&str, String)]) -> usize {
+    let words = attributes.iter().map(|(name, value)| " =".len() + name.len() + value.len());
+    COMMAND.len() + words.sum::<usize>() + CRLF.len()
+}
+
+/// As few commands with these attributes as there can be.
+fn commands(attributes: &[(&str, String)]) -> Vec<String> {
     let mut commands = Vec::new();
     let mut line = String::new();
-    for attribute in announced {
-        let Some(value) = xclient_value(introduction, attribute) else { continue };
-        let mut word = format!(" {attribute}={value}");
-        if COMMAND.len() + word.len() + 2 > MAX_COMMAND {
-            // A HELO name of many characters that need escaping; the upstream hears it in the EHLO that follows.
-            word = format!(" {attribute}={UNAVAILABLE}");
+    for (name, value) in attributes {
+        let mut word = format!(" {name}={value}");
+        if COMMAND.len() + word.len() + CRLF.len() > MAX_COMMAND {
+            // What fits into no command at all can't be told.
+            word = format!(" {name}={UNAVAILABLE}");
         }
-        if !line.is_empty() && line.len() + word.len() + 2 > MAX_COMMAND {
-            commands.push(format!("{line}\r\n"));
-            line.clear();
+        if !line.is_empty() && line.len() + word.len() + CRLF.len() > MAX_COMMAND {
+            commands.push(std::mem::take(&mut line) + CRLF);
         }
         if line.is_empty() {
             line.push_str(COMMAND);
@@ -73,7 +96,7 @@ pub fn xclient_commands(introduction: &Introduction, announced: &[Box<str>]) -> 
         line.push_str(&word);
     }
     if !line.is_empty() {
-        commands.push(format!("{line}\r\n"));
+        commands.push(line + CRLF);
     }
     commands
 }
@@ -163,6 +186,8 @@ fn mapped(address: SocketAddr) -> SocketAddr {
 
 /// The verb.
 const COMMAND: &str = "XCLIENT";
+/// The end of a command line.
+const CRLF: &str = "\r\n";
 /// What XCLIENT says of an attribute that does not exist.
 const UNAVAILABLE: &str = "[UNAVAILABLE]";
 /// What it says of one that could not be found out.
@@ -214,12 +239,33 @@ mod tests {
     }
 
     #[test]
-    fn a_long_xclient_becomes_several_commands() {
-        let who = introduction(&"=".repeat(160));
-        let commands = xclient_commands(&who, &announced("NAME ADDR HELO PORT"));
-        assert_eq!(commands.len(), 2);
-        assert!(commands.iter().all(|c| c.starts_with("XCLIENT ") && c.ends_with("\r\n")));
-        assert!(commands[1].starts_with("XCLIENT HELO=+3D"));
+    fn a_long_xclient_is_cut_and_becomes_several_commands_for_a_long_login_alone() {
+        let known = announced("NAME ADDR PORT HELO LOGIN");
+        let mut who = introduction(&"=".repeat(160));
+        let named = |helo: &str, login: &str| {
+            format!("XCLIENT NAME=mx.client.example ADDR=198.51.100.7 PORT=4711 HELO={helo} LOGIN={login}\r\n")
+        };
+        assert_eq!(xclient_commands(&who, &known), [named("[UNAVAILABLE]", "[UNAVAILABLE]")]);
+        // A login takes the room that is left.
+        let long = named("[UNAVAILABLE]", "").replace("mx.client.example", "[TEMPUNAVAIL]");
+        let login = "x".repeat(MAX_COMMAND - long.len());
+        who.login = Some(login.as_str().into());
+        assert_eq!(xclient_commands(&who, &known), [long.replace("LOGIN=", &format!("LOGIN={login}"))]);
+        let login = format!("{login}y");
+        who.login = Some(login.as_str().into());
+        let split = [
+            format!("XCLIENT PORT=4711 HELO=[UNAVAILABLE] LOGIN={login}\r\n"),
+            "XCLIENT NAME=[TEMPUNAVAIL] ADDR=198.51.100.7\r\n".to_owned(),
+        ];
+        assert_eq!(xclient_commands(&who, &known), split);
+        who.login = Some("=".repeat(255).into());
+        let commands = xclient_commands(&who, &known);
+        assert!(commands.len() == 2 && commands[0].ends_with(" LOGIN=[UNAVAILABLE]\r\n"), "{commands:?}");
+        who.login = Some("x".repeat(490).into());
+        let commands = xclient_commands(&who, &known);
+        let ends = ["HELO=[UNAVAILABLE]\r\n", "x\r\n", "ADDR=198.51.100.7\r\n"];
+        assert!(commands.len() == 3 && commands.iter().zip(ends).all(|(c, end)| c.ends_with(end)), "{commands:?}");
+        assert!(commands.iter().all(|command| command.len() <= MAX_COMMAND));
     }
 
     #[test]

@@ -77,12 +77,13 @@ impl Link {
                 }
                 Err(cause) => {
                     let cause = cause.settled(self.settings.identity, self.servers.sees_clients(index));
-                    let result = connect_result(&cause);
-                    self.metrics.connections.inc(result);
-                    self.report(server, result, &cause);
+                    self.metrics.connections.inc(connect_result(&cause));
+                    self.report(server, &cause);
                     match cause {
                         // A refusal of the client is no fault of the server's.
                         OpenError::ClientRefused(..) => self.servers.answered(index),
+                        // A stranger must not be able to make it look ill.
+                        _ if cause.may_be_for_the_client(self.settings.identity) => self.servers.look_at(index),
                         _ => self.servers.failed(index, began),
                     }
                     match cause {
@@ -97,17 +98,23 @@ impl Link {
         refusal.map(Some).ok_or(error)
     }
 
-    fn report(&self, server: &str, result: ConnectResult, cause: &OpenError) {
+    fn report(&self, server: &str, cause: &OpenError) {
         let session = &*self.session;
+        let result = connect_result(cause);
         match cause {
             OpenError::ClientRefused(..) => debug!(session, server, error = %cause, "upstream refuses the client"),
-            OpenError::GateRefused { reply, .. } if reply.is_permanent() => error!(
-                session,
-                server,
-                result = result.as_str(),
-                error = %cause,
-                "the upstream refuses this gate: check upstream.identity and what the MTA permits to this address"
-            ),
+            // Where it may be for the client the probe says so, if it meets the same.
+            OpenError::GateRefused { reply, .. }
+                if reply.is_permanent() && !cause.may_be_for_the_client(self.settings.identity) =>
+            {
+                error!(
+                    session,
+                    server,
+                    result = result.as_str(),
+                    error = %cause,
+                    "the upstream refuses this gate: check upstream.identity and what the MTA permits to this address"
+                );
+            }
             _ => warn!(session, server, result = result.as_str(), error = %cause, "upstream connection failed"),
         }
     }

@@ -202,7 +202,13 @@ impl Known {
                 OpenError::Unprotected { .. } => "; see upstream.tls",
                 OpenError::Unreachable(_) | OpenError::ClientRefused(..) => "",
             };
-            warn!(server, error = %cause, "upstream probe failed{hint}");
+            match cause {
+                // Its client is nobody whom a server could have anything against.
+                OpenError::GateRefused { reply, .. } if reply.is_permanent() => {
+                    error!(server, error = %cause, "upstream probe failed: it refuses this gate{hint}");
+                }
+                _ => warn!(server, error = %cause, "upstream probe failed{hint}"),
+            }
         }
         self.trouble = Some((text, times));
     }

@@ -164,7 +164,8 @@ impl Servers {
         }
     }
 
-    fn look_at(&self, server: usize) {
+    /// Says that `server` should be probed soon.
+    pub fn look_at(&self, server: usize) {
         if let Some(look) = self.looks.get(server) {
             look.due.store(true, Ordering::Relaxed);
             look.notify.notify_one();

@@ -4,7 +4,7 @@ use crate::support::client::Client;
 use crate::support::config::ConfigText;
 use crate::support::dns::{RecordType, Zone};
 use crate::support::proxy::{ProxyHeader, ProxyVersion};
-use crate::support::rules::{GREETING, Script, on};
+use crate::support::rules::{GREETING, Proxy, Script, on};
 use crate::support::world::{MESSAGE, STRANGER, World};
 
 fn by(identity: &'static str) -> impl FnOnce(ConfigText) -> ConfigText {
@@ -80,18 +80,16 @@ async fn only_announced_attributes_are_handed_over() {
     let mut client = world.client().await;
     assert!(outcome(&mut client).await.starts_with("250"));
     assert_eq!(world.sessions()[0].commands[1], format!("XCLIENT ADDR={STRANGER} HELO=client.example"));
-    // A name that makes one line too long makes two of it.
-    let name = "=".repeat(160);
-    client.command(&format!("EHLO {name}")).await.assert(250);
-    assert!(outcome(&mut client).await.starts_with("250"));
-    assert_eq!(world.sessions()[1].commands.iter().filter(|line| line.starts_with("XCLIENT")).count(), 2);
-    assert_eq!(world.sessions()[1].xclient["HELO"], name);
-    // One that fits into no line is left to the EHLO that follows.
-    let name = "=".repeat(255);
-    client.command(&format!("EHLO {name}")).await.assert(250);
-    assert!(outcome(&mut client).await.starts_with("250"));
-    assert_eq!(world.sessions()[2].xclient["HELO"], "[UNAVAILABLE]");
-    assert!(world.sessions()[2].commands.contains(&format!("EHLO {name}")));
+    // A name that makes the line too long is left to the EHLO that follows.
+    for (n, length) in [(1, 160), (2, 255)] {
+        let name = "=".repeat(length);
+        client.command(&format!("EHLO {name}")).await.assert(250);
+        assert!(outcome(&mut client).await.starts_with("250"));
+        assert_eq!(world.sessions()[n].commands.iter().filter(|line| line.starts_with("XCLIENT")).count(), 1);
+        assert_eq!(world.sessions()[n].xclient["HELO"], "[UNAVAILABLE]");
+        assert!(world.sessions()[n].commands.contains(&format!("EHLO {name}")));
+    }
+    assert_eq!(world.gate.http_get("/readyz").await.0, 200);
     world.upstream.assert_clean();
 }
 
@@ -317,6 +315,50 @@ async fn an_upstream_that_does_not_know_our_proxy_header_is_not_taken_for_one_th
         world.gate.wait_for_log("upstream probe failed").await;
         assert!(!world.upstream.commands().iter().any(|line| line.starts_with("MAIL")), "{identity}");
     }
+}
+
+#[tokio::test]
+async fn no_client_makes_an_upstream_look_ill_that_knows_it() {
+    // What the upstream does to the one client, and what that client hears.
+    let bad_name = "501 Syntactically invalid EHLO argument(s)";
+    let cases = [
+        ("proxy-v1", on("EHLO").with("foo_bar").reply(bad_name), bad_name),
+        ("proxy-v2", on("EHLO").with("foo_bar").reply("504 5.5.2 bad name"), "504 5.5.2 bad name"),
+        ("proxy-v2", on(GREETING).once().close(), "451 4.4.1"),
+        ("proxy-v2", on("EHLO").with("foo_bar").close(), "451 4.4.1"),
+        ("proxy-v2", on("EHLO").with("foo_bar").reply("nonsense"), "451 4.4.1"),
+        ("xclient", on("EHLO").with("foo_bar").close(), "451 4.4.1"),
+        ("xclient", on("XCLIENT").with("HELO=foo_bar").close(), "451 4.4.1"),
+        ("xclient", on("XCLIENT").with("HELO=foo_bar").reply("501 5.5.4 Bad NAME syntax"), "451 4.3.0"),
+    ];
+    for (identity, rule, expected) in cases {
+        let script = if identity == "xclient" { Script::with_xclient() } else { Script::new().proxy() };
+        let world = World::with(script, Zone::new(), by(identity)).await;
+        world.wait_for_readiness(200).await;
+        world.upstream.add(rule);
+        let mut client = Client::introduced(world.gate.address(), STRANGER, "foo_bar").await;
+        let reply = outcome(&mut client).await;
+        assert!(reply.starts_with(expected), "{identity}: {reply}\n{}", world.upstream.transcript());
+        let (status, body) = world.gate.http_get("/readyz").await;
+        assert_eq!(status, 200, "{identity}, {expected}: {body}");
+        assert_eq!(world.gate.metrics().await.value("dmarcgate_upstream_servers_down"), 0.0);
+        assert!(!world.gate.log().concat().contains("\"ERROR\""), "{}", world.gate.transcript());
+        assert!(outcome(&mut world.client().await).await.starts_with("250"));
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_that_reads_proxy_headers_no_more_bounces_nothing_and_is_found_out_by_a_probe() {
+    let world = World::with(Script::new().proxy(), Zone::new(), by("proxy-v1")).await;
+    world.wait_for_readiness(200).await;
+    let mut client = world.client().await;
+    world.upstream.add(on("PROXY").reply("502 5.5.2 what"));
+    world.upstream.change(|script| Script { proxy: Proxy::Unknown, ..script });
+    let reply = outcome(&mut client).await;
+    assert!(reply.starts_with("451 4.3.0"), "{reply}");
+    let line = world.gate.wait_for_log("upstream probe failed: it refuses this gate").await;
+    assert!(line.contains("ERROR") && line.contains("502 5.5.2 what"), "{line}");
+    world.wait_for_readiness(503).await;
 }
 
 #[tokio::test]

@@ -99,6 +99,23 @@ async fn it_closes_at_the_greeting() {
 }
 
 #[tokio::test]
+async fn it_closes_without_a_word_once_it_knows_the_client() {
+    let change = |config: ConfigText| config.set("upstream.identity", "proxy-v2");
+    let world = World::with(Script::new().proxy(), Zone::new(), change).await;
+    world.wait_for_readiness(200).await;
+    let mut client = world.client().await;
+    world.upstream.add(on(GREETING).once().close());
+    assert!(outcome(&mut client).await.starts_with("451 4.4.1"));
+    assert_eq!(world.gate.http_get("/readyz").await.0, 200);
+    let scrape = world.gate.metrics().await;
+    assert_eq!((scrape.value(&connections("setup")), scrape.value("dmarcgate_upstream_servers_down")), (1.0, 0.0));
+    // Where it does so with everyone, a probe finds out soon: the next regular one is a minute away.
+    world.upstream.add(on(GREETING).close());
+    assert!(outcome(&mut client).await.starts_with("451 4.4.1"));
+    world.wait_for_readiness(503).await;
+}
+
+#[tokio::test]
 async fn it_greets_with_4xx() {
     let world = World::around(Script::new()).await;
     for greeting in ["421 4.3.2 busy", "450 4.3.2 later"] {

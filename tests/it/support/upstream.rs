@@ -368,6 +368,10 @@ impl Session {
         if self.transaction.is_some() {
             self.fault("XCLIENT inside a transaction".into());
         }
+        if self.state.connections.borrow()[self.number].xclient.contains_key("ADDR") {
+            // As Postfix has it: the client that was named has no right to name another.
+            return self.answer("XCLIENT", line, "550 5.7.0 Error: insufficient authorization").await.map(drop);
+        }
         for attribute in argument.split(' ') {
             match attribute.split_once('=') {
                 Some((name, value)) if offer.split(' ').any(|o| o.eq_ignore_ascii_case(name)) => {
