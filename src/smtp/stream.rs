@@ -27,6 +27,8 @@ pub struct Stream {
     /// How far the unread part has been searched for a line end.
     searched: usize,
     output: Vec<u8>,
+    /// How much of `output` has left.
+    written: usize,
     /// Inside a line that was too long: everything up to its end is dropped.
     dropping: bool,
 }
@@ -105,7 +107,7 @@ impl Stream {
     }
 
     fn with(transport: Transport) -> Self {
-        Self { transport, input: Vec::new(), at: 0, searched: 0, output: Vec::new(), dropping: false }
+        Self { transport, input: Vec::new(), at: 0, searched: 0, output: Vec::new(), written: 0, dropping: false }
     }
 
     /// Whether TLS protects the connection.
@@ -253,19 +255,17 @@ impl Stream {
 
     /// Octets that wait to be flushed.
     pub fn queued(&self) -> usize {
-        self.output.len()
+        self.output.len().saturating_sub(self.written)
     }
 
-    /// Writes out what was queued, in one go where the network allows.
+    /// Writes out what was queued, in one go where the network allows. It can be cancelled and taken up again: nothing
+    /// leaves twice.
     ///
     /// # Errors
     ///
     /// Those of the socket.
     pub async fn flush(&mut self) -> io::Result<()> {
-        if !self.output.is_empty() {
-            self.transport.write_all(&self.output).await?;
-            self.output.clear();
-        }
+        self.write_queued().await?;
         self.transport.flush().await
     }
 
@@ -275,8 +275,7 @@ impl Stream {
     ///
     /// Those of the socket.
     pub async fn write_all(&mut self, octets: &[u8]) -> io::Result<()> {
-        self.transport.write_all(&self.output).await?;
-        self.output.clear();
+        self.write_queued().await?;
         self.transport.write_all(octets).await?;
         self.transport.flush().await
     }
@@ -307,6 +306,18 @@ impl Stream {
         let mut scrap = [0u8; 256];
         // However it ends, the connection is over.
         let _ = timeout(limit, async { while matches!(self.transport.read(&mut scrap).await, Ok(1..)) {} }).await;
+    }
+
+    async fn write_queued(&mut self) -> io::Result<()> {
+        while let Some(rest) = self.output.get(self.written..).filter(|rest| !rest.is_empty()) {
+            match self.transport.write(rest).await? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                octets => self.written += octets,
+            }
+        }
+        self.output.clear();
+        self.written = 0;
+        Ok(())
     }
 
     fn line_length(&mut self) -> Option<usize> {
@@ -442,5 +453,23 @@ mod tests {
         let mut got = Vec::new();
         peer.read_to_end(&mut got).await.unwrap();
         assert_eq!(got, b"abc");
+    }
+
+    #[tokio::test]
+    async fn a_flush_that_is_cut_off_goes_on_where_it_was() {
+        let (ours, mut peer) = tokio::io::duplex(10);
+        let mut stream = Stream::over(Box::new(ours));
+        stream.queue(b"250 one\r\n250 two\r\n");
+        assert!(timeout(Duration::from_millis(1), stream.flush()).await.is_err(), "there is room for ten octets alone");
+        assert_eq!(stream.queued(), 8);
+        stream.queue(b"250 three\r\n");
+        let mut got = [0; 29];
+        let (flushed, read) = tokio::join!(stream.flush(), peer.read_exact(&mut got));
+        flushed.unwrap();
+        read.unwrap();
+        assert_eq!(got.escape_ascii().to_string(), "250 one\\r\\n250 two\\r\\n250 three\\r\\n");
+        assert_eq!(stream.queued(), 0);
+        drop(stream);
+        assert_eq!(peer.read_to_end(&mut Vec::new()).await.unwrap(), 0, "nothing more");
     }
 }
