@@ -7,12 +7,13 @@
 use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::task::coop::unconstrained;
 use tokio::time::timeout;
 
 use super::reply::{Reply, ReplyError, ReplyReader};
@@ -287,8 +288,10 @@ impl Stream {
         }
         let mut scratch = [MaybeUninit::uninit(); BUFFER];
         let mut scratch = ReadBuf::uninit(&mut scratch);
-        // Nobody is woken by this look: whoever waits for input asks again.
-        let is_quiet = self.transport.poll_read(&mut Context::from_waker(Waker::noop()), &mut scratch).is_pending();
+        // Nobody is woken by this look: whoever waits for input asks again. A task that has used up its turn would be told
+        // that there is nothing.
+        let look = pin!(unconstrained(poll_fn(|context| self.transport.poll_read(context, &mut scratch))));
+        let is_quiet = look.poll(&mut Context::from_waker(Waker::noop())).is_pending();
         self.input.extend_from_slice(scratch.filled());
         is_quiet
     }
@@ -441,6 +444,19 @@ mod tests {
         peer.write_all(b"y").await.unwrap();
         assert_eq!(stream.fill_large().await.unwrap(), 1);
         assert_eq!(stream.buffered(), b"y");
+    }
+
+    #[tokio::test]
+    async fn a_task_that_has_used_up_its_turn_is_not_told_that_the_peer_is_quiet() {
+        let (mut stream, mut peer) = pair().await;
+        peer.write_all(b"421 bye\r\n").await.unwrap();
+        // So that the octets are known to be there, and not taken.
+        let Transport::Plain(socket) = &stream.transport else { unreachable!("it is plain") };
+        socket.readable().await.unwrap();
+        while tokio::task::coop::has_budget_remaining() {
+            tokio::task::coop::consume_budget().await;
+        }
+        assert!(!stream.is_quiet());
     }
 
     #[tokio::test]
