@@ -165,7 +165,7 @@ impl Limits<'_> {
     ///
     /// # Errors
     ///
-    /// Nothing: the end must not be sent any more.
+    /// Nothing: no more must be sent, the end least of all.
     fn left(&self) -> Result<Duration, DeliveryError> {
         let left = self.timeouts.final_reply.checked_sub(self.began.elapsed()).filter(|left| !left.is_zero());
         left.ok_or(DeliveryError::BeforeEnd(ExchangeError::Timeout))
@@ -267,7 +267,6 @@ impl Connection {
     /// [`DeliveryError`] tells whether the upstream may have the message.
     pub async fn send(&mut self, message: MessageParts, limits: Limits<'_>) -> Result<Reply, DeliveryError> {
         self.sent = None;
-        let timeouts = limits.timeouts;
         let end = end_of_data(message.ends_with_line);
         let MessageParts { mut head, mut body, .. } = message;
         while let Some(piece) = body.next().await.map_err(DeliveryError::Spool)? {
@@ -275,15 +274,14 @@ impl Connection {
                 // A small message leaves in one write with its end.
                 head.extend_from_slice(piece);
             } else {
-                self.write(&head, timeouts).await?;
+                self.write(&head, limits).await?;
                 head.clear();
-                self.write(piece, timeouts).await?;
+                self.write(piece, limits).await?;
             }
         }
         self.require_quiet().await?;
-        limits.left()?;
         head.extend_from_slice(end);
-        self.write(&head, timeouts).await?;
+        self.write(&head, limits).await?;
         self.sent = Some(Instant::now());
         // From here on the upstream may have the message, whatever becomes of the connection.
         self.exchange(limits.left().unwrap_or_default()).await.map_err(DeliveryError::AfterEnd)
@@ -296,7 +294,6 @@ impl Connection {
     /// [`DeliveryError`] tells whether the upstream may have the message.
     pub async fn send_chunk(&mut self, message: MessageParts, limits: Limits<'_>) -> Result<Reply, DeliveryError> {
         self.sent = None;
-        let timeouts = limits.timeouts;
         let size = message.content_size();
         let MessageParts { head, mut body, .. } = message;
         let mut left = size;
@@ -312,9 +309,8 @@ impl Connection {
                 left = left.checked_sub(octets).filter(|left| *left == 0 || !is_last).ok_or_else(miscounted)?;
                 if is_last {
                     self.require_quiet().await?;
-                    limits.left()?;
                 }
-                self.write(&out, timeouts).await?;
+                self.write(&out, limits).await?;
                 out.clear();
             }
             match piece {
@@ -352,13 +348,20 @@ impl Connection {
         self.stream.shutdown().await;
     }
 
-    async fn write(&mut self, octets: &[u8], timeouts: &Timeouts) -> Result<(), DeliveryError> {
-        let lost = match timeout(timeouts.block, self.stream.write_all(octets)).await {
+    /// Writes a piece of the message. An upstream that takes no more may have said why before it went, or stopped: for
+    /// good, where the message is too large.
+    async fn write(&mut self, octets: &[u8], limits: Limits<'_>) -> Result<(), DeliveryError> {
+        let limit = limits.timeouts.block.min(limits.left()?);
+        let (lost, patience) = match timeout(limit, self.stream.write_all(octets)).await {
             Ok(Ok(())) => return Ok(()),
-            Ok(Err(error)) => ExchangeError::Lost(error),
-            Err(_) => ExchangeError::Timeout,
+            Ok(Err(error)) => (ExchangeError::Lost(error), EARLY_REPLY),
+            // What it has said by now.
+            Err(_) => (ExchangeError::Timeout, Duration::ZERO),
         };
-        Err(DeliveryError::BeforeEnd(lost))
+        Err(match timeout(patience, self.read()).await {
+            Ok(Ok(reply)) if reply.is_transient() || reply.is_permanent() => DeliveryError::Refused(reply),
+            _ => DeliveryError::BeforeEnd(lost),
+        })
     }
 
     /// EHLO, and HELO where that is not known.
@@ -465,17 +468,20 @@ impl Connection {
     }
 
     async fn exchange(&mut self, limit: Duration) -> Result<Reply, ExchangeError> {
-        let mut reader = ReplyReader::default();
         let exchange = async {
             self.stream.flush().await.map_err(ExchangeError::Lost)?;
-            self.stream.read_reply(&mut reader).await.map_err(|error| match error {
-                ReplyReadError::Reply(error) => ExchangeError::Nonsense(error),
-                ReplyReadError::Read(ReadError::Io(error)) => ExchangeError::Lost(error),
-                ReplyReadError::Read(ReadError::Closed) => ExchangeError::Lost(io::ErrorKind::UnexpectedEof.into()),
-                ReplyReadError::Read(ReadError::TooLong) => ExchangeError::Nonsense(ReplyError::TooLong),
-            })
+            self.read().await
         };
         timeout(limit, exchange).await.unwrap_or(Err(ExchangeError::Timeout))
+    }
+
+    async fn read(&mut self) -> Result<Reply, ExchangeError> {
+        self.stream.read_reply(&mut ReplyReader::default()).await.map_err(|error| match error {
+            ReplyReadError::Reply(error) => ExchangeError::Nonsense(error),
+            ReplyReadError::Read(ReadError::Io(error)) => ExchangeError::Lost(error),
+            ReplyReadError::Read(ReadError::Closed) => ExchangeError::Lost(io::ErrorKind::UnexpectedEof.into()),
+            ReplyReadError::Read(ReadError::TooLong) => ExchangeError::Nonsense(ReplyError::TooLong),
+        })
     }
 }
 

@@ -9,7 +9,7 @@ use crate::support::config::ConfigText;
 use crate::support::dns::{DnsServer, Zone};
 use crate::support::gate::Gate;
 use crate::support::proxy::{ProxyHeader, ProxyVersion};
-use crate::support::rules::{DOT, GREETING, Hold, Rule, Script, on};
+use crate::support::rules::{DOT, GREETING, Hold, INSIDE, Rule, Script, on};
 use crate::support::world::{MESSAGE, STRANGER, World};
 
 #[test]
@@ -163,6 +163,35 @@ async fn it_dies_inside_data() {
     let world = World::around(Script::new()).await;
     costs(&world, on("DATA").once().close(), "451 4.4.2", &[&lost("in_data")]).await;
     assert_eq!(world.upstream.messages().len(), 1, "the one that follows");
+}
+
+#[tokio::test]
+async fn it_refuses_a_message_inside_data_and_closes() {
+    let world = World::around(Script::new()).await;
+    let mut client = world.client().await;
+    world.upstream.add(on(INSIDE).once().reply_and_close("552 5.3.4 too big"));
+    let delivery = client.deliver("a@a.example", &["x@b.example"], &large()).await;
+    assert_eq!(delivery.outcome().to_string(), "552 5.3.4 too big");
+    world.wait_for_count("dmarcgate_messages_total{outcome=\"upstream_refused\"}", 1.0).await;
+    assert!(outcome(&mut client).await.starts_with(TAKEN));
+}
+
+#[tokio::test]
+async fn it_takes_no_more_of_a_message() {
+    // Far less than one block of it may take.
+    let change = |config: ConfigText| config.set("timeouts.upstream_final", "1s");
+    let world = World::with(Script::new(), Zone::new(), change).await;
+    let never = Hold::new();
+    world.upstream.add(on(INSIDE).once().hold(&never, ""));
+    let mut client = world.client().await;
+    let delivery = client.deliver("a@a.example", &["x@b.example"], &large()).await;
+    assert!(delivery.outcome().to_string().starts_with("451 4.4.2"), "{}", delivery.outcome());
+    world.wait_for_count(&lost("in_data"), 1.0).await;
+}
+
+/// A message that no socket buffers.
+fn large() -> Vec<u8> {
+    [MESSAGE, format!("{}\r\n", "x".repeat(998)).repeat(16_000).as_bytes()].concat()
 }
 
 #[tokio::test]

@@ -90,7 +90,12 @@ pub const CHALLENGE: &str = "challenge";
 /// After the final dot, or the octets of the last chunk.
 pub const DOT: &str = "dot";
 
-/// Begins a rule for a verb, [`GREETING`] or [`DOT`].
+/// Inside the data, once [`INSIDE_AT`] octets of it have come without their end; by default nothing is said.
+pub const INSIDE: &str = "inside";
+/// Where that is.
+pub const INSIDE_AT: usize = 200_000;
+
+/// Begins a rule for a verb, [`GREETING`], [`INSIDE`] or [`DOT`].
 pub fn on(at: &str) -> Point {
     Point { at: at.to_ascii_uppercase(), needle: String::new(), left: None }
 }

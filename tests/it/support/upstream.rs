@@ -18,7 +18,9 @@ use tokio_rustls::rustls::ServerConfig;
 use super::certificates::Negotiated;
 use super::client::Transport;
 use super::proxy::ProxyHeader;
-use super::rules::{Act, CHALLENGE, DOT, EndOfData, GREETING, HANDSHAKE, Proxy, Rule, Script, Tls};
+use super::rules::{
+    Act, CHALLENGE, DOT, EndOfData, GREETING, HANDSHAKE, INSIDE, INSIDE_AT, Proxy, Rule, Script, Tls,
+};
 use super::signer::base64;
 
 /// A running scripted MTA; it ends with this value.
@@ -546,7 +548,11 @@ impl Session {
             }
             // A terminator that is half there begins at most four octets before the end.
             seen = self.buffer.len().saturating_sub(4);
+            let before = self.buffer.len();
             self.fill().await?;
+            if before < INSIDE_AT && self.buffer.len() >= INSIDE_AT {
+                self.answer(INSIDE, "", "").await?;
+            }
         }
     }
 
