@@ -246,6 +246,7 @@ impl Running {
         let servers = match same {
             true => present,
             false => {
+                present.retire();
                 let metrics = present.metrics().clone();
                 Arc::new(Servers::new(Arc::new(upstream), metrics, self.readiness.clone()))
             }

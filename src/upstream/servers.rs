@@ -29,6 +29,8 @@ pub struct Servers {
     /// Tells one session that keeps a connection idle that another one waits.
     wanted: Notify,
     looks: Vec<Look>,
+    /// Whether others have taken their place.
+    retired: AtomicBool,
 }
 
 /// The room for one open connection. It is given back when it is dropped.
@@ -59,6 +61,7 @@ impl Servers {
             waiting: AtomicUsize::new(0),
             wanted: Notify::new(),
             looks: (0..count).map(|_| Look::default()).collect(),
+            retired: AtomicBool::new(false),
             settings,
             metrics,
             readiness,
@@ -78,6 +81,13 @@ impl Servers {
     /// The order in which they are to be tried now, `avoid` behind all that are well.
     pub fn order(&self, avoid: Option<usize>) -> Vec<usize> {
         self.pool().order(Instant::now(), avoid)
+    }
+
+    /// Says that others take their place. Sessions that still use these go on, and say nothing of readiness any more.
+    pub fn retire(&self) {
+        // Under the pool's lock, so that nobody who is about to publish does it later.
+        let _pool = self.pool();
+        self.retired.store(true, Ordering::Relaxed);
     }
 
     /// Says that `server` was reached and took the client or refused it.
@@ -173,6 +183,9 @@ impl Servers {
     }
 
     fn publish(&self, pool: &Pool) {
+        if self.retired.load(Ordering::Relaxed) {
+            return;
+        }
         // Under the pool's lock, so that two callers at once can't leave readiness behind.
         self.metrics.servers_down.set(i64::try_from(pool.down()).unwrap_or(i64::MAX));
         match pool.is_up() {
@@ -229,5 +242,61 @@ impl<'a> Waiting<'a> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::metrics::Registry;
+    use crate::upstream::handover::Identity;
+    use crate::upstream::pool::Selection;
+    use crate::upstream::security::Security;
+    use crate::upstream::{Blind, Timeouts};
+
+    fn settings() -> Settings {
+        let second = Duration::from_secs(1);
+        Settings {
+            servers: vec!["mta.example:25".into()],
+            security: Security::Off,
+            tls_name: None,
+            selection: Selection::Ordered,
+            connections: 1,
+            identity: Identity::Auto,
+            blind: Blind::Allowed,
+            hostname: "mx.gate.example".into(),
+            hold: second,
+            idle: second,
+            timeouts: Timeouts {
+                slot: second,
+                open: second,
+                connect: second,
+                greeting: second,
+                command: second,
+                block: second,
+                final_reply: second,
+            },
+        }
+    }
+
+    #[test]
+    fn servers_that_others_have_replaced_say_nothing_of_readiness() {
+        let registry = Registry::new();
+        let (metrics, readiness) = (Metrics::new(&registry), Readiness::new(&[Condition::Upstream], &registry));
+        let new = || Servers::new(Arc::new(settings()), metrics.clone(), readiness.clone());
+        let old = new();
+        old.failed(0, Instant::now());
+        assert!(!readiness.is_ready());
+        old.retire();
+        let present = new();
+        present.answered(0);
+        assert!(readiness.is_ready());
+        old.failed(0, Instant::now());
+        assert!(readiness.is_ready() && metrics.servers_down.get() == 0, "{:?}", readiness.lacking());
+        present.failed(0, Instant::now());
+        old.answered(0);
+        assert!(!readiness.is_ready() && metrics.servers_down.get() == 1);
     }
 }
