@@ -53,7 +53,7 @@ use crate::message::spool::Spooler;
 use crate::report::delivery::Delivery;
 use crate::report::inbound::Collector;
 use crate::report::messenger::Messenger;
-use crate::smtp::command::{Command, CommandError};
+use crate::smtp::command::{Command, CommandError, Place};
 use crate::smtp::extension::{Offer, Terms};
 use crate::smtp::reply::Reply;
 use crate::smtp::stream::{ReadError, Stream};
@@ -124,6 +124,8 @@ pub struct Session {
     patience: Patience,
     /// Until when the client has to introduce itself; none once it has.
     introduce_by: Option<Instant>,
+    /// Since when replies are held back while the upstream is waited for; none while none are.
+    held_since: Option<Instant>,
     guarded: usize,
 }
 
@@ -187,6 +189,7 @@ impl Session {
             stop,
             patience: Patience::default(),
             introduce_by: None,
+            held_since: None,
             guarded: 0,
         }
     }
@@ -236,8 +239,6 @@ impl Session {
     }
 
     async fn finish(&mut self, end: End) {
-        // First, so that a client that reads nothing holds nothing upstream.
-        self.link.close().await;
         if let Some(reply) = end.last_word {
             self.say(&reply);
         }
@@ -245,8 +246,9 @@ impl Session {
             self.gate.metrics.ended.inc(reason);
             debug!(session = &*self.id, client_ip = %self.client.ip(), reason = %reason, "session ended");
         }
-        // The client may have gone already; a peer that takes nothing must not hold the session's slot.
-        let _ = timeout(LAST_WORD, self.stream.flush()).await;
+        // The client may have gone already; a peer that takes nothing must not hold the session's slot. Both at once, so
+        // that a client that reads nothing holds nothing upstream, and an upstream that reads nothing no reply.
+        let _ = tokio::join!(timeout(LAST_WORD, self.stream.flush()), self.link.close());
         self.stream.shutdown().await;
         tokio::select! {
             () = self.stream.linger(LINGER) => {}
@@ -316,6 +318,7 @@ impl Session {
             self.patience.command(line);
             self.chunk_failed &= matches!(line, Ok(Command::Bdat(_)));
         }
+        let mut ends_message = false;
         loop {
             let bounds = Bounds {
                 recipients: settings.patience.recipients,
@@ -340,6 +343,9 @@ impl Session {
                         self.forget_transaction();
                     }
                     self.say(&reply);
+                    if ends_message {
+                        self.hand_out_outcome(&settings).await?;
+                    }
                     return Ok(state);
                 }
                 Effect::Close(parting, reply) => {
@@ -365,8 +371,12 @@ impl Session {
                 }
                 Effect::LogIn(mechanism, initial) => Event::Answer(self.log_in(&state, &mechanism, initial).await?),
                 Effect::RelayRcpt(path, parameters) => self.relay_recipient(&state, &path, &parameters).await,
-                Effect::Receive => Event::Answer(self.receive(&state).await?),
+                Effect::Receive => {
+                    ends_message = true;
+                    Event::Answer(self.receive(&state).await?)
+                }
                 Effect::ReceiveChunk(chunk) => {
+                    ends_message = chunk.place == Place::Last;
                     let reply = self.receive_chunk(&state, chunk).await?;
                     self.chunk_failed = !reply.is_positive();
                     Event::Answer(reply)
@@ -432,7 +442,15 @@ impl Session {
         self.evaluation = None;
     }
 
+    /// Sends what became of a message: a client that does not hear of it in time sends the message again, so that it waits
+    /// for no command behind it. It need not leave by itself where the group is at its end, or QUIT is the end of it.
+    async fn hand_out_outcome(&mut self, settings: &Settings) -> Result<(), End> {
+        let is_behind = self.stream.waiting_lines().next().is_some_and(|line| !line.eq_ignore_ascii_case(b"QUIT"));
+        if is_behind { self.flush(settings.timeouts.command).await } else { Ok(()) }
+    }
+
     async fn flush(&mut self, limit: Duration) -> Result<(), End> {
+        self.held_since = None;
         match alongside(&mut self.evaluation, timeout(limit, self.stream.flush())).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(End::silently(Ended::ClientGone)),

@@ -1,8 +1,10 @@
 //! Relays MAIL and RCPT to the upstream live, and begins the evaluation beside it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use super::background::{Background, alongside};
@@ -18,6 +20,7 @@ use crate::smtp::address::{ForwardPath, ReversePath};
 use crate::smtp::command::{Command, MailParameters, RcptParameters};
 use crate::smtp::extension::Capabilities;
 use crate::smtp::reply::Reply;
+use crate::smtp::stream::Stream;
 use crate::upstream::handover::Introduction;
 use crate::upstream::{self, Group};
 
@@ -39,7 +42,8 @@ impl Session {
                 recipients: ahead.map_while(|(path, parameters)| rcpt(path, parameters, found)).collect(),
             })
         };
-        let reply = alongside(&mut self.evaluation, self.link.mail(&introduction, group)).await;
+        let wait = alongside(&mut self.evaluation, self.link.mail(&introduction, group));
+        let reply = handing_out(&mut self.stream, &mut self.held_since, wait).await;
         let reply = reply.unwrap_or_else(|error| self.told(&error));
         self.gate.metrics.transactions.inc(in_short(&reply));
         reply
@@ -64,7 +68,8 @@ impl Session {
         }
         let introduction = self.introduction(hello).await;
         let line = |found: &Capabilities| rcpt(path, parameters, found);
-        let reply = alongside(&mut self.evaluation, self.link.recipient(&introduction, line)).await;
+        let wait = alongside(&mut self.evaluation, self.link.recipient(&introduction, line));
+        let reply = handing_out(&mut self.stream, &mut self.held_since, wait).await;
         let reply = reply.unwrap_or_else(|error| self.told(&error));
         self.gate.metrics.recipients.inc(in_short(&reply));
         Event::Answer(reply)
@@ -159,6 +164,29 @@ impl Session {
     }
 }
 
+/// Waits for the upstream, while replies to commands before may wait to be sent: in one write with those that follow, but
+/// no longer than [`LONGEST_HOLD`] since `held_since`. The client waits for the first of them as for a command of its own
+/// (RFC 5321 §4.5.3.2.2: five minutes for MAIL), however long the rest of its group takes.
+async fn handing_out<T>(stream: &mut Stream, held_since: &mut Option<Instant>, wait: impl Future<Output = T>) -> T {
+    if stream.queued() == 0 {
+        return wait.await;
+    }
+    let by = *held_since.get_or_insert_with(Instant::now) + LONGEST_HOLD;
+    let hand_out = async {
+        sleep_until(by).await;
+        // A client that has gone is met by whoever reads or writes next.
+        if stream.flush().await.is_ok() {
+            *held_since = None;
+        }
+        std::future::pending().await
+    };
+    tokio::select! {
+        biased;
+        output = wait => output,
+        output = hand_out => output,
+    }
+}
+
 /// What a client is told of a failure that is not its own. A temporary doubt never ends in 5xx.
 pub fn trouble(error: &upstream::Error) -> Reply {
     if matches!(error, upstream::Error::LoginLost) {
@@ -180,4 +208,40 @@ pub fn trouble(error: &upstream::Error) -> Reply {
 /// RCPT for an upstream with these capabilities; none if it lacks what is in use.
 fn rcpt(path: &ForwardPath, parameters: &RcptParameters, found: &Capabilities) -> Option<String> {
     Some(format!("RCPT TO:{path}{}", parameters.for_upstream(found)?))
+}
+
+/// How long a reply waits for those that will leave with it, while the upstream is slow.
+const LONGEST_HOLD: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::sync::Notify;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn replies_wait_for_a_slow_upstream_for_a_moment_and_no_longer() {
+        let (ours, mut client) = tokio::io::duplex(1024);
+        let mut stream = Stream::over(Box::new(ours));
+        let mut since = None;
+        handing_out(&mut stream, &mut since, async {}).await;
+        assert_eq!(since, None, "nothing is held back");
+        for reply in [b"250 1\r\n", b"250 2\r\n"] {
+            stream.queue(reply);
+            handing_out(&mut stream, &mut since, tokio::task::yield_now()).await;
+        }
+        assert_eq!(stream.queued(), 14, "a fast upstream costs one write for all");
+        // Each wait is short, but all of them together are not.
+        since = since.and_then(|since| since.checked_sub(LONGEST_HOLD));
+        assert!(since.is_some());
+        let answered = Notify::new();
+        let mut got = [0; 14];
+        let read = async {
+            client.read_exact(&mut got).await.unwrap();
+            answered.notify_one();
+        };
+        tokio::join!(handing_out(&mut stream, &mut since, answered.notified()), read);
+        assert_eq!((&got, stream.queued(), since), (b"250 1\r\n250 2\r\n", 0, None));
+    }
 }

@@ -1,6 +1,6 @@
 //! What a client sees: order, verbs, replies, groups of commands, and the end of its session.
 
-use crate::support::client::{Client, encode};
+use crate::support::client::{Chunk, Client, bdat, encode};
 use crate::support::dns::Zone;
 use crate::support::rules::{DOT, Hold, Script, on};
 use crate::support::world::{MESSAGE, World};
@@ -138,6 +138,57 @@ async fn a_group_of_commands_is_answered_in_one_write() {
     client.send(b"RSET\r\nMAIL FROM:<b@a.example>\r\nNOOP\r\nQUIT\r\n").await;
     assert_eq!(client.read_once().await.iter().filter(|&&b| b == b'\n').count(), 4);
     client.expect_close().await;
+}
+
+#[tokio::test]
+async fn what_became_of_a_message_waits_for_no_command_behind_it() {
+    for chunking in [false, true] {
+        let hold = Hold::new();
+        let script = Script::new().rule(on("MAIL").with("<second@").hold(&hold, "250 2.1.0 slowly"));
+        let world = World::around(script).await;
+        let mut client = world.client().await;
+        let message = match chunking {
+            true => {
+                client.pipeline(&["MAIL FROM:<a@a.example>", "RCPT TO:<x@b.example>"]).await[1].assert(250);
+                bdat(MESSAGE, Chunk::Last)
+            }
+            false => {
+                client.pipeline(&["MAIL FROM:<a@a.example>", "RCPT TO:<x@b.example>", "DATA"]).await[2].assert(354);
+                encode(MESSAGE)
+            }
+        };
+        let group = b"MAIL FROM:<second@a.example>\r\nRCPT TO:<x@b.example>\r\n";
+        client.send(&[&message[..], group].concat()).await;
+        assert!(client.expect(250).await.says("queued"), "{}", client.transcript());
+        world.upstream.wait_for_command("MAIL FROM:<second@").await;
+        assert!(client.is_silent());
+        hold.release();
+        assert!(client.expect(250).await.says("slowly"));
+        client.expect(250).await;
+    }
+}
+
+#[tokio::test]
+async fn what_became_of_a_message_leaves_in_one_write_with_the_goodbye() {
+    let world = World::around(Script::new()).await;
+    let mut client = world.client().await;
+    client.pipeline(&["MAIL FROM:<a@a.example>", "RCPT TO:<x@b.example>", "DATA"]).await[2].assert(354);
+    client.send(&[&encode(MESSAGE)[..], b"QUIT\r\n"].concat()).await;
+    let replies = client.read_once().await;
+    assert_eq!(replies.iter().filter(|&&b| b == b'\n').count(), 2, "{}", replies.escape_ascii());
+    client.expect_close().await;
+}
+
+#[tokio::test]
+async fn a_reply_to_mail_does_not_wait_for_all_recipients_of_a_slow_upstream() {
+    let hold = Hold::new();
+    let world = World::around(Script::new().rule(on("RCPT").hold(&hold, "250 2.1.5 verified"))).await;
+    let mut client = world.client().await;
+    client.send(b"MAIL FROM:<a@a.example>\r\nRCPT TO:<x@b.example>\r\nRCPT TO:<y@b.example>\r\n").await;
+    // The upstream says nothing to any recipient before this is there.
+    client.expect(250).await;
+    hold.release();
+    assert!(client.expect(250).await.says("verified") && client.expect(250).await.says("verified"));
 }
 
 #[tokio::test]

@@ -18,9 +18,7 @@ use tokio_rustls::rustls::ServerConfig;
 use super::certificates::Negotiated;
 use super::client::Transport;
 use super::proxy::ProxyHeader;
-use super::rules::{
-    Act, CHALLENGE, DOT, EndOfData, GREETING, HANDSHAKE, INSIDE, INSIDE_AT, Proxy, Rule, Script, Tls,
-};
+use super::rules::{Act, CHALLENGE, DOT, EndOfData, GREETING, HANDSHAKE, INSIDE, INSIDE_AT, Proxy, Rule, Script, Tls};
 use super::signer::base64;
 
 /// A running scripted MTA; it ends with this value.
