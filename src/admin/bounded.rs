@@ -63,6 +63,11 @@ impl Listener for BoundedListener {
 }
 
 impl Bounded {
+    /// Our own address of the connection.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.stream.local_addr()
+    }
+
     fn check_deadline(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         if self.deadline.as_mut().poll(context).is_ready() {
             return Err(ErrorKind::TimedOut.into());

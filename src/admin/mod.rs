@@ -80,11 +80,24 @@ pub struct ReloadProblem {
 
 /// Who is on the line.
 #[derive(Debug, Clone, Copy)]
-struct Peer(IpAddr);
+struct Peer {
+    ip: IpAddr,
+    /// Our own address on the line; none where the connection is gone already.
+    own: Option<IpAddr>,
+}
 
 impl Connected<IncomingStream<'_, BoundedListener>> for Peer {
     fn connect_info(stream: IncomingStream<'_, BoundedListener>) -> Self {
-        Self(stream.remote_addr().ip().to_canonical())
+        let own = stream.io().local_addr().ok().map(|own| own.ip().to_canonical());
+        Self { ip: stream.remote_addr().ip().to_canonical(), own }
+    }
+}
+
+impl Peer {
+    /// Whether it is on this machine: on loopback, or at the address that it has asked. From elsewhere nobody can hold a
+    /// connection to an address by that very address: our answers to it do not leave.
+    fn is_here(self) -> bool {
+        self.ip.is_loopback() || self.own == Some(self.ip)
     }
 }
 
@@ -165,10 +178,10 @@ fn unauthorized() -> Response {
 /// A web page that somebody on this machine looks at must not be able to ask for it. A browser sends the field only after
 /// asking whether it may, which it may not, unless the page's host is made out to be this one (DNS rebinding); then it
 /// says Origin.
-async fn reload(sources: &Sources, Peer(ip): Peer, headers: &HeaderMap) -> Response {
+async fn reload(sources: &Sources, peer: Peer, headers: &HeaderMap) -> Response {
     let is_meant = headers.get(RELOAD_FIELD).is_some_and(|value| value == "1");
-    if !ip.is_loopback() || !is_meant || headers.contains_key(header::ORIGIN) {
-        let text = "only from this machine (loopback), and with X-Dmarcgate-Reload: 1\n";
+    if !peer.is_here() || !is_meant || headers.contains_key(header::ORIGIN) {
+        let text = "only from this machine (loopback, or this very address), and with X-Dmarcgate-Reload: 1\n";
         return reply(StatusCode::FORBIDDEN, TEXT, text.to_owned());
     }
     let (asked, answered) = oneshot::channel();
@@ -397,7 +410,8 @@ mod tests {
             assert!(reply.starts_with(expected), "{request}: {reply}");
             assert_eq!(reply.contains("\"applied\":true"), expected.contains("200"), "{reply}");
         }
-        let stranger = Peer("192.0.2.1".parse().unwrap());
+        let peer = |ip: &str, own: &str| Peer { ip: ip.parse().unwrap(), own: own.parse().ok() };
+        let stranger = peer("192.0.2.1", "192.0.2.31");
         let (reloads, _asked) = mpsc::channel(1);
         let readiness = Readiness::new(&[], &Registry::new());
         let registry = Registry::new();
@@ -408,8 +422,10 @@ mod tests {
         assert_eq!(reload(&sources, stranger, &headers).await.status(), StatusCode::FORBIDDEN);
         // One waits already.
         sources.reloads.try_send(oneshot::channel().0).unwrap();
-        let here = Peer("127.0.0.1".parse().unwrap());
-        assert_eq!(reload(&sources, here, &headers).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+        for here in [peer("127.0.0.1", "127.0.0.1"), peer("192.0.2.31", "192.0.2.31"), peer("::1", "gone")] {
+            assert_eq!(reload(&sources, here, &headers).await.status(), StatusCode::SERVICE_UNAVAILABLE, "{here:?}");
+        }
+        assert!(!peer("192.0.2.1", "gone").is_here());
     }
 
     #[tokio::test]
