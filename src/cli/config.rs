@@ -1,6 +1,7 @@
 //! `dmarcgate config check|show`.
 
 use std::io::Write;
+use std::path::Path;
 
 use clap::{Args, Subcommand};
 
@@ -9,6 +10,7 @@ use crate::causes::Causes;
 use crate::cli::{ConfigFile, Failure, print};
 use crate::config::{Config, Mode, REFERENCE};
 use crate::metrics::Registry;
+use crate::process::{Account, Otherness, Usage};
 use crate::{tls, verdict};
 
 #[derive(Debug, Subcommand)]
@@ -48,9 +50,9 @@ impl Check {
     fn run(self, output: &mut dyn Write) -> Result<(), Failure> {
         let loaded = self.file.load()?;
         let mut text = String::new();
-        let warnings =
-            loaded.config.warnings().into_iter().chain(certificates(&loaded.config)?).chain(silence(&loaded.config));
-        for warning in warnings {
+        let warnings = loaded.config.warnings().into_iter();
+        let warnings = warnings.chain(certificates(&loaded.config)?).chain(user(&loaded.config, &self.file.config)?);
+        for warning in warnings.chain(silence(&loaded.config)) {
             text.push_str(&format!("warning: {warning}\n"));
         }
         text.push_str(&replies(&loaded.config.replies()));
@@ -74,6 +76,33 @@ fn silence(config: &Config) -> Option<String> {
         "policy.mode is enforce and reports.enabled is false: domain owners are not told what is refused in their name"
             .to_owned()
     })
+}
+
+/// Who asks may read files that the gate's user may not, or there is no such user.
+///
+/// # Errors
+///
+/// What keeps a gate from starting that the same user would start.
+fn user(config: &Config, file: &Path) -> Result<Option<String>, Failure> {
+    let settings = config.process(file);
+    let otherness = Account::otherness(settings.user.as_deref());
+    let warning = match otherness.map_err(|error| Failure::Usage(Causes(&error).to_string()))? {
+        None => return Ok(None),
+        Some(Otherness::Unknown(name)) => {
+            format!("process.user: the system knows no user {name}: a gate that root starts ends at once")
+        }
+        Some(Otherness::Will(name)) => {
+            let mut files = settings.files.iter().filter(|file| file.usage == Usage::Read && file.key != "--config");
+            let Some(one) = files.next() else { return Ok(None) };
+            format!(
+                "the gate runs as {name}, and nobody has tried here whether {name} can read {} and the like: run it as \
+                 that user: runuser -u {name} -- dmarcgate config check --config {}",
+                one.key,
+                file.display()
+            )
+        }
+    };
+    Ok(Some(warning))
 }
 
 /// What clients will read, if it is not what they read anywhere.
@@ -122,6 +151,31 @@ mod tests {
         let (_directory, path) = configuration("");
         let text = run(&["config", "check", "--config", &path]).unwrap();
         assert!(text.contains("warning: policy.mode is enforce and reports.enabled is false: "), "{text}");
+    }
+
+    #[test]
+    fn the_user_of_the_gate_has_to_be_there_and_to_read_its_files() {
+        let token = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(token.path(), "0123456789abcdef\n").unwrap();
+        let admin = format!("[admin]\ntoken_file = \"{}\"", token.path().display());
+        let check = |user: &str, more: &str| {
+            let (_directory, path) = configuration(&format!("[process]\nuser = \"{user}\"\n{more}"));
+            run(&["config", "check", "--config", &path])
+        };
+        let unknown = "process.user: the system knows no user no-such-user";
+        if crate::process::present_user() != "root" {
+            // A gate that somebody else starts takes no notice.
+            assert!(check("no-such-user", "").unwrap().contains(&format!("warning: {unknown}")));
+            return;
+        }
+        assert_eq!(check("no-such-user", "").unwrap_err(), (2, unknown.to_owned()));
+        let text = check("nobody", &admin).unwrap();
+        assert!(text.contains("warning: the gate runs as nobody, and nobody has tried"), "{text}");
+        assert!(text.contains("nobody can read admin.token_file and the like"), "{text}");
+        assert!(text.contains(": runuser -u nobody -- dmarcgate config check --config /"), "{text}");
+        for (user, more) in [("nobody", ""), ("root", &*admin)] {
+            assert!(!check(user, more).unwrap().contains("runuser"), "{user}");
+        }
     }
 
     #[test]

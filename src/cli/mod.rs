@@ -26,7 +26,7 @@ use clap::{Args, Parser, Subcommand};
 
 use self::lookup::facts::Health;
 use crate::causes::Causes;
-use crate::config::{Config, Loaded};
+use crate::config::{Config, Error as ConfigError, Loaded};
 use crate::explain::facts::decision::Fate;
 
 /// Settles who a message really comes from, while the sender is still on the line.
@@ -164,7 +164,16 @@ impl Ended {
 
 impl ConfigFile {
     fn load(&self) -> Result<Loaded, Failure> {
-        Config::load(&self.config).map_err(|error| Failure::Usage(error.to_string()))
+        Config::load(&self.config).map_err(|error| {
+            let mut text = error.to_string();
+            if let ConfigError::Unreadable { path, source } = &error
+                && source.kind() == ErrorKind::NotFound
+            {
+                let path = path.display();
+                text += &format!("; write one with `dmarcgate init --output {path}`, or name another by --config");
+            }
+            Failure::Usage(text)
+        })
     }
 }
 
@@ -239,6 +248,10 @@ mod tests {
         }
         let missing = run(&["config", "check", "--config", "/nonexistent/gate.toml"]).unwrap_err();
         assert_eq!(missing.0, WRONG_USAGE);
-        assert!(missing.1.contains("/nonexistent/gate.toml can't be read"), "{}", missing.1);
+        assert!(missing.1.contains("/nonexistent/gate.toml can't be read: No such file"), "{}", missing.1);
+        let hint = "; write one with `dmarcgate init --output /nonexistent/gate.toml`, or name another by --config";
+        assert!(missing.1.ends_with(hint), "{}", missing.1);
+        let directory = run(&["config", "check", "--config", "/"]).unwrap_err().1;
+        assert!(directory.contains("/ can't be read") && !directory.contains("init"), "{directory}");
     }
 }

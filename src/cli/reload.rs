@@ -1,6 +1,7 @@
 //! `dmarcgate reload`: makes a running gate read its configuration again, and tells what became of it.
 
 use std::fmt::Write as _;
+use std::fs::File;
 use std::io::Write;
 use std::net::SocketAddr;
 
@@ -29,6 +30,12 @@ pub struct Reload {
 impl Reload {
     pub fn run(self, output: &mut dyn Write) -> Result<(), Failure> {
         let path = &self.file.config;
+        let unread = File::open(path).err();
+        let note = unread.map(|error| {
+            let path = path.display();
+            format!("note: {path} can't be read ({error}), nor what it says of [admin]: the defaults are taken\n")
+        });
+        let note = note.unwrap_or_default();
         let admin = config::admin(path);
         let address = reachable(self.admin.unwrap_or(admin.address));
         let mut fields = format!("{RELOAD_FIELD}: 1\r\nContent-Length: 0\r\n");
@@ -39,15 +46,15 @@ impl Reload {
         }
         let (status, body) = ask(address, ("POST", RELOAD, &fields)).map_err(|error| {
             Failure::Running(format!(
-                "no gate answers at {address} (admin.address; see --admin if the running gate has another): {error}"
+                "{note}no gate answers at {address} (admin.address; see --admin if the running gate has another): {error}"
             ))
         })?;
         let report = match status {
             200 | 422 => serde_json::from_str::<ReloadReport>(&body),
-            _ => return Err(Failure::Running(format!("{address}: {}", body.trim_end()))),
+            _ => return Err(Failure::Running(format!("{note}{address}: {}", body.trim_end()))),
         };
         let report = report.map_err(|_| Failure::Running(format!("what answers at {address} is not dmarcgate")))?;
-        let mut text = String::new();
+        let mut text = note;
         let own = std::fs::canonicalize(path).unwrap_or_else(|_| path.clone());
         if own.display().to_string() != report.file {
             // Writing to a String does not fail.
@@ -83,4 +90,18 @@ fn refused(report: &ReloadReport) -> String {
         let _ = writeln!(text, "{}{line}:{key} {}", report.file, problem.problem);
     }
     text + "the configuration is refused; the one before stays in force"
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::cli::tests::run;
+
+    #[test]
+    fn a_file_that_is_not_there_is_named_before_the_default_address_is_asked() {
+        let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        let (code, text) = run(&["reload", "--config", "/nonexistent/gate.toml", "--admin", &nobody]).unwrap_err();
+        assert_eq!(code, 1);
+        assert!(text.starts_with("note: /nonexistent/gate.toml can't be read (No such file"), "{text}");
+        assert!(text.contains("\nno gate answers at 127.0.0.1:"), "{text}");
+    }
 }

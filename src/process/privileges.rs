@@ -31,6 +31,15 @@ struct Change {
     gid: Gid,
 }
 
+/// How the user of a gate differs from who asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Otherness {
+    /// The process will become this user's.
+    Will(String),
+    /// The system knows no user of this name: a gate that root starts ends at once.
+    Unknown(String),
+}
+
 /// Whether the process will be root's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Root {
@@ -72,6 +81,19 @@ impl Account {
             return stays(user.name, Root::Wanted, None);
         }
         Ok(Self { name: user.name, change: Some(Change { uid: user.uid, gid: user.gid }), doubt: None, root: Root::No })
+    }
+
+    /// What keeps whoever asks from seeing the gate's files as it will: it will be somebody else, or nobody knows who.
+    pub fn otherness(wanted: Option<&str>) -> Result<Option<Otherness>, Error> {
+        let account = Self::of(wanted)?;
+        if account.change.is_some() {
+            return Ok(Some(Otherness::Will(account.name)));
+        }
+        // Only for root is it an error: a gate that somebody else starts stays his.
+        match wanted {
+            Some(name) if look_up(name)?.is_none() => Ok(Some(Otherness::Unknown(name.to_owned()))),
+            _ => Ok(None),
+        }
     }
 
     /// The user's name.
@@ -185,6 +207,9 @@ mod tests {
             assert!(Account::of(Some(&own)).unwrap().doubt.is_none());
             let account = Account::of(Some("root")).unwrap();
             assert!(account.doubt.is_some() && account.change.is_none() && !account.is_root());
+            assert_eq!(Account::otherness(Some(&own)).unwrap(), None);
+            let unknown = Otherness::Unknown("no-such-user".to_owned());
+            assert_eq!(Account::otherness(Some("no-such-user")).unwrap(), Some(unknown));
             return;
         }
         assert!(matches!(Account::of(Some("no-such-user")), Err(Error::User { .. })));
@@ -192,6 +217,9 @@ mod tests {
         assert!(root.change.is_none() && !root.is_root() && root.name() == "root");
         let nobody = Account::of(Some("nobody")).unwrap();
         assert!(nobody.change.is_some_and(|change| !change.uid.is_root()) && !nobody.is_root());
+        assert!(matches!(Account::otherness(Some("no-such-user")), Err(Error::User { .. })));
+        assert_eq!(Account::otherness(Some("root")).unwrap(), None);
+        assert_eq!(Account::otherness(Some("nobody")).unwrap(), Some(Otherness::Will("nobody".to_owned())));
     }
 
     #[test]
