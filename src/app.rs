@@ -40,6 +40,7 @@ use crate::readiness::{Condition, Readiness};
 use crate::report::delivery::{self, Delivery};
 use crate::report::inbound::Collector;
 use crate::report::messenger::Messenger;
+use crate::session::complaints::Complaints;
 use crate::session::doubts::Doubts;
 use crate::session::latest::Latest;
 use crate::session::{self, Gate};
@@ -133,8 +134,13 @@ pub enum Error {
     #[error("dns can't be set up")]
     Dns(#[from] resolver::Error),
     /// A certificate for clients, or its key, can't be used.
-    #[error("tls: {0}")]
-    Tls(tls::FileError),
+    #[error("tls (read by {user}, as whom the gate runs): {fault}")]
+    Tls {
+        /// Whose the process is.
+        user: String,
+        /// What is wrong with which.
+        fault: tls::FileError,
+    },
     /// Nobody is known who could vouch for the upstream.
     #[error("upstream.tls: {0}")]
     UpstreamTls(tls::TrustError),
@@ -186,7 +192,10 @@ pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Resu
     let (survey, surveyed) = watch::channel(Survey::default());
     let tls_metrics = tls::ServerMetrics::new(&registry);
     let tls = match config.tls() {
-        Some(settings) => Some(tls::Server::open(settings, tls_metrics).map_err(Error::Tls)?),
+        Some(settings) => {
+            let unfit = |fault| Error::Tls { user: process::present_user(), fault };
+            Some(tls::Server::open(settings, tls_metrics).map_err(unfit)?)
+        }
         None => None,
     };
     let upstream_tls_metrics = tls::ClientMetrics::new(&registry);
@@ -202,6 +211,7 @@ pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Resu
     let active = session_metrics.active.clone();
     let latest = Latest::default();
     let discovery = suffix_list.rules();
+    let complaints = Arc::<Complaints>::default();
     let gate = |listener, settings| Gate {
         listener,
         settings,
@@ -218,6 +228,7 @@ pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Resu
         doubts: Doubts::default(),
         tls: tls.clone(),
         metrics: session_metrics.clone(),
+        complaints: Arc::clone(&complaints),
         stop: stopped.clone(),
     };
 

@@ -154,6 +154,7 @@ pub async fn run(listening: Listening, gate: Arc<Gate>, room: Room, metrics: Met
             tokio::spawn(host.seat(socket, peer, Arc::clone(&room.slots), (place, chair)));
         } else {
             metrics.turned_away.inc();
+            gate.complaints.full(peer.ip(), || room.networks.largest());
             tell(socket, FULL);
         }
     }
@@ -174,6 +175,15 @@ struct Host {
 
 /// The gate stops.
 struct Stopping;
+
+/// Why there is no PROXY header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum NoHeader {
+    /// Something else came, or nothing in time.
+    Due,
+    /// The peer went without a word, as a balancer does that only tries whether the port is open.
+    Gone,
+}
 
 impl Host {
     /// For a client that came when there was no slot: one comes free every few milliseconds in a busy gate, so it waits a
@@ -205,6 +215,7 @@ impl Host {
         // Whoever comes next may sit down while this one reads why it has to go.
         drop(chair);
         self.metrics.turned_away.inc();
+        self.gate.complaints.full(peer.ip(), || self.networks.largest());
         turn_away(Stream::new(socket), FULL, FAREWELL).await;
         drop(place);
     }
@@ -217,6 +228,7 @@ impl Host {
             Ok(place) => place,
             Err(refusal) => {
                 metrics.refused.inc(refusal);
+                gate.complaints.crowded(client.ip(), settings.networks.network(client.ip()), &refusal);
                 debug!(client_ip = %client.ip(), reason = %refusal, "connection refused");
                 // A farewell is no session: others may have the slot. Before a handshake nothing can be said.
                 drop(slot);
@@ -284,22 +296,22 @@ async fn admit(
     }
     let mut stop = gate.stop.clone();
     let origin = tokio::select! {
-        origin = timeout(settings.proxy_header, proxy_header(&mut stream)) => origin.unwrap_or_else(|_| {
-            debug!(client_ip = %peer.ip(), "no PROXY header in time");
-            None
-        }),
+        origin = timeout(settings.proxy_header, proxy_header(&mut stream)) => origin.unwrap_or(Err(NoHeader::Due)),
         () = async { drop(stop.wait_for(|stop| *stop).await) } => {
             turn_away(stream, STOPPING, HASTE).await;
             return None;
         }
     };
     match origin {
-        Some(Origin::Client { source, destination }) => {
+        Ok(Origin::Client { source, destination }) => {
             Some((stream, Client::new(source, destination), ClientKind::Sender))
         }
-        Some(Origin::Nobody) => Some((stream, Client::new(peer, local), ClientKind::HealthCheck)),
-        None => {
+        Ok(Origin::Nobody) => Some((stream, Client::new(peer, local), ClientKind::HealthCheck)),
+        Err(missing) => {
             gate.metrics.ended.inc(Ended::ProxyHeader);
+            if missing == NoHeader::Due {
+                gate.complaints.missing_header(peer.ip());
+            }
             debug!(client_ip = %peer.ip(), "closed: a PROXY header was due");
             None
         }
@@ -346,19 +358,19 @@ impl Settings {
     }
 }
 
-async fn proxy_header(stream: &mut Stream) -> Option<Origin> {
+async fn proxy_header(stream: &mut Stream) -> Result<Origin, NoHeader> {
     loop {
         match proxy::parse(stream.buffered()) {
             Parsed::Header(length, origin) => {
                 stream.consume(length);
-                return Some(origin);
+                return Ok(origin);
             }
-            Parsed::Invalid => return None,
-            Parsed::Incomplete => {
-                if stream.fill().await.ok()? == 0 {
-                    return None;
-                }
-            }
+            Parsed::Invalid => return Err(NoHeader::Due),
+            Parsed::Incomplete => match stream.fill().await {
+                Ok(1..) => {}
+                _ if stream.buffered().is_empty() => return Err(NoHeader::Gone),
+                _ => return Err(NoHeader::Due),
+            },
         }
     }
 }

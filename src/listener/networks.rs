@@ -92,6 +92,14 @@ impl Networks {
         Ok(Place { networks: Arc::clone(self), network })
     }
 
+    /// The network that has the most sessions, and how many. It looks at all of them.
+    pub fn largest(&self) -> Option<(IpNet, u32)> {
+        let shards = self.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner));
+        let largest =
+            |shard: MutexGuard<'_, Shard>| shard.open.iter().map(|(net, open)| (*net, *open)).max_by_key(|n| n.1);
+        shards.filter_map(largest).max_by_key(|(_, open)| *open)
+    }
+
     fn shard(&self, tag: u64) -> Option<MutexGuard<'_, Shard>> {
         let shard = self.shards.get(place(tag, SHARDS))?;
         // Counts are right after every statement, so a shard whose user panicked is as good as any.
@@ -110,7 +118,7 @@ impl Drop for Place {
 
 impl Bounds {
     /// The network that an address belongs to.
-    fn network(&self, ip: IpAddr) -> IpNet {
+    pub fn network(&self, ip: IpAddr) -> IpNet {
         network(ip, self.prefix_v4, self.prefix_v6)
     }
 }
@@ -210,7 +218,10 @@ mod tests {
         let networks = Networks::new();
         let bounds = Bounds { sessions: 2, ..BOUNDS };
         let enter = |address| networks.enter(ip(address), &bounds);
+        assert_eq!(networks.largest(), None);
         let (first, _second) = (enter("2001:db8::1").unwrap(), enter("2001:db8::2").unwrap());
+        let _small = enter("2001:db8:0:2::1").unwrap();
+        assert_eq!(networks.largest(), Some(("2001:db8::/64".parse().unwrap(), 2)));
         assert_eq!(enter("2001:db8::3").unwrap_err(), Refusal::Sessions);
         let _other = enter("2001:db8:0:1::1").unwrap();
         drop(first);

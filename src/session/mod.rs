@@ -5,6 +5,7 @@
 
 pub mod background;
 mod bounce;
+pub mod complaints;
 mod data;
 pub mod doubts;
 mod login;
@@ -32,6 +33,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, error};
 
 use self::background::{Background, alongside};
+use self::complaints::Complaints;
 use self::data::Incoming;
 use self::doubts::Doubts;
 use self::latest::Latest;
@@ -94,6 +96,8 @@ pub struct Gate {
     pub tls: Option<tls::Server>,
     /// What is counted.
     pub metrics: Metrics,
+    /// What is said of peers, sparingly; all listeners have the same.
+    pub complaints: Arc<Complaints>,
     /// True once the gate stops.
     pub stop: watch::Receiver<bool>,
 }
@@ -244,6 +248,9 @@ impl Session {
         }
         if let Some(reason) = end.reason {
             self.gate.metrics.ended.inc(reason);
+            if reason == Ended::ProxyHeader {
+                self.gate.complaints.unlisted_header(self.client.ip());
+            }
             debug!(session = &*self.id, client_ip = %self.client.ip(), reason = %reason, "session ended");
         }
         // The client may have gone already; a peer that takes nothing must not hold the session's slot. Both at once, so

@@ -61,6 +61,8 @@ async fn one_network_has_its_bound_of_sessions_and_no_other_pays_for_it() {
         holders.push(client);
     }
     world.wait_for_count("dmarcgate_connections_refused_total{reason=\"network_sessions\"}", 2.0).await;
+    let said = world.gate.wait_for_log("their network has reached a limit").await;
+    assert!(said.contains("WARN") && said.contains("network_sessions") && said.contains(STRANGER), "{said}");
     holders.clear();
     world.wait_for_count("dmarcgate_sessions_active", 0.0).await;
     // A place is free a moment after its session is not counted any more.

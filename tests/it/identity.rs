@@ -379,6 +379,9 @@ async fn a_proxy_header_from_one_who_may_not_send_it_ends_the_session() {
     }
     world.wait_for_count("dmarcgate_sessions_ended_total{reason=\"proxy_header\"}", 2.0).await;
     assert_eq!(world.sessions().len(), 0);
+    // At the level that everybody has, and not each time.
+    let said = world.gate.wait_for_log("proxy_protocol_from lacks their network").await;
+    assert!(said.contains("WARN") && said.contains("127.0.0.1"), "{said}");
     // Without one it is a client like any other, seen by its own address.
     let mut client = Client::connect(plain).await;
     client.expect(220).await;
@@ -409,6 +412,8 @@ async fn where_a_proxy_header_is_due_nothing_else_is_served() {
     }
     let reason = "dmarcgate_sessions_ended_total{reason=\"proxy_header\"}";
     world.wait_for_count(reason, openings.len() as f64).await;
+    let said = world.gate.wait_for_log("no PROXY header came in time").await;
+    assert!(said.contains("WARN") && said.contains("127.0.0.1"), "{said}");
     assert_eq!(world.gate.metrics().await.value("dmarcgate_sessions_total"), 0.0);
 }
 

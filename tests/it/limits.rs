@@ -206,6 +206,8 @@ async fn sessions_beyond_the_limit_are_told_to_come_again() {
     drop(first);
     world.wait_for_count("dmarcgate_sessions_active", 1.0).await;
     world.wait_for_count("dmarcgate_connections_turned_away_total", 3.0).await;
+    let said = world.gate.wait_for_log("connections are turned away: all sessions are in use").await;
+    assert!(said.contains("WARN"), "{said}");
     // The slot is free a moment after its session is not counted any more.
     let admitted = async {
         loop {

@@ -336,4 +336,5 @@ async fn a_configuration_is_checked_with_its_certificates() {
     let serve = gate.run(&["serve"]).await;
     let text = String::from_utf8(serve.stderr).unwrap();
     assert!(!serve.status.success() && text.contains("gate.key: the key does not fit"), "{text}");
+    assert!(text.contains("tls (read by ") && text.contains(", as whom the gate runs): "), "{text}");
 }
