@@ -24,7 +24,7 @@ def test_a_running_prometheus_evaluates_every_rule(prometheus):
 
     rules = wait_for(look, "an evaluation of every rule", prometheus.log, 30)
     kinds = [rule["type"] for rule in rules]
-    assert (kinds.count("alerting"), kinds.count("recording")) == (26, 5)
+    assert (kinds.count("alerting"), kinds.count("recording")) == (27, 5)
     recorded = [rule["name"] for rule in rules if rule["type"] == "recording"]
     for name in recorded:
         wait_for(lambda: prometheus.query(name) or None, name, prometheus.log, 30)
