@@ -113,7 +113,8 @@ fn tls(found: &Found, text: &mut String) {
         Access::Group(group) => {
             let _ = writeln!(
                 text,
-                "# TLS is off until the user {USER} can read the key: `adduser {USER} {group}`, then set tls = \"starttls\" above."
+                "# TLS is off until the user {USER} can read the key: `adduser {USER} {group}`, then set tls = \"starttls\" above\n\
+                 # and take the \"#\" off the three lines below."
             );
             "#"
         }
@@ -121,7 +122,8 @@ fn tls(found: &Found, text: &mut String) {
             let _ = writeln!(
                 text,
                 "# TLS is off, since only root can read the key. Let the user {USER} read it (with setfacl: the file, and every\n\
-                 # directory on the way), also after it is renewed; then set tls = \"starttls\" above."
+                 # directory on the way), also after it is renewed; then set tls = \"starttls\" above and take the \"#\" off\n\
+                 # the three lines below."
             );
             "#"
         }

@@ -84,7 +84,7 @@ fn exim(port: u16) -> String {
         "Exim with PROXY support (`exim -bV | grep PROXY`; Debian: exim4-daemon-heavy), main section of its configuration\n\
          (Debian, split: a file in /etc/exim4/conf.d/main/, and dc_local_interfaces in update-exim4.conf.conf unset):\n\
          \n\
-         local_interfaces = <; [127.0.0.1]:{port} ; [0.0.0.0]:465 ; [0.0.0.0]:587\n\
+         local_interfaces = <; [127.0.0.1]:{port} ; [0.0.0.0]:465 ; [0.0.0.0]:587 ; [::0]:465 ; [::0]:587\n\
          hosts_proxy = ${{if eq{{$received_port}}{{{port}}}{{127.0.0.1}}{{}}}}\n\
          chunking_advertise_hosts = *\n\
          dsn_advertise_hosts = *\n\
