@@ -86,10 +86,18 @@ impl<'a> Document<'a> {
             return Ok(Self { text, root: root.into_inner(), found: Findings::default() });
         }
         // What follows the first few is mostly their consequence.
-        let problems = errors.iter().take(MAX_SYNTAX_PROBLEMS).map(|error| Problem {
-            line: error.span().map(|span| line_of(text, span.start)),
-            key: String::new(),
-            message: format!("not valid TOML: {}", error.message()),
+        let problems = errors.iter().take(MAX_SYNTAX_PROBLEMS).map(|error| {
+            // Without the key it could be any of a line, and the parser does not say it. Of a table, it is the last part.
+            let key = error.span().filter(|_| error.message() == "duplicate key").and_then(|span| text.get(span));
+            Problem {
+                line: error.span().map(|span| line_of(text, span.start)),
+                key: String::new(),
+                message: format!(
+                    "not valid TOML: {}{}",
+                    error.message(),
+                    key.map(|k| format!(" {k}")).unwrap_or_default()
+                ),
+            }
         });
         Err(problems.collect())
     }

@@ -224,7 +224,8 @@ fn each_problem_is_named_with_line_key_value_and_what_is_allowed() {
             ": admin.address: 127.0.0.1:9125 is used by a listener, too",
         ),
         ("[policy]\nmode = \n", "no TOML", "2: : not valid TOML: "),
-        ("[policy]\nmode = \"tag\"\nmode = \"tag\"\n", "a key twice", "3: : not valid TOML: duplicate key"),
+        ("[policy]\nmode = \"tag\"\nmode = \"tag\"\n", "a key twice", "3: : not valid TOML: duplicate key mode"),
+        ("[policy]\n[dns]\n[policy]\n", "a table twice", "3: : not valid TOML: duplicate key policy"),
         ("hostname = \"not a name\"\n", "a host name", "1: hostname: \"not a name\" is not allowed"),
         ("hostname = \"\"\"\na\nb\"\"\"\n", "several lines", "expected a domain name such as \"mx.example.net\""),
     ];

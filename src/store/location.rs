@@ -118,6 +118,9 @@ impl Postgres {
             let password = Secret::new(password.expose().trim_end_matches(['\r', '\n']).replace('%', "%25"));
             let _ = options.database_url.set_password(Some(password.expose()));
         }
+        if !options.database_url.query_pairs().any(|(name, _)| name == APPLICATION_NAME) {
+            options.database_url.query_pairs_mut().append_pair(APPLICATION_NAME, "dmarcgate");
+        }
         Ok(options)
     }
 }
@@ -156,7 +159,9 @@ impl fmt::Debug for Postgres {
 /// What may stand behind the '?': TLS, the directory of a local socket, the name under which the server lists us, and
 /// 0 for a pooler between us and the server that can't keep prepared statements.
 const PARAMETERS: [&str; 7] =
-    ["sslmode", "sslrootcert", "sslcert", "sslkey", "host", "application_name", "statement-cache-capacity"];
+    ["sslmode", "sslrootcert", "sslcert", "sslkey", "host", APPLICATION_NAME, "statement-cache-capacity"];
+/// The name under which the server lists us (pg_stat_activity): `dmarcgate`, unless the URL has another.
+const APPLICATION_NAME: &str = "application_name";
 
 #[cfg(test)]
 mod tests {
@@ -204,6 +209,19 @@ mod tests {
         let location = Location::parse("postgres://u:hunter2%21@h:5433/db?sslmode=require").unwrap();
         assert_eq!(location.to_string(), "postgres://u:***@h:5433/db?sslmode=require");
         assert!(!format!("{location:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn the_server_lists_us_by_name() {
+        let cases = [
+            ("postgres://u@h/db", "application_name=dmarcgate"),
+            ("postgres://u@h/db?sslmode=require", "sslmode=require&application_name=dmarcgate"),
+            ("postgres://u@h/db?application_name=mx1", "application_name=mx1"),
+        ];
+        for (url, query) in cases {
+            let Ok(Location::Postgres(postgres)) = Location::parse(url) else { panic!("no PostgreSQL") };
+            assert_eq!(postgres.options().unwrap().database_url.query(), Some(query), "{url}");
+        }
     }
 
     #[test]

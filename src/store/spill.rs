@@ -227,7 +227,10 @@ fn open(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o640).open(path)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(io::Error::new(io::ErrorKind::WouldBlock, "another process has it")),
+        Err(TryLockError::WouldBlock) => {
+            let text = format!("another process has {}: another gate uses this spool.directory", path.display());
+            Err(io::Error::new(io::ErrorKind::WouldBlock, text))
+        }
         Err(TryLockError::Error(error)) => Err(error),
     }
 }
@@ -343,7 +346,9 @@ mod tests {
         assert!((1..10).contains(&taken), "{taken}");
         assert!(matches!(spill.append(&batch(100)), Err(Fault::Full)));
         assert!(spill.length() <= 5000);
-        assert!(Spill::open(&settings).is_err());
+        let taken_already = Spill::open(&settings).err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(taken_already.contains(&settings.path.display().to_string()), "{taken_already}");
+        assert!(taken_already.ends_with("another gate uses this spool.directory"), "{taken_already}");
         assert_eq!(spill.clear().unwrap(), 4 * taken as u64);
         spill.append(&batch(1)).unwrap();
     }

@@ -354,9 +354,9 @@ pub(super) fn concerns(certificates: &[Arc<Certificate>], hostname: &Domain, now
         let path = certificate.path.display();
         let left = certificate.not_after.saturating_sub(now);
         if left < 0 {
-            let days = left.unsigned_abs() / DAY.unsigned_abs();
+            let ago = days(left);
             concerns.push(Concern::Grave(format!(
-                "the certificate in {path} EXPIRED {days} days ago and is shown all the same; senders that verify it \
+                "the certificate in {path} EXPIRED {ago} ago and is shown all the same; senders that verify it \
                  do not deliver"
             )));
         } else if certificate.not_before > now {
@@ -365,16 +365,26 @@ pub(super) fn concerns(certificates: &[Arc<Certificate>], hostname: &Domain, now
                  deliver. Is the clock right?"
             )));
         } else if left < WARNING_DAYS * DAY {
-            let days = left / DAY;
-            concerns.push(Concern::Slight(format!("the certificate in {path} expires in {days} days")));
+            concerns.push(Concern::Slight(format!("the certificate in {path} expires in {}", days(left))));
         }
     }
     if !certificates.iter().any(|certificate| certificate.covers(hostname.as_str())) {
+        // Who made it that way has the name in the CN, as a rule (RFC 6125 §6.4.4).
+        let nameless = certificates.iter().any(|certificate| certificate.names.is_empty());
+        let hint = if nameless { " (names are in subjectAltName; the CN does not count)" } else { "" };
         concerns.push(Concern::Slight(format!(
-            "no certificate is for {hostname} (hostname): senders that verify the name of the MX may not deliver"
+            "no certificate is for {hostname} (hostname): senders that verify the name of the MX may not deliver{hint}"
         )));
     }
     concerns
+}
+
+/// A time, in seconds, as whole days.
+fn days(seconds: i64) -> String {
+    match seconds.unsigned_abs() / DAY.unsigned_abs() {
+        1 => "1 day".to_owned(),
+        days => format!("{days} days"),
+    }
 }
 
 fn builder(provider: &Arc<CryptoProvider>) -> ConfigBuilder<ServerConfig, WantsVerifier> {

@@ -289,10 +289,15 @@ fn the_operator_is_told_of_dates_and_names() {
         _ => false,
     };
     assert!(is(&at(wanted().until(now + 13 * DAY + DAY / 2)), "expires in 13 days"));
+    assert!(is(&at(wanted().until(now + DAY + DAY / 2)), "expires in 1 day"));
+    assert!(is(&at(wanted().until(now + DAY / 2)), "expires in 0 days"));
     assert_eq!(at(wanted().until(now + 15 * DAY)), []);
     assert!(is(&at(wanted().from(now - 9 * DAY).until(now - 3 * DAY)), "EXPIRED 3 days ago"));
     assert!(is(&at(wanted().from(now + DAY)), "NOT YET VALID"));
-    assert!(is(&at(Wanted::new(&["mx.example.com"])), "no certificate is for mx.example.net"));
+    assert!(is(&at(wanted().from(now - 9 * DAY).until(now - DAY - DAY / 2)), "EXPIRED 1 day ago"));
+    let of_another = at(Wanted::new(&["mx.example.com"]));
+    assert!(is(&of_another, "no certificate is for mx.example.net") && !is(&of_another, "subjectAltName"));
+    assert!(is(&at(Wanted::new(&[])), "may not deliver (names are in subjectAltName; the CN does not count)"));
 }
 
 #[tokio::test]
