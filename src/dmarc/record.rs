@@ -169,7 +169,8 @@ pub struct PolicyRecord {
     pub ri: Option<u32>,
     /// `rf`, historic: never acted upon.
     pub rf: Option<Box<str>>,
-    /// The text, in printable ASCII (`?` for anything else), at most 1024 characters.
+    /// The text, in printable ASCII (a blank for a tab, `?` for anything else), at most 4096 characters of whole tags and
+    /// URIs. Read again it is the same record, as reports need it, unless there is more of it or a `?` in it.
     pub text: Box<str>,
     /// What is wrong with it, each thing once.
     pub problems: Vec<Problem>,
@@ -368,7 +369,7 @@ impl<'a> Tags<'a> {
             pct: self.read(Tag::Pct, |v| number(v).filter(|n| *n <= 100).and_then(|n| u8::try_from(n).ok())).valid(),
             ri: self.read(Tag::Ri, number).valid(),
             rf: self.read(Tag::Rf, |v| (v.len() <= MAX_RF).then(|| v.into())).valid(),
-            text: text.iter().take(MAX_TEXT).map(|b| if is_printable(*b) { char::from(*b) } else { '?' }).collect(),
+            text: kept(text),
             problems: self.problems,
         }
     }
@@ -467,6 +468,19 @@ fn trim(mut text: &[u8]) -> &[u8] {
     text
 }
 
+/// What is kept of a text. It ends behind a tag or a URI: half an address is another one.
+fn kept(text: &[u8]) -> Box<str> {
+    let fits = text.len() <= MAX_TEXT;
+    let whole = text.iter().take(MAX_TEXT).rposition(|b| matches!(b, b';' | b','));
+    let length = whole.filter(|_| !fits).map_or(MAX_TEXT, |last| last + 1);
+    let shown = |b: &u8| match *b {
+        b'\t' => ' ',
+        b if is_printable(b) => char::from(b),
+        _ => '?',
+    };
+    text.iter().take(length).map(shown).collect()
+}
+
 fn is_wsp(byte: u8) -> bool {
     byte == b' ' || byte == b'\t'
 }
@@ -519,8 +533,8 @@ const WSP: [char; 2] = [' ', '\t'];
 const MAX_URIS: usize = 20;
 /// Octets of `rf`.
 const MAX_RF: usize = 64;
-/// Characters of a record's text that are kept as evidence.
-const MAX_TEXT: usize = 1024;
+/// Characters of a record's text that are kept: as many as a row of the store takes, for reports are sent by what is there.
+const MAX_TEXT: usize = 4096;
 
 #[cfg(test)]
 mod tests {
@@ -722,7 +736,13 @@ mod tests {
     fn what_is_kept_is_bounded() {
         let uris = vec!["mailto:a@example.org"; 100].join(",");
         let r = record(&format!("v=DMARC1; p=none; rua={uris}; x={}", "y".repeat(60_000)));
-        assert_eq!((r.rua.len(), r.text.len()), (20, 1024));
+        assert_eq!(r.rua.len(), 20);
+        assert!(r.text.ends_with(",mailto:a@example.org;"), "whole tags alone: {}", r.text);
+        let r =
+            record(&format!("v=DMARC1; p=none; rua=mailto:a@example.org,mailto:{}@example.net", "b".repeat(60_000)));
+        assert_eq!(&*r.text, "v=DMARC1; p=none; rua=mailto:a@example.org,", "whole URIs alone");
+        assert_eq!(record(&format!("v=DMARC1{}", " ".repeat(60_000))).text.len(), MAX_TEXT);
+        let r = record(&format!("v=DMARC1; p=none; rua={uris}"));
         assert_eq!(r.problems, [Problem { tag: Some(Tag::Rua), fault: Fault::TooManyUris }]);
         assert_eq!(r.problems[0].to_string(), "rua lists too many URIs");
     }
@@ -771,6 +791,27 @@ mod tests {
             let mut with_version = b"v=DMARC1;".to_vec();
             with_version.extend(text);
             proptest::prop_assert!(matches!(parse(&with_version), Parsed::Record(_)));
+        }
+
+        #[test]
+        fn the_text_that_is_kept_is_the_same_record(
+            blanks in proptest::collection::vec("[ \t]{0,3}", 8),
+            rua in proptest::collection::vec("(mailto:[a-z]{1,60}@[a-z]{1,60}\\.example|https://a\\.example|x)", 1..25),
+            (pct, ri) in ("[0-9a]{1,3}", "[0-9]{1,10}"),
+            filler in 0_usize..1000,
+        ) {
+            let blank = |at: usize| blanks[at % blanks.len()].as_str();
+            let list = rua.iter().enumerate().fold(String::new(), |list, (n, uri)| {
+                format!("{list}{}{uri}{},", blank(n), blank(n + 1))
+            });
+            let (a, b, c, d) = (blank(0), blank(1), blank(2), blank(3));
+            let text = format!(
+                "v{a}={b}DMARC1{c};{d}p=reject;x={};rua{a}={b}{list}{c};{d}pct{b}={a}{pct}{d};ri={c}{ri};\tnone",
+                "y".repeat(filler)
+            );
+            let published = record(&text);
+            let read_again = PolicyRecord { text: published.text.clone(), ..record(&published.text) };
+            proptest::prop_assert_eq!(read_again, published);
         }
     }
 }

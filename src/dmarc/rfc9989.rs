@@ -211,7 +211,7 @@ fn section_4_8_records_without_bound_are_read_within_bounds() {
     for (name, text) in cases {
         let r = record(&text);
         assert_eq!(r.requested(Place::Here), Policy::Reject, "{name}");
-        assert!(r.text.len() <= 1024 && r.rua.len() <= 20 && r.problems.len() <= 2 * 14, "{name}");
+        assert!(r.text.len() <= 4096 && r.rua.len() <= 20 && r.problems.len() <= 2 * 14, "{name}");
     }
 }
 

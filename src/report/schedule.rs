@@ -304,7 +304,7 @@ const ID_OCTETS: usize = 12;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::{AlignmentOutcome as A, FinalReply as R, Policy, sample};
+    use crate::record::{AlignmentOutcome as A, DiscoveryMethod, FinalReply as R, Policy, PolicyPublished, sample};
 
     fn policy() -> Configuration {
         Configuration::from(&sample::record().policy.unwrap())
@@ -365,6 +365,23 @@ mod tests {
         assert_eq!(made[0].deadline, period.end + 1 + 3 * SECONDS_PER_DAY);
         let first = period.end + 1 + SETTLING;
         assert!((first..first + WINDOW).contains(&made[0].due));
+    }
+
+    #[test]
+    fn a_record_with_tabs_or_a_long_one_makes_the_jobs_that_it_asks_for() {
+        let destinations = |published: &str| {
+            let Parsed::Record(record) = parse(published.as_bytes()) else { panic!("no record: {published}") };
+            let policy = PolicyPublished::new(&domain("example.org"), DiscoveryMethod::TreeWalk, &record, Policy::None);
+            let made = planned(&Configuration::from(&policy), 20_454);
+            made.into_iter().map(|job| job.destination).collect::<Vec<_>>()
+        };
+        let both = ["mailto:a@example.org", "mailto:b@example.org"];
+        assert_eq!(destinations("v=DMARC1;\tp=reject;\trua=mailto:a@example.org,\tmailto:b@example.org"), both);
+        assert_eq!(destinations("v\t=\tDMARC1\t;\trua\t=\tmailto:a@example.org\t,mailto:b@example.org"), both);
+        let long = format!("v=DMARC1; p=none; x={}; rua={}", "y".repeat(2000), both.join(", "));
+        assert_eq!(destinations(&long), both);
+        let longer = format!("v=DMARC1; p=none; rua={},mailto:{}@example.net", both.join(","), "c".repeat(5000));
+        assert_eq!(destinations(&longer), both, "no half of an address");
     }
 
     #[test]

@@ -40,7 +40,7 @@ pub fn dmarc_record(text: &[u8]) {
         return;
     };
     assert_eq!(select(&texts), RecordAt::Several);
-    assert!(record.rua.len() <= 20 && record.ruf.len() <= 20 && record.text.len() <= 1024);
+    assert!(record.rua.len() <= 20 && record.ruf.len() <= 20 && record.text.len() <= 4096);
     assert!(record.text.bytes().all(|b| (0x20..=0x7e).contains(&b)), "{}", record.text);
     let places = [Place::Here, Place::ExistingBelow, Place::MissingBelow];
     match record.standing {
@@ -51,7 +51,7 @@ pub fn dmarc_record(text: &[u8]) {
     if record.standing != Standing::Sound {
         assert!(places.iter().all(|place| record.requested(*place) == Policy::None));
     }
-    if text.len() <= 1024 && text.iter().all(|b| (0x20..=0x7e).contains(b)) {
+    if text.len() <= 4096 && text.iter().all(|b| (0x20..=0x7e).contains(b)) {
         assert_eq!(parse(record.text.as_bytes()), Parsed::Record(record.clone()), "the kept text is the record");
     }
     // What is added behind it as a tag of nobody's changes nothing but the text.
