@@ -281,13 +281,15 @@ async fn a_gate_makes_rows_of_hours_where_the_operator_allows() {
 
 #[tokio::test]
 async fn a_relay_that_fails_at_any_step_costs_a_delay_and_nothing_else() {
-    let cases: [(&str, Rule, &str, usize); 11] = [
+    let cases: [(&str, Rule, &str, usize); 13] = [
         ("greeting refused", on(GREETING).once().reply_and_close("554 no"), "postponed", 1),
         ("greeting lost", on(GREETING).once().close(), "postponed", 1),
         ("EHLO lost", on("EHLO").once().close(), "postponed", 1),
         ("sender put off", on("MAIL").once().reply("451 later"), "postponed", 1),
         ("sender refused", on("MAIL").once().reply("550 who are you"), "postponed", 1),
         ("recipient put off", on("RCPT").once().reply("450 greylisted"), "postponed", 1),
+        ("relaying refused", on("RCPT").once().reply("550 5.7.54 Unable to relay"), "postponed", 1),
+        ("relaying refused in words", on("RCPT").once().reply("550 relay not permitted"), "postponed", 1),
         ("recipient lost", on("RCPT").once().close(), "postponed", 1),
         ("DATA put off", on("DATA").once().reply("421 bye"), "postponed", 1),
         ("DATA lost", on("DATA").once().close(), "postponed", 1),

@@ -380,6 +380,19 @@ async fn a_relay_that_fails_is_tried_again_and_one_that_refuses_is_heeded() {
     site.wait_for("suppressed", 1).await;
 }
 
+/// A night in which the mail server has lost its `mynetworks` is not the owners' fault.
+#[tokio::test]
+async fn a_relay_that_does_not_relay_for_the_gate_silences_nobody() {
+    let script = Script::new().rule(on("RCPT").once().reply("550 5.7.54 Unable to relay"));
+    let site = Site::with_relay(script, bank("ruf=mailto:f@bank.example"), |config| config).await;
+    site.send(&forgery()).await.reply.assert(550);
+    site.wait_for("sent", 1).await;
+    assert_eq!(site.count("destination_refused").await, 0.0);
+    assert_eq!(site.relay.messages().len(), 1);
+    let listed = site.world.gate.run(&["reports", "suppressions", "list", "--json"]).await;
+    assert_eq!(String::from_utf8(listed.stdout).expect("UTF-8"), "");
+}
+
 #[tokio::test]
 async fn a_bounce_quiets_the_address_whichever_gate_it_comes_to() {
     let change = |config: ConfigText| config.set("reports.bounce_domain", "bounces.gate.example");
