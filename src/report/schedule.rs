@@ -14,6 +14,7 @@ use crate::label::Label;
 use crate::label_enum;
 use crate::record::{AlignmentOutcome, FinalReply, Record};
 use crate::report::aggregate::{Configuration, Period, ReportId};
+use crate::report::recipient::Address;
 use crate::store::Part;
 use crate::store::jobs::{Effort, JobState, NewJob};
 
@@ -141,16 +142,23 @@ pub fn is_ripe(period: Period, now: i64) -> bool {
     period.end + SETTLING < now && now < deadline(period)
 }
 
-/// The jobs that a published policy makes of a period: one for each address that it wants reports at.
+/// The jobs that a published policy makes of a period: one for each address that it wants reports at, up to some, however
+/// often it names it. What is no address gets a job that comes to nothing and says why, and takes no address's place.
 pub fn jobs(policy: &Configuration, period: Period, plan: &Plan<'_>) -> Vec<NewJob> {
     let Parsed::Record(record) = parse(policy.record.as_bytes()) else { return Vec::new() };
-    let mut destinations = Vec::new();
+    let mut known = Vec::new();
+    let mut jobs = Vec::new();
+    let mut room = MAX_DESTINATIONS;
     for uri in ReportKind::Aggregate.requested(&record) {
-        if !destinations.contains(&uri.as_str()) && destinations.len() < MAX_DESTINATIONS {
-            destinations.push(uri.as_str());
+        let to = Address::of(uri).map_err(|_| uri.as_str());
+        if known.contains(&to) || (to.is_ok() && room == 0) {
+            continue;
         }
+        room -= usize::from(to.is_ok());
+        known.push(to);
+        jobs.push(job(policy, period, uri.as_str(), plan));
     }
-    destinations.into_iter().map(|destination| job(policy, period, destination, plan)).collect()
+    jobs
 }
 
 /// The job of one destination.
@@ -290,7 +298,7 @@ const FIRST_PAUSE: i64 = 15 * 60;
 const LONGEST_PAUSE: i64 = 6 * 3600;
 /// Seconds until a destination that has had its share of today is looked at again.
 const CAP_PAUSE: i64 = 3600;
-/// Destinations of one record: real ones name one or two.
+/// Addresses of one record: real ones name one or two.
 const MAX_DESTINATIONS: usize = 5;
 /// Jobs on all policy domains of one organization and one UTC day: a large one with a hundred records of its own.
 pub const MOST_OF_ORGANIZATION: i64 = 100;
@@ -365,6 +373,43 @@ mod tests {
         assert_eq!(made[0].deadline, period.end + 1 + 3 * SECONDS_PER_DAY);
         let first = period.end + 1 + SETTLING;
         assert!((first..first + WINDOW).contains(&made[0].due));
+    }
+
+    #[test]
+    fn each_address_of_a_record_counts_once_and_what_is_none_takes_no_place() {
+        let destinations = |rua: &str| {
+            let record = format!("v=DMARC1; p=none; rua={rua}");
+            let made = planned(&Configuration { record, ..policy() }, 20_454);
+            made.into_iter().map(|job| job.destination).collect::<Vec<_>>()
+        };
+        let cases: [(&str, &[&str]); 4] = [
+            ("mailto:d@dup.example,mailto:d@DUP.example", &["mailto:d@dup.example"]),
+            (
+                "mailto:%64@dup.example?subject=x,MAILTO:d@dup.example,mailto:e@dup.example",
+                &["mailto:%64@dup.example?subject=x", "mailto:e@dup.example"],
+            ),
+            ("https://a.example,https://a.example,x:y", &["https://a.example", "x:y"]),
+            (
+                "https://1.example,https://2.example,https://3.example,https://4.example,mailto:a%25b@c.example,\
+                 mailto:1@c.example,mailto:2@c.example,mailto:3@c.example,mailto:4@c.example,mailto:5@c.example,\
+                 mailto:6@c.example",
+                &[
+                    "https://1.example",
+                    "https://2.example",
+                    "https://3.example",
+                    "https://4.example",
+                    "mailto:a%25b@c.example",
+                    "mailto:1@c.example",
+                    "mailto:2@c.example",
+                    "mailto:3@c.example",
+                    "mailto:4@c.example",
+                    "mailto:5@c.example",
+                ],
+            ),
+        ];
+        for (rua, expected) in cases {
+            assert_eq!(destinations(rua), expected, "{rua}");
+        }
     }
 
     #[test]
