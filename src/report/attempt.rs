@@ -16,7 +16,7 @@ use crate::report::message;
 use crate::report::metrics::{JobOutcome, Omission};
 use crate::report::recipient::{self, Address, DenyList, recipients};
 use crate::report::relay::{self, Envelope, Outcome};
-use crate::report::schedule::{self, Event, Skip};
+use crate::report::schedule::{self, Event, Room, Skip};
 use crate::report::signing::sign;
 use crate::store::Error;
 use crate::store::jobs::{Departure, Job, Place};
@@ -146,9 +146,16 @@ impl Delivery {
             let now = epoch_seconds();
             let redirected = |to: &Address| schedule::redirected(planned, &uri(to), now);
             let jobs: Vec<_> = found.to.iter().map(redirected).collect();
-            self.put(settings, &jobs, now).await?;
-            let names: Vec<_> = found.to.iter().map(ToString::to_string).collect();
-            return Ok(Some(Ending::skip(Skip::Replaced, &names.join(", "))));
+            let planned = self.put(settings, (&jobs, Room::Replacing), now).await?;
+            let names = found.to.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            return Ok(Some(match planned.left_out {
+                0 => Ending::skip(Skip::Replaced, &names),
+                // What takes its place is not there: this one stays.
+                _ => Ending::new(
+                    Event::CapReached,
+                    format!("it names {names}: its organization had its share of the day"),
+                ),
+            }));
         }
         Ok(Some(match found.refused.first() {
             Some((_, refusal)) => Ending::skip(Skip::NoConsent, refusal.as_str()),

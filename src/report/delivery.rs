@@ -28,9 +28,9 @@ use crate::report::message::Author;
 use crate::report::messenger;
 use crate::report::metrics::{JobOutcome, Metrics};
 use crate::report::recipient::Address;
-use crate::report::schedule::{self, Event, Plan, Progress};
+use crate::report::schedule::{self, Event, Plan, Progress, Room};
 use crate::report::{relay, signing};
-use crate::store::jobs::{Claim, Job, JobState, Jobs, NewJob, Planned, Settlement, Shares};
+use crate::store::jobs::{Claim, Job, JobState, Jobs, NewJob, Planned, Settlement};
 use crate::store::{Error, Location};
 
 label_enum! {
@@ -111,6 +111,9 @@ pub struct Delivery {
     /// Who is told of each attempt, in a line.
     listener: Option<mpsc::UnboundedSender<String>>,
 }
+
+/// Jobs, and how much room there is for them.
+type Batch<'a> = (&'a [NewJob], Room);
 
 /// What all attempts share.
 pub(super) struct Shared {
@@ -200,9 +203,7 @@ impl Delivery {
                     ripe.dedup();
                     new.extend(ripe.iter().flat_map(|(policy, period)| schedule::jobs(policy, *period, &plan)));
                 }
-                let planned = self.put(settings, &new, now).await?;
-                self.shared.metrics.planned.inc_by(planned.new);
-                left_out += planned.left_out;
+                left_out += self.put(settings, (&new, Room::First), now).await?.left_out;
             }
         }
         let before = self.shared.metrics.left_out.get();
@@ -217,15 +218,13 @@ impl Delivery {
         Ok(())
     }
 
-    /// Puts jobs in, as far as there is room for their organizations.
-    pub(super) async fn put(&self, settings: &Settings, jobs: &[NewJob], now: i64) -> Result<Planned, Error> {
+    /// Puts jobs in, as far as there is room for their organizations, and counts those that are new.
+    pub(super) async fn put(&self, settings: &Settings, (jobs, room): Batch<'_>, now: i64) -> Result<Planned, Error> {
         let rules = Arc::clone(&self.shared.rules.borrow());
-        let shares = Shares {
-            suffixes: &rules.suffixes,
-            of_organization: schedule::MOST_OF_ORGANIZATION,
-            to_organization: settings.daily_cap.saturating_mul(schedule::ADDRESSES_OF_ORGANIZATION),
-        };
-        self.with_jobs(async |store| store.plan(jobs, &shares, now).await).await
+        let shares = room.shares(&rules.suffixes, settings.daily_cap);
+        let planned = self.with_jobs(async |store| store.plan(jobs, &shares, now).await).await?;
+        self.shared.metrics.planned.inc_by(planned.new);
+        Ok(planned)
     }
 
     /// Takes up jobs, several at a time, until none is due, the rate is used up or `stop` says so. Says how many.

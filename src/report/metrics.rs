@@ -21,7 +21,7 @@ label_enum! {
         MessageRefused = "message_refused",
         /// The destination is suppressed.
         Suppressed = "suppressed",
-        /// The destination has had its share of the day.
+        /// The destination, or the organization of what it names instead, has had its share of the day.
         Capped = "capped",
         /// There is nothing to send.
         Skipped = "skipped",

@@ -7,6 +7,7 @@
 use aws_lc_rs::digest::{self, SHA256};
 
 use crate::calendar::SECONDS_PER_DAY;
+use crate::dmarc::public_suffix::List;
 use crate::dmarc::record::{Parsed, parse};
 use crate::dmarc::report_destination::ReportKind;
 use crate::domain::Domain;
@@ -16,7 +17,7 @@ use crate::record::{AlignmentOutcome, FinalReply, Record};
 use crate::report::aggregate::{Configuration, Period, ReportId};
 use crate::report::recipient::Address;
 use crate::store::Part;
-use crate::store::jobs::{Effort, JobState, NewJob};
+use crate::store::jobs::{Effort, JobState, NewJob, Shares};
 
 /// What decides how a report is called and when it is due.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,7 +45,7 @@ pub enum Event {
     Suppressed,
     /// There is no report to be sent, and never will be.
     NotWanted(Skip),
-    /// Nothing was tried, for want of room for the destination today.
+    /// Nothing was tried, for want of room for the destination, or for what takes its place, today.
     CapReached,
 }
 
@@ -81,12 +82,34 @@ pub struct Transition {
     pub answered: bool,
 }
 
+/// How much room organizations have for jobs of one UTC day.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    /// For what records ask for.
+    First,
+    /// For what takes the place of a job whose destination names another address: so much again, since that job keeps its
+    /// own. Not without bound, for whoever answers with fresh addresses each time would make jobs without end.
+    Replacing,
+}
+
 /// What became of a domain's own mail (with an aligned pass) in a period. Where the upstream has refused it throughout,
 /// the domain is one that spammers will have thrown away tomorrow; one that was only forged is to hear of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Conduct {
     accepted: bool,
     refused: bool,
+}
+
+impl Room {
+    /// The room, where one address may get `daily_cap` reports.
+    pub fn shares(self, suffixes: &List, daily_cap: i64) -> Shares<'_> {
+        let times = match self {
+            Self::First => 1,
+            Self::Replacing => 2,
+        };
+        let to_organization = daily_cap.saturating_mul(ADDRESSES_OF_ORGANIZATION).saturating_mul(times);
+        Shares { suffixes, of_organization: MOST_OF_ORGANIZATION * times, to_organization }
+    }
 }
 
 impl Event {
@@ -301,10 +324,10 @@ const CAP_PAUSE: i64 = 3600;
 /// Addresses of one record: real ones name one or two.
 const MAX_DESTINATIONS: usize = 5;
 /// Jobs on all policy domains of one organization and one UTC day: a large one with a hundred records of its own.
-pub const MOST_OF_ORGANIZATION: i64 = 100;
+const MOST_OF_ORGANIZATION: i64 = 100;
 /// Jobs to all addresses of one organization and one UTC day, for each that one address may get (`reports.daily_cap`):
 /// services that read reports for many owners give each an address.
-pub const ADDRESSES_OF_ORGANIZATION: i64 = 10;
+const ADDRESSES_OF_ORGANIZATION: i64 = 10;
 const SECONDS_PER_HOUR: i64 = 3600;
 /// Octets of a hash in an id: 96 bits, which nobody meets twice.
 const ID_OCTETS: usize = 12;

@@ -398,6 +398,27 @@ async fn destinations_elsewhere_get_what_they_agree_to() {
 }
 
 #[tokio::test]
+async fn what_takes_the_place_of_a_report_has_room_of_its_own_or_the_report_waits() {
+    let names: Vec<_> = (0..10).map(|n| format!("n{n}.example")).collect();
+    let zone = Zone::new().txt("_dmarc.moved.example", "v=DMARC1; p=reject");
+    let zone = names.iter().fold(zone, |zone, name| {
+        let instead = format!("v=DMARC1; rua=mailto:one-{name}@moved.example,mailto:two-{name}@moved.example");
+        zone.txt(&format!("_dmarc.{name}"), "v=DMARC1; p=reject")
+            .txt(&format!("{name}._report._dmarc.moved.example"), &instead)
+    });
+    let records = names.iter().map(|name| forgery(name, &format!("mailto:old-{name}@moved.example"))).collect();
+    let mut site = Site::new(zone, Script::new(), records).await;
+    // One organization has room for ten reports then, and for ten in their place.
+    site.config = site.config.clone().set("reports.daily_cap", 1);
+    let expected = [["capped"; 5].as_slice(), &["sent"; 10], &["skipped"; 5]].concat();
+    assert_eq!(site.send().await, expected);
+    assert_eq!(site.relay.messages().len(), 10);
+    let waiting: Vec<_> = site.jobs().await.into_values().filter(|(state, _)| state == "due").collect();
+    assert_eq!(waiting.len(), 5);
+    assert!(waiting.iter().all(|(_, note)| note.ends_with("had its share of the day")), "{waiting:?}");
+}
+
+#[tokio::test]
 async fn who_is_denied_or_has_no_good_name_or_has_had_enough_gets_none() {
     let names = ["a", "denied", "spammer", "forged", "mixed"];
     let zone =
