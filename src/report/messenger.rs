@@ -5,7 +5,7 @@
 //! No store keeps them: what the relay does not take after a few attempts, and what comes faster than it can be
 //! sent, is counted as lost. The rows of the aggregate reports have it all the same.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -87,8 +87,8 @@ struct Courier {
     metrics: FailureMetrics,
 }
 
-/// Whose addresses were told of a message: one report is enough, however many author domains it names.
-type Told = Arc<Mutex<HashSet<Domain>>>;
+/// Whose addresses are told of a message, and of which author domain: that is enough, however many author domains it names.
+type Told = Arc<Mutex<HashMap<Domain, Domain>>>;
 
 /// One failure to tell of.
 struct Matter<'a> {
@@ -272,9 +272,14 @@ impl Courier {
     /// For how many failures a report to `address` stands, if one may go there.
     fn admit(&self, rates: Rates, matter: &Matter<'_>, address: &Address, now: i64) -> Result<u64, Ending> {
         let destination = self.organization(address.domain(), None);
+        let author = &matter.dmarc.author_domain;
         let mut told = matter.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.contains(&destination) {
-            return Err((FailureOutcome::Repeated, format!("the message was reported to {destination} already")));
+        // RFC 9991 §2: each address of one record is to be tried.
+        if let Some(other) = told.get(&destination).filter(|other| *other != author) {
+            return Err((
+                FailureOutcome::Repeated,
+                format!("{destination} is told of the message for {other} already"),
+            ));
         }
         let about = (&matter.organization, matter.incidents);
         let incidents =
@@ -284,7 +289,7 @@ impl Courier {
                     Share::Destination | Share::Overall => (FailureOutcome::Capped, share.to_string()),
                 }
             })?;
-        told.insert(destination);
+        told.insert(destination, author.clone());
         Ok(incidents)
     }
 

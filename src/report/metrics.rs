@@ -41,7 +41,7 @@ label_enum! {
         HeldBack = "held_back",
         /// The organization of the address, or all reports together, had their share of the hour.
         Capped = "capped",
-        /// The organization of the address was told of the same message already.
+        /// The organization of the address was told of the same message already, for another author domain.
         Repeated = "repeated",
         /// The operator's deny list has its domain or its address.
         Denied = "denied",
