@@ -36,7 +36,7 @@ pub struct Writer {
     database: Option<Database>,
     spill: Option<SharedSpill>,
     waiting: Waiting,
-    /// Since when.
+    /// Since when; none if nothing waits.
     since: Option<Instant>,
     /// A batch that has its stamp and is neither in the database nor in the spill file, as far as we know.
     held: Option<Arc<Batch>>,
@@ -224,6 +224,10 @@ impl Writer {
                 retry.at = retry.at.min(Instant::now() + RETRY_WHILE_STOPPING);
             }
             working = self.next_job(Instant::now(), Pace::Stopping);
+            // What waits makes a job, unless the database is waited for: else this would go round and round.
+            if working.is_none() && self.retry.is_none() {
+                break;
+            }
         }
         let lost = self.waiting.explanations.len();
         self.metrics.explanations_lost.of(Loss::Stopped).inc_by(lost as u64);
@@ -288,7 +292,8 @@ impl Writer {
     fn next_job(&mut self, now: Instant, pace: Pace) -> Option<Job> {
         let is_spilled = self.spill().is_some_and(|spill| !spill.is_empty());
         let is_behind = is_spilled || self.retry.is_some();
-        let is_due = self.held.is_some() || self.due().is_some_and(|due| due <= now || pace == Pace::Stopping);
+        let is_hasty = pace == Pace::Stopping && self.waiting.len() > 0;
+        let is_due = self.held.is_some() || is_hasty || self.due().is_some_and(|due| due <= now);
         if is_behind && is_due && self.may_spill(now) && (self.held.is_some() || self.waiting.has_rows()) {
             return self.spill_job();
         }
@@ -335,12 +340,16 @@ impl Writer {
                 self.sequence += 1;
                 self.held = Some(Arc::new(batch));
             }
-            // What is more than a batch is due at once.
-            if !self.waiting.has_rows() {
-                self.since = None;
-            }
+            self.rest();
         }
         self.held.clone()
+    }
+
+    /// Forgets since when something waits if nothing does; what is more than a batch, or goes another way, stays due.
+    fn rest(&mut self) {
+        if self.waiting.len() == 0 {
+            self.since = None;
+        }
     }
 
     fn spill_job(&mut self) -> Option<Job> {
@@ -354,9 +363,7 @@ impl Writer {
     fn database_job(&mut self) -> Job {
         let batch = self.hold();
         let (explanations, explained) = self.waiting.take_explanations();
-        if !self.waiting.has_rows() {
-            self.since = None;
-        }
+        self.rest();
         if self.explained.saturating_add(explained as u64) > self.settings.retention.octets {
             self.prune_at = Instant::now();
         }
