@@ -24,6 +24,8 @@ pub struct Waiting {
     pub explanations: Vec<Explanation>,
     /// Their octets.
     pub explained: usize,
+    /// Octets of those that were taken and may come back.
+    taken: usize,
 }
 
 /// Rows that go to the database together. They are never added to, so that a batch of which nobody knows whether the
@@ -73,10 +75,10 @@ impl Waiting {
         true
     }
 
-    /// Adds an explanation, if those that wait leave room for it.
+    /// Adds an explanation, if those that wait, or were taken and may come back, leave room for it.
     pub fn explain(&mut self, explanation: Explanation, room: usize) -> bool {
         let octets = explanation.body.len();
-        if self.explained + octets > room {
+        if self.explained + self.taken + octets > room {
             return false;
         }
         self.explained += octets;
@@ -98,15 +100,22 @@ impl Waiting {
         true
     }
 
+    /// Takes the explanations, with their octets, which count until they are put back or let go.
+    pub fn take_explanations(&mut self) -> (Vec<Explanation>, usize) {
+        self.taken = std::mem::take(&mut self.explained);
+        (std::mem::take(&mut self.explanations), self.taken)
+    }
+
     /// Takes explanations back that could not be written.
     pub fn put_back(&mut self, explanations: Vec<Explanation>) {
         self.explained += explanations.iter().map(|explanation| explanation.body.len()).sum::<usize>();
         self.explanations.extend(explanations);
+        self.taken = 0;
     }
 
-    /// Takes the explanations, with their octets.
-    pub fn take_explanations(&mut self) -> (Vec<Explanation>, usize) {
-        (std::mem::take(&mut self.explanations), std::mem::take(&mut self.explained))
+    /// Forgets those that were taken: they are written.
+    pub fn let_go(&mut self) {
+        self.taken = 0;
     }
 
     /// Whether rows or comparisons wait.
@@ -178,5 +187,22 @@ mod tests {
         assert_eq!((second.rows.len(), second.messages), (10, 20));
         assert_eq!((waiting.messages, waiting.memory, waiting.len()), (0, 0, 0));
         assert_eq!(waiting.depart(stamp), None);
+    }
+
+    #[test]
+    fn explanations_that_come_back_find_their_room() {
+        let explanation = || Explanation { id: "ID".into(), arrived: 0, body: [0; 1000].into() };
+        let fill = |waiting: &mut Waiting| (0..10).filter(|_| waiting.explain(explanation(), 5000)).count();
+        let mut waiting = Waiting::default();
+        assert_eq!(fill(&mut waiting), 5);
+        for _ in 0..3 {
+            let (taken, octets) = waiting.take_explanations();
+            assert_eq!((taken.len(), octets, fill(&mut waiting)), (5, 5000, 0));
+            waiting.put_back(taken);
+            assert_eq!((waiting.explained, fill(&mut waiting)), (5000, 0));
+        }
+        waiting.take_explanations();
+        waiting.let_go();
+        assert_eq!(fill(&mut waiting), 5);
     }
 }

@@ -454,6 +454,7 @@ impl Writer {
                 self.held = None;
             }
         }
+        self.waiting.let_go();
         let explanations = (wrote.explanations.len() as u64).saturating_sub(refused.explanations);
         self.metrics.explanations_written.inc_by(explanations);
         self.refused(refused);
