@@ -43,7 +43,7 @@ pub struct Spool {
     memory: Vec<u8>,
     /// Octets of the message that are kept elsewhere.
     apart: usize,
-    /// Covers `memory` and `apart`, in units of [`UNIT`].
+    /// Covers `memory`, its unused room included, and `apart`, in units of [`UNIT`].
     permit: Option<OwnedSemaphorePermit>,
     file: Option<File>,
     /// Octets in the file.
@@ -147,9 +147,11 @@ impl Spool {
     /// stays bounded.
     pub fn push(&mut self, piece: &[u8]) {
         let needed = self.memory.len() + piece.len();
-        // A body that is more than some tens of kilobytes is often much more: room is made once.
-        if needed > self.memory.capacity() && (ROOM / 8..=ROOM).contains(&needed) {
-            self.memory.reserve_exact(ROOM - self.memory.len());
+        if needed > self.memory.capacity() {
+            // More room than is needed only where the budget has it. What is needed is accounted when it settles.
+            let room = self.room(needed);
+            let room = if self.reserve(room) { room } else { needed };
+            self.memory.reserve_exact(room - self.memory.len());
         }
         self.memory.extend_from_slice(piece);
     }
@@ -168,8 +170,8 @@ impl Spool {
     pub async fn settle(&mut self) -> Result<(), Error> {
         // A full piece that goes to the file needs no more of the budget than it has.
         let is_kept = match self.memory.len() < FILE_PIECE {
-            true => self.reserve(),
-            false => self.has_memory_to_spare() && self.reserve() && self.put_by(),
+            true => self.reserve(self.memory.capacity()),
+            false => self.has_memory_to_spare() && self.reserve(self.memory.capacity()) && self.put_by(),
         };
         if is_kept {
             return Ok(());
@@ -215,17 +217,33 @@ impl Spool {
 
     /// Gives the whole body back in pieces: `None` at the end.
     pub fn into_reader(self) -> Reader {
-        Reader { spool: self, piece: Vec::new(), state: ReaderState::Start }
+        Reader { spool: self, piece: Vec::new(), at_a_time: FILE_PIECE, state: ReaderState::Start }
     }
 
-    /// Gets permission for what is in memory; false if the budget does not allow.
-    fn reserve(&mut self) -> bool {
-        let have = self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        let need = (self.memory.len() + self.apart).div_ceil(UNIT).saturating_sub(have);
+    /// The room to make for so many octets of a piece: doubling, so that a body is accounted with about what it takes;
+    /// that of a whole piece for one that is much more.
+    fn room(&self, needed: usize) -> usize {
+        let is_large = !self.pieces.is_empty() || needed > FILE_PIECE / 2;
+        if is_large { needed.max(ROOM) } else { needed.next_power_of_two() }
+    }
+
+    /// Units that the permit is for.
+    fn units(&self) -> usize {
+        self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits)
+    }
+
+    /// Octets of memory here that the permit covers.
+    fn permitted(&self) -> usize {
+        (self.units() * UNIT).saturating_sub(self.apart)
+    }
+
+    /// Gets permission for so many octets of memory here; false if the budget does not allow.
+    fn reserve(&mut self, octets: usize) -> bool {
+        let need = (octets + self.apart).div_ceil(UNIT).saturating_sub(self.units());
         if need == 0 {
             return true;
         }
-        // Invariant: `need` is at most a piece plus one read, in units.
+        // Invariant: `need` is at most two pieces plus one read, in units.
         let need = u32::try_from(need).unwrap_or(u32::MAX);
         match Arc::clone(&self.spooler.budget).try_acquire_many_owned(need) {
             Ok(more) => {
@@ -247,11 +265,25 @@ impl Spool {
 
     /// Begins another piece in memory; false if the permit does not cover the one that is full.
     fn put_by(&mut self) -> bool {
-        let units = self.memory.len() / UNIT;
+        let units = self.memory.capacity().div_ceil(UNIT);
         let Some(permit) = self.permit.as_mut().and_then(|permit| permit.split(units)) else { return false };
-        let octets = std::mem::replace(&mut self.memory, Vec::with_capacity(ROOM));
+        let octets = std::mem::take(&mut self.memory);
         self.pieces.push(Arc::new(Piece { octets, _permit: permit }));
         true
+    }
+
+    /// Octets that may be read back from the file at a time: a piece, or what the budget has beside the end of the body,
+    /// and one unit at least.
+    fn room_to_read(&mut self) -> usize {
+        // Beyond half of it the allocator gives nothing back.
+        if self.memory.len() <= self.memory.capacity() / 2 {
+            self.memory.shrink_to_fit();
+        }
+        let kept = self.memory.capacity();
+        match self.reserve(kept + FILE_PIECE) {
+            true => FILE_PIECE,
+            false => self.permitted().saturating_sub(kept).clamp(UNIT, FILE_PIECE),
+        }
     }
 
     async fn move_to_file(&mut self) -> Result<(), Error> {
@@ -272,7 +304,11 @@ impl Spool {
         let (file, mut piece) = written.await.map_err(io::Error::other)??;
         self.filed = length;
         piece.clear();
-        (self.file, self.memory) = (Some(file), piece);
+        // Its room is used again if it is accounted for.
+        if piece.capacity() <= self.permitted() {
+            self.memory = piece;
+        }
+        self.file = Some(file);
         Ok(())
     }
 }
@@ -300,6 +336,8 @@ impl Duplicate {
 pub struct Reader {
     spool: Spool,
     piece: Vec<u8>,
+    /// Octets that are read from the file at a time.
+    at_a_time: usize,
     state: ReaderState,
 }
 
@@ -332,6 +370,7 @@ impl Reader {
                     self.state = if self.spool.file.is_some() { ReaderState::File } else { ReaderState::Piece(0) };
                     if let Some(file) = &mut self.spool.file {
                         file.seek(SeekFrom::Start(0))?;
+                        self.at_a_time = self.spool.room_to_read();
                     }
                 }
                 ReaderState::File => {
@@ -356,13 +395,13 @@ impl Reader {
 
     async fn read_file(&mut self) -> io::Result<bool> {
         let Some(mut file) = self.spool.file.take() else { return Ok(false) };
-        let mut piece = std::mem::take(&mut self.piece);
+        let (mut piece, octets) = (std::mem::take(&mut self.piece), self.at_a_time);
         let read = spawn_blocking(move || -> io::Result<(File, Vec<u8>)> {
             use std::io::Read;
             piece.clear();
             // Room for all of it, or it is read in steps that begin at 32 octets.
-            piece.reserve(FILE_PIECE);
-            (&mut file).take(FILE_PIECE as u64).read_to_end(&mut piece)?;
+            piece.reserve_exact(octets);
+            (&mut file).take(octets as u64).read_to_end(&mut piece)?;
             Ok((file, piece))
         });
         let (file, piece) = read.await.map_err(io::Error::other)??;
@@ -377,7 +416,7 @@ const UNIT: usize = 16 * 1024;
 /// is read back at a time. Larger pieces cost memory for each of many large messages at once, smaller ones more
 /// hand-overs to the blocking threads.
 const FILE_PIECE: usize = 256 * 1024;
-/// A piece with what one read may add to it before it is settled.
+/// A piece with what one read may add to it before it is settled: what a large body takes at a time.
 const ROOM: usize = FILE_PIECE + 64 * 1024;
 /// Pieces that a spool fills before it moves to its file at the latest.
 const PIECES: usize = 8;
@@ -434,7 +473,7 @@ mod tests {
         let all = fill(&mut spool, octets).await.unwrap();
         assert_eq!(spool.len(), octets as u64);
         assert!(spool.file.is_some() == (octets >= in_memory), "{octets}");
-        assert!(octets < in_memory || spooler.memory_used() <= FILE_PIECE as u64, "{octets}");
+        assert!(octets < in_memory || spooler.memory_used() <= ROOM as u64, "{octets}");
         assert!(
             spool.beginning(FILE_PIECE / 2 * 3).await.unwrap() == all[..octets.min(FILE_PIECE / 2 * 3)],
             "{octets}"
@@ -467,12 +506,65 @@ mod tests {
         let mut second = spooler.spool();
         let all = fill(&mut second, 3 * FILE_PIECE).await.unwrap();
         assert!(second.file.is_some(), "the first has used up what there was to spare");
-        assert!(spooler.memory_used() < 5 * FILE_PIECE as u64);
+        assert!(spooler.memory_used() <= 4 * ROOM as u64);
         assert!(read(second).await == all);
         fill(&mut first, 30 * FILE_PIECE).await.unwrap();
         assert!(first.file.is_some());
         assert!(spooler.memory_used() < 2 * FILE_PIECE as u64);
         assert_eq!(first.len(), 33 * FILE_PIECE as u64);
+    }
+
+    /// Octets that a spool takes, used or not.
+    fn taken(spool: &Spool) -> u64 {
+        (spool.pieces.iter().map(|piece| piece.octets.capacity()).sum::<usize>() + spool.memory.capacity()) as u64
+    }
+
+    #[tokio::test]
+    async fn a_body_counts_for_all_the_room_that_is_made_for_it() {
+        for budget in [1 << 18, 1 << 20, 1 << 28] {
+            let (spooler, _directory) = spooler(budget);
+            for octets in [1, 10_000, 45_000, 200_000, 9 * FILE_PIECE + 17] {
+                let mut spool = spooler.spool();
+                spool.keep_apart(3000);
+                for piece in vec![b'a'; octets].chunks(4321) {
+                    spool.push(piece);
+                    spool.settle().await.unwrap();
+                    assert!(taken(&spool) + 3000 <= spooler.memory_used(), "{octets} of {budget}");
+                }
+                // Whoever has the rest of the budget does not keep it from being read.
+                for is_pressed in [true, false] {
+                    let rest = if is_pressed { spooler.budget.available_permits() as u32 } else { 0 };
+                    let other = Arc::clone(&spooler.budget).try_acquire_many_owned(rest).unwrap();
+                    let (begun, mut reader) = (spool.len(), spool.into_reader());
+                    let mut sum = 0;
+                    while let Some(length) = reader.next().await.unwrap().map(<[u8]>::len) {
+                        sum += length as u64;
+                        let taken = reader.spool.memory.capacity() + reader.piece.capacity();
+                        assert!(taken <= reader.spool.permitted() + UNIT, "{octets} of {budget}");
+                    }
+                    assert_eq!(sum, begun);
+                    drop(other);
+                    spool = reader.spool;
+                }
+            }
+            assert_eq!(spooler.memory_used(), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_small_budget_has_room_for_some_ordinary_bodies() {
+        let (spooler, _directory) = spooler(1 << 20);
+        let mut spools = Vec::new();
+        for _ in 0..16 {
+            let mut spool = spooler.spool();
+            fill(&mut spool, 45_000).await.unwrap();
+            assert!(spool.file.is_none());
+            spools.push(spool);
+        }
+        assert!(matches!(fill(&mut spooler.spool(), 45_000).await, Err(Error::Exhausted)));
+        // One that grows makes room for others.
+        fill(&mut spools[0], 45_000).await.unwrap();
+        assert!(spools[0].file.is_some());
     }
 
     #[tokio::test]

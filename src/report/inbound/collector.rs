@@ -218,7 +218,8 @@ async fn take(report: Report, shelf: &mut Shelf) -> Result<Report, Refusal> {
     }
 }
 
-/// Letters that may wait: each has a quarter of a megabyte in memory at most beside its header section, and a descriptor.
+/// Letters that may wait: each has a descriptor and, beside its header section, a quarter of a megabyte at most that counts
+/// for no budget. Whole pieces, up to 2 MiB of a letter, are the spool's and count for its budget until it was read.
 const MAX_WAITING: usize = 32;
 /// Seconds that a period may end after now: reporters' clocks and days are not ours.
 const EARLY: i64 = 2 * 86_400;
