@@ -31,7 +31,7 @@ use crate::report::recipient::Address;
 use crate::report::schedule::{self, Event, Plan, Progress, Room};
 use crate::report::{relay, signing};
 use crate::store::jobs::{Claim, Job, JobState, Jobs, NewJob, Planned, Settlement};
-use crate::store::{Error, Location};
+use crate::store::{self, Error, Location};
 
 label_enum! {
     /// Whether a domain has to earn its reports.
@@ -399,19 +399,29 @@ impl Delivery {
         );
     }
 
-    /// Does something with the jobs. A connection that failed is opened anew the next time.
+    /// Does something with the jobs, in [`PATIENCE`]. A connection that failed is opened anew the next time.
     pub(super) async fn with_jobs<T>(&self, work: impl AsyncFnOnce(&mut Jobs) -> Result<T, Error>) -> Result<T, Error> {
+        self.with_jobs_in_time(PATIENCE, work).await
+    }
+
+    async fn with_jobs_in_time<T>(
+        &self,
+        limit: Duration,
+        work: impl AsyncFnOnce(&mut Jobs) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let mut place = self.shared.jobs.lock().await;
         // Taken out, so that one whose answer nobody waits for any more is not used again.
-        let mut jobs = match place.take() {
-            Some(jobs) => jobs,
-            None => Jobs::open(&self.shared.location).await?,
+        let jobs = place.take();
+        let work = async {
+            let mut jobs = match jobs {
+                Some(jobs) => jobs,
+                None => Jobs::open(&self.shared.location).await?,
+            };
+            work(&mut jobs).await.map(|done| (done, jobs))
         };
-        let result = work(&mut jobs).await;
-        if result.is_ok() {
-            *place = Some(jobs);
-        }
-        result
+        let (done, jobs) = store::in_time(limit, work).await?;
+        *place = Some(jobs);
+        Ok(done)
     }
 
     pub(super) fn shared(&self) -> &Shared {
@@ -425,6 +435,9 @@ pub(super) fn epoch_seconds() -> i64 {
     i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
 }
 
+/// How long the store may take for one step, with opening it: a server that is cut off says nothing, and everybody else
+/// waits behind. The longest step looks through the rows of a day, for seconds; a server ends a statement after 30.
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Between two looks at what is due.
 const PAUSE: Duration = Duration::from_secs(15);
 /// Seconds between two plannings: rows of a period may come late.
@@ -440,3 +453,31 @@ pub(super) const LEASE: i64 = 30 * 60;
 const SETTLING_ATTEMPTS: u32 = 30;
 /// The pause between.
 const SETTLING_PAUSE: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dns;
+
+    fn delivery(directory: &tempfile::TempDir) -> Delivery {
+        let registry = Registry::new();
+        let servers = vec![dns::NameServer { address: "127.0.0.1:53".parse().unwrap(), link: dns::server::Link::Clear }];
+        let settings = dns::Settings { servers, ..dns::Settings::default() };
+        let resolver = Resolver::new(settings, dns::Metrics::new(&registry)).unwrap();
+        let location = Location::Sqlite(directory.path().join("store.db"));
+        Delivery::new(location, resolver, watch::Sender::new(Arc::default()).subscribe(), &registry)
+    }
+
+    #[tokio::test]
+    async fn a_store_that_says_nothing_is_asked_anew_over_another_connection() {
+        let directory = tempfile::tempdir().unwrap();
+        let delivery = delivery(&directory);
+        assert_eq!(delivery.waiting(0).await.unwrap(), 0);
+        assert!(delivery.shared.jobs.lock().await.is_some());
+        let silent = delivery.with_jobs_in_time(Duration::from_millis(20), async |_| std::future::pending().await);
+        let silent: Result<(), Error> = silent.await;
+        assert!(silent.unwrap_err().to_string().contains("can't be read"));
+        assert!(delivery.shared.jobs.lock().await.is_none());
+        assert_eq!(delivery.waiting(0).await.unwrap(), 0);
+    }
+}

@@ -18,7 +18,8 @@ use crate::store::{Error, Location};
 
 /// Opens the database for writing: makes directory and file if they are not there, and brings the schema up to date.
 ///
-/// Of SQLite's connections one writes at a time; another that wants to waits for two seconds at most.
+/// Of SQLite's connections one writes at a time; another that wants to waits for two seconds at most. How long the schema
+/// takes is for the caller to bound: another gate may be at it, and a table of millions of rows may have to be changed.
 ///
 /// # Errors
 ///
@@ -31,14 +32,12 @@ pub async fn open(location: &Location) -> Result<AnyConnection, Error> {
     let failed = |source| Error::Open { location: location.clone(), source };
     let mut connection = in_time(CONNECTING, connect_to_write(location)).await.map_err(failed)?;
     let schema = |source| Error::Schema { location: location.clone(), source };
-    // Another gate may be at it; a table of millions of rows may have to be changed.
     // `run` would want a pool: its future over a connection can't be spawned.
     let migrator = Migrator::with_migrations(migrations(location));
     migrator.run_direct(None, &mut connection, false).await.map_err(schema)?;
     if let Location::Postgres(_) = location {
-        for setting in POSTGRES_WRITER_SETTINGS {
-            sqlx::query(*setting).execute(&mut connection).await.map_err(failed)?;
-        }
+        // Not before: the schema may take longer.
+        in_time(CONNECTING, set_up(&mut connection)).await.map_err(failed)?;
     }
     Ok(connection)
 }
@@ -83,10 +82,18 @@ pub fn file_identity(location: &Location) -> Option<(u64, u64)> {
     fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }
 
-/// What `work` comes to, if that doesn't take longer than `limit`: a server that is cut off says nothing for minutes.
-pub async fn in_time<T>(limit: Duration, work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+/// What `work` comes to, if that doesn't take longer than `limit`: a server that is cut off says nothing for minutes. The
+/// connection in use is to be dropped then.
+///
+/// # Errors
+///
+/// That of `work`, or that it took too long.
+pub async fn in_time<T, E: From<sqlx::Error>>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
     let silent = || sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, "the database did not answer in time"));
-    time::timeout(limit, work).await.unwrap_or_else(|_| Err(silent()))
+    time::timeout(limit, work).await.unwrap_or_else(|_| Err(silent().into()))
 }
 
 /// Octets of the database that are in use.
@@ -122,6 +129,13 @@ async fn connect_to_write(location: &Location) -> Result<AnyConnection, sqlx::Er
         }
     }
     Ok(connection)
+}
+
+async fn set_up(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
+    for setting in POSTGRES_WRITER_SETTINGS {
+        sqlx::query(*setting).execute(&mut *connection).await?;
+    }
+    Ok(())
 }
 
 /// Whether SQLite may not write: SQLITE_READONLY, the low octet of the code.

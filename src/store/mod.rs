@@ -55,6 +55,7 @@ use crate::label_enum;
 use crate::metrics::{Family, Histogram, IntCounter, IntGauge, Registry};
 use crate::record::{Disposition, Record};
 use crate::store::comparison::{Comparison, Comparisons};
+pub use crate::store::database::in_time;
 pub use crate::store::location::{Location, LocationError, Postgres};
 pub use crate::store::row::{Part, Periods};
 pub use crate::store::spill::Settings as SpillSettings;

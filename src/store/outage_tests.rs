@@ -330,6 +330,8 @@ struct Line {
     swallows_commit: Arc<AtomicBool>,
     /// Whether a COMMIT has been swallowed.
     has_swallowed: Arc<AtomicBool>,
+    /// Passes on nothing more for whoever asks for the schema, and keeps the connection.
+    is_mute: Arc<AtomicBool>,
     directory: tempfile::TempDir,
 }
 
@@ -340,7 +342,8 @@ impl Line {
         let url = home.location.to_string();
         let (url, _) = url.split_once("?host=").expect("tests/postgres gives a local socket");
         let location = Location::parse(&format!("{url}?host={}", directory.path().display())).unwrap();
-        Self { location, swallows_commit: Arc::default(), has_swallowed: Arc::default(), directory }
+        let (swallows_commit, has_swallowed, is_mute) = Default::default();
+        Self { location, swallows_commit, has_swallowed, is_mute, directory }
     }
 
     /// From now on there is somebody there.
@@ -349,16 +352,22 @@ impl Line {
         let server = Path::new(server.split_once("?host=").unwrap().1).join(SOCKET);
         let listener = UnixListener::bind(self.directory.path().join(SOCKET)).unwrap();
         let (arm, done) = (Arc::clone(&self.swallows_commit), Arc::clone(&self.has_swallowed));
+        let mute = Arc::clone(&self.is_mute);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let server = UnixStream::connect(&server).await.unwrap();
-                tokio::spawn(carry(client, server, Arc::clone(&arm), Arc::clone(&done)));
+                tokio::spawn(carry([client, server], Arc::clone(&arm), Arc::clone(&done), Arc::clone(&mute)));
             }
         });
     }
 }
 
-async fn carry(mut client: UnixStream, mut server: UnixStream, arm: Arc<AtomicBool>, done: Arc<AtomicBool>) {
+async fn carry(
+    [mut client, mut server]: [UnixStream; 2],
+    arm: Arc<AtomicBool>,
+    done: Arc<AtomicBool>,
+    mute: Arc<AtomicBool>,
+) {
     let (mut asked, mut told) = (vec![0; 65_536], vec![0; 65_536]);
     let mut is_commit = false;
     loop {
@@ -369,6 +378,9 @@ async fn carry(mut client: UnixStream, mut server: UnixStream, arm: Arc<AtomicBo
                     return;
                 }
                 is_commit = asked[..octets].windows(6).any(|text| text == b"COMMIT");
+                if mute.load(Ordering::SeqCst) && asked[..octets].windows(16).any(|text| text == b"_sqlx_migrations") {
+                    return std::future::pending().await;
+                }
                 server.write_all(&asked[..octets]).await.unwrap();
             }
             read = server.read(&mut told) => {
@@ -457,6 +469,30 @@ mod server {
             gate.wait_for("dmarcgate_store_up 1\n").await;
             gate.close().await;
             assert_eq!(messages(&home).await, 1);
+        }
+
+        #[tokio::test]
+        #[ignore = "needs a PostgreSQL server: tests/postgres"]
+        async fn a_server_that_falls_silent_while_it_is_opened_anew_is_tried_again() {
+            let home = made(Home::postgres().await).await;
+            let line = Line::to(&home);
+            line.open();
+            let directory = home.directory.path().to_owned();
+            let through = Home { directory: tempfile::TempDir::new().unwrap(), location: line.location.clone() };
+            let gate = Gate::with_settings(through, |settings| with_file(settings, &directory)).await;
+            gate.append(sample::record());
+            gate.wait_until_written(1).await;
+            line.is_mute.store(true, Ordering::SeqCst);
+            line.swallows_commit.store(true, Ordering::SeqCst);
+            gate.append(sample::record());
+            gate.wait_for("dmarcgate_store_failed_batches_total 1\n").await;
+            // A second, and what opening may take.
+            tokio::time::sleep(Duration::from_secs(12)).await;
+            gate.wait_for("dmarcgate_store_failed_batches_total 2\n").await;
+            line.is_mute.store(false, Ordering::SeqCst);
+            gate.wait_until_written(2).await;
+            gate.close().await;
+            assert_eq!(messages(&home).await, 2);
         }
 
         #[tokio::test]

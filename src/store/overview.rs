@@ -131,7 +131,7 @@ impl Reader {
             let all = sqlx::query(INBOUND).bind(since).fetch_one(&mut connection).await?;
             let rows = sqlx::query(REPORTED).bind(since).bind(MOST_REPORTS).bind(most);
             let rows = rows.fetch_all(&mut connection).await?;
-            Ok(Inbound {
+            Ok::<_, sqlx::Error>(Inbound {
                 reports: all.try_get(0)?,
                 messages: all.try_get(1)?,
                 last_end: all.try_get(2)?,

@@ -34,6 +34,8 @@ pub struct Writer {
     metrics: Metrics,
     /// None while a job has it, and after a failure.
     database: Option<Database>,
+    /// How long it may take to open the database; no bound before the first time, which may change the schema.
+    opening: Option<Duration>,
     spill: Option<SharedSpill>,
     waiting: Waiting,
     /// Since when; none if nothing waits.
@@ -126,6 +128,7 @@ impl Writer {
     pub fn new(settings: Settings, opened: Opened, items: mpsc::Receiver<Item>, metrics: Metrics) -> Self {
         let Opened { database, spill } = opened;
         let now = Instant::now();
+        let opening = database.is_some().then_some(ATTEMPT);
         let retry = database.is_none().then_some(Retry { at: now + FIRST_RETRY, pause: FIRST_RETRY });
         metrics.up.set(i64::from(retry.is_none()));
         let limits = [
@@ -139,6 +142,7 @@ impl Writer {
             items,
             metrics,
             database,
+            opening,
             spill: spill.map(|spill| Arc::new(Mutex::new(spill))),
             waiting: Waiting::default(),
             since: None,
@@ -367,11 +371,10 @@ impl Writer {
         if self.explained.saturating_add(explained as u64) > self.settings.retention.octets {
             self.prune_at = Instant::now();
         }
-        let mut database = self.database.take();
-        let location = self.settings.location.clone();
+        let (mut database, opening) = (self.database.take(), self.opening());
         Box::pin(async move {
             let begun = Instant::now();
-            let result = try_write(&mut database, &location, batch.as_deref(), &explanations).await;
+            let result = try_write(&mut database, &opening, batch.as_deref(), &explanations).await;
             let took = begun.elapsed();
             let wrote = Wrote { batch, source: Source::Memory, unreadable: 0, explanations, explained, took };
             Done::Wrote { database, wrote, result }
@@ -379,7 +382,7 @@ impl Writer {
     }
 
     fn unspill_job(&mut self) -> Job {
-        let (mut database, location) = (self.database.take(), self.settings.location.clone());
+        let (mut database, opening) = (self.database.take(), self.opening());
         let spill = self.spill.clone();
         Box::pin(async move {
             let begun = Instant::now();
@@ -388,7 +391,7 @@ impl Writer {
                 None => (None, 0),
             };
             let batch = batch.map(Arc::new);
-            let mut result = try_write(&mut database, &location, batch.as_deref(), &[]).await;
+            let mut result = try_write(&mut database, &opening, batch.as_deref(), &[]).await;
             if let (Ok(_), Some(spill)) = (&result, spill) {
                 let removed = blocking(move || locked(&spill).remove_first()).await.and_then(|removed| removed);
                 if let Err(error) = removed {
@@ -403,13 +406,17 @@ impl Writer {
         })
     }
 
+    fn opening(&self) -> Opening {
+        Opening { location: self.settings.location.clone(), limit: self.opening }
+    }
+
     fn prune(&mut self) -> Job {
         let (mut database, retention) = (self.database.take(), self.settings.retention);
-        let location = self.settings.location.clone();
+        let opening = self.opening();
         Box::pin(async move {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             let work = async {
-                match reopened(&mut database, &location).await {
+                match reopened(&mut database, &opening).await {
                     Ok(database) => retention::step(&mut database.connection, &retention, now).await,
                     Err(Error::Open { source, .. } | Error::Read(source)) => Err(source),
                     Err(error) => Err(sqlx::Error::Configuration(error.into())),
@@ -462,6 +469,7 @@ impl Writer {
         self.metrics.explanations_size.set(i64::try_from(self.explained).unwrap_or(i64::MAX));
         self.metrics.up.set(1);
         self.tell_spill();
+        self.opening = Some(ATTEMPT);
         if self.retry.take().is_some() {
             info!("the database takes rows again");
         }
@@ -618,13 +626,20 @@ impl Database {
     }
 }
 
+/// What a job needs to open the database anew.
+struct Opening {
+    location: Location,
+    /// How long that may take; none: no bound.
+    limit: Option<Duration>,
+}
+
 async fn try_write(
     database: &mut Option<Database>,
-    location: &Location,
+    opening: &Opening,
     batch: Option<&Batch>,
     explanations: &[Explanation],
 ) -> Result<Refused, Error> {
-    let database = reopened(database, location).await?;
+    let database = reopened(database, opening).await?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let seen = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
     let work = statements::write(&mut database.connection, batch, explanations, seen);
@@ -632,11 +647,13 @@ async fn try_write(
 }
 
 /// The connection, opened if there is none or its file is not the one that the path names any more.
-async fn reopened<'a>(database: &'a mut Option<Database>, location: &Location) -> Result<&'a mut Database, Error> {
+async fn reopened<'a>(database: &'a mut Option<Database>, opening: &Opening) -> Result<&'a mut Database, Error> {
+    let Opening { location, limit } = opening;
     let usable = database.take().filter(|database| database.file == database::file_identity(location));
-    let usable = match usable {
-        Some(usable) => usable,
-        None => Database::open(location).await?,
+    let usable = match (usable, limit) {
+        (Some(usable), _) => usable,
+        (None, Some(limit)) => database::in_time(*limit, Database::open(location)).await?,
+        (None, None) => Database::open(location).await?,
     };
     Ok(database.insert(usable))
 }
@@ -691,7 +708,7 @@ const TAKEN_AT_ONCE: usize = 256;
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// The longest pause.
 const LAST_RETRY: Duration = Duration::from_secs(30);
-/// How long the database may take for a batch or a step of pruning; it is tried again then.
+/// How long the database may take to be opened anew, for a batch or a step of pruning; it is tried again then.
 const ATTEMPT: Duration = Duration::from_secs(15);
 /// The same while the gate stops and there is a spill file.
 const STOPPING_ATTEMPT: Duration = Duration::from_secs(2);
