@@ -205,7 +205,7 @@ pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Resu
     let servers = Servers::new(upstream_settings, upstream::Metrics::new(&registry), readiness.clone());
     let servers = Arc::new(servers);
     let delivery = Delivery::new(config.store.url.clone(), resolver.clone(), suffix_list.rules(), &registry);
-    let reports = start_reports(delivery.clone(), report_settings, stopped.clone());
+    let reports = start_reports(delivery.clone(), report_settings, store.behind(), stopped.clone());
     let (messenger, telling) = Messenger::start(delivery.clone(), reports.settings.subscribe(), &registry);
     let session_metrics = session::metrics::Metrics::new(&registry);
     let active = session_metrics.active.clone();
@@ -370,9 +370,14 @@ fn recorder(config: &Config, store: &Store, registry: &Registry) -> (Recorder, O
     (recorder, Some(task))
 }
 
-fn start_reports(delivery: Delivery, settings: Option<delivery::Settings>, stop: watch::Receiver<bool>) -> Reports {
+fn start_reports(
+    delivery: Delivery,
+    settings: Option<delivery::Settings>,
+    behind: watch::Receiver<bool>,
+    stop: watch::Receiver<bool>,
+) -> Reports {
     let (settings, in_force) = watch::channel(settings.map(Arc::new));
-    Reports { settings, task: tokio::spawn(delivery.run(in_force, stop)) }
+    Reports { settings, task: tokio::spawn(delivery.run(in_force, behind, stop)) }
 }
 
 /// What became of the listeners.

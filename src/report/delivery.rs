@@ -149,13 +149,21 @@ impl Delivery {
         Self { listener: Some(listener), ..self }
     }
 
-    /// Sends what is due until `stop` says so; what is on its way then is brought to its end.
-    pub async fn run(self, mut settings: watch::Receiver<Option<Arc<Settings>>>, mut stop: watch::Receiver<bool>) {
+    /// Sends what is due until `stop` says so; what is on its way then is brought to its end. While `behind` says that rows
+    /// are late, nothing is sent, for two days at most: what comes in behind a report is in none.
+    pub async fn run(
+        self,
+        mut settings: watch::Receiver<Option<Arc<Settings>>>,
+        behind: watch::Receiver<bool>,
+        mut stop: watch::Receiver<bool>,
+    ) {
         let mut planned = None;
+        let mut lag = Lag::default();
         while !*stop.borrow() {
             let now = epoch_seconds();
             let in_force = settings.borrow_and_update().clone();
-            if let Some(in_force) = in_force.filter(|settings| settings.enabled) {
+            let waits = lag.holds(*behind.borrow(), now);
+            if let Some(in_force) = in_force.filter(|settings| settings.enabled && !waits) {
                 if planned.is_none_or(|at| now - at >= PLANNING_INTERVAL || now < at) {
                     match self.plan(&in_force, now).await {
                         Ok(()) => planned = Some(now),
@@ -429,6 +437,27 @@ impl Delivery {
     }
 }
 
+/// Holds reports back while rows are late.
+#[derive(Debug, Default)]
+struct Lag {
+    /// Since when they are, in seconds since the epoch.
+    since: Option<i64>,
+}
+
+impl Lag {
+    /// Whether reports wait at `now`.
+    fn holds(&mut self, is_behind: bool, now: i64) -> bool {
+        let before = self.since;
+        self.since = is_behind.then(|| before.unwrap_or(now));
+        match (before, self.since) {
+            (None, Some(_)) => info!("reports wait: rows of this gate are yet to come into the store"),
+            (Some(_), None) => info!("reports go on: the store has the rows of this gate"),
+            _ => {}
+        }
+        self.since.is_some_and(|since| (0..LONGEST_LAG).contains(&(now - since)))
+    }
+}
+
 /// The clock, which nobody else here looks at.
 pub(super) fn epoch_seconds() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -438,6 +467,8 @@ pub(super) fn epoch_seconds() -> i64 {
 /// How long the store may take for one step, with opening it: a server that is cut off says nothing, and everybody else
 /// waits behind. The longest step looks through the rows of a day, for seconds; a server ends a statement after 30.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// Seconds for which reports wait for rows that are late: a day is left then until the first of them are given up.
+const LONGEST_LAG: i64 = 2 * SECONDS_PER_DAY;
 /// Between two looks at what is due.
 const PAUSE: Duration = Duration::from_secs(15);
 /// Seconds between two plannings: rows of a period may come late.
@@ -461,11 +492,30 @@ mod tests {
 
     fn delivery(directory: &tempfile::TempDir) -> Delivery {
         let registry = Registry::new();
-        let servers = vec![dns::NameServer { address: "127.0.0.1:53".parse().unwrap(), link: dns::server::Link::Clear }];
+        let servers =
+            vec![dns::NameServer { address: "127.0.0.1:53".parse().unwrap(), link: dns::server::Link::Clear }];
         let settings = dns::Settings { servers, ..dns::Settings::default() };
         let resolver = Resolver::new(settings, dns::Metrics::new(&registry)).unwrap();
         let location = Location::Sqlite(directory.path().join("store.db"));
         Delivery::new(location, resolver, watch::Sender::new(Arc::default()).subscribe(), &registry)
+    }
+
+    #[test]
+    fn reports_wait_for_rows_that_are_late_but_not_for_ever() {
+        let mut lag = Lag::default();
+        let day = SECONDS_PER_DAY;
+        let steps = [
+            ("in time", false, 0, false),
+            ("late", true, 10, true),
+            ("late for a day", true, 10 + day, true),
+            ("late for two days", true, 10 + 2 * day, false),
+            ("in time again", false, 11 + 2 * day, false),
+            ("late again", true, 12 + 2 * day, true),
+            ("the clock was set back", true, 12, false),
+        ];
+        for (name, is_behind, now, expected) in steps {
+            assert_eq!(lag.holds(is_behind, now), expected, "{name}");
+        }
     }
 
     #[tokio::test]

@@ -16,8 +16,8 @@ use crate::label_enum;
 use crate::record::{AlignmentOutcome, FinalReply, Record};
 use crate::report::aggregate::{Configuration, Period, ReportId};
 use crate::report::recipient::Address;
-use crate::store::Part;
 use crate::store::jobs::{Effort, JobState, NewJob, Shares};
+use crate::store::{Part, SETTLING};
 
 /// What decides how a report is called and when it is due.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -310,9 +310,6 @@ fn hash(parts: &[&str]) -> digest::Digest {
     hash.finish()
 }
 
-/// Seconds behind a period's end for the last rows of all gates: they are written within a second of the message's end
-/// while the store works, and a message may take half an hour only where its sender is very slow.
-pub const SETTLING: i64 = 15 * 60;
 /// Seconds behind a period's end for which its reports are tried. What comes later helps nobody.
 const KEEP_TRYING: i64 = 3 * SECONDS_PER_DAY;
 /// Seconds between the first attempt and the second; each further pause doubles.

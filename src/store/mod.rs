@@ -45,7 +45,7 @@ mod writer;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time;
 use tracing::error;
@@ -57,7 +57,7 @@ use crate::record::{Disposition, Record};
 use crate::store::comparison::{Comparison, Comparisons};
 pub use crate::store::database::in_time;
 pub use crate::store::location::{Location, LocationError, Postgres};
-pub use crate::store::row::{Part, Periods};
+pub use crate::store::row::{Part, Periods, SETTLING};
 pub use crate::store::spill::Settings as SpillSettings;
 use crate::store::writer::{LogLimit, Opened, Writer};
 
@@ -176,6 +176,7 @@ pub struct SummaryLine {
 /// The running store: owns the writer task.
 pub struct Store {
     appender: Appender,
+    behind: watch::Receiver<bool>,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
@@ -205,6 +206,7 @@ pub struct Reader {
 struct Metrics {
     appended: IntCounter,
     written: IntCounter,
+    late: IntCounter,
     lost: Family<Loss>,
     pending: IntGauge,
     memory: IntGauge,
@@ -240,7 +242,8 @@ impl Store {
         let (stop, stopped) = oneshot::channel();
         let appender = Appender { queue, metrics: metrics.clone(), log: LogLimit::default() };
         let writer = Writer::new(settings, opened, records, metrics);
-        Ok(Self { appender, stop, task: tokio::spawn(writer.run(stopped)) })
+        let behind = writer.behind();
+        Ok(Self { appender, behind, stop, task: tokio::spawn(writer.run(stopped)) })
     }
 
     /// A handle for those who have records.
@@ -248,10 +251,15 @@ impl Store {
         self.appender.clone()
     }
 
+    /// Whether rows of this gate are late: the database does not take them, or has yet to take those from when it did not.
+    pub fn behind(&self) -> watch::Receiver<bool> {
+        self.behind.clone()
+    }
+
     /// Writes what waits, to the spill file if the database doesn't take it, and stops the writer task, in at most
     /// `deadline`; what is in neither by then is lost.
     pub async fn close(self, deadline: Duration) {
-        let Self { appender, stop, mut task } = self;
+        let Self { appender, stop, mut task, .. } = self;
         // Fails only if the task has ended by itself; then there is nothing to wait for either.
         let _ = stop.send(());
         if time::timeout(deadline, &mut task).await.is_err() {
@@ -425,6 +433,10 @@ impl Metrics {
         Self {
             appended: counter("rows_appended", "Rows handed to the store, one for each evaluated author domain."),
             written: counter("rows_written", "Rows that the database has taken."),
+            late: counter(
+                "rows_late",
+                "Rows that the database has taken when the reports of their period were due: they may be in none.",
+            ),
             lost: registry.family(lost, "Rows that will be in no report.", "reason"),
             pending: registry.gauge("dmarcgate_store_rows_pending", "Rows that wait for the database."),
             memory: registry.gauge("dmarcgate_store_memory_bytes", "Octets of the rows that wait in memory."),

@@ -18,6 +18,7 @@ use crate::record::sample;
 on_both![
     a_batch_that_is_offered_twice_counts_once,
     rows_wait_in_the_file_and_come_back,
+    until_the_last_row_of_an_outage_is_in_rows_are_late,
     what_waits_in_the_file_outlives_the_gate,
     an_explanation_behind_a_backlog_does_not_hold_up_the_stop,
     what_waits_in_the_file_survives_kill_9,
@@ -83,6 +84,38 @@ async fn rows_wait_in_the_file_and_come_back(home: Home) {
     gate.wait_for("dmarcgate_store_spill_bytes 0\n").await;
     let home = gate.close().await;
     assert_eq!((messages(&home).await, count_rows(&home).await), (7, 2));
+}
+
+async fn until_the_last_row_of_an_outage_is_in_rows_are_late(home: Home) {
+    let gate = broken_with_file(made(home).await).await;
+    assert!(!gate.is_behind(), "nothing waits yet");
+    gate.append(sample::record());
+    gate.wait_for("dmarcgate_store_rows_spilled_total 1\n").await;
+    assert!(gate.is_behind());
+    let home = gate.close().await;
+    home.execute("ALTER TABLE gone RENAME TO report_rows").await;
+
+    let directory = home.directory.path().to_owned();
+    let gate = Gate::with_settings(home, |settings| with_file(settings, &directory)).await;
+    assert!(gate.is_behind(), "those of the last run");
+    gate.wait_until_written(1).await;
+    gate.wait_for("dmarcgate_store_spill_bytes 0\n").await;
+    assert!(!gate.is_behind());
+    let home = gate.close().await;
+
+    home.execute("ALTER TABLE report_rows RENAME TO gone").await;
+    let gate = Gate::open(home).await;
+    gate.append(sample::record());
+    gate.wait_for(
+        "dmarcgate_store_up 0
+",
+    )
+    .await;
+    assert!(gate.is_behind(), "without a file, too");
+    gate.home.execute("ALTER TABLE gone RENAME TO report_rows").await;
+    gate.wait_until_written(1).await;
+    assert!(!gate.is_behind());
+    gate.close().await;
 }
 
 async fn what_waits_in_the_file_outlives_the_gate(home: Home) {

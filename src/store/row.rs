@@ -82,6 +82,12 @@ impl Row {
         self.last_seen = self.last_seen.max(other.last_seen);
     }
 
+    /// Whether the report of its period may have been made by `now`, in seconds since the epoch.
+    pub fn is_late(&self, now: i64) -> bool {
+        let end = self.day * SECONDS_PER_DAY + (self.part.begin_hour + self.part.hours) * SECONDS_PER_HOUR;
+        end + SETTLING <= now
+    }
+
     /// Octets of memory, roughly.
     pub fn memory(&self) -> usize {
         size_of::<Self>() + size_of::<Key>() + octets(&self.texts)
@@ -316,6 +322,9 @@ pub const TEXT_COLUMNS: usize = 24;
 /// What divides a UTC day.
 const HOURS: [i64; 8] = [1, 2, 3, 4, 6, 8, 12, 24];
 const SECONDS_PER_HOUR: i64 = 3600;
+/// Seconds behind a period's end for the last rows of all gates: they are written within a second of the message's end
+/// while the store works, and a message may take half an hour only where its sender is very slow.
+pub const SETTLING: i64 = 15 * 60;
 
 #[cfg(test)]
 mod tests {
@@ -334,6 +343,15 @@ mod tests {
         let mut sum = later.clone();
         sum.add(&row);
         assert_eq!((sum.count, sum.first_seen, sum.last_seen), (2, row.first_seen, later.last_seen));
+    }
+
+    #[test]
+    fn a_row_is_late_when_its_period_has_settled() {
+        let row = row(sample::record());
+        let hours = Row { part: Part { begin_hour: 6, hours: 2 }, ..row.clone() };
+        for (row, end) in [(&row, (row.day + 1) * SECONDS_PER_DAY), (&hours, row.day * SECONDS_PER_DAY + 8 * 3600)] {
+            assert!(!row.is_late(end) && !row.is_late(end + SETTLING - 1) && row.is_late(end + SETTLING));
+        }
     }
 
     #[test]

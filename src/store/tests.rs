@@ -12,6 +12,7 @@ use crate::store::testing::{Home, on_both};
 on_both![
     equal_rows_add_up_in_memory_and_in_the_table,
     rows_are_summed_by_day_domain_and_disposition,
+    rows_that_come_behind_their_reports_are_counted,
     ten_thousand_different_rows_are_all_kept,
     what_is_a_second_old_survives_kill_9,
     a_database_that_breaks_makes_rows_wait_and_then_takes_them,
@@ -58,6 +59,16 @@ async fn rows_are_summed_by_day_domain_and_disposition(home: Home) {
     let reader = Reader::new(home.location.clone());
     let second_day = sample::record().arrived + 86_400;
     assert_eq!(reader.summary(second_day, second_day).await.unwrap(), expected[2..]);
+}
+
+async fn rows_that_come_behind_their_reports_are_counted(home: Home) {
+    let gate = Gate::open(home).await;
+    gate.append(sample::record());
+    gate.append(sample::record());
+    gate.append(Record { arrived: now(), ..sample::record() });
+    gate.wait_until_written(3).await;
+    assert_eq!(gate.metric("dmarcgate_store_rows_late_total"), 2);
+    gate.close().await;
 }
 
 async fn ten_thousand_different_rows_are_all_kept(home: Home) {
@@ -330,6 +341,10 @@ impl Gate {
 
     pub fn explain(&self, id: &str, arrived: i64, body: &[u8]) {
         self.store.appender().explain(Explanation { id: id.into(), arrived, body: body.into() });
+    }
+
+    pub fn is_behind(&self) -> bool {
+        *self.store.behind().borrow()
     }
 
     pub fn scrape(&self) -> String {

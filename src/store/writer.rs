@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sqlx::{AnyConnection, Connection};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{self, JoinSet};
 use tokio::time::{self, Instant};
 use tracing::{debug, error, info, warn};
@@ -58,6 +58,8 @@ pub struct Writer {
     grown: u64,
     /// Whether there is more in the database than it may hold: then rows are lost.
     is_full: bool,
+    /// Whether rows are late: see [`Store::behind`](crate::store::Store::behind).
+    behind: watch::Sender<bool>,
     /// Counts the rows; ends with the writer.
     counting: JoinSet<()>,
     log: LogLimit,
@@ -131,6 +133,7 @@ impl Writer {
         let opening = database.is_some().then_some(ATTEMPT);
         let retry = database.is_none().then_some(Retry { at: now + FIRST_RETRY, pause: FIRST_RETRY });
         metrics.up.set(i64::from(retry.is_none()));
+        let is_behind = retry.is_some() || spill.as_ref().is_some_and(|spill| !spill.is_empty());
         let limits = [
             (&metrics.memory_limit, settings.memory as u64),
             (&metrics.spill_limit, settings.spill.as_ref().map_or(0, |spill| spill.octets)),
@@ -156,9 +159,15 @@ impl Writer {
             stored: 0,
             grown: 0,
             is_full: false,
+            behind: watch::Sender::new(is_behind),
             counting: JoinSet::new(),
             log: LogLimit::default(),
         }
+    }
+
+    /// Whether rows are late, now and later.
+    pub fn behind(&self) -> watch::Receiver<bool> {
+        self.behind.subscribe()
     }
 
     /// Runs until all appenders are gone or `stopped` is told, then writes what waits, to the database or the spill
@@ -448,12 +457,16 @@ impl Writer {
             Done::Spilled(result) => self.spilled(result),
             Done::Pruned { database, result } => self.pruned(database, result),
         }
+        self.tell_lag();
     }
 
     fn written(&mut self, wrote: &Wrote, refused: &Refused) {
         self.metrics.lost.of(Loss::SpillUnreadable).inc_by(wrote.unreadable);
         if let Some(batch) = &wrote.batch {
             self.metrics.written.inc_by(batch.messages.saturating_sub(refused.messages));
+            let now = epoch_seconds();
+            let late = batch.rows.values().filter(|row| row.is_late(now)).map(|row| row.count.unsigned_abs()).sum();
+            self.metrics.late.inc_by(late);
             self.metrics.batch_seconds.observe(wrote.took.as_secs_f64());
             self.grow(batch.memory as u64);
             if wrote.source == Source::Memory {
@@ -565,6 +578,16 @@ impl Writer {
         });
     }
 
+    fn tell_lag(&self) {
+        let is_spilled = self.spill().is_some_and(|spill| !spill.is_empty());
+        let waits_long = self.since.is_some_and(|since| since.elapsed() > LAG);
+        self.behind.send_if_modified(|behind| {
+            // The last batch of those that waited long is under way without being told by anything else.
+            let is_behind = self.retry.is_some() || is_spilled || waits_long || (*behind && self.held.is_some());
+            std::mem::replace(behind, is_behind) != is_behind
+        });
+    }
+
     fn tell_memory(&self) {
         let held = self.held.as_ref().map_or(0, |batch| batch.memory);
         self.metrics.memory.set(i64::try_from(self.waiting.memory + held).unwrap_or(i64::MAX));
@@ -640,9 +663,7 @@ async fn try_write(
     explanations: &[Explanation],
 ) -> Result<Refused, Error> {
     let database = reopened(database, opening).await?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let seen = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-    let work = statements::write(&mut database.connection, batch, explanations, seen);
+    let work = statements::write(&mut database.connection, batch, explanations, epoch_seconds());
     Ok(database::in_time(ATTEMPT, work).await?)
 }
 
@@ -670,6 +691,11 @@ fn first(spill: &mut Spill) -> (Option<Batch>, u64) {
             (None, lost)
         }
     }
+}
+
+fn epoch_seconds() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
 }
 
 fn locked(spill: &SharedSpill) -> MutexGuard<'_, Spill> {
@@ -714,6 +740,8 @@ const ATTEMPT: Duration = Duration::from_secs(15);
 const STOPPING_ATTEMPT: Duration = Duration::from_secs(2);
 /// How long rows add up before they go to the spill file: what dies with the process.
 const SPILL_DELAY: Duration = Duration::from_millis(800);
+/// How long rows may wait before they are late.
+const LAG: Duration = Duration::from_secs(60);
 /// How long a spill file that was full or broken is left alone.
 const SPILL_PAUSE: Duration = Duration::from_secs(10);
 /// How often what is old is deleted, and sizes are summed up anew.
