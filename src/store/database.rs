@@ -106,6 +106,19 @@ pub async fn octets(connection: &mut AnyConnection) -> Result<i64, sqlx::Error> 
     sqlx::query(query).fetch_one(connection).await?.try_get(0)
 }
 
+/// The time since the epoch by the clock of the server, which all gates share; none with SQLite, whose clock is ours.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn clock(connection: &mut AnyConnection) -> Result<Option<Duration>, sqlx::Error> {
+    if connection.backend_name() == SQLITE {
+        return Ok(None);
+    }
+    let seconds: i64 = sqlx::query_scalar(POSTGRES_CLOCK).fetch_one(connection).await?;
+    Ok(Some(Duration::from_secs(seconds.unsigned_abs())))
+}
+
 async fn connect_to_write(location: &Location) -> Result<AnyConnection, sqlx::Error> {
     let mut connection = options(location, "rw")?.connect().await?;
     match location {
@@ -218,6 +231,7 @@ const POSTGRES_WRITER_SETTINGS: &[&str] = &["SET statement_timeout = '30s'", "SE
 const SQLITE_OCTETS: &str = "SELECT CAST((page_count - freelist_count) * page_size AS BIGINT)
     FROM pragma_page_count(), pragma_freelist_count(), pragma_page_size()";
 const POSTGRES_OCTETS: &str = "SELECT CAST(pg_database_size(current_database()) AS BIGINT)";
+const POSTGRES_CLOCK: &str = "SELECT CAST(EXTRACT(EPOCH FROM CURRENT_TIMESTAMP) AS BIGINT)";
 const POSTGRES_READ_ONLY: &str = "SET default_transaction_read_only = on";
 /// The name by which sqlx tells SQLite.
 pub const SQLITE: &str = "SQLite";

@@ -18,17 +18,23 @@ pub struct Pruned {
     pub rows_deleted: u64,
     /// Octets of the database that are in use.
     pub octets: i64,
+    /// How far the gate's clock is ahead of the server's.
+    pub ahead: Duration,
     /// Whether there is more to delete.
     pub is_unfinished: bool,
 }
 
-/// Takes one step. Rows of the last two days are never deleted: their reports are due.
+/// Takes one step. Rows of the last two days are never deleted: their reports are due. A gate whose clock is ahead of that of
+/// the server deletes by the server's: it would take the rows of all others away.
 ///
 /// # Errors
 ///
 /// The database's.
 pub async fn step(connection: &mut AnyConnection, retention: &Retention, now: Duration) -> Result<Pruned, sqlx::Error> {
     let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+    let shared = database::clock(connection).await?.unwrap_or(now);
+    let ahead = now.saturating_sub(shared);
+    let now = now.min(shared);
     let before = seconds(now.saturating_sub(retention.keep));
     let first = seconds(now.saturating_sub(retention.comparisons)).div_euclid(SECONDS_PER_DAY);
     comparison::prune(connection, first, MAX_COMPARISONS).await?;
@@ -46,7 +52,7 @@ pub async fn step(connection: &mut AnyConnection, retention: &Retention, now: Du
         rows_deleted = delete_before(connection, present).await?;
         is_unfinished = rows_deleted > 0;
     }
-    Ok(Pruned { explained, rows_deleted, octets, is_unfinished })
+    Ok(Pruned { explained, rows_deleted, octets, ahead, is_unfinished })
 }
 
 /// Counts the rows, on a connection of its own: ten millions take half a second from memory and many seconds from a disk,
@@ -74,6 +80,9 @@ const DELETE_ROWS: &str = "DELETE FROM report_rows WHERE row_key IN
     (SELECT row_key FROM report_rows WHERE day < $1 ORDER BY day, policy_domain LIMIT $2)";
 
 const COUNT_ROWS: &str = "SELECT COUNT(*) FROM report_rows";
+
+/// How far a gate's clock may be ahead of the server's with nobody being told.
+pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(300);
 
 /// How long counting may take; a server that is cut off would never let it be done again.
 const COUNTING: Duration = Duration::from_secs(300);

@@ -542,6 +542,10 @@ impl Writer {
         match result {
             Ok(pruned) => {
                 self.database = database;
+                if pruned.ahead > retention::CLOCK_TOLERANCE && self.log.permits() {
+                    let seconds = pruned.ahead.as_secs();
+                    warn!(seconds, "the clock is ahead of the database's, by which what is old is deleted; set it");
+                }
                 self.explained = pruned.explained;
                 self.metrics.explanations_size.set(i64::try_from(pruned.explained).unwrap_or(i64::MAX));
                 self.metrics.pruned.inc_by(pruned.rows_deleted);
