@@ -114,9 +114,10 @@ async fn signatures_beyond_the_limit_are_counted_and_the_author_s_come_first() {
     let record = SigningKey::rsa().record();
     let zone = zone().txt("s._domainkey.v.example", &record).txt("s._domainkey.other.example", &record);
     let world = World::start(zone, |c| c.set("limits.signatures", 3)).await;
-    let other = Signer::new(SigningKey::rsa(), "other.example", "s");
+    // With a tag each of its own, or they would be copies of one.
+    let other = |n: usize| Signer::new(SigningKey::rsa(), "other.example", "s").set("n", n);
     let own = signed("s", &letter().content).content;
-    let all = (0..30).fold(own, |content, _| other.sign(&content));
+    let all = (0..30).fold(own, |content, n| other(n).sign(&content));
     let outcome = world.send(&letter().content(all)).await;
     assert_eq!(outcome.summary(), "250");
     let field = outcome.added().replace("\r\n ", " ");
