@@ -89,9 +89,10 @@ impl Account {
         if account.change.is_some() {
             return Ok(Some(Otherness::Will(account.name)));
         }
-        // Only for root is it an error: a gate that somebody else starts stays his.
+        // Only for root is it an error, and so is a user database that can't be read: a gate that somebody else starts
+        // stays his, and asks nobody.
         match wanted {
-            Some(name) if look_up(name)?.is_none() => Ok(Some(Otherness::Unknown(name.to_owned()))),
+            Some(name) if matches!(look_up(name), Ok(None)) => Ok(Some(Otherness::Unknown(name.to_owned()))),
             _ => Ok(None),
         }
     }

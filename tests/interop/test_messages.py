@@ -1,6 +1,8 @@
 """What a client sends is what Postfix stores, one for one, whatever it holds and whatever happens on the way."""
 
+import email
 import random
+import smtplib
 
 import pytest
 
@@ -44,6 +46,29 @@ def test_one_session_serves_many_messages(gates, postfix):
             assert smtp.deliver("a@none.example", "rcpt@example.net", content)[0] == 250
     for content, message_id in sent:
         assert "spf=pass" in on_top(postfix.wait_for_message(message_id), content)
+
+
+@pytest.mark.parametrize("author", [
+    # Beyond header_size_limit Postfix drops the rest of a field.
+    b"From: ceo@reject.example" + 115 * (b"\r\n (" + 900 * b"a" + b")") + b"\r\n <x@none.example>\r\n",
+    # In the first line_length_limit octets of this there is no colon, so that it takes it and all behind it for the body.
+    2100 * b"A" + b": x\r\nFrom: x@none.example\r\n",
+    b"From" + 2100 * b" " + b": x@none.example\r\n",
+], ids=["cut", "name", "white space"])
+def test_an_author_whom_postfix_would_hide_is_refused(gates, postfix, author):
+    content, message_id = message("x@none.example")
+    head, rest = content.split(b"\r\nTo: ", 1)
+    hiding = f"Message-ID: {message_id}\r\n".encode() + author + b"To: " + rest
+    assert head == b"From: The Author <x@none.example>"
+    with Smtp(gates("auto").address, CLIENT) as smtp:
+        code, text = smtp.deliver("x@none.example", "rcpt@example.net", hiding)
+        assert (code, text.split()[0]) == (550, "5.7.1") and "From" in text, text
+    assert postfix.find(message_id) is None
+    # This is why.
+    with smtplib.SMTP(*postfix.plain, timeout=30) as smtp:
+        smtp.sendmail("ceo@reject.example", ["rcpt@example.net"], hiding)
+    shown = email.message_from_bytes(postfix.wait_for_message(message_id))["From"] or "nobody"
+    assert "x@none.example" not in shown
 
 
 @pytest.mark.parametrize("end", [
