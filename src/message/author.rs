@@ -10,7 +10,7 @@ mod strict;
 
 use crate::domain::Domain;
 use crate::label_enum;
-use crate::message::header::HeaderSection;
+use crate::message::header::{HeaderSection, MAX_LINE};
 
 label_enum! {
     /// Why From names no author domain.
@@ -84,8 +84,6 @@ struct Mailboxes {
 
 /// Distinct domains that are evaluated (RFC 9989 §11.5 asks for a bound).
 const MAX_DOMAINS: usize = 10;
-/// Octets of a line without its end (RFC 5322 §2.1.1). Postfix breaks longer ones when it sends them.
-const MAX_LINE: usize = 998;
 /// Octets of the whole field: below what mail servers keep of one. Postfix drops what is beyond `header_size_limit`
 /// (102,400) without a word, and reads `header_address_token_limit` (10,240) tokens.
 const MAX_FROM: usize = 8 << 10;

@@ -248,8 +248,8 @@ impl Piece {
 }
 
 const NO_COLON: u32 = u32::MAX;
-/// Octets of a line without its end (RFC 5322 §2.1.1).
-const MAX_LINE: usize = 998;
+/// Octets of a line without its end (RFC 5322 §2.1.1). Postfix breaks longer ones when it sends them.
+pub const MAX_LINE: usize = 998;
 /// Words beyond ASCII of an Authentication-Results field that are compared with our ids.
 const MAX_WORDS_BEYOND_ASCII: usize = 16;
 /// The field that only the gate may write.

@@ -228,8 +228,8 @@ const MAX_STREAM_REQUESTS: usize = 4096;
 /// How long a connection is taken to be there without an answer over it: public resolvers close idle ones after some
 /// seconds.
 const WARM: Duration = Duration::from_secs(2);
-/// How long a question waits for another one to open the connection: more than a handshake with a far server takes, or all
-/// that wait would open one each; and a part of what it has.
+/// How long a question waits for another one to open the connection: more than a handshake with a far server takes, or
+/// all that wait would open one each; and a part of what it has.
 const OPENING: Duration = Duration::from_secs(1);
 /// How often the log tells that an encrypted server gives no answer.
 const WARN_AGAIN: Duration = Duration::from_mins(1);
