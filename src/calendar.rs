@@ -15,8 +15,8 @@ pub struct Date {
 }
 
 impl Date {
-    /// The date of a day, counted from 1970-01-01. Years are counted from March, so that the day that leap years add is the
-    /// last of its year.
+    /// The date of a day, counted from 1970-01-01. Years are counted from March, so that the day that leap years add is
+    /// the last of its year.
     pub fn of_day(day: i64) -> Self {
         let day = day + DAYS_FROM_MARCH_0000;
         let (era, day_of_era) = (day.div_euclid(DAYS_OF_ERA), day.rem_euclid(DAYS_OF_ERA));

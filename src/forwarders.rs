@@ -1,10 +1,11 @@
-//! Finds in what was recorded who forwards mail: identities that were verified steadily, through which mail of many author
-//! domains fails DMARC.
+//! Finds in what was recorded who forwards mail: identities that were verified steadily, through which mail of many
+//! author domains fails DMARC.
 //!
-//! An identity is the `d=` of a signature that passes, or an SPF domain that passes, where neither is aligned. A spammer
-//! who signs forged mail with a domain of his own looks the same in that; what tells them apart is time, the number of
-//! policy domains and what the upstream made of their mail. So there are thresholds for all of these, and nothing is
-//! suggested that the upstream mostly refused, or never saw. Pure; who calls it has the rows and prints the result.
+//! An identity is the `d=` of a signature that passes, or an SPF domain that passes, where neither is aligned. A
+//! spammer who signs forged mail with a domain of his own looks the same in that; what tells them apart is time, the
+//! number of policy domains and what the upstream made of their mail. So there are thresholds for all of these, and
+//! nothing is suggested that the upstream mostly refused, or never saw. Pure; who calls it has the rows and prints the
+//! result.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -138,8 +139,8 @@ impl Observations {
     }
 
     /// The forwarders, those whose failing mail the upstream accepts most first, then those with most policy domains.
-    /// Left out is what one of `granted` fits already, or what comes from `trusted` networks alone; of two identities of
-    /// the same mail the second is.
+    /// Left out is what one of `granted` fits already, or what comes from `trusted` networks alone; of two identities
+    /// of the same mail the second is.
     pub fn suggest(&self, thresholds: &Thresholds, granted: &[Criteria], trusted: &[IpNet]) -> Vec<Suggestion> {
         let mut candidates: Vec<Suggestion> = self
             .found

@@ -148,7 +148,8 @@ fn setter<S: 'static>(handle: Handle<EnvFilter, S>) -> SetFilter {
     })
 }
 
-/// Writes `name=value` with blanks between, escaped: the default leaves the control characters of a `%value` as they are.
+/// Writes `name=value` with blanks between, escaped: the default leaves the control characters of a `%value` as they
+/// are.
 struct Fields;
 
 impl<'w> FormatFields<'w> for Fields {
@@ -217,8 +218,8 @@ impl fmt::Write for Escaping<'_> {
     }
 }
 
-/// Whether a character can steer a terminal or deceive an eye: control and formatting characters, and beyond ASCII whatever
-/// is neither letter nor digit.
+/// Whether a character can steer a terminal or deceive an eye: control and formatting characters, and beyond ASCII
+/// whatever is neither letter nor digit.
 fn steers(c: char) -> bool {
     if c.is_ascii() { c.is_ascii_control() } else { !c.is_alphanumeric() }
 }
@@ -336,8 +337,8 @@ impl Write for Lines {
     }
 }
 
-/// Escapes every character that [`steers`] but the line's own end and, in colour, the escape sequences: those in values are
-/// escaped already.
+/// Escapes every character that [`steers`] but the line's own end and, in colour, the escape sequences: those in values
+/// are escaped already.
 fn escape(line: &str, form: Form) -> Cow<'_, str> {
     let (text, end) = line.strip_suffix('\n').map_or((line, ""), |text| (text, "\n"));
     let allowed = |c: char| !steers(c) || (c == '\u{1b}' && form == Form::Human(Colour::Ansi));
@@ -359,10 +360,12 @@ fn escape(line: &str, form: Form) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// Writes lines many at a time, and counts those that an output does not take; the thread that writes to it tells nobody.
+/// Writes lines many at a time, and counts those that an output does not take; the thread that writes to it tells
+/// nobody.
 ///
 /// That thread flushes when no line waits, and there it stays a moment: what comes meanwhile need not wake it, and is
-/// written together. Under load that is one system call for a dozen lines instead of one and a switch of threads for each.
+/// written together. Under load that is one system call for a dozen lines instead of one and a switch of threads for
+/// each.
 struct Batched<W> {
     output: W,
     /// Whole lines.

@@ -1,7 +1,7 @@
 //! Takes local parts of mail addresses, and login names, out of lines that are ready to be written.
 //!
-//! It looks at text, not at what was meant: whatever stands before an `@`, in any field of any line, so that no event can
-//! be forgotten. Message-IDs, which have the same form, go with it. Domains stay.
+//! It looks at text, not at what was meant: whatever stands before an `@`, in any field of any line, so that no event
+//! can be forgotten. Message-IDs, which have the same form, go with it. Domains stay.
 
 use std::borrow::Cow;
 
@@ -78,8 +78,8 @@ fn without_local_parts<'a>(line: &'a str, replacement: &dyn Fn(&str) -> String) 
     Cow::Owned(out)
 }
 
-/// Where the local part begins at the end of `text`. Quotation marks are escaped in the values of lines (`\"`), which is
-/// how those of a local part are told from those around a value.
+/// Where the local part begins at the end of `text`. Quotation marks are escaped in the values of lines (`\"`), which
+/// is how those of a local part are told from those around a value.
 fn local_part(text: &str) -> usize {
     if let Some(inner) = text.strip_suffix("\\\"") {
         // An escaped quotation mark inside of it is `\\\"`: three characters of escape and one more.

@@ -110,8 +110,8 @@ impl Settings {
         section.removals(&self.own_ids)
     }
 
-    /// What counts beside the message: its envelope and the time in epoch seconds. What takes a look-up or a memory, the
-    /// client's name and how long DNS has failed, is for the caller to add.
+    /// What counts beside the message: its envelope and the time in epoch seconds. What takes a look-up or a memory,
+    /// the client's name and how long DNS has failed, is for the caller to add.
     pub fn circumstances(&self, envelope: &Envelope, now: u64) -> Circumstances {
         let policies = std::iter::once(&self.policy).chain(self.shadow.as_ref().map(|shadow| &shadow.policy));
         let are_asked_for = policies.into_iter().any(|policy| !policy.overrides.is_empty());
@@ -207,7 +207,8 @@ pub fn reply(text: &ReplyText) -> Reply {
     Reply::of_texts(text.code, &enhanced, text.lines.iter().map(String::as_str))
 }
 
-/// The rows of a message: one for each author domain, or one without if From is unusable. `arrived` is in epoch seconds.
+/// The rows of a message: one for each author domain, or one without if From is unusable. `arrived` is in epoch
+/// seconds.
 pub fn records(
     Verdict { evaluation, decision, .. }: &Verdict,
     source_ip: IpAddr,
@@ -313,8 +314,8 @@ fn evaluated(decision: &Decision, dmarc: Option<(&DmarcOutput, &Assessment)>) ->
     }
 }
 
-/// In the order that RFC 9990 §3.1.3 prefers: strictly aligned passes, aligned passes, passes, the rest. Anybody can write
-/// signatures that fail, with names as long as he likes, and each row would hold them: few of those stay.
+/// In the order that RFC 9990 §3.1.3 prefers: strictly aligned passes, aligned passes, passes, the rest. Anybody can
+/// write signatures that fail, with names as long as he likes, and each row would hold them: few of those stay.
 fn dkim_results(evaluation: &Evaluation, dmarc: Option<&DmarcOutput>) -> Vec<DkimAuthResult> {
     let alignments = dmarc.map_or(&[][..], |dmarc| &dmarc.dkim_alignment);
     let mut results: Vec<_> = evaluation

@@ -139,8 +139,8 @@ fn sender(ip: &str, helo: &str, mail_from: &str) -> Sender {
     Sender { ip: ip.parse().expect("an address"), helo: helo.into(), mail_from: mail_from.into() }
 }
 
-/// A message of about `size` octets without its signatures: some screens of text, and an attachment behind it if that is
-/// not enough.
+/// A message of about `size` octets without its signatures: some screens of text, and an attachment behind it if that
+/// is not enough.
 fn message(size: usize, signed: Signed) -> Vec<u8> {
     let mut content = HEADER.replace('\n', "\r\n");
     let mut words = Words(1);

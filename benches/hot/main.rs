@@ -1,9 +1,10 @@
 //! What a message costs, part by part.
 //!
 //! `cargo bench` measures all of it in five minutes; `cargo bench -- dkim` what has "dkim" in its name; `cargo bench --
-//! --save-baseline before` and later `--baseline before` tell what a change has done. Each part is first run once and its
-//! result checked, then measured, in one thread, with the binary's allocator and the settings of a fresh configuration.
-//! DNS is a server on loopback that is asked before the clock runs: what is measured finds its answers in the cache.
+//! --save-baseline before` and later `--baseline before` tell what a change has done. Each part is first run once and
+//! its result checked, then measured, in one thread, with the binary's allocator and the settings of a fresh
+//! configuration. DNS is a server on loopback that is asked before the clock runs: what is measured finds its answers
+//! in the cache.
 //!
 //! The whole gate under load is what `benches/load.py` measures.
 

@@ -1,9 +1,9 @@
 //! What reports cost at scale: a flood of forgeries, many different rows, many policy domains.
 //!
-//! `cargo run --release --example scale` measures with SQLite in a temporary directory; under `tests/postgres`, with the
-//! PostgreSQL server that it starts, too. Rows go in through the store's writer and reports come out through the very
-//! delivery that a gate runs, into files. Everything that is claimed of it is checked: exit code 0 only if no message was
-//! lost, and each is in one report, as far as that may grow.
+//! `cargo run --release --example scale` measures with SQLite in a temporary directory; under `tests/postgres`, with
+//! the PostgreSQL server that it starts, too. Rows go in through the store's writer and reports come out through the
+//! very delivery that a gate runs, into files. Everything that is claimed of it is checked: exit code 0 only if no
+//! message was lost, and each is in one report, as far as that may grow.
 
 mod measure;
 #[path = "../demo/support.rs"]

@@ -2,8 +2,8 @@
 //!
 //! The field is made of atoms that are never broken: `method=result`, `ptype.property=value`, `reason="..."`, comments
 //! of our own words. A value is a checked domain or a token, else a quoted string of printable ASCII, else it is left
-//! out; so whatever a peer sends, no line, property, comment or method can come of it. Lines are folded at 78 characters
-//! where atoms allow, and stay far below 998 (RFC 5322 §2.1.1), since every atom is bounded.
+//! out; so whatever a peer sends, no line, property, comment or method can come of it. Lines are folded at 78
+//! characters where atoms allow, and stay far below 998 (RFC 5322 §2.1.1), since every atom is bounded.
 
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -62,8 +62,8 @@ pub fn not_evaluated(authserv_id: &str) -> String {
     field.end()
 }
 
-/// The field of a message that was not evaluated because its sender has logged in (RFC 8601 §2.7.4). As whom is nobody's
-/// business further on.
+/// The field of a message that was not evaluated because its sender has logged in (RFC 8601 §2.7.4). As whom is
+/// nobody's business further on.
 pub fn authenticated(authserv_id: &str) -> String {
     let mut field = Field::new(authserv_id);
     field.text.push_str("; auth=pass");

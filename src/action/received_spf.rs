@@ -1,8 +1,8 @@
 //! Writes the Received-SPF field of a message (RFC 7208 §9.1), for those whose filters read it; off by default.
 //!
 //! It says of the identity that DMARC uses what Authentication-Results says, and with what it can be checked again. As
-//! there, the field is made of atoms that are never broken: a comment of our own words, and pairs whose value is a plain
-//! dot-atom, else a quoted string of printable ASCII; a value that is neither is left out, with its key.
+//! there, the field is made of atoms that are never broken: a comment of our own words, and pairs whose value is a
+//! plain dot-atom, else a quoted string of printable ASCII; a value that is neither is left out, with its key.
 
 use crate::evaluation::{Evaluation, Sender};
 use crate::label::Label;
@@ -48,8 +48,8 @@ fn comment(spf: &SpfOutput, receiver: &str) -> Vec<String> {
     words
 }
 
-/// Keys with values as they are written. The client's address, its name and the reverse-path are what one needs to check
-/// again (RFC 7208 §9.1).
+/// Keys with values as they are written. The client's address, its name and the reverse-path are what one needs to
+/// check again (RFC 7208 §9.1).
 fn pairs(sender: &Sender, spf: &SpfOutput, receiver: &str) -> Vec<(&'static str, String)> {
     let envelope_from = match spf.identity {
         Identity::MailFrom => &*sender.mail_from,
@@ -76,8 +76,8 @@ fn pairs(sender: &Sender, spf: &SpfOutput, receiver: &str) -> Vec<(&'static str,
     pairs.into_iter().filter_map(|(key, text)| Some((key, value(text)?))).collect()
 }
 
-/// A dot-atom of plain characters as it is, other printable ASCII quoted (RFC 5322 §3.2.4); none if it is empty, too long
-/// or anything else.
+/// A dot-atom of plain characters as it is, other printable ASCII quoted (RFC 5322 §3.2.4); none if it is empty, too
+/// long or anything else.
 fn value(text: &str) -> Option<String> {
     if text.is_empty() || text.len() > MAX_VALUE || !text.bytes().all(|b| (0x20..=0x7e).contains(&b)) {
         return None;

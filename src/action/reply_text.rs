@@ -1,8 +1,8 @@
 //! Writes the replies to messages that are refused or deferred: clear to the sender's postmaster and to machines, with
 //! an id that our own postmaster can look up (RFC 9989 §7.2).
 //!
-//! The words are the operator's, or ours by default. Whatever they are, a refusal has the word DMARC in it and each reply
-//! the id; a domain of a peer gets in as a checked [`Domain`](crate::domain::Domain), his address as an address.
+//! The words are the operator's, or ours by default. Whatever they are, a refusal has the word DMARC in it and each
+//! reply the id; a domain of a peer gets in as a checked [`Domain`](crate::domain::Domain), his address as an address.
 
 use crate::evaluation::{DkimResult, DmarcOutput, Evaluation};
 use crate::label::Label;
@@ -34,8 +34,8 @@ pub struct Replies {
 }
 
 impl Replies {
-    /// The operator's texts with what none may lack: the id, in a refusal the word DMARC (RFC 9989 §7.2), and behind our own
-    /// words the help page.
+    /// The operator's texts with what none may lack: the id, in a refusal the word DMARC (RFC 9989 §7.2), and behind
+    /// our own words the help page.
     pub fn new(refused: Template, unusable_from: Template, deferred: Template, help_url: Option<HelpUrl>) -> Self {
         let helpful = |template: Template, text: &str| match &help_url {
             Some(_) if template.lines().eq([text]) => template.followed_by("For help see {help_url}"),

@@ -1,5 +1,5 @@
-//! Reply texts as the operator writes them: lines with placeholders, checked once, so that whatever is put in later can't
-//! make more of them than a valid reply.
+//! Reply texts as the operator writes them: lines with placeholders, checked once, so that whatever is put in later
+//! can't make more of them than a valid reply.
 
 use crate::label::Label;
 use crate::label_enum;

@@ -1,8 +1,9 @@
 //! Who may see what, and what every page tells a browser about itself.
 //!
-//! With a token, everything but `/healthz` and `/readyz` asks for it. Without one the listener trusts whoever reaches it; what
-//! must not reach it then is a web page that somebody on this machine looks at, whose host is made out to be this one (DNS
-//! rebinding): a browser names that host, and pages and API are given out under an address or a name of ours alone.
+//! With a token, everything but `/healthz` and `/readyz` asks for it. Without one the listener trusts whoever reaches
+//! it; what must not reach it then is a web page that somebody on this machine looks at, whose host is made out to be
+//! this one (DNS rebinding): a browser names that host, and pages and API are given out under an address or a name of
+//! ours alone.
 
 use std::net::IpAddr;
 

@@ -1,9 +1,9 @@
 //! HTTP for those who watch the gate: the status page and its API, `/metrics`, `/healthz`, `/readyz`; and `/reload` for
 //! `dmarcgate reload`.
 //!
-//! One request a connection, GET or HEAD; who may see what is settled by `access`. POST is for `/reload` alone, from this
-//! machine and from no browser. What a connection may take of us is bounded by `bounded`, so that nobody who reaches the
-//! port can harm mail.
+//! One request a connection, GET or HEAD; who may see what is settled by `access`. POST is for `/reload` alone, from
+//! this machine and from no browser. What a connection may take of us is bounded by `bounded`, so that nobody who
+//! reaches the port can harm mail.
 
 pub mod access;
 mod bounded;
@@ -94,8 +94,8 @@ impl Connected<IncomingStream<'_, BoundedListener>> for Peer {
 }
 
 impl Peer {
-    /// Whether it is on this machine: on loopback, or at the address that it has asked. From elsewhere nobody can hold a
-    /// connection to an address by that very address: our answers to it do not leave.
+    /// Whether it is on this machine: on loopback, or at the address that it has asked. From elsewhere nobody can hold
+    /// a connection to an address by that very address: our answers to it do not leave.
     fn is_here(self) -> bool {
         self.ip.is_loopback() || self.own == Some(self.ip)
     }
@@ -175,9 +175,9 @@ fn unauthorized() -> Response {
 
 /// Has the configuration read again and tells what became of it: 200 if it is in force, 422 if it is refused.
 ///
-/// A web page that somebody on this machine looks at must not be able to ask for it. A browser sends the field only after
-/// asking whether it may, which it may not, unless the page's host is made out to be this one (DNS rebinding); then it
-/// says Origin.
+/// A web page that somebody on this machine looks at must not be able to ask for it. A browser sends the field only
+/// after asking whether it may, which it may not, unless the page's host is made out to be this one (DNS rebinding);
+/// then it says Origin.
 async fn reload(sources: &Sources, peer: Peer, headers: &HeaderMap) -> Response {
     let is_meant = headers.get(RELOAD_FIELD).is_some_and(|value| value == "1");
     if !peer.is_here() || !is_meant || headers.contains_key(header::ORIGIN) {

@@ -61,8 +61,8 @@ fn needed(sessions: u32) -> u64 {
     u64::from(sessions).div_ceil(4) * PER_FOUR_SESSIONS
 }
 
-/// Four clients, and one spool file: most sessions wait or have small messages. Where more large ones come at a time than
-/// there are descriptors, those are put off with 452.
+/// Four clients, and one spool file: most sessions wait or have small messages. Where more large ones come at a time
+/// than there are descriptors, those are put off with 452.
 const PER_FOUR_SESSIONS: u64 = 5;
 /// Listeners, the log, the store, the admin listener with its 32 connections, probes, the runtime's own.
 const FIXED: u64 = 64;

@@ -217,8 +217,8 @@ impl Running {
         ReloadReport { problems, ..ReloadReport::default() }
     }
 
-    /// Listeners are known by their addresses; of several with one address, the first in the file is the first here. One
-    /// that is gone from the file goes on until the restart, with what it had of its own.
+    /// Listeners are known by their addresses; of several with one address, the first in the file is the first here.
+    /// One that is gone from the file goes on until the restart, with what it had of its own.
     fn reload_listeners(&mut self, config: &config::Config, servers: &Arc<Servers>) {
         let mut rest: Vec<_> = config.listeners.iter().collect();
         for listener in &mut self.listener_settings {

@@ -199,8 +199,8 @@ fn forward_path(text: &str) -> Result<ForwardPath, &'static str> {
     ForwardPath::of_text(text).ok_or("expected an address such as \"someone@example.net\"")
 }
 
-/// The configuration of the file, or the built-in defaults without one; `servers`, if there are any, take the place of its
-/// name servers.
+/// The configuration of the file, or the built-in defaults without one; `servers`, if there are any, take the place of
+/// its name servers.
 pub fn configuration(path: Option<&Path>, servers: &[DnsServer]) -> Result<Config, Failure> {
     let mut config = match path {
         Some(path) => ConfigFile { config: path.to_owned() }.load()?.config,

@@ -1,8 +1,8 @@
 //! `dmarcgate check-upstream`: connects to each mail server as sessions do, and tells what works and what is missing.
 //!
 //! `look` shows what the server says to anyone, `facts` adds what comes of the hand-over by the code that sessions use,
-//! `bounces` where DNS leads bounces of reports, `advice` knows what an MTA gets wrong without all that, and `story` tells all
-//! of it to people, `--json` to programs.
+//! `bounces` where DNS leads bounces of reports, `advice` knows what an MTA gets wrong without all that, and `story`
+//! tells all of it to people, `--json` to programs.
 
 mod advice;
 mod bounces;
@@ -22,11 +22,11 @@ use crate::tls::ClientMetrics;
 
 /// Try the mail servers behind the gate and tell what they get
 ///
-/// For each configured server: its addresses, its greeting and extensions, what of them clients are offered and what not
-/// and why, whether the client is handed over (as 192.0.2.1) and what the server gets wrong if it is not, and whether it
-/// relays for strangers (MAIL, RCPT to a foreign domain, RSET). With reports.bounce_domain also whether DNS leads bounces of
-/// reports back to the gate. No message is ever sent. It asks once and no running gate is needed; run it on the gate's host,
-/// whose address the servers know.
+/// For each configured server: its addresses, its greeting and extensions, what of them clients are offered and what
+/// not and why, whether the client is handed over (as 192.0.2.1) and what the server gets wrong if it is not, and
+/// whether it relays for strangers (MAIL, RCPT to a foreign domain, RSET). With reports.bounce_domain also whether DNS
+/// leads bounces of reports back to the gate. No message is ever sent. It asks once and no running gate is needed; run
+/// it on the gate's host, whose address the servers know.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXIT_CODES)]
 pub struct CheckUpstream {

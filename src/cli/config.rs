@@ -68,8 +68,8 @@ impl Check {
     }
 }
 
-/// Enforcing without a word to those in whose name mail is refused. Said here alone: it is how every site begins, and need
-/// not stand in the log at each start.
+/// Enforcing without a word to those in whose name mail is refused. Said here alone: it is how every site begins, and
+/// need not stand in the log at each start.
 fn silence(config: &Config) -> Option<String> {
     let enforces = config.policy.mode == Mode::Enforce && !config.reports.enabled;
     enforces.then(|| {

@@ -14,8 +14,8 @@ use crate::store::Reader;
 ///
 /// The gate keeps, for some days (explain.keep in the configuration), what it found out about each message that was no
 /// plain pass: how From was read; SPF, each signature and ARC with their reasons; how the policy was found; the rule
-/// that decided; the reply; and every DNS question with the answer that was seen then. Messages that passed DMARC and were
-/// accepted, and those of trusted or authenticated clients, are in the log alone.
+/// that decided; the reply; and every DNS question with the answer that was seen then. Messages that passed DMARC and
+/// were accepted, and those of trusted or authenticated clients, are in the log alone.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXIT_CODES)]
 pub struct Explain {

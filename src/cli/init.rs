@@ -23,8 +23,9 @@ use crate::label_enum;
 /// Write a first configuration for what is on this machine
 ///
 /// Looks for the host's name, a mail server (Postfix, Exim, OpenSMTPD), the ports that are taken and a certificate, and
-/// writes a commented configuration in mode "monitor", to standard output or to --output. Nothing is asked and nothing else
-/// is changed. With --output the lines that the mail server needs are printed; --mta alone prints them and no more.
+/// writes a commented configuration in mode "monitor", to standard output or to --output. Nothing is asked and nothing
+/// else is changed. With --output the lines that the mail server needs are printed; --mta alone prints them and no
+/// more.
 #[derive(Debug, Args)]
 pub struct Init {
     /// The mail server behind the gate; default: the one that is found

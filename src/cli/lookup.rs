@@ -34,8 +34,8 @@ use crate::suffix_list;
 /// SPF: the record with all that it includes, what each term comes to, and how many terms ask DNS. DMARC: the walk up
 /// the tree, the record that applies with every tag, and whether each address for reports may get them. DKIM: the key
 /// of each selector given. MX: the mail servers. All with the time for which the gate remembers it, which is that of
-/// DNS within bounds (5 seconds to an hour), read by the code that evaluates messages; at the end what is wrong and what
-/// to do about it.
+/// DNS within bounds (5 seconds to an hour), read by the code that evaluates messages; at the end what is wrong and
+/// what to do about it.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXIT_CODES)]
 pub struct Lookup {

@@ -1,4 +1,5 @@
-//! `dmarcgate man` and `dmarcgate completions`: what packages ship beside the binary, made from the command line itself.
+//! `dmarcgate man` and `dmarcgate completions`: what packages ship beside the binary, made from the command line
+//! itself.
 //!
 //! Neither is in the help: users have no need of them.
 

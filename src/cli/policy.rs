@@ -1,8 +1,8 @@
 //! `dmarcgate policy test`: says what the configuration decides for cases that an operator writes down.
 //!
-//! A case gives what was found out about the identifiers of a message, and what DNS has of DMARC; from there on it is the
-//! code of sessions that decides: discovery, alignment and result, bypass, policy, reply. `judge` runs it, `facts` holds
-//! what came out, for people and for programs.
+//! A case gives what was found out about the identifiers of a message, and what DNS has of DMARC; from there on it is
+//! the code of sessions that decides: discovery, alignment and result, bypass, policy, reply. `judge` runs it, `facts`
+//! holds what came out, for people and for programs.
 
 mod facts;
 mod judge;
@@ -27,9 +27,9 @@ pub enum Command {
 /// Say what the configuration decides for cases in a file
 ///
 /// Each case is a table `[[case]]` in a TOML file: the author domain, its policy, what SPF, DKIM and ARC came to, the
-/// client and the recipients, as far as they matter, and what is expected. contrib/policy/cases.toml shows every key. Nothing
-/// is asked of DNS and nothing is sent: alignment, the result of DMARC, bypass, policy and reply come from the code that
-/// sessions use.
+/// client and the recipients, as far as they matter, and what is expected. contrib/policy/cases.toml shows every key.
+/// Nothing is asked of DNS and nothing is sent: alignment, the result of DMARC, bypass, policy and reply come from the
+/// code that sessions use.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXIT_CODES)]
 pub struct Test {

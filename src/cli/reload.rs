@@ -15,9 +15,9 @@ use crate::config;
 
 /// Make a running gate read its configuration again.
 ///
-/// Asks the gate at the admin address that the file names; it does what it does at SIGHUP, with the file that it was started
-/// with. Exit code 0: the configuration is in force, and the keys are named that changed or need a restart; 2: it is
-/// refused, with every problem, and the one before stays in force; 1: no gate answers.
+/// Asks the gate at the admin address that the file names; it does what it does at SIGHUP, with the file that it was
+/// started with. Exit code 0: the configuration is in force, and the keys are named that changed or need a restart; 2:
+/// it is refused, with every problem, and the one before stays in force; 1: no gate answers.
 #[derive(Debug, Args)]
 pub struct Reload {
     #[command(flatten)]

@@ -1,4 +1,5 @@
-//! `dmarcgate reports`: what was recorded, what became of the reports on it, sending them by hand, and reports of others.
+//! `dmarcgate reports`: what was recorded, what became of the reports on it, sending them by hand, and reports of
+//! others.
 
 mod export;
 mod inbound;

@@ -1,8 +1,9 @@
 //! Cases for `dmarcgate policy test`: facts about messages as an operator writes them down, with what he expects the
 //! configuration to decide.
 //!
-//! A case names what was found out about identifiers (SPF, signatures, the ARC chain) and what DNS has of DMARC. Alignment,
-//! the policy and the result of DMARC are no facts to be claimed: they follow from these, by the gate's own code.
+//! A case names what was found out about identifiers (SPF, signatures, the ARC chain) and what DNS has of DMARC.
+//! Alignment, the policy and the result of DMARC are no facts to be claimed: they follow from these, by the gate's own
+//! code.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

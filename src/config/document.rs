@@ -87,7 +87,8 @@ impl<'a> Document<'a> {
         }
         // What follows the first few is mostly their consequence.
         let problems = errors.iter().take(MAX_SYNTAX_PROBLEMS).map(|error| {
-            // Without the key it could be any of a line, and the parser does not say it. Of a table, it is the last part.
+            // Without the key it could be any of a line, and the parser does not say it. Of a table, it is the last
+            // part.
             let key = error.span().filter(|_| error.message() == "duplicate key").and_then(|span| text.get(span));
             Problem {
                 line: error.span().map(|span| line_of(text, span.start)),
@@ -220,8 +221,8 @@ impl<'a> Section<'a> {
         self.optional(key)
     }
 
-    /// Reads the table `[this.key]`, whose full name is `name`, there or not. What isn't set in it holds as in the table
-    /// `general`, if one is named.
+    /// Reads the table `[this.key]`, whose full name is `name`, there or not. What isn't set in it holds as in the
+    /// table `general`, if one is named.
     pub fn table<T>(
         &mut self,
         key: &'static str,

@@ -198,8 +198,8 @@ fn shadow(section: &mut Section<'_>, in_force: &Policy) -> Policy {
     Policy { overrides: section.tables("override", SHADOW_OVERRIDE, read_override), ..keys }
 }
 
-/// The keys that say what is done with a message, wherever they stand, without tables of overrides; what isn't set is as in
-/// `general`.
+/// The keys that say what is done with a message, wherever they stand, without tables of overrides; what isn't set is
+/// as in `general`.
 fn policy_keys(section: &mut Section<'_>, general: &Policy) -> Policy {
     let longest = minutes(7 * 24 * 60);
     Policy {
@@ -553,7 +553,8 @@ const OVERRIDE: &str = "policy.override";
 pub const SHADOW: &str = "policy.shadow";
 /// The name of its tables of overrides.
 const SHADOW_OVERRIDE: &str = "policy.shadow.override";
-/// All tables, in the order of the reference; a name that is missing here would be refused as an unknown key, which the test of the reference shows.
+/// All tables, in the order of the reference; a name that is missing here would be refused as an unknown key, which the
+/// test of the reference shows.
 pub const TABLES: &[&str] = &[
     LISTENER,
     "tls",

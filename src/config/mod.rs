@@ -458,8 +458,8 @@ impl Config {
 }
 
 impl Loaded {
-    /// The effective configuration as TOML, each value that isn't in the file marked with where it comes from. What holds
-    /// because it holds in general is a comment; tables that have nothing else are left out.
+    /// The effective configuration as TOML, each value that isn't in the file marked with where it comes from. What
+    /// holds because it holds in general is a comment; tables that have nothing else are left out.
     pub fn to_toml(&self) -> String {
         let mut text = String::new();
         let place = |line: &Line| (line.table, line.outer, line.instance);

@@ -46,8 +46,9 @@ impl InForce {
     }
 }
 
-/// The keys of one kind with different values. Settings of listeners are compared by address; one that comes or goes
-/// is a change of `listener.address` alone. What holds at a listener because it holds for all is a change of the general key.
+/// The keys of one kind with different values. Settings of listeners are compared by address; one that comes or goes is
+/// a change of `listener.address` alone. What holds at a listener because it holds for all is a change of the general
+/// key.
 fn differences(old: &[Line], new: &[Line], takes: Takes) -> Vec<String> {
     let (before, after) = (values(old), values(new));
     let is_known = |place: &Place<'_>| {
@@ -107,8 +108,8 @@ pub fn is_taken(path: &str) -> bool {
     kind(path) == Takes::Reload
 }
 
-/// A key that the table lacks is none that a running gate takes over. What a listener has of its own is of the kind of what
-/// it replaces.
+/// A key that the table lacks is none that a running gate takes over. What a listener has of its own is of the kind of
+/// what it replaces.
 fn kind(path: &str) -> Takes {
     let general = general(path);
     // That there are no tables of overrides, where it is said.

@@ -322,8 +322,8 @@ impl Config {
 
     /// For the store.
     pub fn store(&self) -> store::Settings {
-        // A server's database holds other things too, and does not shrink when rows are deleted: what it holds is bounded
-        // by age alone.
+        // A server's database holds other things too, and does not shrink when rows are deleted: what it holds is
+        // bounded by age alone.
         let is_bounded = self.store.size > 0 && matches!(self.store.url, store::Location::Sqlite(_));
         let retention = store::Retention {
             keep: self.explain.keep,
@@ -486,8 +486,8 @@ impl Config {
         super::Listener { recipient_domains: Some(self.guard_at(listener).to_vec()), ..listener.clone() }
     }
 
-    /// A listener that is not in this file any more but goes on until the restart. One without a guard takes any that the
-    /// file has: an upstream that can't see the client may need it now.
+    /// A listener that is not in this file any more but goes on until the restart. One without a guard takes any that
+    /// the file has: an upstream that can't see the client may need it now.
     pub fn forgotten(&self, listener: &super::Listener) -> super::Listener {
         let guards = [self.guard_at(listener), &*self.smtp.recipient_domains].into_iter();
         let mut guards = guards.chain(self.listeners.iter().map(|listener| self.guard_at(listener)));

@@ -141,8 +141,8 @@ impl fmt::Debug for List {
     }
 }
 
-/// The rules that a wildcard implies for names that longer rules lie below: with `*.a` and `x.b.a`, `b.a`. `publicsuffix`
-/// (2.3) follows `b` alone and forgets the wildcard, which would make one organization of all below `a`.
+/// The rules that a wildcard implies for names that longer rules lie below: with `*.a` and `x.b.a`, `b.a`.
+/// `publicsuffix` (2.3) follows `b` alone and forgets the wildcard, which would make one organization of all below `a`.
 fn spelled_out(text: &str) -> String {
     let rules =
         || text.lines().filter_map(|line| line.split_whitespace().next()).filter(|rule| !rule.starts_with("//"));
@@ -169,8 +169,8 @@ const MARKERS: [&str; 4] = [
     "===BEGIN PRIVATE DOMAINS===",
     "===END PRIVATE DOMAINS===",
 ];
-/// Octets of a rule: DNS has no name of more, and the longest rule of 2026 has 50. The crate nests a node for each label
-/// and frees them by recursion: a rule of a hundred thousand labels would end the stack, and the process with it.
+/// Octets of a rule: DNS has no name of more, and the longest rule of 2026 has 50. The crate nests a node for each
+/// label and frees them by recursion: a rule of a hundred thousand labels would end the stack, and the process with it.
 const MAX_RULE: usize = 255;
 /// There were 9,700 rules in 2026, and they become more.
 const LEAST_RULES: usize = 5000;
@@ -199,7 +199,8 @@ mod tests {
         let filling: String = (0..fill).map(|i| format!("filling{i}\n")).collect();
         format!(
             "// comment\n// ===BEGIN ICANN DOMAINS===\ncom\norg\nuk\nco.uk\n*.ck\n!www.ck\n{filling}\
-             // ===END ICANN DOMAINS===\n// ===BEGIN PRIVATE DOMAINS===\n\n// A host\n{rules}\n// ===END PRIVATE DOMAINS===\n"
+             // ===END ICANN DOMAINS===\n// ===BEGIN PRIVATE DOMAINS===\n\n// A host\n{rules}\n// ===END PRIVATE
+             // DOMAINS===\n"
         )
     }
 

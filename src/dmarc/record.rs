@@ -169,8 +169,8 @@ pub struct PolicyRecord {
     pub ri: Option<u32>,
     /// `rf`, historic: never acted upon.
     pub rf: Option<Box<str>>,
-    /// The text, in printable ASCII (a blank for a tab, `?` for anything else), at most 4096 characters of whole tags and
-    /// URIs. Read again it is the same record, as reports need it, unless there is more of it or a `?` in it.
+    /// The text, in printable ASCII (a blank for a tab, `?` for anything else), at most 4096 characters of whole tags
+    /// and URIs. Read again it is the same record, as reports need it, unless there is more of it or a `?` in it.
     pub text: Box<str>,
     /// What is wrong with it, each thing once.
     pub problems: Vec<Problem>,
@@ -232,8 +232,8 @@ pub fn parse(text: &[u8]) -> Parsed {
 }
 
 impl PolicyRecord {
-    /// What the record asks for an author domain, before `t` and `pct` (RFC 9989 §4.10.1): at its own name `p`, below it
-    /// `sp` or `np`, of which a missing one falls to the former.
+    /// What the record asks for an author domain, before `t` and `pct` (RFC 9989 §4.10.1): at its own name `p`, below
+    /// it `sp` or `np`, of which a missing one falls to the former.
     pub fn requested(&self, place: Place) -> Policy {
         if self.standing != Standing::Sound {
             return Policy::None;
@@ -533,7 +533,8 @@ const WSP: [char; 2] = [' ', '\t'];
 const MAX_URIS: usize = 20;
 /// Octets of `rf`.
 const MAX_RF: usize = 64;
-/// Characters of a record's text that are kept: as many as a row of the store takes, for reports are sent by what is there.
+/// Characters of a record's text that are kept: as many as a row of the store takes, for reports are sent by what is
+/// there.
 const MAX_TEXT: usize = 4096;
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Remembers answers for as long as DNS and the settings allow.
 //!
 //! Each entry expires on its own: records by their TTL, NXDOMAIN and NODATA by the SOA's (RFC 2308 §5), failures after
-//! a few seconds, so that a dead zone costs its time-out once and not with every message. Only those that are the gate's
-//! own are not kept.
+//! a few seconds, so that a dead zone costs its time-out once and not with every message. Only those that are the
+//! gate's own are not kept.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

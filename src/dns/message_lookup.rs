@@ -14,11 +14,11 @@ use super::{Answer, Asked, Evidence, Failure, Lookup, Miss, RecordType};
 /// What one message asks of DNS, and what it was told.
 ///
 /// A question that is repeated gets the answer that it got before, costs nothing and is recorded once, so that all
-/// parts of an evaluation see one DNS. Beyond the budget, and once it was expired, answers are
-/// [`Failure::Budget`]: temporary, for nothing is known of the name. What is held of answers is bounded, too, since a
-/// message may last for half an hour: beyond [`MAX_OCTETS`] an answer to a metered question is `Failure::Budget`; one to an
-/// unmetered question is given, but not kept as evidence, and would be asked for again. The same holds where the messages
-/// of the client's network, or of all, hold too much together; [`OWN_OCTETS`] no other message can take away.
+/// parts of an evaluation see one DNS. Beyond the budget, and once it was expired, answers are [`Failure::Budget`]:
+/// temporary, for nothing is known of the name. What is held of answers is bounded, too, since a message may last for
+/// half an hour: beyond [`MAX_OCTETS`] an answer to a metered question is `Failure::Budget`; one to an unmetered
+/// question is given, but not kept as evidence, and would be asked for again. The same holds where the messages of the
+/// client's network, or of all, hold too much together; [`OWN_OCTETS`] no other message can take away.
 pub struct MessageLookup {
     resolver: Resolver,
     /// Of the client's network.
@@ -37,8 +37,8 @@ pub struct MessageLookup {
     evidence: Mutex<Evidence>,
 }
 
-/// The same handle, with evidence and end, but without a budget: for questions whose number the asker bounds itself, and
-/// which must be asked even if a sender's records have used the budget up.
+/// The same handle, with evidence and end, but without a budget: for questions whose number the asker bounds itself,
+/// and which must be asked even if a sender's records have used the budget up.
 pub struct Unmetered<'a>(&'a MessageLookup);
 
 /// The same handle, with evidence and end, but with a budget of its own: for questions that must not use up that of
@@ -233,8 +233,8 @@ fn normalize(name: &str) -> Option<Arc<str>> {
     fits.then(|| if is_lower { name.into() } else { name.to_ascii_lowercase().into() })
 }
 
-/// Octets of answers that a message holds of its metered questions, and as many of the unmetered ones and of those apart:
-/// the largest records of SPF and the keys of twenty signatures are some tens of kilobytes together.
+/// Octets of answers that a message holds of its metered questions, and as many of the unmetered ones and of those
+/// apart: the largest records of SPF and the keys of twenty signatures are some tens of kilobytes together.
 pub const MAX_OCTETS: usize = 256 * 1024;
 /// Octets of answers that a message holds whatever others hold: more than the records of most messages have.
 pub const OWN_OCTETS: usize = 8 * 1024;

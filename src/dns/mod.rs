@@ -233,8 +233,8 @@ impl Records {
         }
     }
 
-    /// About how many octets they take at most, with what an evaluator makes of them: a parsed text holds its own copies
-    /// of what it names, and an item for each term, tag or macro.
+    /// About how many octets they take at most, with what an evaluator makes of them: a parsed text holds its own
+    /// copies of what it names, and an item for each term, tag or macro.
     fn footprint(&self) -> usize {
         let Self::Txt(txt) = self else { return self.octets() };
         let is_mark = |octet: &&u8| b" ;,%".contains(octet);

@@ -1,8 +1,8 @@
 //! The resolver that all messages share: cache, questions under way, bounds.
 //!
 //! A question is put by a task of its own (`asker`), which fills the cache: a client that leaves cancels nobody else's
-//! question. All askers of one name and type, for whatever purpose, wait for one query. What one client network may have
-//! under way is bounded (`share`). The evidence and the budget of a message are its [`MessageLookup`]'s.
+//! question. All askers of one name and type, for whatever purpose, wait for one query. What one client network may
+//! have under way is bounded (`share`). The evidence and the budget of a message are its [`MessageLookup`]'s.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -46,7 +46,8 @@ pub struct Settings {
     pub max_negative_ttl: Duration,
     /// Failures, and negative answers without an SOA, are remembered for this long; zero: not at all.
     pub failure_ttl: Duration,
-    /// Questions put to the name servers at one time, of which one client network may have an eighth: each needs a socket.
+    /// Questions put to the name servers at one time, of which one client network may have an eighth: each needs a
+    /// socket.
     pub outstanding: usize,
     /// Questions beyond these, for whichever networks need them first: so one that is alone is not held to its eighth.
     pub spare: usize,
@@ -177,9 +178,9 @@ impl Resolver {
         MessageLookup::new(self.clone(), self.0.shares.of(client), budget)
     }
 
-    /// Asks the cache, then the servers; `key` is fit for DNS. Where the message waits no longer, the answer is a time-out
-    /// if the question has been out for a whole attempt, whoever asked it first, and else [`Failure::Budget`]: DNS had no
-    /// chance to answer, and whoever kept us busy may be the forger.
+    /// Asks the cache, then the servers; `key` is fit for DNS. Where the message waits no longer, the answer is a
+    /// time-out if the question has been out for a whole attempt, whoever asked it first, and else [`Failure::Budget`]:
+    /// DNS had no chance to answer, and whoever kept us busy may be the forger.
     pub(super) async fn ask(&self, key: &Key, asking: Asking<'_>) -> (Answer, Source) {
         let (answer, source) = self.find(key, asking).await;
         self.0.metrics.lookups.inc(source);

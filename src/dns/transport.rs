@@ -1,8 +1,8 @@
 //! Carries one question to the name servers and reads the answer.
 //!
 //! hickory is the wire alone: message format, a fresh random port for each UDP question, spelling in mixed case (0x20),
-//! EDNS, TLS and HTTP. Which server is asked when and in which way is decided here, what an answer means in `reading`. A
-//! question ends in a [`Reply`]; nothing is remembered but which server answered last.
+//! EDNS, TLS and HTTP. Which server is asked when and in which way is decided here, what an answer means in `reading`.
+//! A question ends in a [`Reply`]; nothing is remembered but which server answered last.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;

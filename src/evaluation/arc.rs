@@ -1,8 +1,8 @@
 //! Validates the ARC chain of a message (RFC 8617 §5.2): evidence of who handled it, and no more than that.
 //!
 //! The steps and the primitives are those of [`dkim`](super::dkim). Whatever is wrong with a chain makes it `fail`,
-//! never an error and never a refusal; a failed look-up is `temperror`, where RFC 8617 §5.2.1 says fail: a retry may find
-//! the key. What is passed on, in Authentication-Results, says fail.
+//! never an error and never a refusal; a failed look-up is `temperror`, where RFC 8617 §5.2.1 says fail: a retry may
+//! find the key. What is passed on, in Authentication-Results, says fail.
 //!
 //! Older ARC-Message-Signatures are not even read: step 5 of RFC 8617 §5.2 is optional, costs a body hash and a key for
 //! each, and tells nothing that decides here; whatever is wrong with one, the seals say that it was there. So

@@ -1,7 +1,7 @@
 //! Keeps a panic to the work that it happened in: a fault of ours in one message never becomes the fate of others.
 //!
-//! What panics is dropped at once and never polled or used again, so that no broken state is seen; its message is in the
-//! log through the process's panic hook.
+//! What panics is dropped at once and never polled or used again, so that no broken state is seen; its message is in
+//! the log through the process's panic hook.
 
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -5,10 +5,12 @@
 //! that will be evaluated) and awaits [`discover`]; it is cancel-safe and may be joined with reading the body and
 //! with SPF and DKIM. When their results are there, [`Discoveries::evaluate`] is a pure function.
 //!
-//! Each domain is walked at most once for a message, two of them at a time, so that one message has few questions out; the names of a walk are asked together, but their answers are
-//! taken in order, and with a warm cache no name beyond the walk's stop is asked.
+//! Each domain is walked at most once for a message, two of them at a time, so that one message has few questions out;
+//! the names of a walk are asked together, but their answers are taken in order, and with a warm cache no name beyond
+//! the walk's stop is asked.
 //!
-//! The older way, by a public suffix list, asks at two names at most for an author domain and at none for an identifier.
+//! The older way, by a public suffix list, asks at two names at most for an author domain and at none for an
+//! identifier.
 
 mod in_order;
 mod of_domain;
@@ -134,8 +136,8 @@ impl Discoveries {
         self.authors.iter().map(|author| self.evaluate_one(author, spf, dkim)).collect()
     }
 
-    /// Notes in the `outputs` of [`Self::evaluate`] where one of `skipped`, the `d=` of signatures that were not evaluated
-    /// for a bound of ours, is or may be aligned. They were not walked.
+    /// Notes in the `outputs` of [`Self::evaluate`] where one of `skipped`, the `d=` of signatures that were not
+    /// evaluated for a bound of ours, is or may be aligned. They were not walked.
     pub fn note_skipped(&self, skipped: &[Domain], outputs: &mut [DmarcOutput]) {
         for (author, output) in self.authors.iter().zip(outputs) {
             let (_, adkim) = author.modes();
@@ -242,8 +244,8 @@ fn settle(output: &mut DmarcOutput, spf: &SpfOutput, dkim: &[DkimOutput]) {
     let spf_check = match spf.result {
         SpfResult::Pass => Check::Passed,
         SpfResult::TempError => Check::InDoubt,
-        // A name of the client that could not be asked for might have matched before whatever ended the check, or have led
-        // to another record than the one that is missing.
+        // A name of the client that could not be asked for might have matched before whatever ended the check, or have
+        // led to another record than the one that is missing.
         _ if spf.unsettled => Check::InDoubt,
         // RFC 7208 §2.6.7: else a permerror is the owner's to mend; it hides no pass.
         SpfResult::None | SpfResult::Neutral | SpfResult::Fail | SpfResult::SoftFail | SpfResult::PermError => {

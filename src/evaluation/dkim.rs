@@ -1,9 +1,9 @@
 //! Verifies DKIM signatures (RFC 6376, with RFC 8301, 8463 and 8616).
 //!
 //! In four steps, so that the work overlaps with the transfer of the body: [`Signatures::read`] as soon as the header
-//! section is there, [`Signatures::keys`] while the body comes in and is hashed as [`Signatures::body_hash_specs`] asks,
-//! [`Signatures::verify`] at the end of data. The last is pure, takes microseconds as a rule, and is bounded: what one
-//! signature signs is hashed once, however many keys are tried, and of all of them 4 MiB at most.
+//! section is there, [`Signatures::keys`] while the body comes in and is hashed as [`Signatures::body_hash_specs`]
+//! asks, [`Signatures::verify`] at the end of data. The last is pure, takes microseconds as a rule, and is bounded:
+//! what one signature signs is hashed once, however many keys are tried, and of all of them 4 MiB at most.
 //!
 //! Reading signatures and key records, choosing and canonicalizing the signed fields and hashing the body are ours;
 //! mail-auth is asked for nothing but the length of a key. So none of what its verifier takes amiss can touch us

@@ -61,9 +61,9 @@ pub struct Lookups<'a, I, H, P> {
 }
 
 /// Asks DNS all that the evaluation of one message needs: SPF at once, DKIM keys, ARC keys and policies as soon as
-/// `subject` yields the header section. It ends when these are done; if the handle's deadline passes, the questions that
-/// are still open end as temporary failures, so that it always ends. SPF of the EHLO name runs beside all that; it is
-/// waited for a moment longer, as a rule while the body is still coming.
+/// `subject` yields the header section. It ends when these are done; if the handle's deadline passes, the questions
+/// that are still open end as temporary failures, so that it always ends. SPF of the EHLO name runs beside all that; it
+/// is waited for a moment longer, as a rule while the body is still coming.
 pub async fn gather<I: Lookup, H: Lookup, P: Lookup>(
     lookups: Lookups<'_, I, H, P>,
     sender: Sender,
@@ -119,8 +119,8 @@ async fn beside<T, U>(needed: impl Future<Output = T>, extra: impl Future<Output
     }
 }
 
-/// What is said of an EHLO name whose check was dropped. A temporary error, and not nothing: who reads the results learns
-/// that there was something to check, and that the answer is not "none".
+/// What is said of an EHLO name whose check was dropped. A temporary error, and not nothing: who reads the results
+/// learns that there was something to check, and that the answer is not "none".
 fn unfinished(request: &Request<'_>) -> SpfOutput {
     SpfOutput {
         result: SpfResult::TempError,
@@ -187,8 +187,8 @@ fn identifiers(claims: &Claims, spf_domain: &str) -> Vec<Domain> {
     found
 }
 
-/// Questions for SPF of the EHLO name. The name of a host has a record of few terms, as a rule `a` alone; one that needs
-/// more is a temporary error.
+/// Questions for SPF of the EHLO name. The name of a host has a record of few terms, as a rule `a` alone; one that
+/// needs more is a temporary error.
 pub const HELO_LOOKUPS: usize = 30;
 /// How long the check of the EHLO name may last beyond all that counts: long enough that a quick DNS gives one message
 /// the same results each time, too short to be noticed.

@@ -103,8 +103,8 @@ pub struct ArcOutput {
     pub result: ArcResult,
     /// Its sets from the first instance up, if the chain validates; else none, for then nobody stands behind them.
     pub sets: Vec<ArcSet>,
-    /// With temperror: the sets of a chain of sound structure, as they claim to be, for a key is missing. Forged or not,
-    /// they are good for nothing but to tell what a pass would change.
+    /// With temperror: the sets of a chain of sound structure, as they claim to be, for a key is missing. Forged or
+    /// not, they are good for nothing but to tell what a pass would change.
     pub unverified: Vec<ArcSet>,
     /// Why, in a few words of ours.
     pub reason: &'static str,

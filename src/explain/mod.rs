@@ -1,8 +1,8 @@
 //! Keeps for some days what was found out about each message that is no plain pass, and tells it as a story.
 //!
-//! A session hands in a [`Case`] once its client has the reply; a task draws an [`Explanation`] from it, which goes to the
-//! store under the id that the client and the log were told. `dmarcgate explain` reads it back. Mail never waits for
-//! it: where cases come faster than they can be drawn up, they are counted as lost. `dmarcgate check` tells what it
+//! A session hands in a [`Case`] once its client has the reply; a task draws an [`Explanation`] from it, which goes to
+//! the store under the id that the client and the log were told. `dmarcgate explain` reads it back. Mail never waits
+//! for it: where cases come faster than they can be drawn up, they are counted as lost. `dmarcgate check` tells what it
 //! finds by the same facts and in the same words.
 
 pub(crate) mod escape;
@@ -193,9 +193,9 @@ impl Drafter {
     }
 }
 
-/// What makes explanations small, about half as large. Its tables, more than a hundred kilobytes, are made once: for each
-/// text anew they would cost as much as the rest. Level 1 has fixed codes; level 2 would save another fifth of the room, and
-/// twice the time would go into codes for each text.
+/// What makes explanations small, about half as large. Its tables, more than a hundred kilobytes, are made once: for
+/// each text anew they would cost as much as the rest. Level 1 has fixed codes; level 2 would save another fifth of the
+/// room, and twice the time would go into codes for each text.
 struct Deflater(Compress);
 
 impl Default for Deflater {

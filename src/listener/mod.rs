@@ -186,8 +186,8 @@ enum NoHeader {
 }
 
 impl Host {
-    /// For a client that came when there was no slot: one comes free every few milliseconds in a busy gate, so it waits a
-    /// moment if it has a chair. To be told 421 at once and come back at once would cost both sides more than that.
+    /// For a client that came when there was no slot: one comes free every few milliseconds in a busy gate, so it waits
+    /// a moment if it has a chair. To be told 421 at once and come back at once would cost both sides more than that.
     async fn seat(
         self,
         socket: TcpStream,
@@ -318,8 +318,8 @@ async fn admit(
     }
 }
 
-/// The handshake that opens a connection with implicit TLS. One that fails ends it without a word: there is nobody yet to
-/// whom a reply could be said.
+/// The handshake that opens a connection with implicit TLS. One that fails ends it without a word: there is nobody yet
+/// to whom a reply could be said.
 async fn secure(
     stream: Stream,
     client: &Client,
@@ -385,7 +385,8 @@ async fn turn_away(mut stream: Stream, (enhanced, text): (&str, &str), patience:
     stream.linger(patience).await;
 }
 
-/// Says it and closes, whatever the client does with it: for when those who are told with patience are too many already.
+/// Says it and closes, whatever the client does with it: for when those who are told with patience are too many
+/// already.
 fn tell(socket: TcpStream, (enhanced, text): (&str, &str)) {
     if let Ok(mut socket) = socket.into_std() {
         // It does not block. What has come already, a PROXY header as a rule, is taken: else the kernel would reset the

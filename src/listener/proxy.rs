@@ -34,7 +34,8 @@ pub enum Origin {
 /// Reads the header at the start of `input`.
 pub fn parse(input: &[u8]) -> Parsed {
     let text = V1_START.starts_with(input.get(..V1_START.len()).unwrap_or(input));
-    // ppp calls some beginnings of a good line bad, and looks for CRLF behind the line's end: it is shown one whole line.
+    // ppp calls some beginnings of a good line bad, and looks for CRLF behind the line's end: it is shown one whole
+    // line.
     let input = match memchr::memchr(b'\n', input) {
         None if text => return if input.len() < V1_MAX { Parsed::Incomplete } else { Parsed::Invalid },
         Some(end) if text && end >= V1_MAX => return Parsed::Invalid,

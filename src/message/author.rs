@@ -27,8 +27,8 @@ label_enum! {
         Disagreement = "disagreement",
         /// More than ten distinct domains.
         TooManyDomains = "too_many_domains",
-        /// It has a line of more than 998 octets (RFC 5322 §2.1.1), or more than 8 KiB in all. Mail servers cut or break
-        /// such a field, so that the reader is shown another author.
+        /// It has a line of more than 998 octets (RFC 5322 §2.1.1), or more than 8 KiB in all. Mail servers cut or
+        /// break such a field, so that the reader is shown another author.
         TooLong = "too_long",
         /// The header section has a line that is neither field nor continuation, so that readers may differ on where
         /// it ends.

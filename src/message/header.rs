@@ -342,9 +342,9 @@ fn has_unknown_version(value: &[u8]) -> bool {
     }
 }
 
-/// The id of a field that every reader reads alike, and the digits of the version behind it, if any:
-/// `[FWS] [comment] id [comment] [version] [comment] ";"`, the id a token (RFC 2045 §5.1), comments without anything that
-/// nests, escapes or ends them early.
+/// The id of a field that every reader reads alike, and the digits of the version behind it, if any: `[FWS] [comment]
+/// id [comment] [version] [comment] ";"`, the id a token (RFC 2045 §5.1), comments without anything that nests, escapes
+/// or ends them early.
 fn plain_id(value: &[u8]) -> Option<(&[u8], &[u8])> {
     let is_token = |b: &u8| (b.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?=".contains(b)) || !b.is_ascii();
     let value = skip_plain_cfws(value)?;

@@ -156,8 +156,8 @@ impl Spool {
         self.memory.extend_from_slice(piece);
     }
 
-    /// Says that `octets` of the message (its header section) are kept elsewhere as long as this spool is: they count for
-    /// the budget at the next [`Spool::settle`].
+    /// Says that `octets` of the message (its header section) are kept elsewhere as long as this spool is: they count
+    /// for the budget at the next [`Spool::settle`].
     pub fn keep_apart(&mut self, octets: usize) {
         self.apart = octets;
     }
@@ -272,8 +272,8 @@ impl Spool {
         true
     }
 
-    /// Octets that may be read back from the file at a time: a piece, or what the budget has beside the end of the body,
-    /// and one unit at least.
+    /// Octets that may be read back from the file at a time: a piece, or what the budget has beside the end of the
+    /// body, and one unit at least.
     fn room_to_read(&mut self) -> usize {
         // Beyond half of it the allocator gives nothing back.
         if self.memory.len() <= self.memory.capacity() / 2 {
@@ -412,8 +412,8 @@ impl Reader {
 
 /// Octets of the steps in which memory is accounted.
 const UNIT: usize = 16 * 1024;
-/// Octets of a piece: what a spool holds in memory before it moves to its file, unless there is memory to spare; also what
-/// is read back at a time. Larger pieces cost memory for each of many large messages at once, smaller ones more
+/// Octets of a piece: what a spool holds in memory before it moves to its file, unless there is memory to spare; also
+/// what is read back at a time. Larger pieces cost memory for each of many large messages at once, smaller ones more
 /// hand-overs to the blocking threads.
 const FILE_PIECE: usize = 256 * 1024;
 /// A piece with what one read may add to it before it is settled: what a large body takes at a time.

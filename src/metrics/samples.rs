@@ -52,8 +52,8 @@ impl Samples {
     }
 
     /// The value below which the share `share` of a histogram's observations lies, all series of its name together;
-    /// between two bounds by interpolation, and none without observations. Of what lies beyond the last bound no more can
-    /// be told than that bound.
+    /// between two bounds by interpolation, and none without observations. Of what lies beyond the last bound no more
+    /// can be told than that bound.
     #[expect(clippy::cast_precision_loss, reason = "observations beyond 2^53 are no reality")]
     pub fn quantile(&self, name: &str, share: f64) -> Option<f64> {
         let mut buckets: Vec<(f64, u64)> = Vec::new();

@@ -42,7 +42,8 @@ pub struct Bypass {
 }
 
 impl Bypass {
-    /// Why mail of this client is not evaluated; none: it is. `certificate` is one that it has proved to be the holder of.
+    /// Why mail of this client is not evaluated; none: it is. `certificate` is one that it has proved to be the holder
+    /// of.
     pub fn reason(&self, client: IpAddr, certificate: Option<ClientFingerprint>, login: Login) -> Option<BypassReason> {
         if self.trusts(client) {
             Some(BypassReason::TrustedNetwork)

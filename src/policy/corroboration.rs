@@ -2,8 +2,8 @@
 //!
 //! RFC 9989 §7.4: a receiver MUST NOT reject solely on the basis of `p=reject`. What the gate has beside the policy is
 //! the absence of every trace that indirect mail flow leaves. A sign lowers reject to quarantine, never to pass, since
-//! anyone can forge each of them. Which of them count is the operator's to say (`policy.signs`), but for those that are a
-//! doubt of ours; what does not count is found and told all the same.
+//! anyone can forge each of them. Which of them count is the operator's to say (`policy.signs`), but for those that are
+//! a doubt of ours; what does not count is found and told all the same.
 
 use std::fmt;
 
@@ -98,8 +98,8 @@ pub fn signs(evaluation: &Evaluation, dmarc: &DmarcOutput) -> Vec<Sign> {
 
 /// What the signs of a message weigh where `switched_off` are those of [`Sign::SWITCHABLE`] that don't count.
 ///
-/// With `trusted_in_doubt` the chain whose keys could not be had is that of a sealer whose word would count: then nothing
-/// is refused for want of it, whatever is switched off.
+/// With `trusted_in_doubt` the chain whose keys could not be had is that of a sealer whose word would count: then
+/// nothing is refused for want of it, whatever is switched off.
 pub fn weigh(found: &[Sign], switched_off: &[Sign], reject: Reject, trusted_in_doubt: bool) -> Vec<FoundSign> {
     let weigh = |sign: Sign| match (sign, sign.switch()) {
         (_, None) => Weight::Always,

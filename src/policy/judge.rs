@@ -105,8 +105,8 @@ impl Judge<'_> {
         }
     }
 
-    /// Whether the sender has been put off for so long that he would be cut off, whoever is at fault: a forger who floods
-    /// us for hours gains a mark.
+    /// Whether the sender has been put off for so long that he would be cut off, whoever is at fault: a forger who
+    /// floods us for hours gains a mark.
     fn doubt_lasts(&self) -> bool {
         self.in_doubt_for.is_some_and(|time| time >= self.local.defer_at_most)
     }
@@ -167,8 +167,9 @@ impl Judge<'_> {
         Some((disposition, Rule::Override))
     }
 
-    /// What no strictness overrides: a sign that always counts (octets beyond an `l=` that covers what the author's domain
-    /// signed, a bound of ours, a trusted sealer whose key could not be had), and that those who may complain are reachable.
+    /// What no strictness overrides: a sign that always counts (octets beyond an `l=` that covers what the author's
+    /// domain signed, a bound of ours, a trusted sealer whose key could not be had), and that those who may complain
+    /// are reachable.
     fn shield(&self) -> Option<(OverrideKind, &'static str, Rule)> {
         if let Some(FoundSign { sign, .. }) = self.signs.iter().find(|found| found.weight == Weight::Always) {
             return Some((sign.override_kind(), sign.comment(), Rule::IndirectFlow));

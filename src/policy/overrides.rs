@@ -1,10 +1,11 @@
 //! What the operator knows better than the policy record: overrides for single senders, written as a list of which the
 //! first that fits wins.
 //!
-//! What an override may hang on is of two kinds. *Evidence* was verified for this very message: the client's network, its
-//! forward-confirmed host name, the `d=` of a signature that passed, the SPF domain that passed, the sealers of an ARC
-//! chain that validates. *Claims* are what anyone can write: the author domain, List-Id, the recipients. List-Id never
-//! fits alone, which the configuration sees to; an override for an author domain alone is the operator's to answer for.
+//! What an override may hang on is of two kinds. *Evidence* was verified for this very message: the client's network,
+//! its forward-confirmed host name, the `d=` of a signature that passed, the SPF domain that passed, the sealers of an
+//! ARC chain that validates. *Claims* are what anyone can write: the author domain, List-Id, the recipients. List-Id
+//! never fits alone, which the configuration sees to; an override for an author domain alone is the operator's to
+//! answer for.
 
 use std::borrow::Cow;
 
@@ -23,8 +24,8 @@ label_enum! {
         Pass = "pass",
         /// It goes on marked, as a quarantine asks.
         Tag = "tag",
-        /// It is refused if it fails, whatever the policy asks for and whatever signs of indirect flow there are; one in doubt
-        /// is treated as without an override.
+        /// It is refused if it fails, whatever the policy asks for and whatever signs of indirect flow there are; one
+        /// in doubt is treated as without an override.
         Reject = "reject",
     }
 }
@@ -44,8 +45,8 @@ pub struct LocalOverride {
     pub until: Option<u64>,
 }
 
-/// What has to fit. An empty list asks for nothing; of a list one has to fit; all lists have to. A domain stands for itself
-/// and all below it.
+/// What has to fit. An empty list asks for nothing; of a list one has to fit; all lists have to. A domain stands for
+/// itself and all below it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Criteria {
     /// The author domain.

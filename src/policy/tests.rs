@@ -309,8 +309,8 @@ fn signs_of_indirect_flow() {
 
 #[test]
 fn signs_that_are_switched_off_are_told_and_do_not_count() {
-    // A message with this sign alone; by `reject`: corroborated, always, never. With all on, with this one off, with all
-    // others off. `trusted` is whether the chain is that of a trusted sealer.
+    // A message with this sign alone; by `reject`: corroborated, always, never. With all on, with this one off, with
+    // all others off. `trusted` is whether the chain is that of a trusted sealer.
     let rows = [
         (Sign::BrokenSignature, false, "qXr", "XXr", "qXr"),
         (Sign::UnsignedEnd, false, "qqr", "XXr", "qqr"),

@@ -7,8 +7,9 @@
 use crate::domain::Domain;
 use crate::evaluation::{ArcOutput, ArcResult, ArcSet, DmarcResult};
 
-/// The newest set whose sealer found that DMARC passes for just this `author`, with trusted sealers from there up to the
-/// top; none unless the chain validates. `trusted` are domains of seals (`d=`), each for itself, not for those below it.
+/// The newest set whose sealer found that DMARC passes for just this `author`, with trusted sealers from there up to
+/// the top; none unless the chain validates. `trusted` are domains of seals (`d=`), each for itself, not for those
+/// below it.
 pub fn voucher<'a>(arc: &'a ArcOutput, trusted: &[Domain], author: &Domain) -> Option<&'a ArcSet> {
     if arc.result != ArcResult::Pass {
         return None;

@@ -150,7 +150,8 @@ impl Account {
         if self.root == Root::No
             && let Err(error) = drop_capabilities()
         {
-            // A filter of system calls may forbid it; the one capability that is given to such a process binds low ports.
+            // A filter of system calls may forbid it; the one capability that is given to such a process binds low
+            // ports.
             doubts.push(format!("capabilities can't be given up: {error}"));
         }
         if let Err(error) = set_no_new_privs(true) {

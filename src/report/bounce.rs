@@ -1,8 +1,8 @@
 //! Bounces of reports: the addresses that they come back to, and what they say. Functions over values.
 //!
-//! Each report leaves with a reverse-path of its own in a domain that is for this alone. The address names the job and a
-//! day and is signed, so that nobody else can make one. What comes there is hostile until proved honest: only a delivery
-//! status notification (RFC 3464) that says `failed` for good is believed, and nothing else of it is.
+//! Each report leaves with a reverse-path of its own in a domain that is for this alone. The address names the job and
+//! a day and is signed, so that nobody else can make one. What comes there is hostile until proved honest: only a
+//! delivery status notification (RFC 3464) that says `failed` for good is believed, and nothing else of it is.
 
 use aws_lc_rs::hmac;
 
@@ -187,7 +187,8 @@ fn is_permanent(status: &str) -> bool {
     parts.next() == Some("5") && parts.clone().count() == 2 && parts.all(is_number)
 }
 
-/// Octets of a body that are read: a notification tells its status at the beginning, and gives the message back behind it.
+/// Octets of a body that are read: a notification tells its status at the beginning, and gives the message back behind
+/// it.
 pub const MAX_BODY: usize = 64 * 1024;
 /// Days for which an address takes bounces: servers try for five, some for longer.
 pub const LIFETIME: i64 = 30;

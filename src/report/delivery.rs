@@ -149,8 +149,8 @@ impl Delivery {
         Self { listener: Some(listener), ..self }
     }
 
-    /// Sends what is due until `stop` says so; what is on its way then is brought to its end. While `behind` says that rows
-    /// are late, nothing is sent, for two days at most: what comes in behind a report is in none.
+    /// Sends what is due until `stop` says so; what is on its way then is brought to its end. While `behind` says that
+    /// rows are late, nothing is sent, for two days at most: what comes in behind a report is in none.
     pub async fn run(
         self,
         mut settings: watch::Receiver<Option<Arc<Settings>>>,

@@ -1,10 +1,10 @@
-//! Failure reports (RFC 9991): one message that failed, told to the owner of the domain in whose name it came. Functions
-//! over values.
+//! Failure reports (RFC 9991): one message that failed, told to the owner of the domain in whose name it came.
+//! Functions over values.
 //!
-//! [`wants`] says whether the owner asked for a report on this failure, [`may_be_reported`] whether we would send one on
-//! such a message at all, [`build`] writes it as an ARF message (RFC 5965, RFC 6591). [`limit`] counts what is held back,
-//! which the next report tells as `Incidents`. Who gets it: [`recipient`](crate::report::recipient); who sends it:
-//! [`messenger`](crate::report::messenger).
+//! [`wants`] says whether the owner asked for a report on this failure, [`may_be_reported`] whether we would send one
+//! on such a message at all, [`build`] writes it as an ARF message (RFC 5965, RFC 6591). [`limit`] counts what is held
+//! back, which the next report tells as `Incidents`. Who gets it: [`recipient`](crate::report::recipient); who sends
+//! it: [`messenger`](crate::report::messenger).
 
 mod body;
 pub mod limit;
@@ -131,8 +131,8 @@ pub fn wants(evaluation: &Evaluation, dmarc: &DmarcOutput) -> bool {
     by_dmarc || by_dkim || by_spf
 }
 
-/// Whether a report on such a message could not become part of a loop: not for a null reverse-path, not for what a machine
-/// sent by itself (RFC 3834 §5), not for reports.
+/// Whether a report on such a message could not become part of a loop: not for a null reverse-path, not for what a
+/// machine sent by itself (RFC 3834 §5), not for reports.
 pub fn may_be_reported(reverse_path: &ReversePath, header: &HeaderSection) -> bool {
     let by_machine = |field: Field<'_>| {
         let value = field.value.trim_ascii();
@@ -142,8 +142,8 @@ pub fn may_be_reported(reverse_path: &ReversePath, header: &HeaderSection) -> bo
     !reverse_path.is_null() && !header.named("Auto-Submitted").any(by_machine) && !is_any_report(header)
 }
 
-/// Writes the report, unsigned; `sent` is in epoch seconds and `id` unique. `redaction` hides local parts in what it tells
-/// of the message.
+/// Writes the report, unsigned; `sent` is in epoch seconds and `id` unique. `redaction` hides local parts in what it
+/// tells of the message.
 pub fn build(
     incident: &Incident<'_>,
     redaction: Option<&Redaction>,
@@ -218,8 +218,8 @@ fn feedback(message: &mut Message, incident: &Incident<'_>, redaction: Option<&R
     message.field("Incidents", [incident.incidents.to_string().as_str()]);
 }
 
-/// What the signature was made over (RFC 6591 §3.2.4). With redaction it is no longer that to the octet, and of the body
-/// what is shown of it elsewhere.
+/// What the signature was made over (RFC 6591 §3.2.4). With redaction it is no longer that to the octet, and of the
+/// body what is shown of it elsewhere.
 fn canonicalized(message: &mut Message, incident: &Incident<'_>, output: &DkimOutput, redaction: Option<&Redaction>) {
     let Some(signed) = incident.signed else { return };
     let Some((header, spec)) = signed.signatures.signed(incident.header, output) else { return };

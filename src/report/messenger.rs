@@ -1,9 +1,9 @@
 //! Sends failure reports as messages fail, at once: a report of yesterday's forgery helps nobody to stop today's.
 //!
-//! A session puts a [`Case`] into a bounded queue once its client has the reply; mail never waits for it. One task takes
-//! them out, holds the rest of a flood back ([`RateLimit`]), settles who may be told, and hands the message to the relay.
-//! No store keeps them: what the relay does not take after a few attempts, and what comes faster than it can be
-//! sent, is counted as lost. The rows of the aggregate reports have it all the same.
+//! A session puts a [`Case`] into a bounded queue once its client has the reply; mail never waits for it. One task
+//! takes them out, holds the rest of a flood back ([`RateLimit`]), settles who may be told, and hands the message to
+//! the relay. No store keeps them: what the relay does not take after a few attempts, and what comes faster than it can
+//! be sent, is counted as lost. The rows of the aggregate reports have it all the same.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -87,7 +87,8 @@ struct Courier {
     metrics: FailureMetrics,
 }
 
-/// Whose addresses are told of a message, and of which author domain: that is enough, however many author domains it names.
+/// Whose addresses are told of a message, and of which author domain: that is enough, however many author domains it
+/// names.
 type Told = Arc<Mutex<HashMap<Domain, Domain>>>;
 
 /// One failure to tell of.
@@ -105,8 +106,8 @@ struct Matter<'a> {
 type Ending = (FailureOutcome, String);
 
 impl Messenger {
-    /// Starts the task that sends, on the current runtime. It ends when all messengers are gone and what was in the queue
-    /// has been dealt with.
+    /// Starts the task that sends, on the current runtime. It ends when all messengers are gone and what was in the
+    /// queue has been dealt with.
     pub fn start(
         delivery: Delivery,
         settings: watch::Receiver<Option<Arc<delivery::Settings>>>,

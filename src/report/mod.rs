@@ -1,5 +1,5 @@
-//! Reports: those to domain owners (what they say, where they may go, the messages that carry them), and those of others
-//! that arrive.
+//! Reports: those to domain owners (what they say, where they may go, the messages that carry them), and those of
+//! others that arrive.
 
 pub mod aggregate;
 mod attempt;

@@ -1,8 +1,8 @@
 //! Settles who gets a report: which of the addresses that a policy record names, and whether they want it.
 //!
-//! The decisions are functions over values ([`Address::of`], [`Question::new`], [`settle`]); [`recipients`] asks DNS for
-//! what they need, each time that a report is due, so that nobody gets reports for longer than a record allows it. A
-//! destination is left out for a [`Refusal`], or put off where DNS left it open.
+//! The decisions are functions over values ([`Address::of`], [`Question::new`], [`settle`]); [`recipients`] asks DNS
+//! for what they need, each time that a report is due, so that nobody gets reports for longer than a record allows it.
+//! A destination is left out for a [`Refusal`], or put off where DNS left it open.
 
 use std::fmt;
 
@@ -183,8 +183,8 @@ pub fn settle<'a>(
 }
 
 impl Question {
-    /// What to ask, given a policy domain and a destination host, each with its organizational domain unless DNS left it
-    /// open (RFC 9990 §4).
+    /// What to ask, given a policy domain and a destination host, each with its organizational domain unless DNS left
+    /// it open (RFC 9990 §4).
     pub fn new((policy_domain, own): (&Domain, Option<&Domain>), (host, other): (&Domain, Option<&Domain>)) -> Self {
         match (own, other) {
             _ if policy_domain == host => Self::Needless,

@@ -1,8 +1,8 @@
 //! Hands one report to the relay, and says what is known of it afterwards.
 //!
 //! A session has two halves: [`begin`] goes up to where the relay waits for the message, [`Ready::send`] sends it.
-//! Between them the store notes that the report may be delivered from here on. A relay that refuses the gate itself (its
-//! login, its sender, that it relays for it) is the operator's to mend, so the report waits; what it says of the
+//! Between them the store notes that the report may be delivered from here on. A relay that refuses the gate itself
+//! (its login, its sender, that it relays for it) is the operator's to mend, so the report waits; what it says of the
 //! recipient's mailbox or of the message settles the report.
 
 use std::io;
@@ -165,9 +165,9 @@ async fn dialogue(settings: &Settings, envelope: &Envelope<'_>) -> Result<Ready,
     }
 }
 
-/// Whether a refusal of RCPT is about the recipient's mailbox, so that others would hear the same. Relays say here as well
-/// that they don't take mail from the gate (`550 5.7.54 Unable to relay`) or from its sender (`550 5.1.8`), for which no
-/// recipient is to suffer.
+/// Whether a refusal of RCPT is about the recipient's mailbox, so that others would hear the same. Relays say here as
+/// well that they don't take mail from the gate (`550 5.7.54 Unable to relay`) or from its sender (`550 5.1.8`), for
+/// which no recipient is to suffer.
 fn speaks_of_mailbox(reply: &Reply) -> bool {
     let text: String = reply.texts().map(|line| String::from_utf8_lossy(line).to_ascii_lowercase() + " ").collect();
     match enhanced(&text) {

@@ -1,8 +1,8 @@
 //! Settles which reports are due, when each is tried, and what becomes of it. Functions over values.
 //!
 //! A job is one report to one destination: (policy domain, period, configuration, destination). Its id, its report's id
-//! and the moment at which it is due are hashes over these, so that every gate of a fleet plans the very same job and it
-//! is in the store once. [`next`] is all that ever changes a job's state.
+//! and the moment at which it is due are hashes over these, so that every gate of a fleet plans the very same job and
+//! it is in the store once. [`next`] is all that ever changes a job's state.
 
 use aws_lc_rs::digest::{self, SHA256};
 
@@ -87,8 +87,8 @@ pub struct Transition {
 pub enum Room {
     /// For what records ask for.
     First,
-    /// For what takes the place of a job whose destination names another address: so much again, since that job keeps its
-    /// own. Not without bound, for whoever answers with fresh addresses each time would make jobs without end.
+    /// For what takes the place of a job whose destination names another address: so much again, since that job keeps
+    /// its own. Not without bound, for whoever answers with fresh addresses each time would make jobs without end.
     Replacing,
 }
 
@@ -151,22 +151,23 @@ pub fn part(period: Period) -> Part {
     Part { begin_hour, hours: period.seconds() / SECONDS_PER_HOUR }
 }
 
-/// The UTC days of the periods whose reports may have to be planned at `now`, the oldest first: not so long ago that nobody
-/// would try any more. Today is among them, for its periods may be hours.
+/// The UTC days of the periods whose reports may have to be planned at `now`, the oldest first: not so long ago that
+/// nobody would try any more. Today is among them, for its periods may be hours.
 pub fn days(now: i64) -> impl Iterator<Item = i64> {
     let today = now.div_euclid(SECONDS_PER_DAY);
     let days = today.saturating_sub(KEEP_TRYING / SECONDS_PER_DAY + 1)..=today;
     days.filter(move |day| now < deadline(Period::day(*day)))
 }
 
-/// Whether the report on a period is to be planned at `now`: it has ended, with the time that the last rows of all gates
-/// take, and its deadline has not come.
+/// Whether the report on a period is to be planned at `now`: it has ended, with the time that the last rows of all
+/// gates take, and its deadline has not come.
 pub fn is_ripe(period: Period, now: i64) -> bool {
     period.end + SETTLING < now && now < deadline(period)
 }
 
-/// The jobs that a published policy makes of a period: one for each address that it wants reports at, up to some, however
-/// often it names it. What is no address gets a job that comes to nothing and says why, and takes no address's place.
+/// The jobs that a published policy makes of a period: one for each address that it wants reports at, up to some,
+/// however often it names it. What is no address gets a job that comes to nothing and says why, and takes no address's
+/// place.
 pub fn jobs(policy: &Configuration, period: Period, plan: &Plan<'_>) -> Vec<NewJob> {
     let Parsed::Record(record) = parse(policy.record.as_bytes()) else { return Vec::new() };
     let mut known = Vec::new();
@@ -221,8 +222,8 @@ fn job_id(configuration: &str, period: Period, destination: &str) -> String {
     id(&[configuration, &period.begin.to_string(), &period.end.to_string(), destination])
 }
 
-/// What tells the configurations of a policy domain apart: every published value, and not which of p, sp and np was asked
-/// for (RFC 9990 §3.1.1.5).
+/// What tells the configurations of a policy domain apart: every published value, and not which of p, sp and np was
+/// asked for (RFC 9990 §3.1.1.5).
 pub fn configuration(policy: &Configuration) -> String {
     let word = |policy: Option<crate::record::Policy>| policy.map_or("", Label::as_str);
     id(&[

@@ -1,8 +1,9 @@
 //! Says in the log what a peer does that the operator has to know of, once a minute at most.
 //!
-//! A peer's fault is a matter for `debug` and for the metrics: it may come up thousands of times in a second. But a balancer
-//! that is set up wrongly, or a network that reaches a limit, is looked for in the log, at the level that everybody has.
-//! So each of these is a warning with the last address and the number of times that it has come up since the one before.
+//! A peer's fault is a matter for `debug` and for the metrics: it may come up thousands of times in a second. But a
+//! balancer that is set up wrongly, or a network that reaches a limit, is looked for in the log, at the level that
+//! everybody has. So each of these is a warning with the last address and the number of times that it has come up since
+//! the one before.
 
 use std::fmt::Display;
 use std::net::IpAddr;

@@ -72,7 +72,8 @@ impl Session {
             Some(incoming) => *incoming,
             None => self.expect_message(Framing::Count)?,
         };
-        // Octets that come with their command are not waited for; small chunks must not stretch the time for all of them.
+        // Octets that come with their command are not waited for; small chunks must not stretch the time for all of
+        // them.
         if Instant::now() >= incoming.deadline {
             return Err(too_late());
         }

@@ -1,9 +1,9 @@
 //! Remembers since when mail of one sender and author domain has been deferred for temporary DNS failures.
 //!
-//! A domain whose records stay broken must not be cut off for ever: `policy.defer_at_most` says how long its mail is put
-//! off. Of each network and author domain the first deferral is kept, until a message of theirs is not in doubt or none
-//! comes for so long that nobody is trying any more. Bounded, and of this process alone: after a restart, and with each
-//! gate of a fleet, the time begins anew.
+//! A domain whose records stay broken must not be cut off for ever: `policy.defer_at_most` says how long its mail is
+//! put off. Of each network and author domain the first deferral is kept, until a message of theirs is not in doubt or
+//! none comes for so long that nobody is trying any more. Bounded, and of this process alone: after a restart, and with
+//! each gate of a fleet, the time begins anew.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};

@@ -21,8 +21,8 @@ pub struct Claim {
 }
 
 impl Session {
-    /// Takes room for a report, if the owner of an author domain wants one and it could not become part of a loop. Before
-    /// the message goes on, for then its body is gone.
+    /// Takes room for a report, if the owner of an author domain wants one and it could not become part of a loop.
+    /// Before the message goes on, for then its body is gone.
     pub(super) async fn claim(
         &mut self,
         transaction: &Transaction,

@@ -1,7 +1,7 @@
 //! Remembers the last messages that did not go through, for the status page.
 //!
-//! It lives in memory alone and is lost with the process; log and store have the whole story. One short lock a message that
-//! fails: what a reader takes is a copy.
+//! It lives in memory alone and is lost with the process; log and store have the whole story. One short lock a message
+//! that fails: what a reader takes is a copy.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;

@@ -201,8 +201,8 @@ enum Begins {
     Server,
 }
 
-/// Whether the name that [`login_name`] reads is the one that the upstream has judged, whatever liberties it takes with the
-/// mechanism.
+/// Whether the name that [`login_name`] reads is the one that the upstream has judged, whatever liberties it takes with
+/// the mechanism.
 fn is_certain(mechanism: &str, begins: Begins, said: &[AuthLine]) -> bool {
     match mechanism {
         // RFC 4616 §2: a name to act as may stand before the one that logs in.

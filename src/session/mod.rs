@@ -253,8 +253,8 @@ impl Session {
             }
             debug!(session = &*self.id, client_ip = %self.client.ip(), reason = %reason, "session ended");
         }
-        // The client may have gone already; a peer that takes nothing must not hold the session's slot. Both at once, so
-        // that a client that reads nothing holds nothing upstream, and an upstream that reads nothing no reply.
+        // The client may have gone already; a peer that takes nothing must not hold the session's slot. Both at once,
+        // so that a client that reads nothing holds nothing upstream, and an upstream that reads nothing no reply.
         let _ = tokio::join!(timeout(LAST_WORD, self.stream.flush()), self.link.close());
         self.stream.shutdown().await;
         tokio::select! {
@@ -449,8 +449,9 @@ impl Session {
         self.evaluation = None;
     }
 
-    /// Sends what became of a message: a client that does not hear of it in time sends the message again, so that it waits
-    /// for no command behind it. It need not leave by itself where the group is at its end, or QUIT is the end of it.
+    /// Sends what became of a message: a client that does not hear of it in time sends the message again, so that it
+    /// waits for no command behind it. It need not leave by itself where the group is at its end, or QUIT is the end of
+    /// it.
     async fn hand_out_outcome(&mut self, settings: &Settings) -> Result<(), End> {
         let is_behind = self.stream.waiting_lines().next().is_some_and(|line| !line.eq_ignore_ascii_case(b"QUIT"));
         if is_behind { self.flush(settings.timeouts.command).await } else { Ok(()) }

@@ -47,9 +47,10 @@ impl Patience {
         }
     }
 
-    /// Counts the reply to the last command. Recipients that are accepted lead to mail. Those that are put off don't count
-    /// (a client that sends all of its list at once, or meets greylisting, has done nothing wrong), nor those that are
-    /// refused beside accepted ones (who keeps a list has dead ones on it); both up to the bound of a transaction.
+    /// Counts the reply to the last command. Recipients that are accepted lead to mail. Those that are put off don't
+    /// count (a client that sends all of its list at once, or meets greylisting, has done nothing wrong), nor those
+    /// that are refused beside accepted ones (who keeps a list has dead ones on it); both up to the bound of a
+    /// transaction.
     pub fn answered(&mut self, reply: &Reply, answer: Answer, bounds: Bounds) {
         // What the upstream refuses is for the upstream to count.
         self.errors += usize::from(answer == Answer::Ours && reply.is_permanent());

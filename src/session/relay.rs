@@ -164,9 +164,9 @@ impl Session {
     }
 }
 
-/// Waits for the upstream, while replies to commands before may wait to be sent: in one write with those that follow, but
-/// no longer than [`LONGEST_HOLD`] since `held_since`. The client waits for the first of them as for a command of its own
-/// (RFC 5321 §4.5.3.2.2: five minutes for MAIL), however long the rest of its group takes.
+/// Waits for the upstream, while replies to commands before may wait to be sent: in one write with those that follow,
+/// but no longer than [`LONGEST_HOLD`] since `held_since`. The client waits for the first of them as for a command of
+/// its own (RFC 5321 §4.5.3.2.2: five minutes for MAIL), however long the rest of its group takes.
 async fn handing_out<T>(stream: &mut Stream, held_since: &mut Option<Instant>, wait: impl Future<Output = T>) -> T {
     if stream.queued() == 0 {
         return wait.await;

@@ -226,8 +226,8 @@ impl Session {
         Some(verdict)
     }
 
-    /// Waits for what DNS has to say, at most until the deadline. A sender whose name servers are slow holds the upstream up
-    /// no longer than one who is slow himself.
+    /// Waits for what DNS has to say, at most until the deadline. A sender whose name servers are slow holds the
+    /// upstream up no longer than one who is slow himself.
     async fn gathered(&mut self, settings: &Settings, lookup: &MessageLookup) -> Option<Gathered> {
         let gathering = self.evaluation.take()?.finish();
         let mut gathering = pin!(within(settings.timeouts.evaluation, lookup, gathering));
@@ -242,8 +242,8 @@ impl Session {
         }
     }
 
-    /// The top of the message as it goes on: our fields, then the header section without what others forged; and how many
-    /// dots its encoding has doubled.
+    /// The top of the message as it goes on: our fields, then the header section without what others forged; and how
+    /// many dots its encoding has doubled.
     async fn head(
         &mut self,
         transaction: &Transaction,

@@ -2,8 +2,8 @@
 //!
 //! The text goes on to the upstream as the client wrote it; what is read out of it are the local part and the domain.
 //! The grammar is that of the RFC with the liberties that honest clients take (dots anywhere in a local part, no angle
-//! brackets), but nothing that could carry a second address, a line end or a control character to the upstream. UTF-8 is
-//! read as RFC 6531 §3.3 has it; whether it may stand there is for the command to say.
+//! brackets), but nothing that could carry a second address, a line end or a control character to the upstream. UTF-8
+//! is read as RFC 6531 §3.3 has it; whether it may stand there is for the command to say.
 
 use std::fmt;
 

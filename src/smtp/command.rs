@@ -154,8 +154,8 @@ impl Command {
             b"HELP" => Ok(Self::Help),
             b"VRFY" if arguments.is_empty() => Err(CommandError::Arguments),
             b"VRFY" => Ok(Self::Verify),
-            // Version 1 is a line of text. In version 2, which is binary, this is the third of the lines that a reader of
-            // lines sees; behind it comes one that reads QUIT.
+            // Version 1 is a line of text. In version 2, which is binary, this is the third of the lines that a reader
+            // of lines sees; behind it comes one that reads QUIT.
             b"PROXY" | b"\0" => Ok(Self::ProxyHeader),
             b"EXPN" | b"ETRN" | b"TURN" | b"SEND" | b"SOML" | b"SAML" | b"XCLIENT" | b"XFORWARD" => {
                 Err(CommandError::NotOffered)

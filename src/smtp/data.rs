@@ -3,8 +3,9 @@
 //!
 //! Only CRLF "." CRLF ends the data (RFC 5321 §4.1.1.4). A bare LF is a line end to the content and leaves as CRLF; a
 //! bare CR stays in the content and leaves as a space: neither reaches the upstream as such, so that no server behind,
-//! however lenient, can see an end of data or a command where the gate saw none (SMTP smuggling). In BDAT a dot is only a
-//! dot and the octets are counted; all else is the same, so that a message may come in one form and leave in the other.
+//! however lenient, can see an end of data or a command where the gate saw none (SMTP smuggling). In BDAT a dot is only
+//! a dot and the octets are counted; all else is the same, so that a message may come in one form and leave in the
+//! other.
 
 use memchr::{memchr, memchr2, memmem, memrchr};
 
@@ -350,8 +351,8 @@ pub fn end_of_data(ends_with_line: bool) -> &'static [u8] {
     if ends_with_line { b".\r\n" } else { b"\r\n.\r\n" }
 }
 
-/// Whether octets that begin and end inside a line have regular line ends alone, no dot behind one, and no NUL but as the
-/// last. Without a way out of the loop, the compiler looks at many of them at once.
+/// Whether octets that begin and end inside a line have regular line ends alone, no dot behind one, and no NUL but as
+/// the last. Without a way out of the loop, the compiler looks at many of them at once.
 fn is_regular(octets: &[u8]) -> bool {
     let (Some(first), Some(last), Some(tail)) = (octets.first(), octets.last(), octets.get(1..)) else { return false };
     let is_odd = |(a, b): (&u8, &u8)| ((*a == b'\r') != (*b == b'\n')) | ((*a == b'\n') & (*b == b'.')) | (*a == 0);

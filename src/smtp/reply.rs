@@ -40,7 +40,8 @@ pub enum ReplyError {
 
 impl Reply {
     /// A reply of ours. `enhanced` is an RFC 3463 code such as "5.7.1", or empty where none may stand (RFC 2034 §4: not
-    /// in a greeting, an EHLO reply or a 3xx). `text` is one of ours: printable ASCII; longer text becomes several lines.
+    /// in a greeting, an EHLO reply or a 3xx). `text` is one of ours: printable ASCII; longer text becomes several
+    /// lines.
     pub fn new(code: u16, enhanced: &str, text: &str) -> Self {
         Self::of_texts(code, enhanced, [text])
     }
@@ -50,8 +51,8 @@ impl Reply {
         Self::of_texts(code, "", lines)
     }
 
-    /// As [`new`](Self::new), each text on a line of its own; without a text there is no reply. The enhanced code stands on
-    /// every line (RFC 2034 §4).
+    /// As [`new`](Self::new), each text on a line of its own; without a text there is no reply. The enhanced code
+    /// stands on every line (RFC 2034 §4).
     pub fn of_texts<'a>(code: u16, enhanced: &str, texts: impl IntoIterator<Item = &'a str>) -> Self {
         let mut lines = texts.into_iter().flat_map(wrap).peekable();
         let mut wire = Vec::new();

@@ -1,8 +1,8 @@
 //! Buffered line I/O over a connection: bounded lines in, whole reply groups out.
 //!
 //! Deadlines are the caller's: every read can be cancelled and taken up again without losing an octet. A connection
-//! that waits with nothing buffered holds no buffer. Under TLS the transport is another one ([`Stream::over`]), and what
-//! was read before it is lost with the old stream: nothing that came in the clear is believed afterwards.
+//! that waits with nothing buffered holds no buffer. Under TLS the transport is another one ([`Stream::over`]), and
+//! what was read before it is lost with the old stream: nothing that came in the clear is believed afterwards.
 
 use std::future::poll_fn;
 use std::io;
@@ -288,8 +288,8 @@ impl Stream {
         }
         let mut scratch = [MaybeUninit::uninit(); BUFFER];
         let mut scratch = ReadBuf::uninit(&mut scratch);
-        // Nobody is woken by this look: whoever waits for input asks again. A task that has used up its turn would be told
-        // that there is nothing.
+        // Nobody is woken by this look: whoever waits for input asks again. A task that has used up its turn would be
+        // told that there is nothing.
         let look = pin!(unconstrained(poll_fn(|context| self.transport.poll_read(context, &mut scratch))));
         let is_quiet = look.poll(&mut Context::from_waker(Waker::noop())).is_pending();
         self.input.extend_from_slice(scratch.filled());

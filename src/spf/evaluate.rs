@@ -1,9 +1,9 @@
 //! check_host() (RFC 7208 §4): one client, one identity, one result with its reason.
 //!
-//! Limits of §4.6.4: ten terms that ask DNS, two of them in vain, ten exchangers for each `mx`, ten names of the client.
-//! A look-up that fails is temperror, never fail or permerror; but not those for the client's own names, which fail as if
-//! the client had none (§5.5, §7.3): their zone is the client's, who could turn each fail into temperror by silence.
-//! `exp=` is not fetched: no text of others is shown to senders.
+//! Limits of §4.6.4: ten terms that ask DNS, two of them in vain, ten exchangers for each `mx`, ten names of the
+//! client. A look-up that fails is temperror, never fail or permerror; but not those for the client's own names, which
+//! fail as if the client had none (§5.5, §7.3): their zone is the client's, who could turn each fail into temperror by
+//! silence. `exp=` is not fetched: no text of others is shown to senders.
 
 use std::future::Future;
 use std::net::IpAddr;
@@ -431,8 +431,8 @@ fn is_usable(domain: &str) -> bool {
     domain.contains('.') && fits_dns(domain)
 }
 
-/// Whether DNS can carry a name, without its trailing dot (RFC 1035 §2.3.4): no label empty, none too long. Octets of any
-/// kind, since macros make such names.
+/// Whether DNS can carry a name, without its trailing dot (RFC 1035 §2.3.4): no label empty, none too long. Octets of
+/// any kind, since macros make such names.
 pub fn fits_dns(name: &str) -> bool {
     name.len() <= 253 && name.split('.').all(|label| (1..=63).contains(&label.len()))
 }

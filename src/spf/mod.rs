@@ -57,8 +57,8 @@ pub struct SpfOutput {
     pub term: Option<Box<str>>,
     /// Why, in a few words of ours; never text of a peer.
     pub reason: Box<str>,
-    /// Whether a look-up failed for now that RFC 7208 §5.5 passes over (`ptr`, `%{p}`), so that a result other than pass
-    /// might have been one.
+    /// Whether a look-up failed for now that RFC 7208 §5.5 passes over (`ptr`, `%{p}`), so that a result other than
+    /// pass might have been one.
     pub unsettled: bool,
     /// The records that were used, in the order of their first use: name and text (RFC 9991 §4, SPF-DNS). At most
     /// eleven: ten terms lead to others.

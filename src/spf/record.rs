@@ -316,8 +316,8 @@ fn cut(term: &str, max: usize) -> Box<str> {
 }
 
 const VERSION: &[u8] = b"v=spf1";
-/// Terms of one record, beyond which it is a permerror: a term of one letter takes more than a hundred octets once it is
-/// read. RFC 7208 sets no bound; records of flattened networks, the longest that are honest, have some two hundred.
+/// Terms of one record, beyond which it is a permerror: a term of one letter takes more than a hundred octets once it
+/// is read. RFC 7208 sets no bound; records of flattened networks, the longest that are honest, have some two hundred.
 const MAX_TERMS: usize = 500;
 /// Percent signs of one record, for the same reason.
 const MAX_MACROS: usize = 500;

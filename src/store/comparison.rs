@@ -135,7 +135,8 @@ impl Line for (&Key, &ComparisonRow) {
     }
 }
 
-/// Deletes what is of days before `first`, and of what is left the oldest beyond `most` rows; a bounded number at a time.
+/// Deletes what is of days before `first`, and of what is left the oldest beyond `most` rows; a bounded number at a
+/// time.
 ///
 /// # Errors
 ///

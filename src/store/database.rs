@@ -18,8 +18,9 @@ use crate::store::{Error, Location};
 
 /// Opens the database for writing: makes directory and file if they are not there, and brings the schema up to date.
 ///
-/// Of SQLite's connections one writes at a time; another that wants to waits for two seconds at most. How long the schema
-/// takes is for the caller to bound: another gate may be at it, and a table of millions of rows may have to be changed.
+/// Of SQLite's connections one writes at a time; another that wants to waits for two seconds at most. How long the
+/// schema takes is for the caller to bound: another gate may be at it, and a table of millions of rows may have to be
+/// changed.
 ///
 /// # Errors
 ///
@@ -82,8 +83,8 @@ pub fn file_identity(location: &Location) -> Option<(u64, u64)> {
     fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }
 
-/// What `work` comes to, if that doesn't take longer than `limit`: a server that is cut off says nothing for minutes. The
-/// connection in use is to be dropped then.
+/// What `work` comes to, if that doesn't take longer than `limit`: a server that is cut off says nothing for minutes.
+/// The connection in use is to be dropped then.
 ///
 /// # Errors
 ///
@@ -167,8 +168,8 @@ fn options(location: &Location, mode: &str) -> Result<AnyConnectOptions, sqlx::E
 }
 
 /// Makes the directory and an empty file, closed to the world: rows tell who writes to whom. SQLite gives the files
-/// beside it the same mode. A file that is there is not opened: closing it would drop the locks of every connection that
-/// this process has (POSIX), and the next process to close the database would take the log away from under them.
+/// beside it the same mode. A file that is there is not opened: closing it would drop the locks of every connection
+/// that this process has (POSIX), and the next process to close the database would take the log away from under them.
 fn make_file(path: &Path) -> io::Result<()> {
     if let Some(directory) = path.parent() {
         DirBuilder::new().recursive(true).mode(0o750).create(directory)?;

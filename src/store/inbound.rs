@@ -1,7 +1,8 @@
 //! What others report about our domains: the values, and how they are stored and read.
 //!
 //! A report goes in whole or not at all, and the same one only once, whichever gate reads it. It is written over a
-//! connection of its own, opened for it: reports are some hundred a day, and the rows of our own mail don't wait for them.
+//! connection of its own, opened for it: reports are some hundred a day, and the rows of our own mail don't wait for
+//! them.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -187,8 +188,8 @@ impl Shelf {
 }
 
 impl Reader {
-    /// What was reported about periods that ended at `since` or later, in seconds since the epoch, in the order of policy
-    /// domain and address. Each is handed on as it is read: there may be as many as rows are kept.
+    /// What was reported about periods that ended at `since` or later, in seconds since the epoch, in the order of
+    /// policy domain and address. Each is handed on as it is read: there may be as many as rows are kept.
     ///
     /// # Errors
     ///
@@ -351,8 +352,8 @@ const INSERT_ROWS: &str = "INSERT INTO inbound_rows (
 /// The columns above.
 const ROW_COLUMNS: usize = 11;
 
-/// No number above `$2` is added up, whoever put it there: a sum that overflows is an error of the database, for as long as
-/// the row is kept.
+/// No number above `$2` is added up, whoever put it there: a sum that overflows is an error of the database, for as
+/// long as the row is kept.
 const SOURCES: &str = "SELECT r.policy_domain, w.source_ip, r.reporter, r.organization, w.disposition, w.dkim_aligned,
     w.spf_aligned, w.dkim_passed, w.spf_passed, CAST(SUM(CASE WHEN w.n > $2 THEN $2 ELSE w.n END) AS BIGINT)
     FROM inbound_reports r JOIN inbound_rows w ON w.report_key = r.report_key WHERE r.ends >= $1
@@ -373,8 +374,8 @@ const DELETE_OLD_ROWS: &str = "DELETE FROM inbound_rows WHERE report_key IN
 const DELETE_OLD_REPORTS: &str = "DELETE FROM inbound_reports WHERE report_key IN
     (SELECT report_key FROM inbound_reports WHERE received < $1 ORDER BY received, report_key LIMIT $2)";
 
-/// Messages of one report: ten thousand millions, as the largest provider may see in a day. A hundred million rows, which is
-/// as many as may be kept, add up to a ninth of what a sum can hold.
+/// Messages of one report: ten thousand millions, as the largest provider may see in a day. A hundred million rows,
+/// which is as many as may be kept, add up to a ninth of what a sum can hold.
 pub const MAX_MESSAGES: u64 = 10_000_000_000;
 /// The same as the database takes it.
 const MOST: i64 = 10_000_000_000;

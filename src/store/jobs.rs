@@ -1,9 +1,9 @@
 //! The jobs of reporting: one report to one destination each, shared by all gates on one database.
 //!
 //! Any gate plans them, and planning twice changes nothing. A gate that takes a job up holds it by a lease: one
-//! conditional statement, of which one rival alone has an answer. Only the holder settles a job. A gate that dies leaves
-//! its lease to run out, and another goes on; so does a clock that is wrong by less than [`CLOCK_TOLERANCE`]. Addresses
-//! that reports are not to go to for a while stand beside the jobs.
+//! conditional statement, of which one rival alone has an answer. Only the holder settles a job. A gate that dies
+//! leaves its lease to run out, and another goes on; so does a clock that is wrong by less than [`CLOCK_TOLERANCE`].
+//! Addresses that reports are not to go to for a while stand beside the jobs.
 
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row as _};
@@ -272,8 +272,8 @@ impl Jobs {
         Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
     }
 
-    /// The policies that a domain published on a UTC day, as its rows have them, each with every part of the day that rows
-    /// are of; at most 500.
+    /// The policies that a domain published on a UTC day, as its rows have them, each with every part of the day that
+    /// rows are of; at most 500.
     ///
     /// # Errors
     ///
@@ -288,7 +288,8 @@ impl Jobs {
         Ok(policies.into_iter().flatten().collect())
     }
 
-    /// A page of the rows of a policy domain on a UTC day, or of one part of it alone, and where the next page begins; none behind the last.
+    /// A page of the rows of a policy domain on a UTC day, or of one part of it alone, and where the next page begins;
+    /// none behind the last.
     ///
     /// # Errors
     ///
@@ -371,7 +372,8 @@ impl Jobs {
     }
 
     /// Notes, before the end of the message is sent, what is sent to whom, that it may have arrived from here on, and a
-    /// lease that is long enough for the reply. False if the job is not the holder's any more: then nothing may be sent.
+    /// lease that is long enough for the reply. False if the job is not the holder's any more: then nothing may be
+    /// sent.
     ///
     /// # Errors
     ///
@@ -475,8 +477,8 @@ impl Jobs {
         Ok(row.map(|row| row.try_get(0)).transpose()?)
     }
 
-    /// Forgets failure reports that left before `before`, and of the others the oldest beyond [`MAX_FAILURE_REPORTS`]; a
-    /// bounded number at a time.
+    /// Forgets failure reports that left before `before`, and of the others the oldest beyond [`MAX_FAILURE_REPORTS`];
+    /// a bounded number at a time.
     ///
     /// # Errors
     ///
@@ -657,10 +659,10 @@ WHERE owners.jobs < $16 AND (
 
 const IS_THERE: &str = "SELECT CAST(COUNT(*) AS BIGINT) FROM report_jobs WHERE id = $1";
 
-/// First what a dead gate has left, which may be on its way; then by turns, so that who has one report does not wait behind
-/// who has hundreds. Each is the first entry of an index, however many jobs wait: one condition for both would have all of
-/// them read and sorted for each that is taken up. The plus sign keeps SQLite from the index by `due`, which has another
-/// order.
+/// First what a dead gate has left, which may be on its way; then by turns, so that who has one report does not wait
+/// behind who has hundreds. Each is the first entry of an index, however many jobs wait: one condition for both would
+/// have all of them read and sorted for each that is taken up. The plus sign keeps SQLite from the index by `due`,
+/// which has another order.
 ///
 /// The conditions stand outside as well: under READ COMMITTED a rival that waited for the row looks at them again.
 const CLAIM: &str = concat!(

@@ -5,25 +5,24 @@
 //! tell apart add up, in memory and in the table. What was appended more than a second ago survives the death of the
 //! process. While the database does not take rows, they wait in a bounded file, which outlives the process, too, and
 //! where that can't be or is full, in a bounded memory; beyond that they are lost and counted. A batch of which nobody
-//! knows whether the database took it is offered again under the same stamp, and taken once. What the database refuses for
-//! its values is lost and counted, too, so that it holds up nothing. Explanations go the same
-//! way, with a small share of the memory and without the file. All is deleted after some days, and the oldest earlier
-//! where it takes more room than it may. Comparisons, of how messages came out with what a shadow policy would have done,
-//! go with the rows.
+//! knows whether the database took it is offered again under the same stamp, and taken once. What the database refuses
+//! for its values is lost and counted, too, so that it holds up nothing. Explanations go the same way, with a small
+//! share of the memory and without the file. All is deleted after some days, and the oldest earlier where it takes more
+//! room than it may. Comparisons, of how messages came out with what a shadow policy would have done, go with the rows.
 //!
 //! One set of statements serves SQLite and PostgreSQL, through sqlx's `Any`. Whoever adds a table:
 //!
-//! - writes `NNNN_name.sql` under `migrations/sqlite` and under `migrations/postgres`, which differ in BLOB and BYTEA and
-//!   in `COLLATE "C"` alone (for texts that are compared or sorted), and names it in `database::MIGRATIONS`. Numbers go up
-//!   by one; who lands second takes the next. There are BIGINT, TEXT and BLOB and no NULL; times are seconds since the
-//!   epoch, days are days since it, keys are made by us (a hash, a text), not by the database;
+//! - writes `NNNN_name.sql` under `migrations/sqlite` and under `migrations/postgres`, which differ in BLOB and BYTEA
+//!   and in `COLLATE "C"` alone (for texts that are compared or sorted), and names it in `database::MIGRATIONS`.
+//!   Numbers go up by one; who lands second takes the next. There are BIGINT, TEXT and BLOB and no NULL; times are
+//!   seconds since the epoch, days are days since it, keys are made by us (a hash, a text), not by the database;
 //! - puts its statements into a file of its own here, beside its value types: `$n` parameters; `ON CONFLICT (key) DO
-//!   UPDATE SET n = t.n + excluded.n`; `CAST(SUM(..) AS BIGINT)`; a claim is one conditional `UPDATE .. RETURNING` with a
-//!   lease. No `QueryBuilder`, no `query!`, no function that one of them lacks (such as MAX of two values). PostgreSQL
-//!   takes no NUL octet in a text, and one row twice in one upsert is an error: what comes together is added up before,
-//!   and written in the order of its keys (`upsert`), so that two gates don't wait for each other;
-//! - lets what comes with mail go through the writer (an `Item`, as rows and explanations do), and writes all else (states
-//!   of reports, suppressions) in short transactions (`database::begin`) over a connection of its own
+//!   UPDATE SET n = t.n + excluded.n`; `CAST(SUM(..) AS BIGINT)`; a claim is one conditional `UPDATE .. RETURNING` with
+//!   a lease. No `QueryBuilder`, no `query!`, no function that one of them lacks (such as MAX of two values).
+//!   PostgreSQL takes no NUL octet in a text, and one row twice in one upsert is an error: what comes together is added
+//!   up before, and written in the order of its keys (`upsert`), so that two gates don't wait for each other;
+//! - lets what comes with mail go through the writer (an `Item`, as rows and explanations do), and writes all else
+//!   (states of reports, suppressions) in short transactions (`database::begin`) over a connection of its own
 //!   (`database::open`; for reading `database::open_read_only`), wherever waiting for it does not hold up mail;
 //! - tests it over both, with `testing::on_both!`.
 
@@ -233,8 +232,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// The operator's: see [`Error`]. A database that breaks later, or a server that does not answer yet, is no error: rows
-    /// wait, then are lost.
+    /// The operator's: see [`Error`]. A database that breaks later, or a server that does not answer yet, is no error:
+    /// rows wait, then are lost.
     pub async fn open(settings: Settings, registry: &Registry) -> Result<Self, Error> {
         let opened = Opened::open(&settings).await?;
         let metrics = Metrics::register(registry);
@@ -251,7 +250,8 @@ impl Store {
         self.appender.clone()
     }
 
-    /// Whether rows of this gate are late: the database does not take them, or has yet to take those from when it did not.
+    /// Whether rows of this gate are late: the database does not take them, or has yet to take those from when it did
+    /// not.
     pub fn behind(&self) -> watch::Receiver<bool> {
         self.behind.clone()
     }
@@ -334,8 +334,8 @@ impl Reader {
         Ok(lines)
     }
 
-    /// How messages came out on the UTC days that `since` to `until` touch (seconds since the epoch, both included), with
-    /// at most `most` names of each kind.
+    /// How messages came out on the UTC days that `since` to `until` touch (seconds since the epoch, both included),
+    /// with at most `most` names of each kind.
     ///
     /// # Errors
     ///
@@ -417,8 +417,8 @@ impl Default for Retention {
 }
 
 impl Retention {
-    /// Beyond which no more rows are taken where the oldest go beyond `size`: a quarter more, and at least 16 MiB, so that
-    /// a busy day has room that is only a little over.
+    /// Beyond which no more rows are taken where the oldest go beyond `size`: a quarter more, and at least 16 MiB, so
+    /// that a busy day has room that is only a little over.
     pub fn most(size: u64) -> u64 {
         size.saturating_add((size / 4).max(16 << 20))
     }

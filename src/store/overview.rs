@@ -73,8 +73,8 @@ pub struct Inbound {
 }
 
 impl Reader {
-    /// The author domains with most mail without an aligned pass, from the UTC day of `since` on (seconds since the epoch):
-    /// at most `most`, of each at most `addresses`. Not more than the newest `MOST_ROWS` rows are looked at.
+    /// The author domains with most mail without an aligned pass, from the UTC day of `since` on (seconds since the
+    /// epoch): at most `most`, of each at most `addresses`. Not more than the newest `MOST_ROWS` rows are looked at.
     ///
     /// # Errors
     ///

@@ -24,8 +24,8 @@ pub struct Pruned {
     pub is_unfinished: bool,
 }
 
-/// Takes one step. Rows of the last two days are never deleted: their reports are due. A gate whose clock is ahead of that of
-/// the server deletes by the server's: it would take the rows of all others away.
+/// Takes one step. Rows of the last two days are never deleted: their reports are due. A gate whose clock is ahead of
+/// that of the server deletes by the server's: it would take the rows of all others away.
 ///
 /// # Errors
 ///
@@ -55,8 +55,8 @@ pub async fn step(connection: &mut AnyConnection, retention: &Retention, now: Du
     Ok(Pruned { explained, rows_deleted, octets, ahead, is_unfinished })
 }
 
-/// Counts the rows, on a connection of its own: ten millions take half a second from memory and many seconds from a disk,
-/// and those that come in wait for the writer's.
+/// Counts the rows, on a connection of its own: ten millions take half a second from memory and many seconds from a
+/// disk, and those that come in wait for the writer's.
 ///
 /// # Errors
 ///
@@ -89,7 +89,8 @@ const COUNTING: Duration = Duration::from_secs(300);
 
 const DELETE_WRITERS: &str = "DELETE FROM store_writers WHERE seen < $1";
 
-/// Rows of comparisons that are kept at most, whoever invents author domains: some hundred megabytes. The oldest go first.
+/// Rows of comparisons that are kept at most, whoever invents author domains: some hundred megabytes. The oldest go
+/// first.
 const MAX_COMPARISONS: i64 = 500_000;
 /// Rows of one step: some ten milliseconds.
 const DELETED_ROWS: i64 = 1000;

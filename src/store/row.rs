@@ -52,7 +52,8 @@ pub struct Row {
 /// What a column holds. Most are words of ours.
 pub type Text = Cow<'static, str>;
 
-/// SHA-256 over the day, its part and the texts: equal keys are equal rows, and no peer can find two others with one key.
+/// SHA-256 over the day, its part and the texts: equal keys are equal rows, and no peer can find two others with one
+/// key.
 pub type Key = [u8; 32];
 
 impl Row {

@@ -1,9 +1,9 @@
 //! The file in which rows wait that the database does not take: batches one after the other, taken out in that order.
 //!
-//! What was appended survives the death of the process and, since it is synchronized, that of the machine. A record that
-//! was being written then is cut off at the next start. The file is emptied when its last batch has been taken out;
-//! until then a start begins at the first again, and the stamps keep what the database has from being counted twice.
-//! All calls may block.
+//! What was appended survives the death of the process and, since it is synchronized, that of the machine. A record
+//! that was being written then is cut off at the next start. The file is emptied when its last batch has been taken
+//! out; until then a start begins at the first again, and the stamps keep what the database has from being counted
+//! twice. All calls may block.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};

@@ -23,11 +23,11 @@ pub struct Refused {
     pub cause: String,
 }
 
-/// Writes rows and comparisons, in the order of their keys, and explanations in one transaction: all or none. A batch that
-/// the database has by its stamp is not written again.
+/// Writes rows and comparisons, in the order of their keys, and explanations in one transaction: all or none. A batch
+/// that the database has by its stamp is not written again.
 ///
-/// What the database refuses for its values it would refuse for ever, and nothing behind it would get through. Then all is
-/// written again but for such lines.
+/// What the database refuses for its values it would refuse for ever, and nothing behind it would get through. Then all
+/// is written again but for such lines.
 ///
 /// # Errors
 ///
@@ -131,8 +131,8 @@ impl Line for Explanation {
 }
 
 /// Deletes explanations that arrived before `before`, in seconds since the epoch, then the oldest of what is left until
-/// it holds at most `octets`, and says how many octets are left. It deletes a bounded number at a time, so that rows need
-/// not wait long: there may be more left than wanted, for the next time.
+/// it holds at most `octets`, and says how many octets are left. It deletes a bounded number at a time, so that rows
+/// need not wait long: there may be more left than wanted, for the next time.
 ///
 /// # Errors
 ///

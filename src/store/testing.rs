@@ -1,7 +1,8 @@
 //! Databases for tests: every test over both kinds, each with a database of its own.
 //!
-//! With SQLite they are plain tests. With PostgreSQL they are ignored, since they need a server: `tests/postgres` starts
-//! one in a directory of its own and runs a command with its URL in `DMARCGATE_TEST_POSTGRES`; `.ci/run` does that.
+//! With SQLite they are plain tests. With PostgreSQL they are ignored, since they need a server: `tests/postgres`
+//! starts one in a directory of its own and runs a command with its URL in `DMARCGATE_TEST_POSTGRES`; `.ci/run` does
+//! that.
 
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -1,4 +1,5 @@
-//! Writes lines that come together in few statements, and finds those among them that the database refuses for what they are.
+//! Writes lines that come together in few statements, and finds those among them that the database refuses for what
+//! they are.
 
 use sqlx::any::{Any, AnyArguments};
 use sqlx::query::Query;
@@ -51,9 +52,9 @@ async fn put_by<L: Line>(
     Ok(())
 }
 
-/// The same, without the lines that the database refuses for what they are ([`is_of_data`]): they are looked for by halves,
-/// and returned. Beyond [`MAX_SOUGHT`] of them a group that is refused is refused as a whole, for the search costs a dozen
-/// statements for each.
+/// The same, without the lines that the database refuses for what they are ([`is_of_data`]): they are looked for by
+/// halves, and returned. Beyond [`MAX_SOUGHT`] of them a group that is refused is refused as a whole, for the search
+/// costs a dozen statements for each.
 ///
 /// # Errors
 ///
@@ -84,8 +85,8 @@ pub async fn put_accepted<'a, L: Line>(
     Ok(refused)
 }
 
-/// Whether the database refused a statement for the values in it, as it will again: not for its own state, the connection
-/// or the schema.
+/// Whether the database refused a statement for the values in it, as it will again: not for its own state, the
+/// connection or the schema.
 pub fn is_of_data(cause: &sqlx::Error) -> bool {
     match cause {
         sqlx::Error::Encode(_) => true,
@@ -142,12 +143,14 @@ fn statement<L: Line>(count: usize, marks: Marks) -> String {
     text
 }
 
-/// Lines of one statement at most. PostgreSQL takes 65,535 values, SQLite 32,766; beyond some dozen lines nothing is won.
+/// Lines of one statement at most. PostgreSQL takes 65,535 values, SQLite 32,766; beyond some dozen lines nothing is
+/// won.
 pub const TOGETHER: usize = 32;
-/// Lines of one kind that are looked for in a batch, so that all of it takes some seconds over a slow network, too. A batch
-/// that has more is of a make that this database has no place for.
+/// Lines of one kind that are looked for in a batch, so that all of it takes some seconds over a slow network, too. A
+/// batch that has more is of a make that this database has no place for.
 const MAX_SOUGHT: usize = 16;
-/// Cardinality violation, data exception, integrity constraint violation, program limit exceeded, and what a trigger raises.
+/// Cardinality violation, data exception, integrity constraint violation, program limit exceeded, and what a trigger
+/// raises.
 const SQLSTATES_OF_DATA: [&str; 5] = ["21", "22", "23", "54", "P0"];
 /// Too big, constraint, mismatch.
 const SQLITE_CODES_OF_DATA: [u32; 3] = [18, 19, 20];

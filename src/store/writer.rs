@@ -1,8 +1,8 @@
 //! The writer task: gathers items, adds them up by key, writes them in batches, and keeps them while it can't.
 //!
-//! It does one job at a time beside taking items: a batch to the database, a batch to the spill file, a batch from there
-//! to the database, or a step of pruning. Batches reach the database in the order of their stamps: those of the spill
-//! file first, then the one that is held, then what waits; so while there is something in the file, all else goes
+//! It does one job at a time beside taking items: a batch to the database, a batch to the spill file, a batch from
+//! there to the database, or a step of pruning. Batches reach the database in the order of their stamps: those of the
+//! spill file first, then the one that is held, then what waits; so while there is something in the file, all else goes
 //! behind it.
 
 use std::future;
@@ -689,7 +689,8 @@ fn first(spill: &mut Spill) -> (Option<Batch>, u64) {
         Ok(batch) => (batch, 0),
         Err(error) => {
             let lost = spill.messages();
-            // What can't be emptied either will be found at the next start, and what of it can be read then is not lost.
+            // What can't be emptied either will be found at the next start, and what of it can be read then is not
+            // lost.
             let _ = spill.clear();
             error!(%error, lost, "the spill file can't be read; its rows are lost");
             (None, lost)
@@ -750,7 +751,8 @@ const LAG: Duration = Duration::from_secs(60);
 const SPILL_PAUSE: Duration = Duration::from_secs(10);
 /// How often what is old is deleted, and sizes are summed up anew.
 const PRUNING_INTERVAL: Duration = Duration::from_secs(600);
-/// By which part of `store.size` rows grow at least before the size is looked up out of turn: it takes a count of all rows.
+/// By which part of `store.size` rows grow at least before the size is looked up out of turn: it takes a count of all
+/// rows.
 const GROWTH: u64 = 32;
 /// The pause between steps, in which batches get through.
 const PRUNING_STEP_PAUSE: Duration = Duration::from_millis(50);

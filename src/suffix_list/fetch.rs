@@ -10,8 +10,8 @@ use crate::tls;
 
 /// What stands at `url`: blocks, at most for [`TIMEOUT`], and takes at most [`MAX_SIZE`] octets.
 ///
-/// An `https:` address never leads to another scheme, and an `http:` one (on loopback, see `config`) nowhere else. There
-/// is no conditional request: some 300 KiB in two weeks are not worth the state.
+/// An `https:` address never leads to another scheme, and an `http:` one (on loopback, see `config`) nowhere else.
+/// There is no conditional request: some 300 KiB in two weeks are not worth the state.
 pub(super) fn fetch(url: &str) -> Result<Vec<u8>, ureq::Error> {
     let is_secure = url.starts_with("https:");
     let agent: Agent = Agent::config_builder()

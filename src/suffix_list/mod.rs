@@ -1,8 +1,8 @@
 //! Keeps the public suffix list fresh, for gates that discover policies by it (`policy.discovery = "public-suffix"`).
 //!
 //! Owns the file and when it is fetched; the rules are `dmarc::public_suffix`'s. The list in use is the last good one:
-//! that of the file, else the copy that the gate was built with. Nothing that goes wrong here holds up mail. A gate that
-//! walks the tree reads no file and fetches nothing.
+//! that of the file, else the copy that the gate was built with. Nothing that goes wrong here holds up mail. A gate
+//! that walks the tree reads no file and fetches nothing.
 
 mod fetch;
 mod file;
@@ -186,8 +186,8 @@ fn kept(settings: &Settings) -> (List, Option<SystemTime>) {
     }
 }
 
-/// Fetches, checks and keeps a list on a thread of its own, which nobody waits for when the gate stops. The second value
-/// says why it could not be kept.
+/// Fetches, checks and keeps a list on a thread of its own, which nobody waits for when the gate stops. The second
+/// value says why it could not be kept.
 async fn renewed(settings: &Settings) -> Result<(List, Option<Error>), Error> {
     let (done, result) = oneshot::channel();
     let (url, path) = (settings.url.clone(), settings.file.clone());

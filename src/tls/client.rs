@@ -226,8 +226,8 @@ impl ServerCertVerifier for Anyone {
 #[derive(Debug)]
 struct Vouched {
     authorities: Arc<WebPkiServerVerifier>,
-    /// Those of the operator's file. webpki refuses one that calls itself an authority and is shown by a server, which is
-    /// how `openssl req -x509` makes self-signed ones.
+    /// Those of the operator's file. webpki refuses one that calls itself an authority and is shown by a server, which
+    /// is how `openssl req -x509` makes self-signed ones.
     listed: Vec<CertificateDer<'static>>,
 }
 

@@ -1,7 +1,8 @@
 //! Certificates of clients: asked for where the operator names some, and known by their fingerprints alone.
 //!
-//! Whoever shows none, or one that nobody has named, is served like any other: an MTA shows what it has when it is asked. A
-//! fingerprint counts only where the client has proved to hold the key; authorities, names and dates are not looked at.
+//! Whoever shows none, or one that nobody has named, is served like any other: an MTA shows what it has when it is
+//! asked. A fingerprint counts only where the client has proved to hold the key; authorities, names and dates are not
+//! looked at.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -27,7 +28,8 @@ pub(super) struct Asker {
 }
 
 impl ClientFingerprint {
-    /// Reads 64 hexadecimal digits, with a colon between all pairs or none; also as openssl prints it, with its name before.
+    /// Reads 64 hexadecimal digits, with a colon between all pairs or none; also as openssl prints it, with its name
+    /// before.
     pub fn parse(text: &str) -> Option<Self> {
         let digits = match text.split_once('=') {
             Some((name, digits)) if name.eq_ignore_ascii_case("sha256 fingerprint") => digits,
@@ -79,8 +81,8 @@ impl Asker {
         self.proven.get().copied()
     }
 
-    /// A signature that can't be verified ends the handshake only of who claims to be one of those that are named. That of
-    /// anyone else, by a key too short or a certificate too old for the library, proves nothing and does no harm.
+    /// A signature that can't be verified ends the handshake only of who claims to be one of those that are named. That
+    /// of anyone else, by a key too short or a certificate too old for the library, proves nothing and does no harm.
     fn prove(
         &self,
         certificate: &CertificateDer<'_>,

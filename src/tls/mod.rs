@@ -1,8 +1,8 @@
 //! TLS towards clients and the upstream: handshakes bounded in time, certificates chosen, checked and read anew.
 //!
 //! rustls stays behind this border: others see [`Server`], [`Client`] and, of a handshake that succeeded, its
-//! [`Protection`]. What was read in the clear is thrown away with the plain stream, so that nothing which somebody put in
-//! before the handshake is taken for the peer's own word behind it (CVE-2011-0411 and its kin). TLS 1.2 and 1.3 are
+//! [`Protection`]. What was read in the clear is thrown away with the plain stream, so that nothing which somebody put
+//! in before the handshake is taken for the peer's own word behind it (CVE-2011-0411 and its kin). TLS 1.2 and 1.3 are
 //! spoken, with the ciphers that rustls holds good; what is older is counted and fails.
 
 mod certificate;

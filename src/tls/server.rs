@@ -90,8 +90,8 @@ impl Server {
         self.0.settings.hide_from.iter().any(|network| network.contains(&ip))
     }
 
-    /// The handshake behind STARTTLS, whose reply has been flushed. What was read in the clear is thrown away. If there are
-    /// any `named`, the client is asked for a certificate.
+    /// The handshake behind STARTTLS, whose reply has been flushed. What was read in the clear is thrown away. If there
+    /// are any `named`, the client is asked for a certificate.
     ///
     /// # Errors
     ///
@@ -227,7 +227,8 @@ impl Server {
         }
     }
 
-    /// For a client that is to show its certificate. Nothing is resumed: a ticket would vouch for a proof that it has not seen.
+    /// For a client that is to show its certificate. Nothing is resumed: a ticket would vouch for a proof that it has
+    /// not seen.
     fn asking(&self, named: &Named) -> (TlsAcceptor, Arc<Asker>) {
         let Shared { provider, shown, .. } = &*self.0;
         let asker = Arc::new(Asker::new(Arc::clone(named), Arc::clone(provider)));
@@ -310,10 +311,9 @@ impl ResolvesServerCert for Shown {
         let all = self.all();
         let usable = || all.iter().filter(|certificate| certificate.signs(hello.signature_schemes()));
         let named = usable().find(|certificate| name.is_some_and(|name| certificate.covers(name)));
-        // A name that nobody has is no reason to fail, though RFC 6066 §3 would allow it: the sender has looked up an MX
-        // and asks for the name that it found.
-        // Where no signature fits, the first all the same: rustls then finds out, and tells the client, what it is that is not
-        // shared.
+        // A name that nobody has is no reason to fail, though RFC 6066 §3 would allow it: the sender has looked up an
+        // MX and asks for the name that it found. Where no signature fits, the first all the same: rustls then finds
+        // out, and tells the client, what it is that is not shared.
         let chosen = named.or_else(|| usable().next()).or(all.first());
         debug!(
             sni = name,

@@ -86,8 +86,8 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    /// What a refusal means. A server that has never taken a PROXY header may well refuse the header, which it can't read,
-    /// in the place of the client whom it names: that is ours to mend, and never a bounce.
+    /// What a refusal means. A server that has never taken a PROXY header may well refuse the header, which it can't
+    /// read, in the place of the client whom it names: that is ours to mend, and never a bounce.
     pub fn settled(self, identity: Identity, sees_clients: bool) -> Self {
         match self {
             Self::ClientRefused(reply, _)
@@ -416,8 +416,8 @@ impl Connection {
             let reply = self.exchange(timeouts.command).await;
             let reply = reply.map_err(|cause| OpenError::Setup { step: XCLIENT, cause })?;
             match reply.code() {
-                // 550 is Postfix's 'insufficient authorization', 530 and 538 want TLS of us; the others say that it can't
-                // read the command.
+                // 550 is Postfix's 'insufficient authorization', 530 and 538 want TLS of us; the others say that it
+                // can't read the command.
                 500..=504 | 530 | 538 | 550 => return Err(OpenError::GateRefused { step: XCLIENT, reply }),
                 _ => self.sight = Sight::Client,
             }
@@ -427,8 +427,9 @@ impl Connection {
         self.hello(BEHIND_XCLIENT, introduction.hello.name.as_str(), timeouts).await
     }
 
-    /// STARTTLS, if it is offered, and the handshake; everything announced before is forgotten, and what was sent before
-    /// is thrown away. Says whether the connection is under TLS; a server that has no TLS for us may go on without.
+    /// STARTTLS, if it is offered, and the handshake; everything announced before is forgotten, and what was sent
+    /// before is thrown away. Says whether the connection is under TLS; a server that has no TLS for us may go on
+    /// without.
     async fn start_tls(mut self, tls: &tls::Client, name: &str, limit: Duration) -> Result<(Self, bool), OpenError> {
         const STEP: &str = "STARTTLS";
         let failed = |cause: String| OpenError::Unprotected { step: STEP, cause };
@@ -577,7 +578,8 @@ impl Attempt<'_> {
             return Ok(connection);
         }
         self.introduce(connection, "EHLO behind STARTTLS").await.map_err(|error| match error {
-            // With TLS 1.3 a server that ends the handshake, for want of a certificate of ours for one, is heard only now.
+            // With TLS 1.3 a server that ends the handshake, for want of a certificate of ours for one, is heard only
+            // now.
             OpenError::Setup { step, cause } if secured => OpenError::Unprotected { step, cause: cause.to_string() },
             error => error,
         })

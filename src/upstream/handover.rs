@@ -52,9 +52,9 @@ pub struct Introduction {
 }
 
 /// The XCLIENT commands, each with its CRLF, that hand over every attribute the upstream `announced`: one, within the
-/// length of a command line (RFC 5321 §4.5.3.1.4), wherever it can be. A second one comes from the client that the first
-/// has named, who has no right to it with Postfix and Haraka; so where only a long LOGIN is in the way, NAME and ADDR are
-/// in the last.
+/// length of a command line (RFC 5321 §4.5.3.1.4), wherever it can be. A second one comes from the client that the
+/// first has named, who has no right to it with Postfix and Haraka; so where only a long LOGIN is in the way, NAME and
+/// ADDR are in the last.
 pub fn xclient_commands(introduction: &Introduction, announced: &[Box<str>]) -> Vec<String> {
     let value = |name| xclient_value(introduction, name).map(|value| (name, value));
     let mut attributes: Vec<(&str, String)> = announced.iter().filter_map(|name| value(name)).collect();

@@ -44,8 +44,8 @@ impl Link {
         self.command(response, Expected::Challenge).await.map_err(|_| Error::Lost)
     }
 
-    /// Says that the client has authenticated as `login` on the connection at hand, which is kept from now on if no other
-    /// can be told.
+    /// Says that the client has authenticated as `login` on the connection at hand, which is kept from now on if no
+    /// other can be told.
     pub fn logged_in(&mut self, login: &str) {
         let can_be_told = |connection: &Connection| connection.takes_login() && login != UNKNOWN_LOGIN;
         self.pinned = !self.connection.as_ref().is_some_and(can_be_told);

@@ -2,8 +2,8 @@
 //!
 //! The connection opens at the first MAIL and serves the session's later transactions. What it was told in the present
 //! transaction is remembered, so that a connection lost (or held too long) before its DATA can be opened anew and told
-//! again, once. After DATA nothing is ever sent twice. `opening` opens it, `exchange` talks on it, `transaction` and `login`
-//! say what a client may say.
+//! again, once. After DATA nothing is ever sent twice. `opening` opens it, `exchange` talks on it, `transaction` and
+//! `login` say what a client may say.
 
 pub mod connection;
 mod exchange;
@@ -93,7 +93,8 @@ pub struct Timeouts {
     pub command: Duration,
     /// The writing of a block of data (RFC 5321 §4.5.3.2.5: three minutes).
     pub block: Duration,
-    /// The reply to the end of data (RFC 5321 §4.5.3.2.6: ten minutes; less, since the client waits no longer than that).
+    /// The reply to the end of data (RFC 5321 §4.5.3.2.6: ten minutes; less, since the client waits no longer than
+    /// that).
     pub final_reply: Duration,
 }
 
@@ -234,9 +235,9 @@ impl Link {
         connection.map(|_| self.settings.idle.saturating_sub(self.last_use.elapsed()))
     }
 
-    /// Waits until another session wants the connection at hand more: at once where it idles between transactions, after
-    /// a moment where it waits inside one, which then has to be told again. A connection that must be kept is not asked
-    /// for.
+    /// Waits until another session wants the connection at hand more: at once where it idles between transactions,
+    /// after a moment where it waits inside one, which then has to be told again. A connection that must be kept is not
+    /// asked for.
     pub fn wanted(&self) -> impl Future<Output = ()> + Send + use<> {
         let connection = self.connection.as_ref().filter(|_| !self.pinned);
         let servers = connection.map(|_| Arc::clone(&self.servers));
@@ -256,8 +257,8 @@ impl Link {
         connection.map(|_| self.settings.hold.saturating_sub(self.last_use.elapsed()))
     }
 
-    /// Turns to other servers, between two transactions. The connection is closed then: whether the upstream may be asked
-    /// without seeing the client hangs on the relay guard of the very same settings. One on which the client has
+    /// Turns to other servers, between two transactions. The connection is closed then: whether the upstream may be
+    /// asked without seeing the client hangs on the relay guard of the very same settings. One on which the client has
     /// authenticated is kept to its end.
     pub async fn follow(&mut self, servers: &Arc<Servers>) {
         if self.pinned || Arc::ptr_eq(&self.servers, servers) {

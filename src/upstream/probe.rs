@@ -1,8 +1,8 @@
 //! Asks every upstream from time to time what it offers, and once whether it would relay for a stranger.
 //!
 //! The EHLO list shown to clients is cut to what was found here. The client of a probe is 192.0.2.1 (TEST-NET-1, RFC
-//! 5737), so that an MTA which sees the real client has no reason to trust it. Each server is asked on its own: one that
-//! hangs holds up nobody. One that failed a session, or came back, is asked soon.
+//! 5737), so that an MTA which sees the real client has no reason to trust it. Each server is asked on its own: one
+//! that hangs holds up nobody. One that failed a session, or came back, is asked soon.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -226,8 +226,8 @@ fn tell_of_relaying(server: &str, relays: Option<bool>) {
     }
 }
 
-/// Whether the upstream accepts a recipient in a domain that cannot be its own; none if it did not say, as a server that
-/// greylists does not. DATA is never sent.
+/// Whether the upstream accepts a recipient in a domain that cannot be its own; none if it did not say, as a server
+/// that greylists does not. DATA is never sent.
 pub async fn relays(connection: &mut Connection, settings: &Settings) -> Option<bool> {
     let limit = settings.timeouts.command;
     let verdict = |reply: &Reply| match reply {
@@ -265,8 +265,8 @@ pub fn stranger(settings: &Settings) -> Introduction {
 const PAUSE: Duration = Duration::from_secs(60);
 /// Before the next probe after a failure; doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
-/// Between two probes of a server that is down: nobody else may find out that it is back, since a gate that is not ready
-/// may get no clients.
+/// Between two probes of a server that is down: nobody else may find out that it is back, since a gate that is not
+/// ready may get no clients.
 const LONGEST_FAILING_PAUSE: Duration = Duration::from_secs(2);
 /// How long all of a probe's opening may take.
 const LONGEST_PROBE: Duration = Duration::from_secs(60);

@@ -1,4 +1,5 @@
-//! The commands of a transaction: live up to DATA, told again once if the connection is lost before that, and never after.
+//! The commands of a transaction: live up to DATA, told again once if the connection is lost before that, and never
+//! after.
 
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
@@ -17,8 +18,8 @@ use crate::smtp::reply::{Reply, ReplyError};
 
 impl Link {
     /// Begins a transaction: connects if need be and relays MAIL, and with it the recipients that are known already, in
-    /// one write. `group` makes the commands for an upstream with these capabilities, or refuses one that lacks what they
-    /// need.
+    /// one write. `group` makes the commands for an upstream with these capabilities, or refuses one that lacks what
+    /// they need.
     ///
     /// # Errors
     ///
@@ -48,8 +49,8 @@ impl Link {
         self.say_mail(&group).await?.map_err(|_| self.lost(LostAt::BeforeData))
     }
 
-    /// Relays one RCPT, or reads the reply to it if it has left with MAIL. `line` makes the command, or refuses an upstream
-    /// that lacks what it needs.
+    /// Relays one RCPT, or reads the reply to it if it has left with MAIL. `line` makes the command, or refuses an
+    /// upstream that lacks what it needs.
     ///
     /// # Errors
     ///
@@ -93,7 +94,8 @@ impl Link {
     ///
     /// # Errors
     ///
-    /// The transaction is over. The upstream has the message only if it is [`DeliveryError::AfterEnd`], and then it may.
+    /// The transaction is over. The upstream has the message only if it is [`DeliveryError::AfterEnd`], and then it
+    /// may.
     pub async fn deliver(
         &mut self,
         introduction: &Introduction,

@@ -27,8 +27,8 @@ fn a_report_in_both_formats_is_as_the_golden_files_have_it() {
     }
 }
 
-/// `cargo test --test it -- --ignored aggregate::`; `DMARCGATE_REPORTS` names the file. Each world is a JSON line: the rows
-/// that went in, and the reports that came out.
+/// `cargo test --test it -- --ignored aggregate::`; `DMARCGATE_REPORTS` names the file. Each world is a JSON line: the
+/// rows that went in, and the reports that came out.
 #[test]
 #[ignore = "writes a file for tests/conformance: .ci/run does so"]
 fn mixed_days_for_other_readers() {

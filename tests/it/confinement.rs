@@ -1,7 +1,7 @@
 //! What the process gives up at its start: root, capabilities, files that it does not need, core dumps.
 //!
-//! Becoming another user needs root, and Landlock a kernel that has it: where either is missing, a test says that it was
-//! skipped, past the test runner's capture.
+//! Becoming another user needs root, and Landlock a kernel that has it: where either is missing, a test says that it
+//! was skipped, past the test runner's capture.
 
 use std::fs;
 use std::io::Write as _;

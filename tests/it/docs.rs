@@ -207,8 +207,8 @@ fn commands_in_the_pages_are_commands() {
     assert!(seen >= 3, "{seen}");
 }
 
-/// docs/configuration.md is drawn from the reference, from what the typed configuration says it expects of each key, and from
-/// what a reload takes over.
+/// docs/configuration.md is drawn from the reference, from what the typed configuration says it expects of each key,
+/// and from what a reload takes over.
 #[test]
 fn the_page_of_the_configuration_is_what_the_gate_knows() {
     let page = configuration_page();

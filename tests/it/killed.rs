@@ -1,7 +1,8 @@
-//! A running gate that is killed while it sends reports: each arrives once, or twice where the store says that it may have.
+//! A running gate that is killed while it sends reports: each arrives once, or twice where the store says that it may
+//! have.
 //!
-//! Over a file of its own, and with two gates on one PostgreSQL. That part needs a server: `tests/postgres`, as `.ci/run`
-//! has it.
+//! Over a file of its own, and with two gates on one PostgreSQL. That part needs a server: `tests/postgres`, as
+//! `.ci/run` has it.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -54,8 +55,8 @@ async fn database() -> String {
     options.database_url.to_string()
 }
 
-/// In each round there are more reports to send, `gates` begin at once, and one of them is killed in the middle. Now and
-/// then the relay takes a report and its reply is lost besides.
+/// In each round there are more reports to send, `gates` begin at once, and one of them is killed in the middle. Now
+/// and then the relay takes a report and its reply is lost besides.
 async fn rounds(url: &str, gates: usize) {
     let (zone, records) = many(REPORTS * ROUNDS);
     let dns = DnsServer::start(zone).await;
@@ -134,8 +135,8 @@ fn config(relay: &Upstream, dns: &DnsServer, directory: &TempDir, url: &str) -> 
         .set("reports.rate", 10_000)
 }
 
-/// Waits until all that is due has been taken up: what is left then is under way, held by those who died in this round, or
-/// waits for another attempt.
+/// Waits until all that is due has been taken up: what is left then is under way, held by those who died in this round,
+/// or waits for another attempt.
 async fn settled(url: &str) {
     let deadline = tokio::time::Instant::now() + 2 * crate::support::PATIENCE;
     loop {

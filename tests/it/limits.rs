@@ -136,8 +136,8 @@ async fn a_header_section_beyond_the_limit_is_refused() {
 #[tokio::test]
 async fn while_the_memory_of_all_is_used_up_messages_are_put_off() {
     let world = limited(|config| config.set("spool.memory", "1MiB")).await;
-    // Clients that do not go on hold all of it, in units of 16 KiB: three times 20 for the room of a large piece and 1 for the
-    // header section, and once 1.
+    // Clients that do not go on hold all of it, in units of 16 KiB: three times 20 for the room of a large piece and 1
+    // for the header section, and once 1.
     let mut holders = Vec::new();
     for octets in [200_000, 200_000, 200_000, 5000] {
         let mut holder = world.client().await;

@@ -232,8 +232,8 @@ async fn open(directory: &Path) -> SqliteConnection {
     SqliteConnection::connect_with(&options).await.expect("the gate's database")
 }
 
-/// Keys are hashes over the day, too; others take their place, so that the next day's are not the same. What was reported
-/// goes, or it would be planned anew: its job has another name now.
+/// Keys are hashes over the day, too; others take their place, so that the next day's are not the same. What was
+/// reported goes, or it would be planned anew: its job has another name now.
 const TWO_DAYS: &str = "BEGIN IMMEDIATE;
     DELETE FROM report_rows WHERE day < unixepoch() / 86400;
     UPDATE report_rows SET day = day - 2, row_key = randomblob(32),

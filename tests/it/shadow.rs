@@ -1,5 +1,5 @@
-//! `[policy.shadow]`: a policy that is asked and never acted on, over real sockets; and the gate's verdict beside what the
-//! upstream says.
+//! `[policy.shadow]`: a policy that is asked and never acted on, over real sockets; and the gate's verdict beside what
+//! the upstream says.
 
 use serde_json::{Value, json};
 

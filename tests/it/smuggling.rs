@@ -42,8 +42,8 @@ async fn start(client: &mut Client) {
     client.pipeline(&["MAIL FROM:<a@a.example>", "RCPT TO:<x@b.example>", "DATA"]).await[2].assert(354);
 }
 
-/// Gives the gate a reason to run, so that in most runs it reads what came apart from what comes; what is asserted holds
-/// if it does not, too.
+/// Gives the gate a reason to run, so that in most runs it reads what came apart from what comes; what is asserted
+/// holds if it does not, too.
 async fn let_it_read(world: &World) {
     assert_eq!(world.gate.http_get("/healthz").await.0, 200);
 }

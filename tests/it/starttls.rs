@@ -1,5 +1,5 @@
-//! STARTTLS over sockets: where it is offered, that nothing from before the handshake lives on behind it, and that it can
-//! be demanded.
+//! STARTTLS over sockets: where it is offered, that nothing from before the handshake lives on behind it, and that it
+//! can be demanded.
 
 use crate::support::certificates::Handshake;
 use crate::support::client::Client;

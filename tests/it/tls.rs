@@ -128,8 +128,8 @@ async fn sent(world: &World) -> (u16, Option<Negotiated>) {
     (code, world.upstream.connections().pop().and_then(|connection| connection.tls))
 }
 
-/// What a server does that demands of TLS are held to, one after the other: all but the first is 451, and with the first
-/// the message is delivered afterwards.
+/// What a server does that demands of TLS are held to, one after the other: all but the first is 451, and with the
+/// first the message is delivered afterwards.
 async fn assert_demanding(world: &World, good: &Script, bad: Vec<(&str, Script)>) {
     let (code, tls) = sent(world).await;
     assert_eq!((code, tls.is_some()), (250, true), "{}", world.upstream.transcript());

@@ -1,5 +1,5 @@
-//! Upstream trouble: whatever the MTA does, the client reads 451 or the MTA's own words, and no message is delivered twice
-//! or lost with a 250.
+//! Upstream trouble: whatever the MTA does, the client reads 451 or the MTA's own words, and no message is delivered
+//! twice or lost with a 250.
 
 use crate::support::client::{Client, encode};
 use crate::support::config::ConfigText;

@@ -13,8 +13,8 @@ use crate::support::proxy::{ProxyHeader, ProxyVersion};
 use crate::support::rules::{CHALLENGE, Script, on};
 use crate::support::world::{MESSAGE, STRANGER, World};
 
-/// What a client sends behind its EHLO before it ends its side, the codes of the replies, and the senders of the messages
-/// that the upstream takes.
+/// What a client sends behind its EHLO before it ends its side, the codes of the replies, and the senders of the
+/// messages that the upstream takes.
 struct Case {
     name: String,
     octets: Vec<u8>,

@@ -31,8 +31,8 @@ impl<T: Send + Sync + 'static> Cached<T> {
         Self { state: Arc::default(), value: Arc::new(watch::Sender::new(Arc::new(value))), rest }
     }
 
-    /// What there is; if it is too old, `read` is begun in a task of its own, which goes on if nobody waits any more, and
-    /// waited for until `patience` is over.
+    /// What there is; if it is too old, `read` is begun in a task of its own, which goes on if nobody waits any more,
+    /// and waited for until `patience` is over.
     pub async fn value<F>(&self, patience: Duration, read: impl FnOnce() -> F) -> Arc<T>
     where
         F: Future<Output = T> + Send + 'static,

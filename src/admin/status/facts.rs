@@ -1,6 +1,7 @@
 //! What the page and the API tell, as values: one for both, so that they can't differ.
 //!
-//! The field names are those of the API and stay as they are. Texts of peers are [`Text`]; all others are words of ours.
+//! The field names are those of the API and stay as they are. Texts of peers are [`Text`]; all others are words of
+//! ours.
 
 use std::sync::Arc;
 

@@ -1,8 +1,8 @@
 //! Mail a minute for some hours, from counters that others count: mail itself never waits for it.
 //!
 //! Whoever looks at the counters hands in what they say; the difference to the look before belongs to the minute of the
-//! look. A task looks every few seconds, and each page does. So the minutes always add up to the counters, as long as none
-//! has left at the old end.
+//! look. A task looks every few seconds, and each page does. So the minutes always add up to the counters, as long as
+//! none has left at the old end.
 
 use std::collections::VecDeque;
 

@@ -1,8 +1,8 @@
 //! The status page and its API: what the gate does, at a glance, for who may see the admin listener.
 //!
-//! Read-only. Everything that can be told without the store comes from the metrics of this moment (`facts`), so that the
-//! page and a scrape agree; the rest is read from the store in the background, now and then, however often somebody asks
-//! (`cached`). Mail never waits for any of it. `page` turns facts into HTML and knows nothing else.
+//! Read-only. Everything that can be told without the store comes from the metrics of this moment (`facts`), so that
+//! the page and a scrape agree; the rest is read from the store in the background, now and then, however often somebody
+//! asks (`cached`). Mail never waits for any of it. `page` turns facts into HTML and knows nothing else.
 
 mod cached;
 mod facts;

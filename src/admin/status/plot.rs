@@ -59,7 +59,8 @@ impl Kind {
     }
 }
 
-/// A column for each minute, the last on the right, with the kinds on top of each other; and the highest one's messages.
+/// A column for each minute, the last on the right, with the kinds on top of each other; and the highest one's
+/// messages.
 pub fn minutes(minutes: &[Minute], now: i64) -> (Markup, u64) {
     let sum = |minute: &Minute| minute.messages.iter().sum::<u64>();
     let top = minutes.iter().map(sum).max().unwrap_or_default();

@@ -48,8 +48,8 @@ pub fn remedies(greeting: &str, identity: Identity, gate: Option<IpAddr>) -> Vec
     }
 }
 
-/// The lines by which the MTA brings bounces that it makes itself to the gate, for the one that the greeting names; for each
-/// known one where it names none.
+/// The lines by which the MTA brings bounces that it makes itself to the gate, for the one that the greeting names; for
+/// each known one where it names none.
 pub fn transport(greeting: &str, domain: &str) -> Vec<String> {
     let postfix = format!("Postfix, transport_maps: {domain} smtp:[127.0.0.1]:25");
     let exim = format!(

@@ -1,5 +1,5 @@
-//! Whether bounces of reports find their way back to the gate: where the MX records of their domain lead, and what the mail
-//! server needs for those that it makes itself.
+//! Whether bounces of reports find their way back to the gate: where the MX records of their domain lead, and what the
+//! mail server needs for those that it makes itself.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;

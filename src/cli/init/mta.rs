@@ -1,5 +1,5 @@
-//! The lines that a mail server needs to stand behind the gate: where it listens, how it learns the client, what it must
-//! not check again, and how to see that it does not relay for everyone. Pure.
+//! The lines that a mail server needs to stand behind the gate: where it listens, how it learns the client, what it
+//! must not check again, and how to see that it does not relay for everyone. Pure.
 
 use super::Mta;
 use super::found::{Found, Hint};
@@ -22,8 +22,8 @@ pub fn lines(found: &Found) -> String {
     body + &bounces(found) + &start(found)
 }
 
-/// Where the mail server has to take bounces of reports that it makes itself, once reports are on. Commented, since they
-/// are off at first.
+/// Where the mail server has to take bounces of reports that it makes itself, once reports are on. Commented, since
+/// they are off at first.
 fn bounces(found: &Found) -> String {
     let domain = format!("bounces.{}", found.domain());
     let lines = match found.mta {

@@ -173,8 +173,8 @@ impl Dmarc {
 }
 
 impl Destination {
-    /// Finds out who has to say what of it (RFC 9990 §4), and what has been said; texts that were meant to say something
-    /// are told as problems.
+    /// Finds out who has to say what of it (RFC 9990 §4), and what has been said; texts that were meant to say
+    /// something are told as problems.
     async fn settle(
         &mut self,
         lookup: &impl Lookup,

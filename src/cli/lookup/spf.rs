@@ -1,8 +1,9 @@
 //! The SPF record of a domain with all that it includes, term by term (RFC 7208), and what it comes to for one client.
 //!
-//! Where an evaluation ends at the first match, `reader` goes on to the end: what is counted is what a client costs that
-//! nothing matches. What a term costs that depends on the client or the sender is not in it, so that with such terms the
-//! counts are the least. For a client that is given, the evaluation itself counts, up to the term that decides.
+//! Where an evaluation ends at the first match, `reader` goes on to the end: what is counted is what a client costs
+//! that nothing matches. What a term costs that depends on the client or the sender is not in it, so that with such
+//! terms the counts are the least. For a client that is given, the evaluation itself counts, up to the term that
+//! decides.
 
 mod faults;
 mod reader;

@@ -164,7 +164,8 @@ impl Line<'_> {
     }
 }
 
-/// A field as RFC 4180 has it. One that a spreadsheet would take for a formula is made a text: peers write some of them.
+/// A field as RFC 4180 has it. One that a spreadsheet would take for a formula is made a text: peers write some of
+/// them.
 fn quoted(field: &str) -> String {
     let is_formula = field.starts_with(['=', '+', '-', '@']);
     let mark = if is_formula { "'" } else { "" };

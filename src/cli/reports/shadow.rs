@@ -17,12 +17,13 @@ use crate::store::comparison::{Among, Comparisons, Total};
 
 /// Tell what the shadow policy would have done, and how verdicts and the mail server's replies agree.
 ///
-/// Messages are counted from the UTC day on that lies so far back, as long as they are kept (store.keep_comparisons). Of
-/// those that [policy.shadow] judged: how many it would have treated otherwise, and how; from which author domains, sources
-/// (d= of a signature that passed, else the SPF domain that passed, else the client's network) and lists these came; and
-/// how many of them the mail server accepted or refused. Then what DMARC said of all messages that were passed on, beside
-/// the mail server's reply. A message that the gate defers is counted at each attempt; one that the mail server defers
-/// stands in the last table alone. What a running gate has recorded within the last second may be missing.
+/// Messages are counted from the UTC day on that lies so far back, as long as they are kept (store.keep_comparisons).
+/// Of those that [policy.shadow] judged: how many it would have treated otherwise, and how; from which author domains,
+/// sources (d= of a signature that passed, else the SPF domain that passed, else the client's network) and lists these
+/// came; and how many of them the mail server accepted or refused. Then what DMARC said of all messages that were
+/// passed on, beside the mail server's reply. A message that the gate defers is counted at each attempt; one that the
+/// mail server defers stands in the last table alone. What a running gate has recorded within the last second may be
+/// missing.
 #[derive(Debug, Args)]
 pub struct Shadow {
     #[command(flatten)]

@@ -99,8 +99,8 @@ pub(super) fn context(servers: &[NameServer], settings: &Settings) -> Result<Arc
     options.cache_size = 0;
     options.num_concurrent_reqs = 1;
     options.max_active_requests = MAX_STREAM_REQUESTS;
-    // The library wants it in any case. Without an encrypted server it is never used, and believes no key at all: a system
-    // without authorities is none that can't ask in the clear.
+    // The library wants it in any case. Without an encrypted server it is never used, and believes no key at all: a
+    // system without authorities is none that can't ask in the clear.
     let trust = match servers.iter().any(NameServer::is_encrypted) {
         true => settings.ca.clone().map_or(Trust::System, Trust::File),
         false => Trust::Pins(Vec::new()),

@@ -63,9 +63,9 @@ pub(super) fn to_wire(name: &str) -> Option<Name> {
     Name::from_labels(name.split('.').map(str::as_bytes)).ok()
 }
 
-/// A name from the wire: lower case, no trailing dot; the root is empty. Printable characters stand for themselves, so that
-/// the name can be asked for by [`to_wire`]; other octets, dots within a label and backslashes are escaped as in a zone
-/// file, and no such name is asked for again.
+/// A name from the wire: lower case, no trailing dot; the root is empty. Printable characters stand for themselves, so
+/// that the name can be asked for by [`to_wire`]; other octets, dots within a label and backslashes are escaped as in a
+/// zone file, and no such name is asked for again.
 fn to_text(name: &Name) -> Box<str> {
     let mut text = String::with_capacity(name.len());
     for label in name.iter() {

@@ -207,8 +207,8 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Where a quoted string or comment ends, with the pairs of a backslash left out (RFC 5322 §3.2.1). `None` if nowhere, or
-/// behind a control character, at which readers differ.
+/// Where a quoted string or comment ends, with the pairs of a backslash left out (RFC 5322 §3.2.1). `None` if nowhere,
+/// or behind a control character, at which readers differ.
 fn end_of(text: &[u8], mut is_end: impl FnMut(u8) -> bool) -> Option<usize> {
     let mut octets = text.iter().enumerate();
     while let Some((at, octet)) = octets.next() {

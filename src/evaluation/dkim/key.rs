@@ -1,7 +1,7 @@
 //! Looks up, reads and applies the public keys of signers (RFC 6376 §3.6, RFC 8301, RFC 8463).
 //!
-//! The rules of a key record are ours. The arithmetic is aws-lc's, with a key that is read once and kept with its record in
-//! the cache of DNS; mail-auth tells how long an RSA key is.
+//! The rules of a key record are ours. The arithmetic is aws-lc's, with a key that is read once and kept with its
+//! record in the cache of DNS; mail-auth tells how long an RSA key is.
 
 use std::future::Future;
 use std::pin::Pin;

@@ -175,7 +175,8 @@ impl Signature {
     }
 }
 
-/// The names in `h=`. An empty one is against the grammar, but names no field: whoever hashed none for it has signed the same.
+/// The names in `h=`. An empty one is against the grammar, but names no field: whoever hashed none for it has signed
+/// the same.
 fn names(signed: &[u8]) -> impl Iterator<Item = &[u8]> {
     colon_list(signed).filter(|name| !name.is_empty())
 }

@@ -11,11 +11,12 @@ use crate::policy::bypass::{Bypass, Login};
 use crate::policy::treatment::{Words, possible_words, words};
 use crate::tls::ClientFingerprint;
 
-/// How to read it. `-` passed on, `q` marked quarantine, `r` marked reject, `4` deferred, `X` refused. Each cell has four
-/// of them: without an override that fits, then with one whose action is pass, tag, reject. `*` stands for every value.
+/// How to read it. `-` passed on, `q` marked quarantine, `r` marked reject, `4` deferred, `X` refused. Each cell has
+/// four of them: without an override that fits, then with one whose action is pass, tag, reject. `*` stands for every
+/// value.
 ///
-/// A section is about a message with one sign. A row that it does not have is as in the first section. From these follow,
-/// for every row:
+/// A section is about a message with one sign. A row that it does not have is as in the first section. From these
+/// follow, for every row:
 /// - a sign that is switched off is none, but for one that no switch is for (`skipped_signature`, a trusted sealer);
 /// - where every recipient is exempt, `X` becomes `q`;
 /// - where the sender has been put off for too long, `4` becomes `q`;
@@ -326,7 +327,8 @@ impl Table {
         Self(rows)
     }
 
-    /// The row of a message with this sign, which the operator may have switched off, as the rules above the table have it.
+    /// The row of a message with this sign, which the operator may have switched off, as the rules above the table have
+    /// it.
     fn row(&self, left: [&str; 4], (sign, is_on): (&str, bool)) -> usize {
         let has_switch = !matches!(sign, "skipped_signature" | "trusted_sealer" | "trusted_sealer_in_doubt");
         let of = |sign: &str| {

@@ -1,7 +1,7 @@
 //! Reads a report before it leaves, so that none that its reader would throw away is ever sent.
 //!
-//! Written apart from the writer, as a table of what the schemas say in the order of RFC 9990's tables, which is stricter
-//! than the schema: that leaves the order open in places.
+//! Written apart from the writer, as a table of what the schemas say in the order of RFC 9990's tables, which is
+//! stricter than the schema: that leaves the order open in places.
 
 use std::net::IpAddr;
 

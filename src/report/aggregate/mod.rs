@@ -2,8 +2,8 @@
 //!
 //! A report is about one policy domain and one configuration of its record (RFC 9990 §3.1). [`Drafts`] sorts rows by
 //! [`Configuration`]; a [`Draft`] adds up what a report does not tell apart. Whatever a peer wrote is cleaned before it
-//! is compared, and [`check()`] reads a report once more before it leaves. What is left out is counted ([`LeftOut`]), and
-//! what was left out for want of room is told in the report itself.
+//! is compared, and [`check()`] reads a report once more before it leaves. What is left out is counted ([`LeftOut`]),
+//! and what was left out for want of room is told in the report itself.
 
 pub mod check;
 mod configuration;
@@ -74,7 +74,8 @@ pub struct Feedback {
     pub policy: Configuration,
     /// What is wrong with the policy record, and what the report leaves out; in a few words.
     pub error: Option<String>,
-    /// The records and their counts, at least one, in an order of their own, so that the same rows make the same octets.
+    /// The records and their counts, at least one, in an order of their own, so that the same rows make the same
+    /// octets.
     pub lines: Vec<(Line, u64)>,
 }
 
@@ -118,8 +119,8 @@ impl Feedback {
 
 const SECONDS_PER_HOUR: i64 = 3600;
 
-/// The text with U+FFFD in place of what XML 1.0 forbids (`Char`), of other control characters and of line ends: none of
-/// them is part of a name, and a parser would change some of them.
+/// The text with U+FFFD in place of what XML 1.0 forbids (`Char`), of other control characters and of line ends: none
+/// of them is part of a name, and a parser would change some of them.
 fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() || !is_xml(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }

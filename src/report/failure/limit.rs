@@ -2,7 +2,8 @@
 //! kinds of failure there are, not each one.
 //!
 //! Whoever forges mail owns domains, too: he has subdomains and addresses without end, each with a record. So what is
-//! counted by domain is counted by [`organization`], and above all that stands a share of the hour for everyone together.
+//! counted by domain is counted by [`organization`], and above all that stands a share of the hour for everyone
+//! together.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -37,8 +38,8 @@ label_enum! {
     }
 }
 
-/// Under which name a domain is counted: the organizational domain that the tree walk found, cut to what is registered by
-/// the list. The walk alone would not do: with `psd=n` in its record any subdomain says that it is an organization.
+/// Under which name a domain is counted: the organizational domain that the tree walk found, cut to what is registered
+/// by the list. The walk alone would not do: with `psd=n` in its record any subdomain says that it is an organization.
 pub fn organization(list: &List, domain: &Domain, walked: Option<&Domain>) -> Domain {
     list.organizational_domain(walked.unwrap_or(domain))
 }
@@ -62,8 +63,8 @@ struct Window {
 }
 
 impl RateLimit {
-    /// Whether a failure of the organization `domain` is reported at `now` (epoch seconds): then for how many failures it stands, itself
-    /// among them. If not, it is counted for the next.
+    /// Whether a failure of the organization `domain` is reported at `now` (epoch seconds): then for how many failures
+    /// it stands, itself among them. If not, it is counted for the next.
     pub fn admit(&mut self, rates: Rates, domain: &Domain, now: i64) -> Option<u64> {
         let window = window(&mut self.domains, domain, now)?;
         if !window.passes(rates.per_domain) {

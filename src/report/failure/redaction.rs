@@ -1,5 +1,5 @@
-//! Hides the local parts of addresses (RFC 6590): the same one always by the same text, so that a reader can tell that two
-//! messages are about one user, and nobody without the key can tell which.
+//! Hides the local parts of addresses (RFC 6590): the same one always by the same text, so that a reader can tell that
+//! two messages are about one user, and nobody without the key can tell which.
 
 use aws_lc_rs::hmac;
 
@@ -13,8 +13,8 @@ impl Redaction {
         Self(hmac::Key::new(hmac::HMAC_SHA256, key))
     }
 
-    /// The text with the local part of each address in it replaced. What looks like a part of one is: `name=user@host` may
-    /// be a reverse-path that names another address.
+    /// The text with the local part of each address in it replaced. What looks like a part of one is: `name=user@host`
+    /// may be a reverse-path that names another address.
     pub fn apply(&self, text: &str) -> String {
         self.replaced(text, |_| 0)
     }

@@ -111,8 +111,8 @@ impl Letter {
     }
 }
 
-/// The author domain, if DKIM or SPF vouches for it. Where it has no policy, alignment was not looked at; a pass for the
-/// very domain is aligned whatever a policy might say.
+/// The author domain, if DKIM or SPF vouches for it. Where it has no policy, alignment was not looked at; a pass for
+/// the very domain is aligned whatever a policy might say.
 fn verified(evaluation: &Evaluation) -> Option<Domain> {
     let [dmarc] = &*evaluation.dmarc else { return None };
     let author = &dmarc.author_domain;
@@ -218,8 +218,9 @@ async fn take(report: Report, shelf: &mut Shelf) -> Result<Report, Refusal> {
     }
 }
 
-/// Letters that may wait: each has a descriptor and, beside its header section, a quarter of a megabyte at most that counts
-/// for no budget. Whole pieces, up to 2 MiB of a letter, are the spool's and count for its budget until it was read.
+/// Letters that may wait: each has a descriptor and, beside its header section, a quarter of a megabyte at most that
+/// counts for no budget. Whole pieces, up to 2 MiB of a letter, are the spool's and count for its budget until it was
+/// read.
 const MAX_WAITING: usize = 32;
 /// Seconds that a period may end after now: reporters' clocks and days are not ours.
 const EARLY: i64 = 2 * 86_400;

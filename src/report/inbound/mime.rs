@@ -1,8 +1,8 @@
 //! Finds what may be a report among the parts of a message (RFC 2045, RFC 2046, RFC 2183).
 //!
-//! Own code, since what libraries give is a tree of all parts, and a hostile message decides how large and how deep that
-//! is: mail-parser 0.11.9 overflows its stack, and takes the process with it, on 300 KiB of `message/rfc822` in one
-//! another. Here nothing is kept but the parts wanted, few and whole. The message is scanned once for each level.
+//! Own code, since what libraries give is a tree of all parts, and a hostile message decides how large and how deep
+//! that is: mail-parser 0.11.9 overflows its stack, and takes the process with it, on 300 KiB of `message/rfc822` in
+//! one another. Here nothing is kept but the parts wanted, few and whole. The message is scanned once for each level.
 
 use crate::message::base64;
 use crate::message::header::HeaderSection;
@@ -239,8 +239,8 @@ impl Iterator for Pieces<'_> {
     }
 }
 
-/// Whether a parameter is a file name that reports have. A name in pieces or with a character set (RFC 2231) has its end
-/// in one of the pieces, which is all that counts.
+/// Whether a parameter is a file name that reports have. A name in pieces or with a character set (RFC 2231) has its
+/// end in one of the pieces, which is all that counts.
 fn is_report_name(name: &str, value: &[u8]) -> bool {
     let is_name = name == "name" || name.starts_with("name*") || name.starts_with("filename");
     let value = value.to_ascii_lowercase();

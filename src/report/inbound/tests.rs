@@ -398,8 +398,9 @@ fn comment() -> Vec<u8> {
     format!("<!--{}-->", " ".repeat(60_000)).into_bytes()
 }
 
-/// What is read of XML without end before it is refused says how much can have been held of it: tokens stand in a buffer
-/// of their size, rows are counted. Like rows add up, so that a hundred megabytes of them need the memory of one.
+/// What is read of XML without end before it is refused says how much can have been held of it: tokens stand in a
+/// buffer of their size, rows are counted. Like rows add up, so that a hundred megabytes of them need the memory of
+/// one.
 #[test]
 fn a_hundred_megabytes_of_xml_need_no_memory_of_their_own() {
     let (head, rest) = LARGE_PROVIDER.split_at(LARGE_PROVIDER.find("<record>").unwrap());

@@ -1,5 +1,5 @@
-//! The rules of RFC 7208, section by section: each row a named case with the result that the RFC demands. What the tables
-//! of `tests`, `record` and `macros` have already is not here again.
+//! The rules of RFC 7208, section by section: each row a named case with the result that the RFC demands. What the
+//! tables of `tests`, `record` and `macros` have already is not here again.
 
 use super::*;
 use crate::dns::zone::Zone;

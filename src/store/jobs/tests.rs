@@ -336,7 +336,8 @@ async fn failure_reports_are_known_until_they_are_too_old_or_too_many(home: Home
     assert_eq!((known("f2").await, known("f3").await.is_some(), known("f4").await.is_some()), (None, true, true));
 }
 
-/// However many jobs wait, one is taken up by looking at the first entry of an index: with 10,000 due it took 16 ms before.
+/// However many jobs wait, one is taken up by looking at the first entry of an index: with 10,000 due it took 16 ms
+/// before.
 #[tokio::test]
 async fn to_take_a_job_up_none_are_sorted() {
     let home = Home::sqlite();

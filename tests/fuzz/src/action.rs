@@ -21,8 +21,8 @@ use results::{MethodResult, ReceivedSpf, Results};
 #[allow(dead_code, clippy::duplicate_mod)]
 mod results;
 
-/// Eight octets that choose results, then texts, each ended by an octet 0: whatever a peer puts in, the fields read back as
-/// what was meant.
+/// Eight octets that choose results, then texts, each ended by an octet 0: whatever a peer puts in, the fields read
+/// back as what was meant.
 pub fn authentication_results(input: &[u8]) {
     let (choices, rest) = input.split_at(input.len().min(CHOICES));
     let choice = |at: usize| usize::from(choices.get(at).copied().unwrap_or(0));

@@ -63,8 +63,8 @@ pub fn dmarc_record(text: &[u8]) {
     );
 }
 
-/// Rules within a list that is sound otherwise: it is refused, or finds for every name the name or one above it, and what
-/// is an organizational domain is its own.
+/// Rules within a list that is sound otherwise: it is refused, or finds for every name the name or one above it, and
+/// what is an organizational domain is its own.
 pub fn suffix_list(rules: &[u8]) {
     let filler: String = (0..5000).map(|i| format!("a{i}.filler\n")).collect();
     let head = format!(

@@ -61,8 +61,9 @@ fn again(report: &Report) {
     }
 }
 
-/// The header section of what comes to an address for bounces, then, behind an octet that UTF-8 has not, its body: what is
-/// believed of it is bounded, and once there is a status, nothing behind its part changes it. Nor is any text an address.
+/// The header section of what comes to an address for bounces, then, behind an octet that UTF-8 has not, its body: what
+/// is believed of it is bounded, and once there is a status, nothing behind its part changes it. Nor is any text an
+/// address.
 pub fn bounce(input: &[u8]) {
     let at = input.iter().position(|b| *b == SEPARATOR).unwrap_or(input.len());
     let (header, body) = (&input[..at], input.get(at + 1..).unwrap_or_default());

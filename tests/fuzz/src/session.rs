@@ -9,8 +9,8 @@ use dmarcgate::smtp::reply::{Reply, ReplyReader};
 
 use super::smtp::{everything, well_formed};
 
-/// A line that says what is offered, then one for each event: a command, or where an answer is awaited what the upstream
-/// says; there `guard` is the relay guard's refusal.
+/// A line that says what is offered, then one for each event: a command, or where an answer is awaited what the
+/// upstream says; there `guard` is the relay guard's refusal.
 pub fn session(input: &[u8]) {
     let mut lines = input.split(|b| *b == b'\n');
     let mut model = Model::new(lines.next().unwrap_or_default());
@@ -56,8 +56,8 @@ enum Stage {
 }
 
 impl Model {
-    /// Reads letters: `h` a health check, `o`, `r` or `a` STARTTLS offered, required or TLS active, `l` or `t` AUTH offered
-    /// or after TLS, `b` no BDAT, and a digit for the recipients.
+    /// Reads letters: `h` a health check, `o`, `r` or `a` STARTTLS offered, required or TLS active, `l` or `t` AUTH
+    /// offered or after TLS, `b` no BDAT, and a digit for the recipients.
     fn new(letters: &[u8]) -> Self {
         let has = |letter| letters.contains(&letter);
         let pick = |of: &[u8]| of.iter().copied().find(|letter| has(*letter));

@@ -13,8 +13,8 @@ use dmarcgate::spf::macros::{DomainSpec, MacroError, Values, check_macro_string}
 use dmarcgate::spf::record::{Published, Record, SyntaxError};
 use dmarcgate::spf::{Identity, SpfOutput, SpfResult};
 
-/// An octet that chooses the client and what DNS has, then, divided by octets that UTF-8 has not, a record that stands at
-/// every name, a local part, an EHLO name and a name of the client: whatever they are, the record is read within its
+/// An octet that chooses the client and what DNS has, then, divided by octets that UTF-8 has not, a record that stands
+/// at every name, a local part, an EHLO name and a name of the client: whatever they are, the record is read within its
 /// bounds, and the check ends within those of RFC 7208 §4.6.4, twice the same.
 pub fn spf(input: &[u8]) {
     let (choice, rest) = input.split_first().unwrap_or((&0, &[]));
@@ -60,8 +60,8 @@ fn check(request: &Request<'_>, record: &[u8], name: &str, choice: u8) -> (SpfOu
         Poll::Ready(found) => found,
         Poll::Pending => panic!("nothing to wait for"),
     };
-    // A record for the start and for each term that leads to another; for each term one question, or eleven of an `mx`, or
-    // ten about names of the client; and one for these names.
+    // A record for the start and for each term that leads to another; for each term one question, or eleven of an `mx`,
+    // or ten about names of the client; and one for these names.
     assert!(world.asked.into_inner() <= 1 + MAX_TERMS * 22 + 1);
     found
 }

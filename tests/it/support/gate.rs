@@ -45,8 +45,8 @@ impl Gate {
         Self::start_under(directory, config, "true", |command| command).await
     }
 
-    /// As [`Gate::start_in`], from a shell that first does what `prelude` says (it has the process id and standard input
-    /// that the gate will have), with a command changed by `change`.
+    /// As [`Gate::start_in`], from a shell that first does what `prelude` says (it has the process id and standard
+    /// input that the gate will have), with a command changed by `change`.
     pub async fn start_under(
         directory: TempDir,
         config: &ConfigText,

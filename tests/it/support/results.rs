@@ -1,5 +1,5 @@
-//! Reads an Authentication-Results field as a reader of RFC 8601 §2.2 would, and a Received-SPF field as one of RFC 7208
-//! §9.1: comments are white space, quoted strings are one word, methods and pairs are parted by semicolons.
+//! Reads an Authentication-Results field as a reader of RFC 8601 §2.2 would, and a Received-SPF field as one of RFC
+//! 7208 §9.1: comments are white space, quoted strings are one word, methods and pairs are parted by semicolons.
 
 /// A field that was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -155,8 +155,8 @@ fn words(value: &str) -> (Vec<String>, Vec<String>) {
     (words, comments)
 }
 
-/// What RFC 6008 §4 asks of `header.b`: which signatures are reported, and by how much of their `b=`. Given are, for each,
-/// whether it passed and what is known of its `b=`.
+/// What RFC 6008 §4 asks of `header.b`: which signatures are reported, and by how much of their `b=`. Given are, for
+/// each, whether it passed and what is known of its `b=`.
 pub fn told_apart<'a>(signatures: &[(bool, &'a str)]) -> Vec<(usize, &'a str)> {
     let is_first_of_its_kind = |at: usize| {
         let (passed, start) = signatures[at];

@@ -686,7 +686,8 @@ fn lenient_end(data: &[u8]) -> Option<usize> {
     })
 }
 
-/// The content of data that ended by `[<CRLF>].<CRLF>` (RFC 5321 §4.5.2); data that ended otherwise lose their last dot.
+/// The content of data that ended by `[<CRLF>].<CRLF>` (RFC 5321 §4.5.2); data that ended otherwise lose their last
+/// dot.
 fn decode(raw: &[u8]) -> Vec<u8> {
     let end = raw.iter().rposition(|&o| o == b'.').unwrap_or(raw.len());
     let mut content = Vec::with_capacity(end);
