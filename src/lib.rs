@@ -8,6 +8,7 @@
 #![warn(missing_docs)]
 
 pub mod calendar;
+pub mod clock;
 pub mod domain;
 pub mod label;
 pub mod secret;

@@ -15,6 +15,7 @@ pub use crate::dmarc::record::{AlignmentMode, Policy, PolicyRecord};
 use crate::domain::Domain;
 use crate::label_enum;
 pub use crate::policy::{Override, OverrideKind, ReportDisposition as Disposition};
+use crate::smtp::reply::Reply;
 
 /// One message under one author domain, with all that was found and done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,14 +126,27 @@ pub struct SpfAuthResult {
 }
 
 label_enum! {
-    /// What the upstream said to a message that was passed on.
+    /// The answer to a message or a command that was to be relayed: the upstream's, or the gate's in its place.
     pub enum UpstreamReply {
-        /// It took it.
+        /// 2xx.
         Accepted = "accepted",
-        /// It refused it for good.
+        /// 5xx: refused for good.
         Refused = "refused",
-        /// It asks the client to come again.
+        /// 4xx, or anything else: the client comes again.
         Deferred = "deferred",
+    }
+}
+
+impl UpstreamReply {
+    /// The class of a reply.
+    pub fn of(reply: &Reply) -> Self {
+        if reply.is_positive() {
+            Self::Accepted
+        } else if reply.is_permanent() {
+            Self::Refused
+        } else {
+            Self::Deferred
+        }
     }
 }
 

@@ -3,7 +3,6 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 
 use criterion::{BenchmarkId, Criterion};
 use dmarcgate::config::{Log, LogFormat};
@@ -15,7 +14,7 @@ use dmarcgate::readiness::Readiness;
 use dmarcgate::session;
 use dmarcgate::session::metrics::Outcome;
 use dmarcgate::session::report::{Origin, log};
-use dmarcgate::session::transaction::{AnsweredBy, Ending, Transaction};
+use dmarcgate::session::transaction::{AnsweredBy, EndOfData, Ending, Transaction};
 use dmarcgate::smtp::reply::Reply;
 use dmarcgate::tls::ClientMetrics;
 use dmarcgate::upstream;
@@ -47,7 +46,7 @@ fn log_line(criterion: &mut Criterion, world: &World) {
         answered_by: AnsweredBy::Upstream,
         subject: Some(&taken.subject),
         size: Some(letter.content.len() as u64),
-        end_of_data: Instant::now(),
+        end_of_data: EndOfData::now(),
         claim: None,
     };
     let write = || log(&origin, &transaction, &envelope, &ending);

@@ -8,8 +8,9 @@ use serde::Serialize;
 use tokio::runtime;
 
 use crate::calendar::{Date, SECONDS_PER_DAY};
-use crate::cli::reports::{duration, epoch_seconds};
+use crate::cli::reports::duration;
 use crate::cli::{ConfigFile, Failure, print};
+use crate::clock;
 use crate::config;
 use crate::forwarders::{Observations, Suggestion, Thresholds};
 use crate::policy::overrides::Criteria;
@@ -86,12 +87,13 @@ impl Suggest {
         let runtime = runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Failure::running(&error))?;
         let mut observations = Observations::default();
-        let read = runtime.block_on(reader.observe(epoch_seconds(since), |seen| observations.add(seen)));
+        let read =
+            runtime.block_on(reader.observe(clock::signed(clock::since_epoch(since)), |seen| observations.add(seen)));
         read.map_err(|error| Failure::running(&error))?;
 
         let thresholds =
             Thresholds { domains: self.domains, days: self.days, messages: self.messages, ..Thresholds::default() };
-        let today = epoch_seconds(now).div_euclid(SECONDS_PER_DAY);
+        let today = clock::signed(clock::since_epoch(now)).div_euclid(SECONDS_PER_DAY);
         let holding = config.policy.overrides.iter().filter(|o| o.until.is_none_or(|until| today < until.to_day()));
         let granted: Vec<Criteria> = holding.map(config::Override::criteria).collect();
         let suggestions = observations.suggest(&thresholds, &granted, &config.bypass.trusted_networks);
@@ -201,7 +203,7 @@ mod tests {
         let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let store = Store::open(Settings::new(location), &Registry::new()).await.unwrap();
-            records(epoch_seconds(SystemTime::now())).into_iter().for_each(|record| store.appender().append(record));
+            records(clock::epoch_seconds_signed()).into_iter().for_each(|record| store.appender().append(record));
             store.close(Duration::from_secs(5)).await;
         });
         let text = run(&["forwarders", "suggest", "--config", &path]).unwrap();

@@ -13,7 +13,7 @@ mod suppressions;
 use std::error::Error;
 use std::future::Future;
 use std::io::Write;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use clap::Subcommand;
 use tokio::runtime;
@@ -69,17 +69,6 @@ fn settings(config: &Config, metrics: ClientMetrics) -> Result<delivery::Setting
 
 pub fn duration(text: &str) -> Result<Duration, &'static str> {
     parse_duration(text).ok_or(r#"expected a duration such as "12h" or "7d""#)
-}
-
-/// Seconds since the epoch.
-fn now() -> i64 {
-    epoch_seconds(SystemTime::now())
-}
-
-/// Seconds since the epoch; before it there is nothing.
-pub fn epoch_seconds(time: SystemTime) -> i64 {
-    let seconds = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-    i64::try_from(seconds).unwrap_or(i64::MAX)
 }
 
 fn before(now: i64, duration: Duration) -> i64 {

@@ -9,8 +9,9 @@ use super::Session;
 use super::metrics::Outcome;
 use super::receive::Received;
 use super::state::Event;
-use super::transaction::{Transaction, epoch_seconds};
+use super::transaction::Transaction;
 use crate::causes::Causes;
+use crate::clock;
 use crate::envelope::Envelope;
 use crate::report::bounce::{Bounce, MAX_BODY};
 use crate::smtp::address::{DomainPart, ForwardPath};
@@ -37,7 +38,7 @@ impl Session {
             Ok(Ok(key)) => key,
             _ => return refused(451, "4.3.0", "Can't look that up now, please try again later"),
         };
-        let now = i64::try_from(epoch_seconds()).unwrap_or(i64::MAX);
+        let now = clock::epoch_seconds_signed();
         let Some(job) = key.job(path.mailbox().local_part(), now) else {
             return refused(550, "5.1.1", "No such user here");
         };
@@ -54,25 +55,25 @@ impl Session {
     /// Reads a bounce and writes down what it says. The client has its 250 when the store has it.
     pub(super) async fn take_bounce(&mut self, transaction: &Transaction, job: &str, received: Received) -> Reply {
         let Received { subject, body, .. } = received;
-        let mut octets = Vec::new();
-        let mut reader = body.into_reader();
-        while let Ok(Some(piece)) = reader.next().await {
-            octets.extend_from_slice(piece.get(..MAX_BODY.saturating_sub(octets.len())).unwrap_or(piece));
-            if octets.len() >= MAX_BODY {
-                break;
+        let octets = match body.beginning(MAX_BODY).await {
+            Ok(octets) => octets,
+            Err(error) => {
+                warn!(session = &*self.id, job, %error, "a bounce can't be read back from its spool file");
+                self.gate.metrics.messages.inc(Outcome::Failed);
+                return cannot_take();
             }
-        }
+        };
         let bounce = Bounce::read(subject.section.as_bytes(), &octets);
         let stored = timeout(STORE_WAIT, self.gate.reports.bounced(job, &bounce)).await;
         let (outcome, reply) = match &stored {
             Ok(Ok(())) => (Outcome::Bounce, Reply::new(250, "2.0.0", "Noted")),
             Ok(Err(cause)) => {
                 warn!(session = &*self.id, job, error = %Causes(cause), "a bounce can't be written down");
-                (Outcome::Failed, Reply::new(451, "4.3.0", "Can't take that now, please try again later"))
+                (Outcome::Failed, cannot_take())
             }
             Err(_) => {
                 warn!(session = &*self.id, job, "a bounce can't be written down: the store does not answer");
-                (Outcome::Failed, Reply::new(451, "4.3.0", "Can't take that now, please try again later"))
+                (Outcome::Failed, cannot_take())
             }
         };
         self.gate.metrics.messages.inc(outcome);
@@ -91,6 +92,11 @@ impl Session {
         );
         reply
     }
+}
+
+/// A bounce that can't be read or written down comes again.
+fn cannot_take() -> Reply {
+    Reply::new(451, "4.3.0", "Can't take that now, please try again later")
 }
 
 /// How long the store may take over a bounce: its sender waits.

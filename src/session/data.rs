@@ -11,6 +11,7 @@ use super::pace::Pace;
 use super::receive::{Intake, Received, Stage};
 use super::settings::{BareNewline, Settings};
 use super::state::State;
+use super::transaction::EndOfData;
 use super::{End, Session, pause};
 use crate::envelope::{Envelope, Hello};
 use crate::message::spool;
@@ -148,14 +149,14 @@ impl Session {
         }
         if incoming.unkept.is_none() {
             let kept = alongside(&mut self.evaluation, intake.settle()).await;
-            incoming.unkept = kept.inspect_err(|_| intake.give_up(Fault::MessageSize)).err();
+            incoming.unkept = kept.inspect_err(|_| intake.discard()).err();
         }
         stage
     }
 
     /// Ends the transaction of a message that has come whole, or whose rest would be of no use.
     async fn end_of_message(&mut self, hello: &Hello, envelope: &Envelope, incoming: Incoming) -> Reply {
-        let end_of_data = std::time::Instant::now();
+        let end_of_data = EndOfData::now();
         let gate = Arc::clone(&self.gate);
         let bare_newline = incoming.settings.bare_newline;
         let intake = match incoming.unkept {
@@ -181,7 +182,7 @@ impl Session {
                 reply
             }
         };
-        gate.metrics.end_of_data.observe(end_of_data.elapsed().as_secs_f64());
+        gate.metrics.end_of_data.observe(end_of_data.at.elapsed().as_secs_f64());
         reply
     }
 

@@ -2,9 +2,10 @@
 
 use super::Session;
 use super::report::final_reply;
-use super::transaction::{Ending, Transaction, epoch_seconds};
+use super::transaction::{Ending, Transaction};
 use crate::action::Names;
 use crate::action::authentication_results::evaluated;
+use crate::clock;
 use crate::envelope::Envelope;
 use crate::evaluation::subject::Subject;
 use crate::message::spool::Spool;
@@ -71,7 +72,7 @@ impl Session {
             source_port: Some(self.client.address.port()).filter(|port| *port != 0),
             delivered,
             id: transaction.id.clone(),
-            arrived: i64::try_from(epoch_seconds()).unwrap_or(i64::MAX),
+            arrived: clock::signed(ending.end_of_data.arrived),
         });
     }
 }

@@ -1,7 +1,8 @@
 //! Drives one SMTP session: reads what the client says, lets the state machine decide, performs what it says.
 //!
 //! It owns the client's connection and the link to the upstream, and nothing outlives it. A client that goes takes its
-//! transaction with it. Errors of ours are told in one place (`relay::trouble`), in words without mechanism or name.
+//! transaction with it. What a client hears when the upstream can't be used stands in one place (`relay::trouble`);
+//! whatever goes wrong, replies name neither mechanism nor host.
 
 pub mod background;
 mod bounce;

@@ -75,7 +75,10 @@ struct Parts {
     body: Spool,
     size: u64,
     dots: u64,
+    /// The bound that was passed first.
     fault: Option<Fault>,
+    /// Nothing more is kept: for the fault, or since there is no room.
+    is_discarded: bool,
 }
 
 impl Intake {
@@ -92,6 +95,7 @@ impl Intake {
             size: 0,
             dots: 0,
             fault: None,
+            is_discarded: false,
         };
         Self { decoder: Decoder::new(framing), parts }
     }
@@ -114,9 +118,9 @@ impl Intake {
         self.parts.body.settle().await
     }
 
-    /// Drops what was kept: the message will not be taken, and the rest of it is read for its end alone.
-    pub fn give_up(&mut self, fault: Fault) {
-        self.parts.give_up(fault);
+    /// Drops what was kept: the message can't be taken, and the rest of it is read for its end alone.
+    pub fn discard(&mut self) {
+        self.parts.discard();
     }
 
     /// The bound that was passed, if one was.
@@ -187,7 +191,7 @@ impl Sink for Parts {
         if self.size > self.bounds.message_size {
             self.give_up(Fault::MessageSize);
         }
-        if self.fault.is_some() {
+        if self.is_discarded {
             return;
         }
         if self.subject.is_some() {
@@ -211,7 +215,7 @@ impl Parts {
     /// Takes header lines up to the empty one and gives how much was taken.
     fn take_head(&mut self, content: &[u8]) -> usize {
         let mut taken = 0;
-        while let Some(rest) = content.get(taken..).filter(|r| !r.is_empty() && self.fault.is_none()) {
+        while let Some(rest) = content.get(taken..).filter(|r| !r.is_empty() && !self.is_discarded) {
             let Some(found) = memchr::memchr(b'\n', rest) else {
                 self.push_head(rest);
                 return content.len();
@@ -261,6 +265,11 @@ impl Parts {
 
     fn give_up(&mut self, fault: Fault) {
         self.fault.get_or_insert(fault);
+        self.discard();
+    }
+
+    fn discard(&mut self) {
+        self.is_discarded = true;
         self.head = Vec::new();
         self.body.clear();
     }

@@ -9,13 +9,13 @@ use tracing::{info, warn};
 
 use super::background::{Background, alongside};
 use super::metrics::Limit;
-use super::report::in_short;
 use super::state::{Event, State};
 use super::transaction::Transaction;
 use super::{LINE_END, MAX_COMMAND_LINE, Session};
 use crate::envelope::{Envelope, Hello};
 use crate::evaluation::caught::caught;
 use crate::evaluation::gather::{HELO_LOOKUPS, Lookups, Sender, gather};
+use crate::record::UpstreamReply;
 use crate::smtp::address::{ForwardPath, ReversePath};
 use crate::smtp::command::{Command, MailParameters, RcptParameters};
 use crate::smtp::extension::Capabilities;
@@ -45,7 +45,7 @@ impl Session {
         let wait = alongside(&mut self.evaluation, self.link.mail(&introduction, group));
         let reply = handing_out(&mut self.stream, &mut self.held_since, wait).await;
         let reply = reply.unwrap_or_else(|error| self.told(&error));
-        self.gate.metrics.transactions.inc(in_short(&reply));
+        self.gate.metrics.transactions.inc(UpstreamReply::of(&reply));
         reply
     }
 
@@ -71,7 +71,7 @@ impl Session {
         let wait = alongside(&mut self.evaluation, self.link.recipient(&introduction, line));
         let reply = handing_out(&mut self.stream, &mut self.held_since, wait).await;
         let reply = reply.unwrap_or_else(|error| self.told(&error));
-        self.gate.metrics.recipients.inc(in_short(&reply));
+        self.gate.metrics.recipients.inc(UpstreamReply::of(&reply));
         Event::Answer(reply)
     }
 

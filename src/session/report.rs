@@ -8,8 +8,9 @@ use tracing::info;
 use super::Session;
 use super::latest::Refusal;
 use super::metrics::{Limit, Outcome};
-use super::transaction::{AnsweredBy, Ending, Transaction, epoch_seconds};
+use super::transaction::{AnsweredBy, Ending, Transaction};
 use crate::action::Action;
+use crate::clock;
 use crate::domain::Domain;
 use crate::envelope::{Client, Envelope, Hello};
 use crate::evaluation::{ArcSet, DmarcResult, Evaluation};
@@ -42,12 +43,12 @@ pub struct Origin<'a> {
 /// What became of a message, by its verdict and the reply to its end of data.
 pub fn outcome(verdict: Option<&Verdict>, reply: &Reply, answered_by: AnsweredBy) -> Outcome {
     let is_tagged = verdict.is_some_and(Verdict::is_tagged);
-    match (answered_by, reply.code() / 100) {
-        (AnsweredBy::Upstream, 2) if is_tagged => Outcome::AcceptedTagged,
-        (AnsweredBy::Upstream, 2) => Outcome::Accepted,
-        (AnsweredBy::Upstream, 5) => Outcome::UpstreamRefused,
-        (AnsweredBy::Upstream, _) => Outcome::UpstreamDeferred,
-        (AnsweredBy::Gate, 5) => Outcome::Refused,
+    match (answered_by, UpstreamReply::of(reply)) {
+        (AnsweredBy::Upstream, UpstreamReply::Accepted) if is_tagged => Outcome::AcceptedTagged,
+        (AnsweredBy::Upstream, UpstreamReply::Accepted) => Outcome::Accepted,
+        (AnsweredBy::Upstream, UpstreamReply::Refused) => Outcome::UpstreamRefused,
+        (AnsweredBy::Upstream, UpstreamReply::Deferred) => Outcome::UpstreamDeferred,
+        (AnsweredBy::Gate, UpstreamReply::Refused) => Outcome::Refused,
         (AnsweredBy::Gate, _) if verdict.is_some_and(|v| matches!(v.action, Action::Defer(_))) => Outcome::Deferred,
         (AnsweredBy::Gate, _) => Outcome::Failed,
     }
@@ -55,16 +56,7 @@ pub fn outcome(verdict: Option<&Verdict>, reply: &Reply, answered_by: AnsweredBy
 
 /// What the upstream said to the message; none if it was not asked, or did not come to say it.
 fn upstream_reply(ending: &Ending<'_>) -> Option<UpstreamReply> {
-    (ending.answered_by == AnsweredBy::Upstream).then(|| in_short(ending.reply))
-}
-
-/// A reply in one word.
-pub(super) fn in_short(reply: &Reply) -> UpstreamReply {
-    match reply.code() / 100 {
-        2 => UpstreamReply::Accepted,
-        5 => UpstreamReply::Refused,
-        _ => UpstreamReply::Deferred,
-    }
+    (ending.answered_by == AnsweredBy::Upstream).then(|| UpstreamReply::of(ending.reply))
 }
 
 impl Session {
@@ -86,7 +78,7 @@ impl Session {
         }
         let Some(reply) = final_reply(ending) else { return };
         if let Some(verdict) = &ending.verdict {
-            let arrived = i64::try_from(epoch_seconds()).unwrap_or(i64::MAX);
+            let arrived = clock::signed(ending.end_of_data.arrived);
             let mut records = verdict::records(verdict, self.client.ip(), envelope, reply, arrived);
             if transaction.settings.verdict.recipients_in_rows == RecipientsInRows::ByDomain {
                 records = verdict::by_recipient_domain(records, envelope);
@@ -100,7 +92,7 @@ impl Session {
         if let Some(verdict) = &ending.verdict
             && ending.outcome != Outcome::Failed
         {
-            let arrived = i64::try_from(epoch_seconds()).unwrap_or(i64::MAX);
+            let arrived = clock::signed(ending.end_of_data.arrived);
             self.gate.rows.compare(verdict::comparison(verdict, self.client.ip(), upstream_reply(ending), arrived));
         }
     }
@@ -113,7 +105,7 @@ impl Session {
         let author = ending.verdict.as_ref().and_then(|verdict| verdict.evaluation.author.domains().first());
         self.gate.latest.put(Refusal {
             id: transaction.id.clone(),
-            arrived: epoch_seconds(),
+            arrived: ending.end_of_data.arrived,
             ip: self.client.ip(),
             author_domain: author.map(|domain| domain.as_str().into()),
             outcome: ending.outcome,
@@ -142,7 +134,7 @@ impl Session {
             gate: transaction.settings.hostname.clone(),
             listener: self.gate.listener,
             policy_table: transaction.settings.policy_table.as_str(),
-            arrived: epoch_seconds(),
+            arrived: ending.end_of_data.arrived,
             ip,
             hello: hello.name.as_str().into(),
             letter: Letter::new(envelope, section),
@@ -239,7 +231,7 @@ pub fn log(origin: &Origin<'_>, transaction: &Transaction, envelope: &Envelope, 
         answered_by = ending.answered_by.as_str(),
         reply = ending.reply.summary(),
         evaluation_ms = findings.evaluation_ms,
-        elapsed_ms = u64::try_from(ending.end_of_data.elapsed().as_millis()).unwrap_or(u64::MAX),
+        elapsed_ms = u64::try_from(ending.end_of_data.at.elapsed().as_millis()).unwrap_or(u64::MAX),
         transaction_ms = u64::try_from(transaction.began.elapsed().as_millis()).unwrap_or(u64::MAX),
         "message"
     );
@@ -247,10 +239,10 @@ pub fn log(origin: &Origin<'_>, transaction: &Transaction, envelope: &Envelope, 
 
 /// The last word on a message; none for a 4xx, after which it is tried again and would count twice.
 pub(super) fn final_reply(ending: &Ending<'_>) -> Option<FinalReply> {
-    match (ending.answered_by, ending.reply.code() / 100) {
-        (AnsweredBy::Upstream, 2) => Some(FinalReply::Accepted),
-        (AnsweredBy::Upstream, 5) => Some(FinalReply::RefusedByUpstream),
-        (AnsweredBy::Gate, 5) => Some(FinalReply::RefusedByGate),
+    match (ending.answered_by, UpstreamReply::of(ending.reply)) {
+        (AnsweredBy::Upstream, UpstreamReply::Accepted) => Some(FinalReply::Accepted),
+        (AnsweredBy::Upstream, UpstreamReply::Refused) => Some(FinalReply::RefusedByUpstream),
+        (AnsweredBy::Gate, UpstreamReply::Refused) => Some(FinalReply::RefusedByGate),
         _ => None,
     }
 }

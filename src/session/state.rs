@@ -55,7 +55,8 @@ pub enum Effect {
     Say(Reply),
     /// Send the reply and close, for this reason.
     Close(Parting, Reply),
-    /// Tell the client what is offered; the connection to the upstream, if there is one, is dropped.
+    /// Tell the client what is offered. The connection to the upstream, if there is one, is closed; or only reset, where
+    /// the client has authenticated on it.
     Introduce(Hello),
     /// Say 220, throw away what the client has sent, and shake hands.
     Secure,

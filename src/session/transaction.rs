@@ -2,7 +2,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use rand::Rng;
 use tokio::sync::oneshot;
@@ -14,6 +14,7 @@ use super::receive::Received;
 use super::relay::trouble;
 use super::{Session, Settings, pause, report};
 use crate::action::Action;
+use crate::clock;
 use crate::dns::message_lookup::MessageLookup;
 use crate::envelope::{Envelope, Hello};
 use crate::evaluation::caught::caught_in;
@@ -63,9 +64,19 @@ pub struct Ending<'a> {
     /// Its octets; none if they were not counted to the end.
     pub size: Option<u64>,
     /// When its end of data came.
-    pub end_of_data: Instant,
+    pub end_of_data: EndOfData,
     /// What is ready for a failure report, if the owner of an author domain wants one.
     pub claim: Option<Claim>,
+}
+
+/// The moment at which a message had come, by both clocks. The wall clock is read this once, so that signatures, row,
+/// explanation and failure report go by one time.
+#[derive(Debug, Clone, Copy)]
+pub struct EndOfData {
+    /// By the clock that measures.
+    pub at: Instant,
+    /// In seconds since the epoch.
+    pub arrived: u64,
 }
 
 label_enum! {
@@ -75,6 +86,13 @@ label_enum! {
         Gate = "gate",
         /// The upstream.
         Upstream = "upstream",
+    }
+}
+
+impl EndOfData {
+    /// Now.
+    pub fn now() -> Self {
+        Self { at: Instant::now(), arrived: clock::epoch_seconds() }
     }
 }
 
@@ -92,7 +110,7 @@ impl Session {
         hello: &Hello,
         envelope: &Envelope,
         received: Received,
-        dot: Instant,
+        dot: EndOfData,
     ) -> Reply {
         let Some(transaction) = self.transaction.take() else { return trouble(&upstream::Error::Lost) };
         if let Some(job) = &transaction.bounce {
@@ -122,7 +140,8 @@ impl Session {
         // Done.
         let (reply, answered_by) = match action {
             Action::Relay { header } => {
-                let (head, dots_of_head) = self.head(&transaction, (hello, envelope), &subject, header).await;
+                let (head, dots_of_head) =
+                    self.head(&transaction, (hello, envelope), &subject, (header, dot.arrived)).await;
                 let parts = MessageParts {
                     head,
                     body_size: body.len(),
@@ -132,7 +151,7 @@ impl Session {
                     framing,
                 };
                 let introduction = self.introduction(hello).await;
-                self.took(Part::Verdict, dot.elapsed());
+                self.took(Part::Verdict, dot.at.elapsed());
                 let (delivered, times) = self.link.deliver(&introduction, parts).await;
                 let spent = [(Part::Connect, times.connect), (Part::Transfer, times.transfer)];
                 spent.into_iter().chain([(Part::UpstreamReply, times.reply)]).for_each(|(part, took)| {
@@ -144,7 +163,7 @@ impl Session {
                 }
             }
             Action::Reject(text) | Action::Defer(text) => {
-                self.took(Part::Verdict, dot.elapsed());
+                self.took(Part::Verdict, dot.at.elapsed());
                 (verdict::reply(&text), AnsweredBy::Gate)
             }
         };
@@ -175,7 +194,7 @@ impl Session {
         hello: &Hello,
         envelope: &Envelope,
         (outcome, reply): (Outcome, &Reply),
-        end_of_data: Instant,
+        end_of_data: EndOfData,
     ) {
         let Some(transaction) = self.transaction.take() else { return };
         let answered_by = AnsweredBy::Gate;
@@ -198,7 +217,7 @@ impl Session {
         transaction: &Transaction,
         envelope: &Envelope,
         hashes: BodyHashes,
-        end_of_data: Instant,
+        end_of_data: EndOfData,
     ) -> Option<Verdict> {
         let lookup = transaction.lookup.as_ref()?;
         let settings = &transaction.settings.verdict;
@@ -208,18 +227,19 @@ impl Session {
             // What the shadow policy alone would like to know is not asked or waited for.
             false => self.reverse.known().await.confirmed(),
         };
-        let elapsed = end_of_data.elapsed();
+        let elapsed = end_of_data.at.elapsed();
         self.gate.metrics.evaluation.observe(elapsed.as_secs_f64());
         let reached = [(Limit::Lookups, lookup.is_exhausted()), (Limit::Evaluation, lookup.is_expired())];
         reached.iter().filter(|(_, is)| *is).for_each(|(limit, _)| self.gate.metrics.limits.inc(*limit));
-        let evaluated = || gathered.evaluate(&hashes, epoch_seconds(), lookup.take_evidence(), elapsed);
+        let evaluated = || gathered.evaluate(&hashes, end_of_data.arrived, lookup.take_evidence(), elapsed);
         let evaluation = caught_in(evaluated).ok()??;
         let (doubts, ip, now) = (&self.gate.doubts, self.client.ip(), Instant::now());
         let in_doubt_for = match evaluation.is_in_doubt() {
             true => doubts.last(ip, &evaluation.dmarc, now).await,
             false => Vec::new(),
         };
-        let circumstances = Circumstances { host, in_doubt_for, ..settings.circumstances(envelope, epoch_seconds()) };
+        let circumstances =
+            Circumstances { host, in_doubt_for, ..settings.circumstances(envelope, end_of_data.arrived) };
         let judged = || verdict::conclude(evaluation, envelope, &circumstances, settings, &transaction.id);
         let verdict = caught_in(judged).ok()?;
         doubts.note(ip, &verdict.evaluation.dmarc, &verdict.decision.assessments, now).await;
@@ -249,7 +269,7 @@ impl Session {
         transaction: &Transaction,
         (hello, envelope): (&Hello, &Envelope),
         subject: &Subject,
-        mut fields: String,
+        (mut fields, time): (String, u64),
     ) -> (Vec<u8>, u64) {
         if self.link.adds_received() {
             let name = self.introduction(hello).await.name.confirmed();
@@ -262,7 +282,7 @@ impl Session {
                 ip: self.client.ip(),
                 by: &transaction.settings.hostname,
                 id: &transaction.id,
-                time: epoch_seconds(),
+                time,
             };
             fields.push_str(&hop.field());
         }
@@ -292,11 +312,6 @@ pub fn new_id() -> Box<str> {
         digit
     };
     (0..13).map(digit).collect::<String>().into()
-}
-
-/// The clock, once for each use that needs it.
-pub fn epoch_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
 /// Octets for the dots that the encoding may add to a header section.

@@ -3,8 +3,9 @@
 use crate::source;
 
 /// The modules in the order in which data flows: each may use those above it, never those below.
-const ORDER: [&str; 34] = [
+const ORDER: [&str; 35] = [
     "calendar",
+    "clock",
     "domain",
     "label",
     "secret",

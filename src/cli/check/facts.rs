@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::Check;
 use super::input::Input;
+use crate::clock::epoch_seconds;
 use crate::config::{Config, Mode, Reject};
 use crate::domain::Domain;
 use crate::envelope::Envelope;
@@ -17,7 +18,6 @@ use crate::explain::facts::{Addresses, Client, From, Question, Results, one_line
 use crate::label::Label;
 use crate::policy::Circumstances;
 use crate::session::receive::Received;
-use crate::session::transaction::epoch_seconds;
 use crate::smtp::reply::Reply;
 use crate::verdict;
 

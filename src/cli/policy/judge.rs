@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::facts::{CaseFacts, Judged};
 use crate::calendar::SECONDS_PER_DAY;
+use crate::clock::epoch_seconds;
 use crate::config::Config;
 use crate::config::cases::{Case, Signature};
 use crate::dns::{Answer, Evidence, Failure, Lookup, Miss, RecordType, Records, TxtRecords};
@@ -16,7 +17,6 @@ use crate::evaluation::{ArcOutput, ArcResult, ArcSet, DkimOutput, DmarcFinding, 
 use crate::message::author::Author;
 use crate::policy::Circumstances;
 use crate::policy::bypass::Login;
-use crate::session::transaction::epoch_seconds;
 use crate::smtp::command::MailParameters;
 use crate::spf::{Request, SpfOutput};
 use crate::suffix_list;

@@ -7,8 +7,9 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::calendar::{Date, SECONDS_PER_DAY};
-use crate::cli::reports::{before, block_on, duration, now};
+use crate::cli::reports::{before, block_on, duration};
 use crate::cli::{ConfigFile, Failure, print};
+use crate::clock::epoch_seconds_signed;
 use crate::domain::Domain;
 use crate::label::Label;
 use crate::record::{Counted, DkimAuthResult, OverrideReason};
@@ -67,7 +68,7 @@ struct Line<'a> {
 impl Export {
     pub fn run(self, output: &mut dyn Write) -> Result<(), Failure> {
         let location = self.file.load()?.config.store.url;
-        let now = now();
+        let now = epoch_seconds_signed();
         let days = before(now, self.since).div_euclid(SECONDS_PER_DAY)..=now.div_euclid(SECONDS_PER_DAY);
         if self.format.csv {
             print(output, HEADING)?;

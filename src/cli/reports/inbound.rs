@@ -9,8 +9,9 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 use self::summary::Summary;
-use super::{before, block_on, duration, now};
+use super::{before, block_on, duration};
 use crate::cli::{ConfigFile, Failure, print};
+use crate::clock::epoch_seconds_signed;
 use crate::domain::Domain;
 use crate::store::{Error, Reader};
 
@@ -67,7 +68,7 @@ impl Inbound {
 impl List {
     fn run(self, output: &mut dyn Write) -> Result<(), Failure> {
         let config = self.file.load()?.config;
-        let since = before(now(), self.since);
+        let since = before(epoch_seconds_signed(), self.since);
         let summary = block_on(self.summary(&Reader::new(config.store.url), since))?;
         if summary.is_empty() && config.reports.inbound.addresses.is_empty() && !self.json {
             return print(output, "no reports: reports.inbound.addresses is empty in the configuration\n");

@@ -7,8 +7,9 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::calendar::{Date, SECONDS_PER_DAY};
-use crate::cli::reports::{before, block_on, duration, moment, now};
+use crate::cli::reports::{before, block_on, duration, moment};
 use crate::cli::{ConfigFile, Failure, print};
+use crate::clock::epoch_seconds_signed;
 use crate::explain::escape::escaped;
 use crate::label::Label;
 use crate::store::jobs::{Job, JobState, Jobs, Selection};
@@ -71,7 +72,7 @@ struct JsonLine<'a> {
 impl List {
     pub fn run(self, output: &mut dyn Write) -> Result<(), Failure> {
         let location = self.file.load()?.config.store.url;
-        let selection = Selection { since: before(now(), self.since), limit: MOST };
+        let selection = Selection { since: before(epoch_seconds_signed(), self.since), limit: MOST };
         let jobs = block_on(async { Jobs::open_read_only(&location).await?.list(&selection).await })?;
         let jobs: Vec<_> = jobs.into_iter().filter(|job| self.state.is_none_or(|state| job.state == state)).collect();
         print(output, &if self.json { json(&jobs) } else { table(&jobs) })

@@ -5,8 +5,9 @@ use std::io::Write;
 use clap::Args;
 
 use crate::calendar::{Date, SECONDS_PER_DAY};
-use crate::cli::reports::{block_on, now};
+use crate::cli::reports::block_on;
 use crate::cli::{ConfigFile, Failure, print};
+use crate::clock::epoch_seconds_signed;
 use crate::config::Config;
 use crate::domain::Domain;
 use crate::report::aggregate::{Drafts, Limits, Period, Reporter, check};
@@ -31,7 +32,7 @@ pub struct Preview {
 impl Preview {
     pub fn run(self, output: &mut dyn Write) -> Result<(), Failure> {
         let config = self.file.load()?.config;
-        let day = self.period.unwrap_or_else(|| now().div_euclid(SECONDS_PER_DAY));
+        let day = self.period.unwrap_or_else(|| epoch_seconds_signed().div_euclid(SECONDS_PER_DAY));
         let drafts = block_on(async {
             let mut jobs = Jobs::open_read_only(&config.store.url).await?;
             let mut drafts = Drafts::new(config.reports.private_addresses, Limits::default());

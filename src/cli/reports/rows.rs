@@ -7,8 +7,9 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::calendar::Date;
-use crate::cli::reports::{before, block_on, duration, now};
+use crate::cli::reports::{before, block_on, duration};
 use crate::cli::{ConfigFile, Failure, print};
+use crate::clock::epoch_seconds_signed;
 use crate::store::{Reader, SummaryLine};
 
 /// List the recorded messages by day, policy domain and disposition.
@@ -40,7 +41,7 @@ struct JsonLine<'a> {
 impl Rows {
     pub fn run(self, output: &mut dyn Write) -> Result<(), Failure> {
         let reader = Reader::new(self.file.load()?.config.store.url);
-        let now = now();
+        let now = epoch_seconds_signed();
         let lines = block_on(reader.summary(before(now, self.since), now))?;
         print(output, &if self.json { json(&lines) } else { table(&lines) })
     }
@@ -97,7 +98,7 @@ mod tests {
         let location = Location::Sqlite(directory.path().join("store.db"));
         let store = runtime.block_on(Store::open(Settings::new(location), &Registry::new())).unwrap();
         assert_eq!(run(&arguments).unwrap().lines().count(), 1, "nothing recorded: the heading alone");
-        let now = now();
+        let now = epoch_seconds_signed();
         let mut pass = sample::record();
         pass.evaluated.disposition = Disposition::Pass;
         for record in [sample::record(), pass] {

@@ -8,8 +8,9 @@ use clap::Args;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
-use crate::cli::reports::{now, settings};
+use crate::cli::reports::settings;
 use crate::cli::{ConfigFile, Failure, print};
+use crate::clock::epoch_seconds_signed;
 use crate::dns::{self, Resolver};
 use crate::metrics::Registry;
 use crate::report::delivery::Delivery;
@@ -47,14 +48,14 @@ impl Send {
             let location = config.store.url.clone();
             let delivery = Delivery::new(location, resolver, rules.subscribe(), &registry).telling(tell);
             let failed = |error| Failure::running(&error);
-            delivery.plan(&settings, now()).await.map_err(failed)?;
+            delivery.plan(&settings, epoch_seconds_signed()).await.map_err(failed)?;
             if self.dry_run {
-                let until = if self.now { WHENEVER } else { now() };
+                let until = if self.now { WHENEVER } else { epoch_seconds_signed() };
                 let waiting = delivery.waiting(until).await.map_err(failed)?;
                 return print(output, &format!("{waiting} reports would be tried\n"));
             }
             if self.now {
-                delivery.hasten(now()).await.map_err(failed)?;
+                delivery.hasten(epoch_seconds_signed()).await.map_err(failed)?;
             }
             // Nobody stops it but the user.
             let (_stop, stopped) = watch::channel(false);
@@ -71,7 +72,7 @@ impl Send {
                     print(output, &format!("{line}\n"))?;
                 }
                 sum += count;
-                let waiting = delivery.waiting(now()).await.map_err(failed)?;
+                let waiting = delivery.waiting(epoch_seconds_signed()).await.map_err(failed)?;
                 if waiting == 0 {
                     return print(output, &format!("{sum} reports were tried\n"));
                 }

@@ -6,9 +6,10 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
-use super::{before, block_on, duration, now};
+use super::{before, block_on, duration};
 use crate::calendar::{Date, SECONDS_PER_DAY};
 use crate::cli::{ConfigFile, Failure, print};
+use crate::clock::epoch_seconds_signed;
 use crate::label::Label;
 use crate::policy::treatment::{Opinion, Treatment};
 use crate::record::UpstreamReply;
@@ -94,7 +95,7 @@ struct Replies {
 impl Shadow {
     pub fn run(self, output: &mut dyn Write) -> Result<(), Failure> {
         let reader = Reader::new(self.file.load()?.config.store.url);
-        let now = now();
+        let now = epoch_seconds_signed();
         let since = before(now, self.since);
         let told = Told::new((since, now), block_on(reader.comparisons(since, now, self.top.into()))?);
         print(output, &if self.json { told.to_json() } else { told.to_text() })

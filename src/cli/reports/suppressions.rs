@@ -5,8 +5,9 @@ use std::io::Write;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use crate::cli::reports::{block_on, moment, now};
+use crate::cli::reports::{block_on, moment};
 use crate::cli::{ConfigFile, Failure, print};
+use crate::clock::epoch_seconds_signed;
 use crate::explain::escape::escaped;
 use crate::store::jobs::{Jobs, Suppression};
 
@@ -63,7 +64,7 @@ impl List {
     fn run(self, output: &mut dyn Write) -> Result<(), Failure> {
         let location = self.file.load()?.config.store.url;
         let found = block_on(async { Jobs::open_read_only(&location).await?.suppressions().await })?;
-        let now = now();
+        let now = epoch_seconds_signed();
         let found: Vec<_> = found.into_iter().filter(|one| self.all || one.until > now).collect();
         print(output, &if self.json { json(&found) } else { table(&found) })
     }

@@ -26,7 +26,7 @@ fn who_sends_in_our_name_is_shown_by_domain_and_source() {
     let arguments = ["reports", "inbound", "--config", &path];
     assert_eq!(run(&arguments).unwrap_err().0, 1, "no gate has run");
 
-    let now = now();
+    let now = epoch_seconds_signed();
     let report = |id: &str, reporter: Option<&str>, rows: &[(Row, u64)]| Report {
         reporter: reporter.map(|name| Domain::parse(name).unwrap()),
         organization: "Big \u{1f4e7}".into(),
