@@ -21,6 +21,7 @@ on_both![
     until_the_last_row_of_an_outage_is_in_rows_are_late,
     what_waits_in_the_file_outlives_the_gate,
     an_explanation_behind_a_backlog_does_not_hold_up_the_stop,
+    an_explanation_that_waits_sends_no_row_to_the_file_by_itself,
     what_waits_in_the_file_survives_kill_9,
     a_file_that_is_full_leaves_the_memory,
     what_the_database_refuses_holds_nothing_up,
@@ -150,6 +151,27 @@ async fn an_explanation_behind_a_backlog_does_not_hold_up_the_stop(home: Home) {
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     assert_eq!(messages(&home).await, 3);
     assert!(Reader::new(home.location.clone()).explanation("ID").await.unwrap().is_some());
+}
+
+/// Like rows become one before they go to the file, whatever else waits.
+async fn an_explanation_that_waits_sends_no_row_to_the_file_by_itself(home: Home) {
+    let gate = broken_with_file(made(home).await).await;
+    gate.explain("ID", now(), b"told");
+    gate.append(sample::record());
+    gate.wait_for("dmarcgate_store_rows_spilled_total 1\n").await;
+    let first = gate.metric("dmarcgate_store_spill_bytes ");
+    // The next pause is two seconds: long enough for the explanation to be older than rows may become in memory.
+    gate.wait_for("dmarcgate_store_failed_batches_total 2\n").await;
+    let mut ticks = tokio::time::interval(Duration::from_millis(20));
+    for _ in 0..100 {
+        ticks.tick().await;
+        gate.append(sample::record());
+    }
+    gate.wait_for("dmarcgate_store_rows_spilled_total 101\n").await;
+    let batches = gate.metric("dmarcgate_store_spill_bytes ") / first;
+    assert!(batches < 10, "{batches} batches of rows that are alike");
+    let home = gate.close().await;
+    home.execute("ALTER TABLE gone RENAME TO report_rows").await;
 }
 
 async fn what_waits_in_the_file_survives_kill_9(home: Home) {

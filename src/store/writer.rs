@@ -38,8 +38,10 @@ pub struct Writer {
     opening: Option<Duration>,
     spill: Option<SharedSpill>,
     waiting: Waiting,
-    /// Since when; none if nothing waits.
-    since: Option<Instant>,
+    /// Since when rows or comparisons wait.
+    rows_since: Option<Instant>,
+    /// Since when explanations wait. They never go to the spill file, so that they must not make rows due for it.
+    explanations_since: Option<Instant>,
     /// A batch that has its stamp and is neither in the database nor in the spill file, as far as we know.
     held: Option<Arc<Batch>>,
     writer: WriterId,
@@ -148,7 +150,8 @@ impl Writer {
             opening,
             spill: spill.map(|spill| Arc::new(Mutex::new(spill))),
             waiting: Waiting::default(),
-            since: None,
+            rows_since: None,
+            explanations_since: None,
             held: None,
             writer: rand::random(),
             sequence: 0,
@@ -268,7 +271,7 @@ impl Writer {
         }
         let held = self.held.as_ref().map_or(0, |batch| batch.memory);
         if self.waiting.add(Row::new(record, self.settings.periods), self.settings.memory.saturating_sub(held)) {
-            self.since.get_or_insert_with(Instant::now);
+            self.rows_since.get_or_insert_with(Instant::now);
         } else {
             self.metrics.pending.dec();
             self.metrics.lost.inc(Loss::MemoryFull);
@@ -282,7 +285,7 @@ impl Writer {
     /// Adds an explanation to what waits, or counts it as lost.
     fn take_explanation(&mut self, explanation: Explanation) {
         if self.waiting.explain(explanation, self.settings.memory / 4) {
-            self.since.get_or_insert_with(Instant::now);
+            self.explanations_since.get_or_insert_with(Instant::now);
         } else {
             self.metrics.explanations_lost.inc(Loss::MemoryFull);
         }
@@ -293,7 +296,7 @@ impl Writer {
         let held = self.held.as_ref().map_or(0, |batch| batch.compared);
         let room = (self.settings.memory / 8).saturating_sub(held);
         if self.waiting.compare(ComparisonRow::new(comparison), room) {
-            self.since.get_or_insert_with(Instant::now);
+            self.rows_since.get_or_insert_with(Instant::now);
         } else {
             self.metrics.comparisons_lost.inc(Loss::MemoryFull);
         }
@@ -306,8 +309,9 @@ impl Writer {
         let is_spilled = self.spill().is_some_and(|spill| !spill.is_empty());
         let is_behind = is_spilled || self.retry.is_some();
         let is_hasty = pace == Pace::Stopping && self.waiting.len() > 0;
-        let is_due = self.held.is_some() || is_hasty || self.due().is_some_and(|due| due <= now);
-        if is_behind && is_due && self.may_spill(now) && (self.held.is_some() || self.waiting.has_rows()) {
+        let is_past = |due: Option<Instant>| due.is_some_and(|due| due <= now);
+        let are_rows_due = self.held.is_some() || (is_hasty && self.waiting.has_rows()) || is_past(self.rows_due());
+        if is_behind && are_rows_due && self.may_spill(now) {
             return self.spill_job();
         }
         if self.retry.is_some_and(|retry| retry.at > now) {
@@ -316,6 +320,7 @@ impl Writer {
         if is_spilled {
             return Some(self.unspill_job());
         }
+        let is_due = are_rows_due || is_hasty || is_past(self.explanations_due());
         if is_due || self.retry.is_some() || self.waiting.len() >= self.settings.batch_rows {
             return Some(self.database_job());
         }
@@ -327,14 +332,23 @@ impl Writer {
         let retry = self.retry.map(|retry| retry.at);
         let spill_again = self.spill.is_some().then_some(self.spill_again);
         let prune_at = self.retry.is_none().then_some(self.prune_at);
-        [self.due(), retry, spill_again, prune_at].into_iter().flatten().filter(|at| *at > now).min()
+        [self.rows_due(), self.explanations_due(), retry, spill_again, prune_at]
+            .into_iter()
+            .flatten()
+            .filter(|at| *at > now)
+            .min()
     }
 
-    /// When what waits is taken out: later if it goes to the spill file, where no row adds to another any more.
-    fn due(&self) -> Option<Instant> {
+    /// When rows that wait are taken out: later if they go to the spill file, where none adds to another any more.
+    fn rows_due(&self) -> Option<Instant> {
         let can_spill = self.spill.is_some() && self.retry.is_some();
         let delay = if can_spill { self.settings.batch_delay.max(SPILL_DELAY) } else { self.settings.batch_delay };
-        self.since.map(|since| since + delay)
+        self.rows_since.map(|since| since + delay)
+    }
+
+    /// When explanations that wait are taken out; with the next attempt if the database is away.
+    fn explanations_due(&self) -> Option<Instant> {
+        self.explanations_since.map(|since| since + self.settings.batch_delay)
     }
 
     fn may_spill(&self, now: Instant) -> bool {
@@ -358,10 +372,13 @@ impl Writer {
         self.held.clone()
     }
 
-    /// Forgets since when something waits if nothing does; what is more than a batch, or goes another way, stays due.
+    /// Forgets since when something waits if nothing does; what is more than a batch stays due.
     fn rest(&mut self) {
-        if self.waiting.len() == 0 {
-            self.since = None;
+        if !self.waiting.has_rows() {
+            self.rows_since = None;
+        }
+        if self.waiting.explanations.is_empty() {
+            self.explanations_since = None;
         }
     }
 
@@ -450,7 +467,7 @@ impl Writer {
                 // The connection is dropped: after a failed statement it is in no known state.
                 self.waiting.put_back(wrote.explanations);
                 if !self.waiting.explanations.is_empty() {
-                    self.since.get_or_insert_with(Instant::now);
+                    self.explanations_since.get_or_insert_with(Instant::now);
                 }
                 self.fail(&Causes(&fault));
             }
@@ -521,6 +538,8 @@ impl Writer {
     }
 
     fn spilled(&mut self, result: Result<(), spill::Fault>) {
+        // Before the rows are counted: whoever sees them counted sees how large the file has become.
+        self.tell_spill();
         match result {
             Ok(()) => {
                 let messages = self.held.take().map_or(0, |batch| batch.messages);
@@ -534,7 +553,6 @@ impl Writer {
                 }
             }
         }
-        self.tell_spill();
     }
 
     fn pruned(&mut self, database: Option<Database>, result: Result<Pruned, sqlx::Error>) {
@@ -584,7 +602,7 @@ impl Writer {
 
     fn tell_lag(&self) {
         let is_spilled = self.spill().is_some_and(|spill| !spill.is_empty());
-        let waits_long = self.since.is_some_and(|since| since.elapsed() > LAG);
+        let waits_long = self.rows_since.is_some_and(|since| since.elapsed() > LAG);
         self.behind.send_if_modified(|behind| {
             // The last batch of those that waited long is under way without being told by anything else.
             let is_behind = self.retry.is_some() || is_spilled || waits_long || (*behind && self.held.is_some());
