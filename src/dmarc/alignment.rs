@@ -1,6 +1,7 @@
 //! Settles how an identifier stands to the author domain (RFC 9989 §4.4 and §4.10.2), and names the results of DMARC.
 
 use crate::dmarc::record::AlignmentMode;
+use crate::dmarc::tree_walk::Organization;
 use crate::domain::Domain;
 use crate::label_enum;
 
@@ -54,8 +55,17 @@ label_enum! {
 pub struct Placed<'a> {
     /// The domain.
     pub domain: &'a Domain,
-    /// Its organizational domain; none if the tree walk was left open.
-    pub organizational_domain: Option<&'a Domain>,
+    /// What its tree walk came to; none if there was none.
+    pub organization: Option<&'a Organization>,
+}
+
+impl<'a> Placed<'a> {
+    fn organizational_domain(self) -> Option<&'a Domain> {
+        match self.organization {
+            Some(Organization::Known(domain)) => Some(domain),
+            Some(Organization::Open(_)) | None => None,
+        }
+    }
 }
 
 impl Alignment {
@@ -74,7 +84,8 @@ impl Alignment {
 ///
 /// Identical domains need no walk. Where a walk was left open, what is known still tells: a domain lies within its
 /// organizational domain, so that an identifier outside the author's can never be aligned with it. Thus nobody makes a
-/// verdict doubtful by a domain of their own whose DNS fails.
+/// verdict doubtful by a domain of their own whose DNS fails; nor does a public suffix whose DNS fails, where the
+/// record that both have in common stands below it.
 pub fn alignment(mode: AlignmentMode, author: Placed<'_>, identifier: Placed<'_>) -> Alignment {
     if author.domain == identifier.domain {
         return Alignment::Strict;
@@ -82,7 +93,13 @@ pub fn alignment(mode: AlignmentMode, author: Placed<'_>, identifier: Placed<'_>
     if mode == AlignmentMode::Strict {
         return Alignment::Unaligned;
     }
-    let possible = match (author.organizational_domain, identifier.organizational_domain) {
+    if let (Some(Organization::Open(of_author)), Some(Organization::Open(of_identifier))) =
+        (author.organization, identifier.organization)
+        && of_author.shares_organization_with(of_identifier)
+    {
+        return Alignment::Relaxed;
+    }
+    let possible = match (author.organizational_domain(), identifier.organizational_domain()) {
         (Some(of_author), Some(of_identifier)) if of_author == of_identifier => return Alignment::Relaxed,
         (Some(_), Some(_)) => false,
         (Some(of_author), None) => identifier.domain.is_within(of_author),
@@ -99,12 +116,13 @@ mod tests {
     /// `None`: the walk was left open.
     fn case(mode: AlignmentMode, author: (&str, Option<&str>), identifier: (&str, Option<&str>)) -> Alignment {
         let domain = |text: &str| Domain::parse(text).unwrap();
-        let (author, author_org) = (domain(author.0), author.1.map(domain));
-        let (identifier, identifier_org) = (domain(identifier.0), identifier.1.map(domain));
+        let known = |text| Organization::Known(domain(text));
+        let (author, of_author) = (domain(author.0), author.1.map(known));
+        let (identifier, of_identifier) = (domain(identifier.0), identifier.1.map(known));
         alignment(
             mode,
-            Placed { domain: &author, organizational_domain: author_org.as_ref() },
-            Placed { domain: &identifier, organizational_domain: identifier_org.as_ref() },
+            Placed { domain: &author, organization: of_author.as_ref() },
+            Placed { domain: &identifier, organization: of_identifier.as_ref() },
         )
     }
 

@@ -46,12 +46,12 @@ fn policy_domain(start: &str, zone: &[(&str, &str)]) -> Option<String> {
 
 fn relaxed(author: &str, identifier: &str, zone: &[(&str, &str)]) -> Alignment {
     let (author, identifier) = (domain(author), domain(identifier));
-    let of = |start: &Domain| walk(start.as_str(), zone).organizational_domain();
+    let of = |start: &Domain| walk(start.as_str(), zone).organization();
     let (of_author, of_identifier) = (of(&author), of(&identifier));
     alignment(
         AlignmentMode::Relaxed,
-        Placed { domain: &author, organizational_domain: of_author.as_ref() },
-        Placed { domain: &identifier, organizational_domain: of_identifier.as_ref() },
+        Placed { domain: &author, organization: Some(&of_author) },
+        Placed { domain: &identifier, organization: Some(&of_identifier) },
     )
 }
 

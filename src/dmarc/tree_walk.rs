@@ -26,6 +26,15 @@ pub enum Found {
     Failed,
 }
 
+/// What a walk says of the organizational domain.
+#[derive(Debug, Clone)]
+pub enum Organization {
+    /// This is it.
+    Known(Domain),
+    /// A look-up failed that might have found another one.
+    Open(Walk),
+}
+
 /// Which record is an author domain's policy record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Selection {
@@ -88,15 +97,57 @@ impl Walk {
         if self.is_complete() { self.organizational_domain_so_far() } else { None }
     }
 
+    /// The organizational domain, or the walk that did not find it.
+    pub fn organization(self) -> Organization {
+        match self.organizational_domain() {
+            Some(domain) => Organization::Known(domain),
+            None => Organization::Open(self),
+        }
+    }
+
+    /// Whether both starts have one organizational domain, whatever stands at the names whose look-up failed: a public
+    /// suffix whose `_dmarc` has no answer must not keep a domain from being aligned with its own subdomains.
+    ///
+    /// Where a record stands at a name that both walks ask, and nothing was left open and no walk ended below those,
+    /// the last record is the same for both. Then it matters only where both starts have one label below it, if it
+    /// says or may say `psd=y`.
+    pub fn shares_organization_with(&self, other: &Self) -> bool {
+        let is_shared = |name: &Domain| self.names.contains(name) && other.names.contains(name);
+        let meets = |walk: &Self| {
+            let mut asked = walk.names.iter().zip(&walk.found);
+            let below = asked.by_ref().take_while(|(name, _)| !is_shared(name));
+            let is_plain = |found: &Found| {
+                *found != Found::Failed && found.record().is_none_or(|record| record.psd == Psd::Unstated)
+            };
+            below.map(|(_, found)| found).all(is_plain) && walk.records().any(|(name, _)| is_shared(name))
+        };
+        let may_be_suffix = |found: &Found| {
+            *found == Found::Failed || found.record().is_some_and(|record| record.psd == Psd::PublicSuffix)
+        };
+        let suffixes = |walk: &Self| {
+            let asked = walk.names.iter().zip(&walk.found);
+            let suffixes = asked.filter(|(name, found)| is_shared(name) && may_be_suffix(found));
+            suffixes.map(|(name, _)| name.clone()).collect::<Vec<_>>()
+        };
+        meets(self)
+            && meets(other)
+            && suffixes(self).iter().chain(&suffixes(other)).all(|name| self.below(name) == other.below(name))
+    }
+
+    /// The organizational domain of the start if `name` is a public suffix: one label below, from the start's own
+    /// labels, since that name need not have been asked (the jump to seven). A suffix that sends mail itself is none
+    /// of its own.
+    fn below(&self, name: &Domain) -> Option<Domain> {
+        let start = self.names.first()?;
+        Some(if name == start { start.clone() } else { start.last_labels(name.label_count() + 1) })
+    }
+
     /// The same of the records that were found.
     fn organizational_domain_so_far(&self) -> Option<Domain> {
         let start = self.names.first()?;
         // The walk stops at the first psd=y or psd=n, so that the last record decides all three rules.
         let Some((name, record)) = self.records().last() else { return Some(start.clone()) };
-        // A public suffix domain that sends mail itself is no suffix of its own: not rule 2 at the start.
-        let is_suffix = record.psd == Psd::PublicSuffix && name != start;
-        // One label below, from the start's own labels: that name need not have been asked (the jump to seven).
-        Some(if is_suffix { start.last_labels(name.label_count() + 1) } else { name.clone() })
+        if record.psd == Psd::PublicSuffix { self.below(name) } else { Some(name.clone()) }
     }
 
     /// The policy record for the start as author domain: its own, else that of its organizational domain, else that of
@@ -179,6 +230,49 @@ mod tests {
             Selection::Open => "?".into(),
             Selection::Found { domain, .. } => domain.to_string(),
         }
+    }
+
+    /// Every way in which four names of two walks may be answered, against every answer that those which failed might
+    /// have given.
+    #[test]
+    fn one_organization_whatever_was_not_answered() {
+        const STATES: [&str; 5] = ["", R, YES, NO, "!"];
+        let pairs = [
+            ("a.b.tt", "c.b.tt", ["a.b.tt", "c.b.tt", "b.tt", "tt"]),
+            ("b.tt", "c.b.tt", ["b.tt", "c.b.tt", "tt", "x.tt"]),
+            ("a.c.b.tt", "c.b.tt", ["a.c.b.tt", "c.b.tt", "b.tt", "tt"]),
+            ("a.tt", "b.tt", ["a.tt", "b.tt", "tt", "x.tt"]),
+            ("tt", "b.tt", ["tt", "b.tt", "x.tt", "y.tt"]),
+        ];
+        let mut shared = 0;
+        for (one, other, names) in pairs {
+            for case in 0..STATES.len().pow(4) {
+                let state = |place: u32| STATES[case / STATES.len().pow(place) % STATES.len()];
+                let zone: Vec<_> =
+                    names.into_iter().zip((0..4).map(state)).filter(|(_, text)| !text.is_empty()).collect();
+                let open = zone.iter().filter(|(_, text)| *text == "!").count();
+                let fillings = (0..4_usize.pow(open as u32)).map(|filling| {
+                    let mut rest = filling;
+                    let filled = zone.iter().map(|(name, text)| match *text {
+                        "!" => {
+                            let text = STATES[rest % 4];
+                            rest /= 4;
+                            (*name, text)
+                        }
+                        text => (*name, text),
+                    });
+                    filled.filter(|(_, text)| !text.is_empty()).collect::<Vec<_>>()
+                });
+                let always =
+                    fillings.into_iter().all(|zone| organizational(one, &zone) == organizational(other, &zone));
+                let found = walk(one, &zone).shares_organization_with(&walk(other, &zone));
+                let is_open = [one, other].iter().all(|start| organizational(start, &zone).is_none());
+                assert!(!found || always, "{one}, {other}, {zone:?}: not always");
+                assert!(found || !always || !is_open, "{one}, {other}, {zone:?}: always");
+                shared += usize::from(found && is_open);
+            }
+        }
+        assert!(shared > 30, "{shared}");
     }
 
     const R: &str = "v=DMARC1; p=reject";

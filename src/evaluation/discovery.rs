@@ -25,7 +25,7 @@ pub use self::of_domain::{DomainPolicy, of_domain};
 use crate::dmarc::alignment::{Alignment, DmarcResult, Doubt, Placed, alignment};
 use crate::dmarc::public_suffix::{Agreement, Discovery, List};
 use crate::dmarc::record::{AlignmentMode, Place, Policy, PolicyRecord, Psd, RecordAt, Standing, select};
-use crate::dmarc::tree_walk::{Found, Selection, Walk};
+use crate::dmarc::tree_walk::{Found, Organization, Selection, Walk};
 use crate::dns::{Failure, Lookup, Miss, RecordType};
 use crate::domain::Domain;
 use crate::evaluation::{DkimOutput, DkimResult, DmarcOutput, PublishedPolicy};
@@ -35,8 +35,8 @@ use crate::spf::{SpfOutput, SpfResult};
 #[derive(Debug, Clone)]
 pub struct Discoveries {
     authors: Vec<Discovered>,
-    /// Organizational domains of author domains and identifiers; none where the walk was left open.
-    walked: HashMap<Domain, Option<Domain>>,
+    /// What the walks from author domains and identifiers came to.
+    walked: HashMap<Domain, Organization>,
 }
 
 /// How discovery is done.
@@ -59,7 +59,7 @@ impl Default for Rules {
 #[derive(Debug, Clone)]
 struct Discovered {
     author_domain: Domain,
-    organizational_domain: Option<Domain>,
+    organization: Organization,
     finding: Finding,
 }
 
@@ -87,8 +87,10 @@ enum Finding {
 struct Open {
     doubt: Doubt,
     reason: &'static str,
-    /// The record that applies, where what is open is only which of its policies does.
+    /// The record that is known, whose alignment modes are gone by; none if there is none or it asks for nothing.
     record: Option<Arc<PolicyRecord>>,
+    /// The policy as if the author domain existed, where no more is open than that. What passes needs to know no more.
+    policy: Option<PublishedPolicy>,
 }
 
 /// Whether every question of a walk could be put.
@@ -113,7 +115,8 @@ pub async fn discover<L: Lookup>(
     let authors = authors.at_a_time(WALKS).all().await;
     let mut found = Discoveries::of(authors);
     if rules.discovery == Discovery::PublicSuffix {
-        let by_list = |domain: &Domain| (domain.clone(), Some(rules.suffixes.organizational_domain(domain)));
+        let by_list =
+            |domain: &Domain| (domain.clone(), Organization::Known(rules.suffixes.organizational_domain(domain)));
         found.walked.extend(identifiers.iter().map(by_list));
         return found;
     }
@@ -126,7 +129,7 @@ pub async fn discover<L: Lookup>(
     let walks = InOrder::new(wanted.into_iter().map(|domain| walk(lookup, domain))).at_a_time(WALKS).all().await;
     found
         .walked
-        .extend(walks.into_iter().filter_map(|(w, _)| Some((w.names().first()?.clone(), w.organizational_domain()))));
+        .extend(walks.into_iter().filter_map(|(walk, _)| Some((walk.names().first()?.clone(), walk.organization()))));
     found
 }
 
@@ -147,7 +150,7 @@ impl Discoveries {
     }
 
     fn of(authors: Vec<Discovered>) -> Self {
-        let walked = authors.iter().map(|a| (a.author_domain.clone(), a.organizational_domain.clone())).collect();
+        let walked = authors.iter().map(|a| (a.author_domain.clone(), a.organization.clone())).collect();
         Self { authors, walked }
     }
 
@@ -164,11 +167,10 @@ impl Discoveries {
     }
 
     fn place(&self, author: &Discovered, mode: AlignmentMode, identifier: &Domain) -> Alignment {
-        let organizational_domain = self.walked.get(identifier).and_then(Option::as_ref);
         alignment(
             mode,
-            Placed { domain: &author.author_domain, organizational_domain: author.organizational_domain.as_ref() },
-            Placed { domain: identifier, organizational_domain },
+            Placed { domain: &author.author_domain, organization: Some(&author.organization) },
+            Placed { domain: identifier, organization: self.walked.get(identifier) },
         )
     }
 
@@ -179,7 +181,7 @@ impl Discoveries {
         };
         let mut output = DmarcOutput {
             author_domain: author.author_domain.clone(),
-            organizational_domain: author.organizational_domain.clone(),
+            organizational_domain: author.organizational_domain(),
             result: DmarcResult::None,
             doubt: None,
             reason: "",
@@ -196,9 +198,15 @@ impl Discoveries {
                 settle(&mut output, spf, dkim);
             }
             Err((result, reason, doubt)) => {
+                let passes = has_aligned_pass(&output, spf, dkim);
+                if let (true, Finding::Open(Open { policy: Some(policy), .. })) = (passes, &author.finding) {
+                    output.policy = Some(policy.clone());
+                    settle(&mut output, spf, dkim);
+                    return output;
+                }
                 (output.result, output.reason) = (result, reason);
                 // What passes whichever policy applies needs none.
-                let harmless = doubt == Some(Doubt::EnforcingAbove) && has_aligned_pass(&output, spf, dkim);
+                let harmless = doubt == Some(Doubt::EnforcingAbove) && passes;
                 output.doubt = if harmless { Some(Doubt::PolicyDiscovery) } else { doubt };
             }
         }
@@ -207,6 +215,13 @@ impl Discoveries {
 }
 
 impl Discovered {
+    fn organizational_domain(&self) -> Option<Domain> {
+        match &self.organization {
+            Organization::Known(domain) => Some(domain.clone()),
+            Organization::Open(_) => None,
+        }
+    }
+
     /// How close identifiers must be: for SPF, for DKIM.
     fn modes(&self) -> (AlignmentMode, AlignmentMode) {
         match &self.finding {
@@ -288,7 +303,7 @@ struct Searched {
     selection: Selection,
     /// The same if names whose look-up failed had no record.
     so_far: Selection,
-    organizational_domain: Option<Domain>,
+    organization: Organization,
     agreement: Agreement,
     asking: Asking,
     met_several_records: bool,
@@ -301,7 +316,7 @@ async fn discover_one<L: Lookup>(lookup: &L, rules: &Rules, author_domain: &Doma
         Discovery::TreeWalk => search_by_walk(lookup, author_domain, &by_list).await,
         Discovery::PublicSuffix => search_by_list(lookup, author_domain, by_list).await,
     };
-    let Searched { selection, so_far, organizational_domain, agreement, asking, met_several_records } = searched;
+    let Searched { selection, so_far, organization, agreement, asking, met_several_records } = searched;
     let finding = match selection {
         Selection::Open if asking == Asking::CutShort => Finding::Open(OWN_LIMITS),
         Selection::Open => Finding::Open(open_search(lookup, author_domain, so_far).await),
@@ -315,22 +330,27 @@ async fn discover_one<L: Lookup>(lookup: &L, rules: &Rules, author_domain: &Doma
         Selection::Found { domain, record } => match requested(lookup, author_domain, &domain, &record).await {
             Ok(requested) => Finding::Applies(PublishedPolicy { domain, record, requested, discovery, agreement }),
             Err(Failure::Budget) => Finding::Open(OWN_LIMITS),
-            Err(_) => Finding::Open(Open {
-                doubt: doubt_under(&record, strictest_below(&record)),
-                reason: "whether the author domain exists could not be found out, and the policy depends on it",
-                record: Some(record),
-            }),
+            Err(_) => {
+                let requested = record.requested(Place::ExistingBelow);
+                let policy = PublishedPolicy { domain, record: Arc::clone(&record), requested, discovery, agreement };
+                Finding::Open(Open {
+                    doubt: doubt_under(&record, strictest_below(&record)),
+                    reason: "whether the author domain exists could not be found out, and the policy depends on it",
+                    record: Some(record),
+                    policy: Some(policy),
+                })
+            }
         },
     };
-    Discovered { author_domain: author_domain.clone(), organizational_domain, finding }
+    Discovered { author_domain: author_domain.clone(), organization, finding }
 }
 
 /// What to make of a search in which a look-up failed. RFC 9989 §5.3.6 leaves it to the receiver. A forger chooses the
 /// name below a domain, and may find one whose DNS fails for good: where the record above it asks for something, that
 /// is no way past it.
 async fn open_search<L: Lookup>(lookup: &L, author_domain: &Domain, so_far: Selection) -> Open {
-    let harmless =
-        Open { doubt: Doubt::PolicyDiscovery, reason: "a look-up of the policy record failed", record: None };
+    let reason = "a look-up of the policy record failed";
+    let harmless = Open { doubt: Doubt::PolicyDiscovery, reason, record: None, policy: None };
     let Selection::Found { domain, record } = so_far else { return harmless };
     let asked_for = match requested(lookup, author_domain, &domain, &record).await {
         Ok(policy) => policy,
@@ -341,6 +361,7 @@ async fn open_search<L: Lookup>(lookup: &L, author_domain: &Domain, so_far: Sele
         doubt @ Doubt::EnforcingAbove => Open {
             doubt,
             reason: "a look-up of the policy record failed, and a record above asks for a policy",
+            record: Some(record),
             ..harmless
         },
         _ => harmless,
@@ -359,19 +380,19 @@ fn doubt_under(record: &PolicyRecord, policy: Policy) -> Doubt {
 }
 
 const OWN_LIMITS: Open =
-    Open { doubt: Doubt::OwnLimits, reason: "the policy could not be looked up for now", record: None };
+    Open { doubt: Doubt::OwnLimits, reason: "the policy could not be looked up for now", record: None, policy: None };
 
 async fn search_by_walk<L: Lookup>(lookup: &L, author_domain: &Domain, by_list: &Domain) -> Searched {
     let (walk, asking) = walk(lookup, author_domain).await;
-    let organizational_domain = walk.organizational_domain();
-    let agreement = match &organizational_domain {
+    let agreement = match &walk.organizational_domain() {
         Some(by_walk) if by_walk == by_list => Agreement::Same,
         Some(_) => Agreement::Different,
         None => Agreement::Unknown,
     };
     let (selection, met_several_records) = (walk.policy_record(), walk.met_several_records());
     let so_far = walk.policy_record_so_far();
-    Searched { selection, so_far, organizational_domain, agreement, asking, met_several_records }
+    let organization = walk.organization();
+    Searched { selection, so_far, organization, agreement, asking, met_several_records }
 }
 
 /// RFC 7489 §6.6.3: the record of the author domain, else, where it has none at all, that of the organizational domain.
@@ -383,7 +404,7 @@ async fn search_by_list<L: Lookup>(lookup: &L, author_domain: &Domain, by_list: 
     let mut searched = Searched {
         selection: Selection::NoRecord,
         so_far: Selection::NoRecord,
-        organizational_domain: None,
+        organization: Organization::Known(by_list.clone()),
         agreement: Agreement::Unknown,
         asking: Asking::Complete,
         met_several_records: false,
@@ -411,7 +432,6 @@ async fn search_by_list<L: Lookup>(lookup: &L, author_domain: &Domain, by_list: 
         break;
     }
     drop(answers);
-    searched.organizational_domain = Some(by_list);
     searched
 }
 

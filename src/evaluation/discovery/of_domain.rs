@@ -20,5 +20,5 @@ pub struct DomainPolicy {
 pub async fn of_domain(lookup: &impl Lookup, rules: &Rules, domain: &Domain) -> DomainPolicy {
     let found = discover_one(lookup, rules, domain).await;
     let policy = found.finding.policy().cloned().map_err(|(result, reason, _)| (result, reason));
-    DomainPolicy { organizational_domain: found.organizational_domain, policy }
+    DomainPolicy { organizational_domain: found.organizational_domain(), policy }
 }

@@ -275,9 +275,39 @@ async fn a_lame_name_below_a_policy_that_asks_for_something_is_a_doubt_that_matt
         RecordType::A,
         Failure::ServFail,
     );
-    for (passing, doubt) in [("mail.example.com", Doubt::PolicyDiscovery), ("evil.example", Doubt::EnforcingAbove)] {
-        let output = one(&zone, "www.example.com", &spf(SpfResult::Pass, passing), &[]).await;
-        assert_eq!(output.doubt, Some(doubt), "{passing}");
+    let passed = one(&zone, "www.example.com", &spf(SpfResult::Pass, "mail.example.com"), &[]).await;
+    assert_eq!((passed.result, passed.doubt), (DmarcResult::Pass, None));
+    assert_eq!(passed.policy.unwrap().domain, domain("example.com"), "its row has a policy domain");
+    let failed = one(&zone, "www.example.com", &spf(SpfResult::Pass, "evil.example"), &[]).await;
+    assert_eq!((failed.result, failed.doubt), (DmarcResult::TempError, Some(Doubt::EnforcingAbove)));
+}
+
+/// A top-level domain whose name servers answer nothing at `_dmarc` keeps nobody below it from being aligned.
+#[tokio::test]
+async fn a_suffix_that_does_not_answer_leaves_subdomains_aligned() {
+    let lame = |zone: Zone| zone.fail("_dmarc.com", RecordType::Txt, Failure::Refused);
+    let own = |mode| lame(Zone::new().txt("_dmarc.example.com", &[&format!("v=DMARC1; p=reject; aspf={mode}")]));
+    let siblings = || own("r").txt("_dmarc.www.example.com", &["v=DMARC1; p=reject"]);
+    let (pass, temperror) = ((DmarcResult::Pass, None), |doubt| (DmarcResult::TempError, Some(doubt)));
+    let cases = [
+        ("a subdomain", own("r"), "example.com", "mail.example.com", pass),
+        ("strict", own("s"), "example.com", "mail.example.com", (DmarcResult::Fail, None)),
+        ("siblings, one with a record", siblings(), "www.example.com", "mail.example.com", pass),
+        // The suffix might have the record that applies.
+        ("the domain above", own("r"), "www.example.com", "example.com", temperror(Doubt::PolicyDiscovery)),
+        ("the domain above, strict", own("s"), "www.example.com", "example.com", temperror(Doubt::EnforcingAbove)),
+        ("somebody else", own("r"), "example.com", "evil.com", temperror(Doubt::Identifier)),
+        (
+            "no record in common",
+            lame(Zone::new().txt("_dmarc.example.com", &["v=DMARC1; p=reject"])),
+            "example.com",
+            "other.com",
+            temperror(Doubt::Identifier),
+        ),
+    ];
+    for (name, zone, author, passing, expected) in cases {
+        let output = one(&zone, author, &spf(SpfResult::Pass, passing), &[]).await;
+        assert_eq!((output.result, output.doubt), expected, "{name}");
     }
 }
 
