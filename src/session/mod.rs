@@ -255,7 +255,7 @@ impl Session {
         }
         // The client may have gone already; a peer that takes nothing must not hold the session's slot. Both at once,
         // so that a client that reads nothing holds nothing upstream, and an upstream that reads nothing no reply.
-        let _ = tokio::join!(timeout(LAST_WORD, self.stream.flush()), self.link.close());
+        let _ = tokio::join!(timeout(LAST_WORD, self.stream.flush()), self.link.quit());
         self.stream.shutdown().await;
         tokio::select! {
             () = self.stream.linger(LINGER) => {}
@@ -406,7 +406,7 @@ impl Session {
     async fn introduce(&mut self, hello: &Hello) -> Result<(), End> {
         match self.link.is_pinned() {
             true => self.link.reset().await,
-            false => self.link.close().await,
+            false => self.link.quit().await,
         }
         self.forget_transaction();
         let settings = self.settings();

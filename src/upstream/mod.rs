@@ -168,7 +168,7 @@ struct Told {
     mail: Option<String>,
     recipients: Vec<String>,
     replayed: bool,
-    /// The connection was let go on purpose: telling it all to the next one is no loss.
+    /// The connection was parked, not lost: telling it all to the next one is no loss.
     parked: bool,
 }
 
@@ -264,7 +264,7 @@ impl Link {
         if self.pinned || Arc::ptr_eq(&self.servers, servers) {
             return;
         }
-        self.close().await;
+        self.quit().await;
         (self.settings, self.servers) = (Arc::clone(servers.settings()), Arc::clone(servers));
     }
 
@@ -273,22 +273,22 @@ impl Link {
         self.pinned
     }
 
-    /// Lets the connection go inside a transaction; it is opened and told again when the message is there.
-    pub async fn let_go(&mut self) {
+    /// Says QUIT, keeping in mind what the transaction has told: a new connection is told it when the message is there.
+    pub async fn park(&mut self) {
         self.told.parked = self.told.mail.is_some();
-        self.drop_connection().await;
+        self.quit_connection().await;
     }
 
-    /// Drops the connection without a word, where one could be misunderstood.
-    pub fn abandon(&mut self) {
+    /// Drops the connection without QUIT, where that could be misunderstood, and forgets the transaction.
+    pub fn discard(&mut self) {
         self.told = Told::default();
-        self.forget_connection();
+        self.discard_connection();
     }
 
-    /// Says QUIT and forgets everything.
-    pub async fn close(&mut self) {
+    /// Says QUIT and forgets the transaction.
+    pub async fn quit(&mut self) {
         self.told = Told::default();
-        self.drop_connection().await;
+        self.quit_connection().await;
     }
 
     /// Gives buffers back before a long wait.
@@ -308,7 +308,7 @@ impl Link {
         self.connection.as_mut().is_some_and(Connection::is_quiet)
     }
 
-    async fn drop_connection(&mut self) {
+    async fn quit_connection(&mut self) {
         self.ahead.clear();
         self.pinned = false;
         if let Some(connection) = self.connection.take() {
@@ -321,12 +321,12 @@ impl Link {
         let usable =
             self.ahead.is_empty() && (self.pinned || self.last_use.elapsed() < self.settings.idle) && self.is_alive();
         if !usable {
-            self.drop_connection().await;
+            self.quit_connection().await;
         }
         usable
     }
 
-    fn forget_connection(&mut self) {
+    fn discard_connection(&mut self) {
         self.connection = None;
         self.ahead.clear();
         self.pinned = false;

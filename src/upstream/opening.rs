@@ -21,13 +21,13 @@ impl Link {
         introduction: &Introduction,
         avoid: Option<usize>,
     ) -> Result<Option<Reply>, Error> {
-        self.drop_connection().await;
+        self.quit_connection().await;
         let refusal = self.connect(introduction, avoid).await?;
         let is_told = |login: &str, c: &Connection| c.takes_login() && login != UNKNOWN_LOGIN;
         if let (Some(login), Some(connection)) = (&introduction.login, &self.connection)
             && !is_told(login, connection)
         {
-            self.drop_connection().await;
+            self.quit_connection().await;
             return Err(Error::LoginLost);
         }
         Ok(refusal)
