@@ -83,7 +83,7 @@ impl Link {
                         // A refusal of the client is no fault of the server's.
                         OpenError::ClientRefused(..) => self.servers.answered(index),
                         // A stranger must not be able to make it look ill.
-                        _ if cause.may_be_for_the_client(self.settings.identity) => self.servers.look_at(index),
+                        _ if cause.may_be_for_the_client(self.settings.identity) => self.servers.request_probe(index),
                         _ => self.servers.failed(index, began),
                     }
                     match cause {

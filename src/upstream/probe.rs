@@ -52,7 +52,7 @@ pub async fn run(servers: Arc<Servers>, relay_test: RelayTest, survey: watch::Se
     let round = Arc::new(Round { servers, relay_test, known, survey });
     let mut tasks = JoinSet::new();
     for index in 0..count {
-        tasks.spawn(watch(Arc::clone(&round), index));
+        tasks.spawn(probe_forever(Arc::clone(&round), index));
     }
     while tasks.join_next().await.is_some() {}
 }
@@ -76,12 +76,12 @@ struct Known {
     trouble: Option<(String, u32)>,
 }
 
-/// Probes one server for ever.
-async fn watch(round: Arc<Round>, index: usize) {
+/// Probes one server for as long as its task lives.
+async fn probe_forever(round: Arc<Round>, index: usize) {
     let mut memory = Known::default();
     let mut pause = FIRST_PAUSE;
     loop {
-        round.servers.looking_at(index);
+        round.servers.probe_begins(index);
         let began = Instant::now();
         memory.probe(&round.servers, index, round.relay_test).await;
         // Before sessions are sent there: what it offers counts from now on.
@@ -91,7 +91,7 @@ async fn watch(round: Arc<Round>, index: usize) {
             None => round.servers.failed(index, began),
         }
         // Our own word on it is no reason to look again.
-        round.servers.looking_at(index);
+        round.servers.probe_begins(index);
         pause = if memory.seen.is_some() { FIRST_PAUSE } else { (pause * 2).min(LONGEST_FAILING_PAUSE) };
         if memory.seen.is_none() {
             sleep(pause).await;
@@ -100,7 +100,7 @@ async fn watch(round: Arc<Round>, index: usize) {
         tokio::select! {
             () = sleep(PAUSE) => {}
             // Not at once: of a server that fails now and then every failure would be a probe.
-            () = async { round.servers.worth_a_look(index).await; sleep(FIRST_PAUSE).await } => {}
+            () = async { round.servers.probe_requested(index).await; sleep(FIRST_PAUSE).await } => {}
         }
     }
 }

@@ -28,7 +28,7 @@ pub struct Servers {
     waiting: AtomicUsize,
     /// Tells one session that keeps a connection idle that another one waits.
     wanted: Notify,
-    looks: Vec<Look>,
+    notes: Vec<Notes>,
     /// Whether others have taken their place.
     retired: AtomicBool,
 }
@@ -40,11 +40,12 @@ pub struct Slot {
     _permit: OwnedSemaphorePermit,
 }
 
-/// What is known of a server beside its health: whether it should be probed soon, above all.
+/// What is noted of a server beside its health.
 #[derive(Default)]
-struct Look {
-    due: AtomicBool,
-    notify: Notify,
+struct Notes {
+    /// Whether it should be probed soon.
+    probe_due: AtomicBool,
+    probe_requested: Notify,
     /// Whether it has once let itself be told who the client is.
     sees_clients: AtomicBool,
 }
@@ -60,7 +61,7 @@ impl Servers {
             slots: Arc::new(Semaphore::new(settings.connections)),
             waiting: AtomicUsize::new(0),
             wanted: Notify::new(),
-            looks: (0..count).map(|_| Look::default()).collect(),
+            notes: (0..count).map(|_| Notes::default()).collect(),
             retired: AtomicBool::new(false),
             settings,
             metrics,
@@ -98,7 +99,7 @@ impl Servers {
         drop(pool);
         if was_ill {
             // What it offers may have changed while it was away.
-            self.look_at(server);
+            self.request_probe(server);
         }
     }
 
@@ -108,19 +109,19 @@ impl Servers {
         pool.failed(server, began, Instant::now());
         self.publish(&pool);
         drop(pool);
-        self.look_at(server);
+        self.request_probe(server);
     }
 
     /// Says that a connection with `server` was opened on which it sees the client.
     pub fn saw_a_client(&self, server: usize) {
-        if let Some(look) = self.looks.get(server) {
-            look.sees_clients.store(true, Ordering::Relaxed);
+        if let Some(notes) = self.notes.get(server) {
+            notes.sees_clients.store(true, Ordering::Relaxed);
         }
     }
 
     /// Whether that was ever so.
     pub fn sees_clients(&self, server: usize) -> bool {
-        self.looks.get(server).is_some_and(|look| look.sees_clients.load(Ordering::Relaxed))
+        self.notes.get(server).is_some_and(|notes| notes.sees_clients.load(Ordering::Relaxed))
     }
 
     /// Waits for room for one more connection, at most as long as the settings say.
@@ -159,26 +160,26 @@ impl Servers {
         self.waiting.load(Ordering::Relaxed) > 0
     }
 
-    /// Waits until `server` should be probed although its time has not come.
-    pub async fn worth_a_look(&self, server: usize) {
-        let Some(look) = self.looks.get(server) else { return std::future::pending().await };
-        while !look.due.load(Ordering::Relaxed) {
-            look.notify.notified().await;
+    /// Waits until a probe of `server` is requested although its time has not come.
+    pub async fn probe_requested(&self, server: usize) {
+        let Some(notes) = self.notes.get(server) else { return std::future::pending().await };
+        while !notes.probe_due.load(Ordering::Relaxed) {
+            notes.probe_requested.notified().await;
         }
     }
 
     /// Says that a probe of `server` begins: it will see all that has happened.
-    pub fn looking_at(&self, server: usize) {
-        if let Some(look) = self.looks.get(server) {
-            look.due.store(false, Ordering::Relaxed);
+    pub fn probe_begins(&self, server: usize) {
+        if let Some(notes) = self.notes.get(server) {
+            notes.probe_due.store(false, Ordering::Relaxed);
         }
     }
 
     /// Says that `server` should be probed soon.
-    pub fn look_at(&self, server: usize) {
-        if let Some(look) = self.looks.get(server) {
-            look.due.store(true, Ordering::Relaxed);
-            look.notify.notify_one();
+    pub fn request_probe(&self, server: usize) {
+        if let Some(notes) = self.notes.get(server) {
+            notes.probe_due.store(true, Ordering::Relaxed);
+            notes.probe_requested.notify_one();
         }
     }
 
