@@ -12,6 +12,8 @@ use super::handover::{Identity, Introduction, proxy_v1, proxy_v2, xclient_comman
 use super::security::Security;
 use super::servers::Slot;
 use super::{MessageParts, Settings, Timeouts};
+use crate::label::Label;
+use crate::label_enum;
 use crate::smtp::data::{Unstuffer, end_of_data};
 use crate::smtp::extension::Capabilities;
 use crate::smtp::reply::{Reply, ReplyError, ReplyReader};
@@ -50,6 +52,30 @@ pub enum Sight {
     Gate,
 }
 
+label_enum! {
+    /// Where in the dialogue an opening failed.
+    pub enum Step {
+        /// All of it took too long together.
+        Opening = "opening",
+        /// The hand-over by PROXY.
+        Proxy = "the PROXY header",
+        /// The greeting.
+        Greeting = "greeting",
+        /// The first EHLO.
+        Ehlo = "EHLO",
+        /// The wish for TLS.
+        StartTls = "STARTTLS",
+        /// The TLS handshake.
+        Handshake = "handshake",
+        /// EHLO once more, under TLS or for a client that PROXY has named.
+        EhloBehindStartTls = "EHLO behind STARTTLS",
+        /// The hand-over by XCLIENT.
+        Xclient = "XCLIENT",
+        /// EHLO once more, in the client's name.
+        EhloBehindXclient = "EHLO behind XCLIENT",
+    }
+}
+
 /// Why a connection could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -60,7 +86,7 @@ pub enum OpenError {
     #[error("{step} failed: {cause}")]
     Setup {
         /// Where in the dialogue.
-        step: &'static str,
+        step: Step,
         /// What happened.
         cause: ExchangeError,
     },
@@ -68,7 +94,7 @@ pub enum OpenError {
     #[error("no TLS: {step}: {cause}")]
     Unprotected {
         /// Where in the dialogue.
-        step: &'static str,
+        step: Step,
         /// What happened.
         cause: String,
     },
@@ -76,7 +102,7 @@ pub enum OpenError {
     #[error("{step} was refused: {reply}")]
     GateRefused {
         /// Where in the dialogue.
-        step: &'static str,
+        step: Step,
         /// With these words.
         reply: Reply,
     },
@@ -93,7 +119,7 @@ impl OpenError {
             Self::ClientRefused(reply, _)
                 if matches!(identity, Identity::ProxyV1 | Identity::ProxyV2) && !sees_clients =>
             {
-                Self::GateRefused { step: PROXY, reply }
+                Self::GateRefused { step: Step::Proxy, reply }
             }
             error => error,
         }
@@ -110,10 +136,10 @@ impl OpenError {
             }
             // The header goes first: it has named the client before anything can fail.
             Self::Setup { .. } | Self::GateRefused { .. } if identity.is_proxy() => true,
-            Self::Setup { step, .. } => matches!(*step, XCLIENT | BEHIND_XCLIENT),
+            Self::Setup { step, .. } => matches!(step, Step::Xclient | Step::EhloBehindXclient),
             // Of refusals of XCLIENT, those of a value that it can't read: Postfix is strict about host names.
             Self::GateRefused { step, reply } => {
-                *step == BEHIND_XCLIENT || *step == XCLIENT && matches!(reply.code(), 501 | 504)
+                *step == Step::EhloBehindXclient || *step == Step::Xclient && matches!(reply.code(), 501 | 504)
             }
         }
     }
@@ -189,7 +215,7 @@ impl Connection {
         match attempt.open(&settings.security).await {
             Err(OpenError::Unprotected { step, cause }) if matches!(settings.security, Security::Opportunistic(_)) => {
                 // Mail never waits for protection that is not demanded; the connection on which it failed is gone.
-                warn!(%server, step, error = cause, "no TLS with the upstream; it is told in the clear");
+                warn!(%server, step = step.as_str(), error = cause, "no TLS with the upstream; it is told in the clear");
                 attempt.open(&Security::Off).await
             }
             result => result,
@@ -365,10 +391,10 @@ impl Connection {
     }
 
     /// EHLO, and HELO where that is not known.
-    async fn hello(&mut self, step: &'static str, name: &str, timeouts: &Timeouts) -> Result<(), OpenError> {
+    async fn hello(&mut self, step: Step, name: &str, timeouts: &Timeouts) -> Result<(), OpenError> {
         let setup = |cause| OpenError::Setup { step, cause };
         let mut reply = self.command(&format!("EHLO {name}"), timeouts.command).await.map_err(setup)?;
-        if step == "EHLO" && self.sight == Sight::Client {
+        if step == Step::Ehlo && self.sight == Sight::Client {
             match reply.code() {
                 // RFC 5321 §4.3.2: these are for the name that the client gave itself. Exim: "501 Syntactically invalid
                 // EHLO argument(s)".
@@ -394,7 +420,7 @@ impl Connection {
     /// header, and the client was not handed over.
     fn not_proxied(&mut self, reply: Reply) -> OpenError {
         self.sight = Sight::Gate;
-        OpenError::GateRefused { step: PROXY, reply }
+        OpenError::GateRefused { step: Step::Proxy, reply }
     }
 
     async fn xclient(&mut self, introduction: &Introduction, settings: &Settings) -> Result<(), OpenError> {
@@ -406,7 +432,7 @@ impl Connection {
             return match identity {
                 Identity::Auto => Ok(()),
                 _ => Err(OpenError::GateRefused {
-                    step: XCLIENT,
+                    step: Step::Xclient,
                     reply: Reply::new(502, "5.5.1", "the upstream does not announce XCLIENT ADDR to this gate"),
                 }),
             };
@@ -414,29 +440,28 @@ impl Connection {
         for command in &commands {
             self.stream.queue(command.as_bytes());
             let reply = self.exchange(timeouts.command).await;
-            let reply = reply.map_err(|cause| OpenError::Setup { step: XCLIENT, cause })?;
+            let reply = reply.map_err(|cause| OpenError::Setup { step: Step::Xclient, cause })?;
             match reply.code() {
                 // 550 is Postfix's 'insufficient authorization', 530 and 538 want TLS of us; the others say that it
                 // can't read the command.
-                500..=504 | 530 | 538 | 550 => return Err(OpenError::GateRefused { step: XCLIENT, reply }),
+                500..=504 | 530 | 538 | 550 => return Err(OpenError::GateRefused { step: Step::Xclient, reply }),
                 _ => self.sight = Sight::Client,
             }
-            self.require_positive(XCLIENT, reply)?;
+            self.require_positive(Step::Xclient, reply)?;
         }
         self.takes_login = announced.iter().any(|attribute| &**attribute == "LOGIN");
-        self.hello(BEHIND_XCLIENT, introduction.hello.name.as_str(), timeouts).await
+        self.hello(Step::EhloBehindXclient, introduction.hello.name.as_str(), timeouts).await
     }
 
     /// STARTTLS, if it is offered, and the handshake; everything announced before is forgotten, and what was sent
     /// before is thrown away. Says whether the connection is under TLS; a server that has no TLS for us may go on
     /// without.
     async fn start_tls(mut self, tls: &tls::Client, name: &str, limit: Duration) -> Result<(Self, bool), OpenError> {
-        const STEP: &str = "STARTTLS";
-        let failed = |cause: String| OpenError::Unprotected { step: STEP, cause };
+        let failed = |cause: String| OpenError::Unprotected { step: Step::StartTls, cause };
         if !self.capabilities.starttls {
             return Ok((self, false));
         }
-        let reply = self.command(STEP, limit).await.map_err(|cause| failed(cause.to_string()))?;
+        let reply = self.command("STARTTLS", limit).await.map_err(|cause| failed(cause.to_string()))?;
         match reply.code() {
             220 => Ok((self.handshake(tls, name).await?, true)),
             400.. => Ok((self, false)),
@@ -446,7 +471,7 @@ impl Connection {
 
     async fn handshake(self, tls: &tls::Client, name: &str) -> Result<Self, OpenError> {
         let failed =
-            |cause: tls::HandshakeError| OpenError::Unprotected { step: "handshake", cause: cause.to_string() };
+            |cause: tls::HandshakeError| OpenError::Unprotected { step: Step::Handshake, cause: cause.to_string() };
         let (stream, _) = tls.connect(self.stream, name).await.map_err(failed)?;
         Ok(Self {
             stream,
@@ -458,7 +483,7 @@ impl Connection {
         })
     }
 
-    fn require_positive(&self, step: &'static str, reply: Reply) -> Result<(), OpenError> {
+    fn require_positive(&self, step: Step, reply: Reply) -> Result<(), OpenError> {
         match self.sight {
             _ if reply.is_positive() => Ok(()),
             Sight::Client if reply.is_transient() || reply.is_permanent() => {
@@ -495,16 +520,16 @@ impl Attempt<'_> {
     async fn open(&self, security: &Security) -> Result<Connection, OpenError> {
         let mut connection = self.connect(security).await?;
         let greeting = connection.exchange(self.settings.timeouts.greeting).await;
-        let reply = greeting.map_err(|cause| OpenError::Setup { step: "greeting", cause })?;
-        connection.require_positive("greeting", reply)?;
+        let reply = greeting.map_err(|cause| OpenError::Setup { step: Step::Greeting, cause })?;
+        connection.require_positive(Step::Greeting, reply)?;
         if connection.sight == Sight::Client && !connection.stream.buffered().is_empty() {
             let reply = connection.exchange(self.settings.timeouts.command).await;
-            let reply = reply.map_err(|cause| OpenError::Setup { step: PROXY, cause })?;
+            let reply = reply.map_err(|cause| OpenError::Setup { step: Step::Proxy, cause })?;
             return Err(connection.not_proxied(reply));
         }
         connection = match security.by_starttls() {
             Some(tls) => self.introduce_under_tls(connection, tls, security).await?,
-            None => self.introduce(connection, "EHLO").await?,
+            None => self.introduce(connection, Step::Ehlo).await?,
         };
         if matches!(self.settings.identity, Identity::Auto | Identity::Xclient) {
             connection.xclient(self.introduction, self.settings).await?;
@@ -541,13 +566,13 @@ impl Attempt<'_> {
         let Security::Implicit(tls) = security else { return Ok(connection) };
         // So short a text the kernel takes at once from a socket that is new.
         let flushed = connection.stream.flush().await;
-        flushed.map_err(|cause| OpenError::Setup { step: "PROXY header", cause: ExchangeError::Lost(cause) })?;
+        flushed.map_err(|cause| OpenError::Setup { step: Step::Proxy, cause: ExchangeError::Lost(cause) })?;
         connection.handshake(tls, self.name).await
     }
 
     /// EHLO in the name of the one that the upstream sees. A refusal is the client's once PROXY has named it, ours
     /// before.
-    async fn introduce(&self, mut connection: Connection, step: &'static str) -> Result<Connection, OpenError> {
+    async fn introduce(&self, mut connection: Connection, step: Step) -> Result<Connection, OpenError> {
         let name = match connection.sight {
             Sight::Client => self.introduction.hello.name.as_str(),
             Sight::Gate => &self.settings.hostname,
@@ -566,18 +591,18 @@ impl Attempt<'_> {
     ) -> Result<Connection, OpenError> {
         // What is said to our own name is no answer to the client.
         let sight = std::mem::replace(&mut connection.sight, Sight::Gate);
-        connection = self.introduce(connection, "EHLO").await?;
+        connection = self.introduce(connection, Step::Ehlo).await?;
         let offered = connection.capabilities.starttls;
         let (mut connection, secured) = connection.start_tls(tls, self.name, self.settings.timeouts.command).await?;
         if !secured && matches!(security, Security::Required(_)) {
             let cause = if offered { "is refused" } else { "is not offered" };
-            return Err(OpenError::Unprotected { step: "STARTTLS", cause: cause.to_owned() });
+            return Err(OpenError::Unprotected { step: Step::StartTls, cause: cause.to_owned() });
         }
         connection.sight = sight;
         if !secured && sight == Sight::Gate {
             return Ok(connection);
         }
-        self.introduce(connection, "EHLO behind STARTTLS").await.map_err(|error| match error {
+        self.introduce(connection, Step::EhloBehindStartTls).await.map_err(|error| match error {
             // With TLS 1.3 a server that ends the handshake, for want of a certificate of ours for one, is heard only
             // now.
             OpenError::Setup { step, cause } if secured => OpenError::Unprotected { step, cause: cause.to_string() },
@@ -586,12 +611,6 @@ impl Attempt<'_> {
     }
 }
 
-/// The step of a hand-over by PROXY.
-const PROXY: &str = "the PROXY header";
-/// The step of a hand-over by XCLIENT.
-const XCLIENT: &str = "XCLIENT";
-/// The one behind it, in the client's name.
-const BEHIND_XCLIENT: &str = "EHLO behind XCLIENT";
 /// How long the rest of a reply that has begun before the end of data may take.
 const EARLY_REPLY: Duration = Duration::from_secs(5);
 /// Octets up to which a message leaves in one write.

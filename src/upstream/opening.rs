@@ -7,7 +7,7 @@ use tokio::net::lookup_host;
 use tokio::time::timeout;
 use tracing::{debug, error, warn};
 
-use super::connection::{Connection, ExchangeError, OpenError, Sight};
+use super::connection::{Connection, ExchangeError, OpenError, Sight, Step};
 use super::handover::Introduction;
 use super::metrics::ConnectResult;
 use super::{Blind, Error, Link, Settings, UNKNOWN_LOGIN};
@@ -131,7 +131,7 @@ pub async fn open_within(
     server: &str,
     introduction: &Introduction,
 ) -> Result<Connection, OpenError> {
-    let late = || Err(OpenError::Setup { step: "opening", cause: ExchangeError::Timeout });
+    let late = || Err(OpenError::Setup { step: Step::Opening, cause: ExchangeError::Timeout });
     timeout(limit, open(settings, server, introduction)).await.unwrap_or_else(|_| late())
 }
 
