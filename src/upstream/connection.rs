@@ -106,6 +106,9 @@ pub enum OpenError {
         /// With these words.
         reply: Reply,
     },
+    /// It can't be told who the client is: it does not announce XCLIENT with ADDR, which `upstream.identity` wants.
+    #[error("XCLIENT ADDR is not announced to this gate")]
+    XclientNotAnnounced,
     /// It refused the client, whom it knows: this is its answer to MAIL. With what it had announced by then.
     #[error("refuses the client: {0}")]
     ClientRefused(Reply, Capabilities),
@@ -125,6 +128,15 @@ impl OpenError {
         }
     }
 
+    /// Whether the server has refused the gate itself, whoever the client is, and will do so until somebody mends it.
+    pub fn refuses_gate_for_good(&self) -> bool {
+        match self {
+            Self::GateRefused { reply, .. } => reply.is_permanent(),
+            Self::XclientNotAnnounced => true,
+            _ => false,
+        }
+    }
+
     /// Whether the client may be the reason, since it had been named by then: a server may drop one that it has banned
     /// without a word. How the server is with all others, a probe has to find out.
     pub fn may_be_for_the_client(&self, identity: Identity) -> bool {
@@ -134,6 +146,7 @@ impl OpenError {
             Self::Unreachable(_) | Self::Unprotected { .. } | Self::Setup { cause: ExchangeError::Timeout, .. } => {
                 false
             }
+            Self::XclientNotAnnounced => false,
             // The header goes first: it has named the client before anything can fail.
             Self::Setup { .. } | Self::GateRefused { .. } if identity.is_proxy() => true,
             Self::Setup { step, .. } => matches!(step, Step::Xclient | Step::EhloBehindXclient),
@@ -431,10 +444,7 @@ impl Connection {
         if commands.is_empty() || !announced.iter().any(|a| &**a == "ADDR") {
             return match identity {
                 Identity::Auto => Ok(()),
-                _ => Err(OpenError::GateRefused {
-                    step: Step::Xclient,
-                    reply: Reply::new(502, "5.5.1", "the upstream does not announce XCLIENT ADDR to this gate"),
-                }),
+                _ => Err(OpenError::XclientNotAnnounced),
             };
         }
         for command in &commands {

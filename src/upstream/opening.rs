@@ -89,7 +89,7 @@ impl Link {
                     match cause {
                         OpenError::ClientRefused(reply, _) if reply.is_permanent() => return Ok(Some(reply)),
                         OpenError::ClientRefused(reply, _) => refusal = Some(reply),
-                        OpenError::GateRefused { reply, .. } if reply.is_permanent() => error = Error::Refused,
+                        _ if cause.refuses_gate_for_good() => error = Error::Refused,
                         _ => {}
                     }
                 }
@@ -103,10 +103,16 @@ impl Link {
         let result = connect_result(cause);
         match cause {
             OpenError::ClientRefused(..) => debug!(session, server, error = %cause, "upstream refuses the client"),
+            OpenError::XclientNotAnnounced => error!(
+                session,
+                server,
+                result = result.as_str(),
+                error = %cause,
+                "the upstream can't be told who the client is: let it announce XCLIENT to this address, or change \
+                 upstream.identity"
+            ),
             // Where it may be for the client the probe says so, if it meets the same.
-            OpenError::GateRefused { reply, .. }
-                if reply.is_permanent() && !cause.may_be_for_the_client(self.settings.identity) =>
-            {
+            _ if cause.refuses_gate_for_good() && !cause.may_be_for_the_client(self.settings.identity) => {
                 error!(
                     session,
                     server,
@@ -161,6 +167,7 @@ fn connect_result(error: &OpenError) -> ConnectResult {
         OpenError::Setup { .. } => ConnectResult::Setup,
         OpenError::Unprotected { .. } => ConnectResult::Tls,
         OpenError::GateRefused { .. } => ConnectResult::GateRefused,
+        OpenError::XclientNotAnnounced => ConnectResult::NoXclient,
         OpenError::ClientRefused(..) => ConnectResult::ClientRefused,
     }
 }

@@ -200,11 +200,15 @@ impl Known {
                     "; does it expect a PROXY header, or none? see upstream.identity"
                 }
                 OpenError::Unprotected { .. } => "; see upstream.tls",
+                OpenError::XclientNotAnnounced => "; does it permit XCLIENT to this gate? see upstream.identity",
                 OpenError::Unreachable(_) | OpenError::ClientRefused(..) => "",
             };
             match cause {
                 // Its client is nobody whom a server could have anything against.
-                OpenError::GateRefused { reply, .. } if reply.is_permanent() => {
+                OpenError::XclientNotAnnounced => {
+                    error!(server, error = %cause, "upstream probe failed: it can't be told who the client is{hint}");
+                }
+                _ if cause.refuses_gate_for_good() => {
                     error!(server, error = %cause, "upstream probe failed: it refuses this gate{hint}");
                 }
                 _ => warn!(server, error = %cause, "upstream probe failed{hint}"),
