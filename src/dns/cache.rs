@@ -13,7 +13,7 @@ use moka::notification::RemovalCause;
 
 use super::resolver::Settings;
 use super::transport::Reply;
-use super::{Answer, Failure, Miss, RecordType, Records};
+use super::{Answer, Miss, RecordType, Records};
 use crate::metrics::IntCounter;
 
 /// A question: a name in lower case without a trailing dot, and a type.
@@ -94,7 +94,7 @@ impl Bounds {
             (Ok(_), ttl) => within(ttl.unwrap_or_default(), self.max_ttl),
             (Err(Miss::NoData | Miss::NxDomain), Some(ttl)) => within(ttl, self.max_negative_ttl),
             // Nobody was asked: that the gate had no socket left tells nothing of the name, and may be over by now.
-            (Err(Miss::Failed(Failure::Budget)), _) => Duration::ZERO,
+            (Err(Miss::Failed(failure)), _) if failure.is_ours() => Duration::ZERO,
             // Without an SOA nobody said for how long (RFC 2308 §5): as long as a failure.
             (Err(_), _) => self.failure_ttl,
         }
@@ -122,7 +122,7 @@ const OCTETS_PER_ENTRY: usize = 1024;
 
 #[cfg(test)]
 mod tests {
-    use super::super::TxtRecords;
+    use super::super::{Failure, TxtRecords};
     use super::*;
 
     fn cache(settings: &Settings) -> Cache {
@@ -174,7 +174,7 @@ mod tests {
         let brief = Settings { failure_ttl: Duration::ZERO, ..Settings::default() };
         for (case, settings, failure) in [
             ("failures are not to be kept", brief, Failure::Timeout),
-            ("the gate's own want of sockets", Settings::default(), Failure::Budget),
+            ("the gate's own want of sockets", Settings::default(), Failure::Overload),
         ] {
             let cache = cache(&settings);
             let key: Key = ("a.example".into(), RecordType::A);

@@ -14,11 +14,12 @@ use super::{Answer, Asked, Evidence, Failure, Lookup, Miss, RecordType};
 /// What one message asks of DNS, and what it was told.
 ///
 /// A question that is repeated gets the answer that it got before, costs nothing and is recorded once, so that all
-/// parts of an evaluation see one DNS. Beyond the budget, and once it was expired, answers are [`Failure::Budget`]:
-/// temporary, for nothing is known of the name. What is held of answers is bounded, too, since a message may last for
-/// half an hour: beyond [`MAX_OCTETS`] an answer to a metered question is `Failure::Budget`; one to an unmetered
-/// question is given, but not kept as evidence, and would be asked for again. The same holds where the messages of the
-/// client's network, or of all, hold too much together; [`OWN_OCTETS`] no other message can take away.
+/// parts of an evaluation see one DNS. Beyond the budget answers are [`Failure::Budget`], and once it was expired
+/// [`Failure::Deadline`]: temporary, for nothing is known of the name. What is held of answers is bounded, too, since a
+/// message may last for half an hour: beyond [`MAX_OCTETS`] an answer to a metered question is `Failure::Budget`; one to
+/// an unmetered question is given, but not kept as evidence, and would be asked for again. The same holds where the
+/// messages of the client's network, or of all, hold too much together, but that this is [`Failure::Overload`];
+/// [`OWN_OCTETS`] no other message can take away.
 pub struct MessageLookup {
     resolver: Resolver,
     /// Of the client's network.
@@ -120,8 +121,12 @@ impl MessageLookup {
         }
     }
 
-    /// Whether there is room for an answer, which is taken then. An answer that does not fit uses nothing up.
-    fn has_room(&self, budget: Budget<'_>, answer: &Answer) -> bool {
+    /// Takes room for an answer. One that does not fit uses nothing up.
+    ///
+    /// # Errors
+    ///
+    /// The message holds too much, or others do.
+    fn take_room(&self, budget: Budget<'_>, answer: &Answer) -> Result<(), Failure> {
         let octets = match budget {
             Budget::Metered => &self.octets,
             Budget::Apart(apart) => &apart.octets,
@@ -130,15 +135,15 @@ impl MessageLookup {
         let new = answer.outcome.as_ref().map_or(0, |records| records.octets());
         let add = |held: usize| held.checked_add(new).filter(|held| *held <= MAX_OCTETS);
         if octets.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_err() {
-            return false;
+            return Err(Failure::Budget);
         }
         let before = self.held.fetch_add(new, Ordering::Relaxed);
-        let is_held = self.share.hold(charged(before + new) - charged(before));
-        if !is_held {
+        if !self.share.hold(charged(before + new) - charged(before)) {
             self.held.fetch_sub(new, Ordering::Relaxed);
             octets.fetch_sub(new, Ordering::Relaxed);
+            return Err(Failure::Overload);
         }
-        is_held
+        Ok(())
     }
 
     async fn find(&self, name: &str, record_type: RecordType, budget: Budget<'_>) -> Answer {
@@ -169,12 +174,12 @@ impl MessageLookup {
         if let Some(known) = evidence.asked.iter().find(|a| a.record_type == new.record_type && a.name == new.name) {
             return known.answer.clone();
         }
-        if !self.has_room(budget, &new.answer) {
+        if let Err(failure) = self.take_room(budget, &new.answer) {
             evidence.left_out += 1;
             self.exhausted.store(true, Ordering::Relaxed);
             return match budget {
                 Budget::Unmetered => new.answer,
-                Budget::Metered | Budget::Apart(_) => failed(Miss::Failed(Failure::Budget)),
+                Budget::Metered | Budget::Apart(_) => failed(Miss::Failed(failure)),
             };
         }
         let answer = new.answer.clone();

@@ -61,8 +61,23 @@ label_enum! {
         Network = "network",
         /// The answer can't be read.
         Malformed = "malformed",
-        /// This message's look-ups are used up, its deadline has passed, or too many questions wait in the gate.
+        /// This message's look-ups are used up, or its answers are too large together.
         Budget = "budget",
+        /// The message's time was up before DNS had a fair chance to answer.
+        Deadline = "deadline",
+        /// The gate has too much to do: too many questions, too many answers held for others, no socket left.
+        Overload = "overload",
+    }
+}
+
+impl Failure {
+    /// Whether the gate's own limits are the cause: nothing is known of DNS then, and a forger may have brought it
+    /// about.
+    pub fn is_ours(self) -> bool {
+        match self {
+            Self::Budget | Self::Deadline | Self::Overload => true,
+            Self::Timeout | Self::ServFail | Self::Refused | Self::Network | Self::Malformed => false,
+        }
     }
 }
 

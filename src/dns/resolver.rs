@@ -179,8 +179,8 @@ impl Resolver {
     }
 
     /// Asks the cache, then the servers; `key` is fit for DNS. Where the message waits no longer, the answer is a
-    /// time-out if the question has been out for a whole attempt, whoever asked it first, and else [`Failure::Budget`]:
-    /// DNS had no chance to answer, and whoever kept us busy may be the forger.
+    /// time-out if the question has been out for a whole attempt, whoever asked it first, and else
+    /// [`Failure::Deadline`]: DNS had no chance to answer, and whoever kept us busy may be the forger.
     pub(super) async fn ask(&self, key: &Key, asking: Asking<'_>) -> (Answer, Source) {
         let (answer, source) = self.find(key, asking).await;
         self.0.metrics.lookups.inc(source);
@@ -208,7 +208,8 @@ impl Resolver {
         let (mut receiver, source) = match joined {
             Joined::Part(receiver, source) => (receiver, source),
             Joined::NeedsPlace(Some(receiver)) => (receiver, Source::Shared),
-            Joined::NeedsPlace(None) | Joined::Full => return (failed(Failure::Budget), Source::Server),
+            Joined::NeedsPlace(None) => return (failed(Failure::Deadline), Source::Server),
+            Joined::Full => return (failed(Failure::Overload), Source::Server),
         };
         tokio::select! {
             biased;
@@ -218,7 +219,7 @@ impl Resolver {
         let answer = match &*receiver.borrow() {
             Progress::Answered(answer) => answer.clone(),
             Progress::Put(since) if since.elapsed() >= self.0.patience => failed(Failure::Timeout),
-            Progress::Put(_) | Progress::Queued => failed(Failure::Budget),
+            Progress::Put(_) | Progress::Queued => failed(Failure::Deadline),
         };
         (answer, source)
     }

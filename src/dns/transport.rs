@@ -135,7 +135,7 @@ impl Transport {
         }
         match worst.unwrap_or(Failure::Network) {
             // Nothing was asked, and that is nobody's fault but ours. The libraries below hide the cause.
-            Failure::Network if is_out_of_sockets() => Err(Failure::Budget),
+            Failure::Network if is_out_of_sockets() => Err(Failure::Overload),
             failure => Err(failure),
         }
     }
@@ -186,7 +186,7 @@ fn next_way(error: &NetError, way: Way) -> Option<Way> {
         error => match failure(error) {
             Failure::Timeout | Failure::Network => Some(way),
             Failure::Malformed => (way != Way::Tcp).then_some(Way::Tcp),
-            Failure::ServFail | Failure::Refused | Failure::Budget => None,
+            Failure::ServFail | Failure::Refused | Failure::Budget | Failure::Deadline | Failure::Overload => None,
         },
     }
 }
@@ -199,7 +199,7 @@ fn more_telling(before: Failure, now: Failure) -> Failure {
         Failure::Refused => 3,
         Failure::Timeout => 2,
         Failure::Network => 1,
-        Failure::Budget => 0,
+        Failure::Budget | Failure::Deadline | Failure::Overload => 0,
     };
     if rank(now) > rank(before) { now } else { before }
 }

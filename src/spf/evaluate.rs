@@ -340,7 +340,7 @@ impl<L: Lookup> Check<'_, L> {
     /// leaves open is remembered: to DMARC a temporary failure is never a failed identifier (RFC 9989 §5.3.6).
     fn passed_over(&mut self, failure: Failure) -> Result<(), Stop> {
         self.unsettled = true;
-        if failure == Failure::Budget { Err(Stop::TempError(failure)) } else { Ok(()) }
+        if failure.is_ours() { Err(Stop::TempError(failure)) } else { Ok(()) }
     }
 
     async fn names(&mut self) -> Result<Arc<Records>, Miss> {

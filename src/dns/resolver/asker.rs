@@ -215,7 +215,7 @@ impl Asker {
             metrics.failures.inc(failure);
             // Whoever has brought the crowd about must not profit from what it breaks.
             if failure != Failure::Malformed && self.shared.under_way().crowd.was_there(start) {
-                return failed(Failure::Budget);
+                return failed(Failure::Overload);
             }
         }
         let answer = cache.fill(self.key.clone(), reply).await;
@@ -267,7 +267,7 @@ impl Drop for Asker {
             self.progress.send_if_modified(|progress| {
                 let is_open = !matches!(progress, Progress::Answered(_));
                 if is_open {
-                    *progress = Progress::Answered(failed(Failure::Budget));
+                    *progress = Progress::Answered(failed(Failure::Overload));
                 }
                 is_open
             });

@@ -561,7 +561,7 @@ async fn questions_beyond_the_queue_are_turned_away() {
         tokio::task::yield_now().await;
     }
     let answer = resolver.for_message(None).ask("one-more.example", RecordType::A).await;
-    assert_eq!(miss(&answer), Miss::Failed(Failure::Budget));
+    assert_eq!(miss(&answer), Miss::Failed(Failure::Overload));
 }
 
 #[tokio::test]
@@ -593,7 +593,7 @@ async fn the_policy_does_not_wait_behind_identifiers() {
     };
     let ((_, waiting, policy), ()) = tokio::join!(asked, expire);
     assert_eq!(miss(&policy), Miss::Failed(Failure::Timeout), "it was put to the server");
-    assert_eq!(miss(&waiting), Miss::Failed(Failure::Budget), "it was not");
+    assert_eq!(miss(&waiting), Miss::Failed(Failure::Deadline), "it was not");
 }
 
 #[tokio::test]
@@ -724,7 +724,7 @@ async fn once_expired_a_message_waits_for_nothing() {
     };
     let (misses, ()) = tokio::join!(ask, expire);
     // The server had no time to answer the first; to the second we did not come any more.
-    assert_eq!(misses, [Miss::Failed(Failure::Budget); 2]);
+    assert_eq!(misses, [Miss::Failed(Failure::Deadline); 2]);
     assert_eq!(lookup.evidence().asked.len(), 2);
 }
 
