@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::lane::Purpose;
 use super::metrics::Source;
-use super::resolver::{Asking, Purpose, Resolver};
+use super::resolver::{Asking, Resolver};
 use super::share::Share;
 use super::{Answer, Asked, Evidence, Failure, Lookup, Miss, RecordType};
 

@@ -16,6 +16,7 @@ use std::time::Duration;
 use crate::label_enum;
 
 mod cache;
+mod lane;
 pub mod message_lookup;
 pub mod metrics;
 pub mod resolver;

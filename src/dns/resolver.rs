@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, watch};
 
 use self::asker::{Asker, Progress, UnderWay};
 use super::cache::{Cache, Key};
+use super::lane::{PerLane, Purpose};
 use super::message_lookup::MessageLookup;
 use super::metrics::{Metrics, Source};
 use super::share::{Place, Share, Shares};
@@ -77,8 +78,8 @@ struct Shared {
     transport: Transport,
     cache: Cache,
     under_way: Mutex<UnderWay>,
-    /// Questions that may be put at one time for identifiers, then those for policies: see [`Purpose`].
-    permits: [Semaphore; 2],
+    /// Questions that may be put at one time.
+    permits: PerLane<Semaphore>,
     /// Tasks of one lane.
     max_tasks: usize,
     shares: Arc<Shares>,
@@ -107,17 +108,6 @@ impl Default for Settings {
             lookups_per_message: 300,
         }
     }
-}
-
-/// What a question is for. Each purpose has a lane of its own: a sender decides how many questions its identifiers cost
-/// and how slowly they are answered, and must not be able to keep those for the policy of the domain that it forges
-/// waiting behind them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Purpose {
-    /// SPF, DKIM, ARC, the client's name.
-    Identifier,
-    /// DMARC.
-    Policy,
 }
 
 /// For whom a question is asked.
@@ -157,7 +147,7 @@ impl Resolver {
             transport: Transport::new(&servers, &settings, metrics.tcp.clone())?,
             cache: Cache::new(&settings, metrics.evictions.clone()),
             under_way: Mutex::new(UnderWay::new(outstanding)),
-            permits: [Semaphore::new(outstanding), Semaphore::new(outstanding)],
+            permits: PerLane::new(|| Semaphore::new(outstanding)),
             max_tasks: outstanding.saturating_mul(QUEUE),
             shares: Shares::new(places / NETWORKS, spare),
             patience: settings.timeout,
@@ -256,14 +246,6 @@ impl Shared {
         let (progress, receiver) = under_way.begin(key, purpose, &self.metrics);
         tokio::spawn(Asker::new(Arc::clone(self), (purpose, place), key.clone(), progress).run());
         Joined::Part(receiver, source)
-    }
-
-    fn permits(&self, purpose: Purpose) -> &Semaphore {
-        let [identifiers, policies] = &self.permits;
-        match purpose {
-            Purpose::Identifier => identifiers,
-            Purpose::Policy => policies,
-        }
     }
 
     fn under_way(&self) -> MutexGuard<'_, UnderWay> {

@@ -13,15 +13,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use ipnet::IpNet;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::resolver::Purpose;
+use super::lane::{PerLane, Purpose};
 use crate::envelope::sender_network;
 
 /// The shares of all networks.
 pub(super) struct Shares {
     /// A network's own places in each lane.
     places: usize,
-    /// Places beside them for whoever comes first, by lane.
-    spare: [Arc<Semaphore>; 2],
+    /// Places beside them for whoever comes first.
+    spare: PerLane<Arc<Semaphore>>,
     /// None: clients whose address is not known.
     networks: Mutex<HashMap<Option<IpNet>, Weak<Share>>>,
     /// Octets of answers that the messages of all networks hold.
@@ -32,8 +32,7 @@ pub(super) struct Shares {
 pub(super) struct Share {
     shares: Arc<Shares>,
     network: Option<IpNet>,
-    identifiers: Arc<Semaphore>,
-    policies: Arc<Semaphore>,
+    places: PerLane<Arc<Semaphore>>,
     /// Octets of answers that the network's messages hold.
     held: AtomicUsize,
 }
@@ -48,7 +47,7 @@ pub(super) struct Place {
 impl Shares {
     /// Shares of so many places in each lane, at least one, and so many spare ones beside those of all.
     pub fn new(places: usize, spare: usize) -> Arc<Self> {
-        let spare = [(); 2].map(|()| Arc::new(Semaphore::new(spare)));
+        let spare = PerLane::new(|| Arc::new(Semaphore::new(spare)));
         Arc::new(Self { places: places.max(1), spare, networks: Mutex::default(), held: AtomicUsize::new(0) })
     }
 
@@ -59,9 +58,8 @@ impl Shares {
         if let Some(share) = networks.get(&network).and_then(Weak::upgrade) {
             return share;
         }
-        let lane = || Arc::new(Semaphore::new(self.places));
-        let (shares, held) = (Arc::clone(self), AtomicUsize::new(0));
-        let share = Arc::new(Share { shares, network, identifiers: lane(), policies: lane(), held });
+        let places = PerLane::new(|| Arc::new(Semaphore::new(self.places)));
+        let share = Arc::new(Share { shares: Arc::clone(self), network, places, held: AtomicUsize::new(0) });
         networks.insert(network, Arc::downgrade(&share));
         share
     }
@@ -74,11 +72,7 @@ impl Shares {
 impl Share {
     /// Waits for a place in a lane.
     pub async fn place(self: &Arc<Self>, purpose: Purpose) -> Option<Place> {
-        let [identifiers, policies] = &self.shares.spare;
-        let (own, spare) = match purpose {
-            Purpose::Identifier => (&self.identifiers, identifiers),
-            Purpose::Policy => (&self.policies, policies),
-        };
+        let (own, spare) = (self.places.of(purpose), self.shares.spare.of(purpose));
         let permit = tokio::select! {
             biased;
             own = Arc::clone(own).acquire_owned() => own,
@@ -154,10 +148,10 @@ mod tests {
         let shares = Shares::new(1, 0);
         let share = shares.of(None);
         let taken = share.place(Purpose::Policy).await;
-        assert_eq!(shares.of(None).policies.available_permits(), 0);
-        assert_eq!(shares.of(None).identifiers.available_permits(), 1, "each lane has its own");
+        assert_eq!(shares.of(None).places.of(Purpose::Policy).available_permits(), 0);
+        assert_eq!(shares.of(None).places.of(Purpose::Identifier).available_permits(), 1, "each lane has its own");
         drop(taken);
-        assert_eq!(share.policies.available_permits(), 1);
+        assert_eq!(share.places.of(Purpose::Policy).available_permits(), 1);
     }
 
     #[tokio::test]
@@ -168,9 +162,9 @@ mod tests {
         for _ in 0..5 {
             taken.push(one.place(Purpose::Policy).await);
         }
-        let [identifiers, policies] = &shares.spare;
-        assert_eq!((one.policies.available_permits(), policies.available_permits()), (0, 0));
-        assert_eq!(identifiers.available_permits(), 3, "each lane has its own");
+        let own = one.places.of(Purpose::Policy);
+        assert_eq!((own.available_permits(), shares.spare.of(Purpose::Policy).available_permits()), (0, 0));
+        assert_eq!(shares.spare.of(Purpose::Identifier).available_permits(), 3, "each lane has its own");
         let mut waiting = Box::pin(one.place(Purpose::Policy));
         tokio::select! {
             biased;
@@ -212,7 +206,11 @@ mod tests {
             places.extend(if n == 0 { share.place(Purpose::Identifier).await } else { None });
         }
         assert_eq!(shares.networks().len(), 1, "the one that has a place");
-        assert_eq!(shares.of(ip("0.0.0.1")).identifiers.available_permits(), 0, "though its message has gone");
+        assert_eq!(
+            shares.of(ip("0.0.0.1")).places.of(Purpose::Identifier).available_permits(),
+            0,
+            "though its message has gone"
+        );
         drop(places);
         assert_eq!(shares.networks().len(), 0);
     }

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use super::{Purpose, Shared, failed};
+use super::{Shared, failed};
 use crate::dns::cache::Key;
+use crate::dns::lane::{PerLane, Purpose};
 use crate::dns::metrics::Metrics;
 use crate::dns::share::Place;
 use crate::dns::transport::Reply;
@@ -18,7 +19,7 @@ use crate::dns::{Answer, Failure, Miss};
 pub(super) struct UnderWay {
     questions: HashMap<Key, Question>,
     /// Tasks of each lane that have not ended.
-    tasks: [usize; 2],
+    tasks: PerLane<usize>,
     crowd: Crowd,
 }
 
@@ -70,7 +71,7 @@ impl UnderWay {
     /// None, where so many may be out at one time in each lane.
     pub fn new(outstanding: usize) -> Self {
         let crowd = Crowd { out: 0, bound: CROWD.min(outstanding), seen: None };
-        Self { questions: HashMap::new(), tasks: [0; 2], crowd }
+        Self { questions: HashMap::new(), tasks: PerLane::default(), crowd }
     }
 
     /// The question for `key`.
@@ -86,11 +87,7 @@ impl UnderWay {
 
     /// The tasks of a lane that have not ended.
     pub fn tasks(&self, purpose: Purpose) -> usize {
-        let [identifiers, policies] = self.tasks;
-        match purpose {
-            Purpose::Identifier => identifiers,
-            Purpose::Policy => policies,
-        }
+        *self.tasks.of(purpose)
     }
 
     /// Enters a task of a lane for `key`, and the question if it is not under way.
@@ -100,7 +97,7 @@ impl UnderWay {
         purpose: Purpose,
         metrics: &Metrics,
     ) -> (Arc<watch::Sender<Progress>>, watch::Receiver<Progress>) {
-        *self.tasks_mut(purpose) += 1;
+        *self.tasks.of_mut(purpose) += 1;
         let question = self.questions.entry(key.clone()).or_insert_with(|| {
             metrics.outstanding.inc();
             Question { progress: Arc::new(watch::Sender::new(Progress::Queued)), in_policy_lane: false }
@@ -114,14 +111,6 @@ impl UnderWay {
         if self.questions.get(key).is_some_and(|question| Arc::ptr_eq(&question.progress, progress)) {
             self.questions.remove(key);
             metrics.outstanding.dec();
-        }
-    }
-
-    fn tasks_mut(&mut self, purpose: Purpose) -> &mut usize {
-        let [identifiers, policies] = &mut self.tasks;
-        match purpose {
-            Purpose::Identifier => identifiers,
-            Purpose::Policy => policies,
         }
     }
 }
@@ -178,7 +167,7 @@ impl Asker {
     pub async fn run(mut self) {
         let shared = Arc::clone(&self.shared);
         // Never closed; while we have it, one question is put to a server.
-        let permit = shared.permits(self.purpose).acquire().await;
+        let permit = shared.permits.of(self.purpose).acquire().await;
         let start = Instant::now();
         if !self.claim(start) {
             return;
@@ -259,7 +248,7 @@ impl Asker {
 impl Drop for Asker {
     fn drop(&mut self) {
         let mut under_way = self.shared.under_way();
-        let tasks = under_way.tasks_mut(self.purpose);
+        let tasks = under_way.tasks.of_mut(self.purpose);
         *tasks = tasks.saturating_sub(1);
         if self.has_claimed {
             under_way.remove(&self.key, &self.progress, &self.shared.metrics);

@@ -601,7 +601,7 @@ async fn a_question_that_nobody_waits_for_any_more_is_not_put() {
     let (first, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let server = Server::start(|message, _, _| with_address(message)).await;
     let (resolver, _) = resolver(Settings { outstanding: 1, ..settings(&[&server]) });
-    let permit = resolver.0.permits(Purpose::Identifier).acquire().await.unwrap();
+    let permit = resolver.0.permits.of(Purpose::Identifier).acquire().await.unwrap();
     let (told, may_end) = (Arc::clone(&first), Arc::clone(&go));
     let lookup = resolver.for_message(None);
     let gone = async {

@@ -132,7 +132,7 @@ async fn a_question_that_all_have_left_ends_soon_and_keeps_its_place_a_little_lo
     assert!(left.elapsed() < Duration::from_secs(10), "not when the transport gives up");
     assert_eq!(under_way(&resolver), 0);
     assert!(registry.render().contains("dmarcgate_dns_outstanding 0\n"));
-    assert_eq!(resolver.0.permits(Purpose::Identifier).available_permits(), 8);
+    assert_eq!(resolver.0.permits.of(Purpose::Identifier).available_permits(), 8);
     // The server is still busy with it: who comes and goes does not get around the bound of its network.
     let next = async { lookup.ask("b.example", RecordType::A).await };
     assert!(tokio::time::timeout(Duration::from_millis(50), next).await.is_err());
