@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::watch;
 
@@ -148,13 +148,13 @@ impl MessageLookup {
     }
 
     async fn find(&self, name: &str, record_type: RecordType, budget: Budget<'_>) -> Answer {
-        let Some(name) = normalize(name) else { return failed(Miss::NxDomain) };
+        let Some(name) = normalize(name) else { return Answer::without_records(Miss::NxDomain) };
         if let Some(answer) = self.known(&name, record_type) {
             return answer;
         }
         if !self.spend(budget) {
             self.exhausted.store(true, Ordering::Relaxed);
-            return failed(Miss::Failed(Failure::Budget));
+            return Answer::failed(Failure::Budget);
         }
         let start = Instant::now();
         let key = (name, record_type);
@@ -180,7 +180,7 @@ impl MessageLookup {
             self.exhausted.store(true, Ordering::Relaxed);
             return match budget {
                 Budget::Unmetered => new.answer,
-                Budget::Metered | Budget::Apart(_) => failed(Miss::Failed(failure)),
+                Budget::Metered | Budget::Apart(_) => Answer::failed(failure),
             };
         }
         let answer = new.answer.clone();
@@ -223,10 +223,6 @@ enum Budget<'a> {
     Metered,
     Apart(&'a Apart<'a>),
     Unmetered,
-}
-
-fn failed(miss: Miss) -> Answer {
-    Answer { outcome: Err(miss), ttl: Duration::ZERO }
 }
 
 /// The name in lower case without its trailing dot; none if DNS can't carry it (RFC 1035 §2.3.4). Octets of any kind

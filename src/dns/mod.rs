@@ -153,6 +153,18 @@ pub struct Answer {
     pub ttl: Duration,
 }
 
+impl Answer {
+    /// An answer without records that is not remembered.
+    fn without_records(miss: Miss) -> Self {
+        Self { outcome: Err(miss), ttl: Duration::ZERO }
+    }
+
+    /// No answer.
+    fn failed(failure: Failure) -> Self {
+        Self::without_records(Miss::Failed(failure))
+    }
+}
+
 /// One question of a message with what came of it: evidence for `check` and `explain`.
 #[derive(Debug, Clone)]
 pub struct Asked {

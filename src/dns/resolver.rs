@@ -21,7 +21,7 @@ use super::message_lookup::MessageLookup;
 use super::metrics::{Metrics, Source};
 use super::share::{Place, Share, Shares};
 use super::transport::Transport;
-use super::{Answer, Failure, Miss, NameServer};
+use super::{Answer, Failure, NameServer};
 use crate::tls::TrustError;
 
 mod asker;
@@ -198,8 +198,8 @@ impl Resolver {
         let (mut receiver, source) = match joined {
             Joined::Part(receiver, source) => (receiver, source),
             Joined::NeedsPlace(Some(receiver)) => (receiver, Source::Shared),
-            Joined::NeedsPlace(None) => return (failed(Failure::Deadline), Source::Server),
-            Joined::Full => return (failed(Failure::Overload), Source::Server),
+            Joined::NeedsPlace(None) => return (Answer::failed(Failure::Deadline), Source::Server),
+            Joined::Full => return (Answer::failed(Failure::Overload), Source::Server),
         };
         tokio::select! {
             biased;
@@ -208,8 +208,8 @@ impl Resolver {
         }
         let answer = match &*receiver.borrow() {
             Progress::Answered(answer) => answer.clone(),
-            Progress::Put(since) if since.elapsed() >= self.0.patience => failed(Failure::Timeout),
-            Progress::Put(_) | Progress::Queued => failed(Failure::Deadline),
+            Progress::Put(since) if since.elapsed() >= self.0.patience => Answer::failed(Failure::Timeout),
+            Progress::Put(_) | Progress::Queued => Answer::failed(Failure::Deadline),
         };
         (answer, source)
     }
@@ -261,11 +261,6 @@ fn system_servers() -> Result<Vec<NameServer>, Error> {
         udp.map(|connection| SocketAddr::new(server.ip, connection.port).into())
     });
     Ok(servers.collect())
-}
-
-/// An answer that is none, and is not remembered.
-fn failed(failure: Failure) -> Answer {
-    Answer { outcome: Err(Miss::Failed(failure)), ttl: Duration::ZERO }
 }
 
 /// Questions that may wait, for each that may be put at one time: beyond that they would wait longer than a message.

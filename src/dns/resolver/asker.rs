@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use super::{Shared, failed};
+use super::Shared;
 use crate::dns::cache::Key;
 use crate::dns::lane::{PerLane, Purpose};
 use crate::dns::metrics::Metrics;
@@ -204,7 +204,7 @@ impl Asker {
             metrics.failures.inc(failure);
             // Whoever has brought the crowd about must not profit from what it breaks.
             if failure != Failure::Malformed && self.shared.under_way().crowd.was_there(start) {
-                return failed(Failure::Overload);
+                return Answer::failed(Failure::Overload);
             }
         }
         let answer = cache.fill(self.key.clone(), reply).await;
@@ -256,7 +256,7 @@ impl Drop for Asker {
             self.progress.send_if_modified(|progress| {
                 let is_open = !matches!(progress, Progress::Answered(_));
                 if is_open {
-                    *progress = Progress::Answered(failed(Failure::Overload));
+                    *progress = Progress::Answered(Answer::failed(Failure::Overload));
                 }
                 is_open
             });

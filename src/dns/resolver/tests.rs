@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Notify;
 
 use super::*;
-use crate::dns::{Lookup, RecordType};
+use crate::dns::{Lookup, Miss, RecordType};
 use crate::metrics::Registry;
 
 mod bounds;
