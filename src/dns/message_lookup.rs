@@ -11,6 +11,7 @@ use super::metrics::Source;
 use super::resolver::{Asking, Resolver};
 use super::share::Share;
 use super::{Answer, Asked, Evidence, Failure, Lookup, Miss, RecordType};
+use crate::domain::fits_dns;
 
 /// What one message asks of DNS, and what it was told.
 ///
@@ -225,14 +226,12 @@ enum Budget<'a> {
     Unmetered,
 }
 
-/// The name in lower case without its trailing dot; none if DNS can't carry it (RFC 1035 §2.3.4). Octets of any kind
-/// are fine: macros of SPF make names of local parts.
+/// The name in lower case without its trailing dot; none if DNS can't carry it.
 fn normalize(name: &str) -> Option<Arc<str>> {
     let name = name.strip_suffix('.').unwrap_or(name);
-    let fits = name.len() <= MAX_NAME && name.split('.').all(|label| (1..=MAX_LABEL).contains(&label.len()));
     // Nearly all are in lower case already.
     let is_lower = !name.bytes().any(|b| b.is_ascii_uppercase());
-    fits.then(|| if is_lower { name.into() } else { name.to_ascii_lowercase().into() })
+    fits_dns(name).then(|| if is_lower { name.into() } else { name.to_ascii_lowercase().into() })
 }
 
 /// Octets of answers that a message holds of its metered questions, and as many of the unmetered ones and of those
@@ -240,10 +239,6 @@ fn normalize(name: &str) -> Option<Arc<str>> {
 pub const MAX_OCTETS: usize = 256 * 1024;
 /// Octets of answers that a message holds whatever others hold: more than the records of most messages have.
 pub const OWN_OCTETS: usize = 8 * 1024;
-/// Octets of a name in text form (RFC 1035 §2.3.4).
-const MAX_NAME: usize = 253;
-/// Octets of a label (RFC 1035 §2.3.4).
-const MAX_LABEL: usize = 63;
 
 #[cfg(test)]
 mod tests {
