@@ -19,7 +19,7 @@ use super::cache::{Cache, Key};
 use super::lane::{PerLane, Purpose};
 use super::message_lookup::MessageLookup;
 use super::metrics::{Metrics, Source};
-use super::share::{Place, Share, Shares};
+use super::share::{Share, SharePlace, Shares};
 use super::transport::Transport;
 use super::{Answer, Failure, NameServer};
 use crate::tls::TrustError;
@@ -228,7 +228,7 @@ impl Shared {
     ///
     /// An identifier's asker takes part in whatever is under way. A policy's does, too, if the question was put to a
     /// server; one that only waits for its turn behind other identifiers gets a second turn in the policy lane.
-    fn join(self: &Arc<Self>, key: &Key, purpose: Purpose, place: Option<Place>) -> Joined {
+    fn join(self: &Arc<Self>, key: &Key, purpose: Purpose, place: Option<SharePlace>) -> Joined {
         let mut under_way = self.under_way();
         let has_room = under_way.tasks(purpose) < self.max_tasks;
         let known = under_way.question(key).map(|question| (question.progress.subscribe(), question.in_policy_lane));

@@ -38,7 +38,7 @@ pub(super) struct Share {
 }
 
 /// A place in a share, given back when it is dropped.
-pub(super) struct Place {
+pub(super) struct SharePlace {
     _permit: OwnedSemaphorePermit,
     /// The share lasts as long as one of its places is taken.
     _share: Arc<Share>,
@@ -71,7 +71,7 @@ impl Shares {
 
 impl Share {
     /// Waits for a place in a lane.
-    pub async fn place(self: &Arc<Self>, purpose: Purpose) -> Option<Place> {
+    pub async fn place(self: &Arc<Self>, purpose: Purpose) -> Option<SharePlace> {
         let (own, spare) = (self.places.of(purpose), self.shares.spare.of(purpose));
         let permit = tokio::select! {
             biased;
@@ -80,7 +80,7 @@ impl Share {
         };
         // Never closed.
         let permit = permit.ok()?;
-        Some(Place { _permit: permit, _share: Arc::clone(self) })
+        Some(SharePlace { _permit: permit, _share: Arc::clone(self) })
     }
 
     /// Takes memory for octets of answers, unless the network, or all together, hold too many; to be given back by

@@ -11,8 +11,8 @@ use super::Shared;
 use crate::dns::cache::Key;
 use crate::dns::lane::{PerLane, Purpose};
 use crate::dns::metrics::Metrics;
-use crate::dns::share::Place;
-use crate::dns::transport::Reply;
+use crate::dns::share::SharePlace;
+use crate::dns::transport::Resolution;
 use crate::dns::{Answer, Failure, Miss};
 
 /// The questions that are not answered yet, over both lanes: a name and type stand here once.
@@ -59,7 +59,7 @@ pub(super) struct Asker {
     key: Key,
     progress: Arc<watch::Sender<Progress>>,
     /// In the share of the network that asked first.
-    place: Option<Place>,
+    place: Option<SharePlace>,
     /// Whether this one has taken the question over, and with it its end.
     has_claimed: bool,
 }
@@ -156,7 +156,7 @@ impl Asker {
     /// A task of a lane, which holds a place while the servers are busy with its question.
     pub fn new(
         shared: Arc<Shared>,
-        (purpose, place): (Purpose, Place),
+        (purpose, place): (Purpose, SharePlace),
         key: Key,
         progress: Arc<watch::Sender<Progress>>,
     ) -> Self {
@@ -180,11 +180,11 @@ impl Asker {
         let (name, record_type) = &self.key;
         shared.metrics.queries.inc(*record_type);
         let out = Out::new(&shared);
-        let reply = tokio::select! {
-            reply = shared.transport.ask(name, *record_type) => Some(reply),
+        let resolution = tokio::select! {
+            resolution = shared.transport.ask(name, *record_type) => Some(resolution),
             () = self.is_abandoned() => None,
         };
-        let Some(reply) = reply else {
+        let Some(resolution) = resolution else {
             let place = self.place.take();
             drop((self, permit));
             // The servers don't know that nobody waits any more.
@@ -193,21 +193,21 @@ impl Asker {
             return;
         };
         shared.metrics.seconds.of(*record_type).observe(start.elapsed().as_secs_f64());
-        let answer = self.settle(reply, start).await;
+        let answer = self.settle(resolution, start).await;
         self.progress.send_replace(Progress::Answered(answer));
     }
 
-    /// Remembers the reply, unless it tells nothing.
-    async fn settle(&self, reply: Reply, start: Instant) -> Answer {
+    /// Remembers what came of it, unless it tells nothing.
+    async fn settle(&self, resolution: Resolution, start: Instant) -> Answer {
         let Shared { cache, metrics, .. } = &*self.shared;
-        if let Err(Miss::Failed(failure)) = reply.outcome {
+        if let Err(Miss::Failed(failure)) = resolution.outcome {
             metrics.failures.inc(failure);
             // Whoever has brought the crowd about must not profit from what it breaks.
             if failure != Failure::Malformed && self.shared.under_way().crowd.was_there(start) {
                 return Answer::failed(Failure::Overload);
             }
         }
-        let answer = cache.fill(self.key.clone(), reply).await;
+        let answer = cache.fill(self.key.clone(), resolution).await;
         metrics.entries.set(i64::try_from(cache.len()).unwrap_or(i64::MAX));
         answer
     }
