@@ -55,7 +55,7 @@ use crate::message::spool::Spooler;
 use crate::report::delivery::Delivery;
 use crate::report::inbound::Collector;
 use crate::report::messenger::Messenger;
-use crate::smtp::command::{Command, CommandError, Place};
+use crate::smtp::command::{ChunkPosition, Command, CommandError};
 use crate::smtp::extension::{Offer, Terms};
 use crate::smtp::reply::Reply;
 use crate::smtp::stream::{ReadError, Stream};
@@ -383,7 +383,7 @@ impl Session {
                     Event::Answer(self.receive(&state).await?)
                 }
                 Effect::ReceiveChunk(chunk) => {
-                    ends_message = chunk.place == Place::Last;
+                    ends_message = chunk.position == ChunkPosition::Last;
                     let reply = self.receive_chunk(&state, chunk).await?;
                     self.chunk_failed = !reply.is_positive();
                     Event::Answer(reply)

@@ -61,12 +61,12 @@ pub struct Chunk {
     /// Octets that follow the command.
     pub size: u64,
     /// Where it stands in the message.
-    pub place: Place,
+    pub position: ChunkPosition,
 }
 
 /// Where a chunk stands in its message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum ChunkPosition {
     /// Others follow.
     Inner,
     /// It ends the message.
@@ -257,12 +257,12 @@ fn chunk(arguments: &[u8]) -> Option<Chunk> {
     let text = std::str::from_utf8(arguments).ok()?;
     let mut words = text.split([' ', '\t']).filter(|word| !word.is_empty());
     let size = words.next().filter(|word| word.len() <= MAX_DIGITS && word.bytes().all(|b| b.is_ascii_digit()))?;
-    let place = match words.next() {
-        None => Place::Inner,
-        Some(word) if word.eq_ignore_ascii_case("LAST") => Place::Last,
+    let position = match words.next() {
+        None => ChunkPosition::Inner,
+        Some(word) if word.eq_ignore_ascii_case("LAST") => ChunkPosition::Last,
         Some(_) => return None,
     };
-    words.next().is_none().then_some(Chunk { size: size.parse().unwrap_or(u64::MAX), place })
+    words.next().is_none().then_some(Chunk { size: size.parse().unwrap_or(u64::MAX), position })
 }
 
 /// RFC 4954 §4: `mechanism [SP initial-response]`.
@@ -322,7 +322,7 @@ mod tests {
             let (forward_path, _) = ForwardPath::parse(path.as_bytes()).unwrap();
             Ok(Command::Rcpt { forward_path, parameters: RcptParameters::default() })
         };
-        let bdat = |size, place| Ok(Command::Bdat(Chunk { size, place }));
+        let bdat = |size, position| Ok(Command::Bdat(Chunk { size, position }));
         let auth = |mechanism: &str, initial: Option<&str>| {
             Ok(Command::Auth {
                 mechanism: mechanism.into(),
@@ -340,9 +340,9 @@ mod tests {
             ("RCPT TO: c@d.example", rcpt("<c@d.example>")),
             ("RCPT TO:<ü@d.example>", rcpt("<ü@d.example>")),
             ("data", Ok(Command::Data)),
-            ("BDAT 0", bdat(0, Place::Inner)),
-            ("bdat 0086 last", bdat(86, Place::Last)),
-            ("BDAT 99999999999999999999 LAST", bdat(u64::MAX, Place::Last)),
+            ("BDAT 0", bdat(0, ChunkPosition::Inner)),
+            ("bdat 0086 last", bdat(86, ChunkPosition::Last)),
+            ("BDAT 99999999999999999999 LAST", bdat(u64::MAX, ChunkPosition::Last)),
             ("STARTTLS", Ok(Command::StartTls)),
             ("AUTH plain", auth("PLAIN", None)),
             ("AUTH PLAIN AGEAYg==", auth("PLAIN", Some("AGEAYg=="))),
