@@ -60,13 +60,13 @@ pub struct Settings {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The system's configuration can't be read.
-    #[error("cannot read the system's resolver configuration: {0}")]
+    #[error("can't read the system's resolver configuration: {0}")]
     SystemConfiguration(String),
     /// Neither the settings nor the system name a server.
     #[error("no name server is configured")]
     NoServers,
     /// Nobody could be believed over TLS.
-    #[error("cannot verify name servers over TLS: {0}")]
+    #[error("can't verify name servers over TLS: {0}")]
     Trust(#[from] TrustError),
 }
 
