@@ -221,8 +221,8 @@ impl Server {
         self.0.metrics.expiry.set(soonest.unwrap_or(0));
         for concern in concerns(&certificates, &self.0.settings.hostname, now()) {
             match concern {
-                Concern::Grave(text) => error!("{text}"),
-                Concern::Slight(text) => warn!("{text}"),
+                Concern::Grave(text) => error!(concern = text, "something is wrong with the certificates"),
+                Concern::Slight(text) => warn!(concern = text, "something may go wrong with the certificates"),
             }
         }
     }

@@ -213,7 +213,8 @@ impl Limits<'_> {
 
 impl Connection {
     /// Connects, hands the client over and says EHLO, in the order of the hand-over (PROXY before TLS and greeting,
-    /// XCLIENT behind our own EHLO and STARTTLS). `name` is what a verified certificate has to be for.
+    /// XCLIENT behind our own EHLO and STARTTLS). `name` is what a verified certificate has to be for; `session`, if
+    /// there is one, what a warning names.
     ///
     /// # Errors
     ///
@@ -223,12 +224,14 @@ impl Connection {
         name: &str,
         introduction: &Introduction,
         settings: &Settings,
+        session: Option<&str>,
     ) -> Result<Self, OpenError> {
         let attempt = Attempt { server, name, introduction, settings };
         match attempt.open(&settings.security).await {
             Err(OpenError::Unprotected { step, cause }) if matches!(settings.security, Security::Opportunistic(_)) => {
                 // Mail never waits for protection that is not demanded; the connection on which it failed is gone.
-                warn!(%server, step = step.as_str(), error = cause, "no TLS with the upstream; it is told in the clear");
+                let step = step.as_str();
+                warn!(session, %server, step, error = cause, "no TLS with the upstream; continuing in the clear");
                 attempt.open(&Security::Off).await
             }
             result => result,

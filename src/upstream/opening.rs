@@ -48,7 +48,8 @@ impl Link {
             let (began, took) = (Instant::now(), self.metrics.connect_seconds.start_timer());
             let left = u32::try_from(order.len()).unwrap_or(u32::MAX).saturating_add(1);
             let share = deadline.saturating_duration_since(began) / left;
-            let opened = open_within(share, &self.settings, server, introduction).await;
+            let session = Some(&*self.session);
+            let opened = open_in_session(session, share, &self.settings, server, introduction).await;
             took.observe_duration();
             match opened {
                 Ok(mut connection) => {
@@ -137,11 +138,27 @@ pub async fn open_within(
     server: &str,
     introduction: &Introduction,
 ) -> Result<Connection, OpenError> {
-    let late = || Err(OpenError::Setup { step: Step::Opening, cause: ExchangeError::Timeout });
-    timeout(limit, open(settings, server, introduction)).await.unwrap_or_else(|_| late())
+    open_in_session(None, limit, settings, server, introduction).await
 }
 
-async fn open(settings: &Settings, server: &str, introduction: &Introduction) -> Result<Connection, OpenError> {
+/// The same for a session, whose id its warnings carry.
+async fn open_in_session(
+    session: Option<&str>,
+    limit: Duration,
+    settings: &Settings,
+    server: &str,
+    introduction: &Introduction,
+) -> Result<Connection, OpenError> {
+    let late = || Err(OpenError::Setup { step: Step::Opening, cause: ExchangeError::Timeout });
+    timeout(limit, open(session, settings, server, introduction)).await.unwrap_or_else(|_| late())
+}
+
+async fn open(
+    session: Option<&str>,
+    settings: &Settings,
+    server: &str,
+    introduction: &Introduction,
+) -> Result<Connection, OpenError> {
     let addresses = match server.parse() {
         Ok(address) => vec![address],
         Err(_) => timeout(settings.timeouts.connect, lookup_host(server))
@@ -153,7 +170,7 @@ async fn open(settings: &Settings, server: &str, introduction: &Introduction) ->
     let name = settings.certificate_name(server);
     let mut last = OpenError::Unreachable(ErrorKind::NotFound.into());
     for address in addresses {
-        match Connection::open(address, name, introduction, settings).await {
+        match Connection::open(address, name, introduction, settings, session).await {
             Err(error @ OpenError::Unreachable(_)) => last = error,
             other => return other,
         }

@@ -197,21 +197,21 @@ impl Known {
         if times.is_multiple_of(REMINDER) {
             let hint = match cause {
                 OpenError::Setup { .. } | OpenError::GateRefused { .. } => {
-                    "; does it expect a PROXY header, or none? see upstream.identity"
+                    Some("does it expect a PROXY header, or none? see upstream.identity")
                 }
-                OpenError::Unprotected { .. } => "; see upstream.tls",
-                OpenError::XclientNotAnnounced => "; does it permit XCLIENT to this gate? see upstream.identity",
-                OpenError::Unreachable(_) | OpenError::ClientRefused(..) => "",
+                OpenError::Unprotected { .. } => Some("see upstream.tls"),
+                OpenError::XclientNotAnnounced => Some("does it permit XCLIENT to this gate? see upstream.identity"),
+                OpenError::Unreachable(_) | OpenError::ClientRefused(..) => None,
             };
             match cause {
                 // Its client is nobody whom a server could have anything against.
                 OpenError::XclientNotAnnounced => {
-                    error!(server, error = %cause, "upstream probe failed: it can't be told who the client is{hint}");
+                    error!(server, error = %cause, hint, "upstream probe failed: it can't be told who the client is");
                 }
                 _ if cause.refuses_gate_for_good() => {
-                    error!(server, error = %cause, "upstream probe failed: it refuses this gate{hint}");
+                    error!(server, error = %cause, hint, "upstream probe failed: it refuses this gate");
                 }
-                _ => warn!(server, error = %cause, "upstream probe failed{hint}"),
+                _ => warn!(server, error = %cause, hint, "upstream probe failed"),
             }
         }
         self.trouble = Some((text, times));
