@@ -1,8 +1,8 @@
 //! Remembers answers for as long as DNS and the settings allow.
 //!
 //! Each entry expires on its own: records by their TTL, NXDOMAIN and NODATA by the SOA's (RFC 2308 §5), failures after
-//! a few seconds, so that a dead zone costs its time-out once and not with every message. Only those that are the
-//! gate's own are not kept.
+//! a few seconds, so that a dead zone costs its time-out once and not with every message. Failures of the gate itself
+//! are not kept.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -93,7 +93,7 @@ impl Bounds {
         match (&resolution.outcome, resolution.ttl) {
             (Ok(_), ttl) => within(ttl.unwrap_or_default(), self.max_ttl),
             (Err(Miss::NoData | Miss::NxDomain), Some(ttl)) => within(ttl, self.max_negative_ttl),
-            // Nobody was asked: that the gate had no socket left tells nothing of the name, and may be over by now.
+            // Nobody was asked: that the gate had no socket left says nothing about the name, and may be over by now.
             (Err(Miss::Failed(failure)), _) if failure.is_ours() => Duration::ZERO,
             // Without an SOA nobody said for how long (RFC 2308 §5): as long as a failure.
             (Err(_), _) => self.failure_ttl,

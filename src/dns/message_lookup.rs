@@ -18,8 +18,8 @@ use crate::domain::fits_dns;
 /// A question that is repeated gets the answer that it got before, costs nothing and is recorded once, so that all
 /// parts of an evaluation see one DNS. Beyond the budget answers are [`Failure::Budget`], and once it was expired
 /// [`Failure::Deadline`]: temporary, for nothing is known of the name. What is held of answers is bounded, too, since a
-/// message may last for half an hour: beyond [`MAX_OCTETS`] an answer to a metered question is `Failure::Budget`; one to
-/// an unmetered question is given, but not kept as evidence, and would be asked for again. The same holds where the
+/// message may last for half an hour: beyond [`MAX_OCTETS`] an answer to a metered question is `Failure::Budget`; one
+/// to an unmetered question is given, but not kept as evidence, and would be asked for again. The same holds where the
 /// messages of the client's network, or of all, hold too much together, but that this is [`Failure::Overload`];
 /// [`OWN_OCTETS`] no other message can take away.
 pub struct MessageLookup {
@@ -28,7 +28,7 @@ pub struct MessageLookup {
     share: Arc<Share>,
     expired: watch::Sender<bool>,
     budget: usize,
-    /// Whether something was left undone for the budget.
+    /// Whether a bound kept something from being asked or held.
     exhausted: AtomicBool,
     spent: AtomicUsize,
     /// Octets of the answers to metered questions.
@@ -40,12 +40,12 @@ pub struct MessageLookup {
     evidence: Mutex<Evidence>,
 }
 
-/// The same handle, with evidence and end, but without a budget: for questions whose number the asker bounds itself,
-/// and which must be asked even if a sender's records have used the budget up.
+/// The same handle, with its evidence and deadline, but without a budget: for questions whose number the caller bounds,
+/// and which must be asked even if a sender's records have used up the budget.
 pub struct Unmetered<'a>(&'a MessageLookup);
 
-/// The same handle, with evidence and end, but with a budget of its own: for questions that must not use up that of
-/// the message. A question that the message has asked already costs it nothing.
+/// The same handle, with its evidence and deadline, but with a budget of its own: for questions that must not use up
+/// the message's. A question that the message has asked already costs nothing.
 pub struct Apart<'a> {
     lookup: &'a MessageLookup,
     left: AtomicUsize,
@@ -78,7 +78,7 @@ impl MessageLookup {
         *self.expired.borrow()
     }
 
-    /// Whether a question was not put, or an answer not taken, for the budget.
+    /// Whether a question was not put, or an answer not held, because of a bound.
     pub fn is_exhausted(&self) -> bool {
         self.exhausted.load(Ordering::Relaxed)
     }
@@ -98,7 +98,7 @@ impl MessageLookup {
         self.kept().clone()
     }
 
-    /// The same at the end of the message, without a copy: the handle remembers nothing of it.
+    /// The same at the end of the message, without a copy: the handle forgets it.
     pub fn take_evidence(&self) -> Evidence {
         std::mem::take(&mut self.kept())
     }
@@ -170,7 +170,7 @@ impl MessageLookup {
         self.record(asked, budget)
     }
 
-    /// Keeps the answer as evidence. Of two that were under way at one time the first is kept and valid for both.
+    /// Keeps the answer as evidence. If two were under way at a time, the first is kept and counts for both.
     fn record(&self, new: Asked, budget: Budget<'_>) -> Answer {
         let mut evidence = self.kept();
         if let Some(known) = evidence.asked.iter().find(|a| a.record_type == new.record_type && a.name == new.name) {

@@ -2,7 +2,7 @@
 //!
 //! [`Lookup`] is the only door to DNS: SPF, DKIM, ARC and DMARC ask through a handle that belongs to one message, so
 //! that its evidence and its budget do too. NXDOMAIN, NODATA and every kind of failure stay apart all the way up,
-//! since DMARC hangs on the difference (RFC 9989 §5.3.6).
+//! since DMARC depends on the difference (RFC 9989 §5.3.6).
 //!
 //! A name with a CNAME exists: where the target does not, or has no record of the type, the answer is NODATA, though
 //! the server says NXDOMAIN of the target (RFC 6604 §3). An answer without records and without an SOA is NODATA too.
@@ -192,7 +192,7 @@ pub struct Evidence {
 /// The look-ups of one message.
 pub trait Lookup: Sync {
     /// Asks for the records of `name` (a DNS name of any characters, at most 253 octets in text form; one trailing dot
-    /// does no harm). A name that DNS cannot carry (an empty label, one beyond 63 octets, one too long) is answered
+    /// does no harm). A name that DNS can't carry (an empty label, one beyond 63 octets, one too long) is answered
     /// NXDOMAIN without a question.
     fn ask(&self, name: &str, record_type: RecordType) -> impl Future<Output = Answer> + Send;
 

@@ -50,7 +50,8 @@ pub struct Settings {
     /// Questions put to the name servers at one time, of which one client network may have an eighth: each needs a
     /// socket.
     pub outstanding: usize,
-    /// Questions beyond these, for whichever networks need them first: so one that is alone is not held to its eighth.
+    /// Questions beyond these, for whichever networks need them first, so that a network alone is not held to its
+    /// eighth.
     pub spare: usize,
     /// Questions that one message may ask; repeated ones count once.
     pub lookups_per_message: usize,
@@ -65,7 +66,7 @@ pub enum Error {
     /// Neither the settings nor the system name a server.
     #[error("no name server is configured")]
     NoServers,
-    /// Nobody could be believed over TLS.
+    /// No certificate of a name server could ever be trusted.
     #[error("can't verify name servers over TLS: {0}")]
     Trust(#[from] TrustError),
 }
@@ -169,8 +170,8 @@ impl Resolver {
     }
 
     /// Asks the cache, then the servers; `key` is fit for DNS. Where the message waits no longer, the answer is a
-    /// time-out if the question has been out for a whole attempt, whoever asked it first, and else
-    /// [`Failure::Deadline`]: DNS had no chance to answer, and whoever kept us busy may be the forger.
+    /// time-out if the question has been out for a whole attempt, whoever asked it first, and otherwise
+    /// [`Failure::Deadline`]: DNS had no chance to answer, and the forger may have kept us busy.
     pub(super) async fn ask(&self, key: &Key, asking: Asking<'_>) -> (Answer, Source) {
         let (answer, source) = self.find(key, asking).await;
         self.0.metrics.lookups.inc(source);

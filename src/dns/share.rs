@@ -1,9 +1,9 @@
 //! Bounds the questions that one client network has under way, and the memory that its messages hold of answers.
 //!
 //! A network is an IPv4 /24 or an IPv6 /48: what one sender can be expected to hold. It has a number of places in each
-//! lane, and beside them takes spare ones that are there for all; who finds both taken waits, first come, first served,
-//! outside of the lane. So a sender whose own zones are slow fills its own places and the spare ones, and nobody else's
-//! own. The table has an entry only while a message or question of the network lasts.
+//! lane, and may also take spare ones, which are there for all. A question that finds both taken waits outside the
+//! lane, first come, first served. So a sender whose own zones are slow fills its own places and the spare ones, but
+//! nobody else's own. The table has an entry only while a message or question of the network lasts.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -45,7 +45,7 @@ pub(super) struct SharePlace {
 }
 
 impl Shares {
-    /// Shares of so many places in each lane, at least one, and so many spare ones beside those of all.
+    /// Shares with so many places in each lane (at least one), and so many spare ones for all together.
     pub fn new(places: usize, spare: usize) -> Arc<Self> {
         let spare = PerLane::new(|| Arc::new(Semaphore::new(spare)));
         Arc::new(Self { places: places.max(1), spare, networks: Mutex::default(), held: AtomicUsize::new(0) })
@@ -83,8 +83,8 @@ impl Share {
         Some(SharePlace { _permit: permit, _share: Arc::clone(self) })
     }
 
-    /// Takes memory for octets of answers, unless the network, or all together, hold too many; to be given back by
-    /// [`Self::let_go`].
+    /// Takes memory for octets of answers, unless the network or all networks together hold too much; to be given back
+    /// by [`Self::let_go`].
     pub fn hold(&self, octets: usize) -> bool {
         let take = |held: &AtomicUsize, most: usize| {
             let more = |held: usize| held.checked_add(octets).filter(|held| *held <= most);

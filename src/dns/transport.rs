@@ -134,7 +134,7 @@ impl Transport {
             }
         }
         match worst.unwrap_or(Failure::Network) {
-            // Nothing was asked, and that is nobody's fault but ours. The libraries below hide the cause.
+            // Nothing was asked, and only we are to blame. The libraries below hide the cause.
             Failure::Network if is_out_of_sockets() => Err(Failure::Overload),
             failure => Err(failure),
         }
@@ -173,7 +173,7 @@ fn failure(error: &NetError) -> Failure {
     }
 }
 
-/// Whether the process or the system has no room for another socket, which only trying tells.
+/// Whether the process or the system has no room for another socket; only trying shows it.
 fn is_out_of_sockets() -> bool {
     std::net::UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0)).is_err()
 }

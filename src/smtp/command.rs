@@ -81,7 +81,7 @@ pub struct AuthLine(Secret<Box<str>>);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientName(Box<str>);
 
-/// Why a line is no command. The client is at fault; [`CommandError::reply`] says what it is told.
+/// Why a line is not a command. The client is at fault; [`CommandError::reply`] says what it is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CommandError {
     /// Longer than a command line may be.
@@ -93,7 +93,7 @@ pub enum CommandError {
     /// A known verb of an extension that is not on offer.
     #[error("command not offered")]
     NotOffered,
-    /// BDAT without a size that can be read: where the next command begins, nobody knows.
+    /// BDAT without a readable size: nobody knows where the next command begins.
     #[error("bad chunk size")]
     ChunkSize,
     /// A known verb with arguments that don't fit.
@@ -245,7 +245,7 @@ fn rcpt(arguments: &[u8], offer: Option<&Offer>) -> Result<Command, CommandError
     let path = strip_keyword(arguments, b"TO:").ok_or(CommandError::Arguments)?;
     let (forward_path, rest) = ForwardPath::parse(path).map_err(CommandError::Recipient)?;
     let parameters = RcptParameters::parse(rest, offer)?;
-    // ORCPT has an address, too. Whether SMTPUTF8 is in use in this transaction, the state knows.
+    // ORCPT has an address, too. The state knows whether SMTPUTF8 is in use in this transaction.
     if !(offer.is_some_and(|offer| offer.smtp_utf8) || forward_path.is_ascii() && parameters.is_ascii()) {
         return Err(PathError::NonAscii.into());
     }

@@ -26,13 +26,13 @@ use crate::smtp::stream::Stream;
 /// What the operator sets for TLS towards the upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientSettings {
-    /// Whose certificate is believed.
+    /// Whose certificate is trusted.
     pub trust: Trust,
     /// How long a handshake may take.
     pub handshake: Duration,
 }
 
-/// Whose certificate is believed.
+/// Whose certificate is trusted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trust {
     /// Anyone's: this protects against those who only listen.
@@ -79,18 +79,18 @@ pub struct Client {
 }
 
 impl Client {
-    /// Reads whom to believe.
+    /// Reads whom to trust.
     ///
     /// # Errors
     ///
-    /// Nobody could ever be believed.
+    /// No certificate could ever be trusted.
     pub fn open(settings: &ClientSettings, metrics: ClientMetrics) -> Result<Self, TrustError> {
         let connector = TlsConnector::from(Arc::new(client_config(&settings.trust)?));
         Ok(Self { connector, settings: settings.clone(), metrics })
     }
 
     /// The handshake; what the server said in the clear and nobody has read is thrown away. `name` is a domain name or
-    /// an IP address: what the certificate has to be for, and what the server is asked for.
+    /// an IP address: what the certificate has to be for, and the name asked for (SNI).
     ///
     /// # Errors
     ///
@@ -122,7 +122,7 @@ impl Client {
 ///
 /// # Errors
 ///
-/// Nobody could ever be believed.
+/// No certificate could ever be trusted.
 pub fn client_config(trust: &Trust) -> Result<ClientConfig, TrustError> {
     let provider = provider();
     let verifier = Verifier { rule: rule(trust, &provider)?, provider: Arc::clone(&provider) };
@@ -136,7 +136,7 @@ pub fn client_config(trust: &Trust) -> Result<ClientConfig, TrustError> {
     Ok(config)
 }
 
-/// By their settings: what stood in a file when it was read is not compared.
+/// By their settings: what a file contained when it was read is not compared.
 impl PartialEq for Client {
     fn eq(&self, other: &Self) -> bool {
         self.settings == other.settings
@@ -175,7 +175,7 @@ fn rule(trust: &Trust, provider: &Arc<CryptoProvider>) -> Result<Rule, TrustErro
     Ok(Rule::Vouched { authorities, listed })
 }
 
-/// What can be an authority; a bundle may hold some that are none.
+/// The certificates that can be authorities; a bundle may hold others.
 fn roots(certificates: Vec<CertificateDer<'static>>) -> RootCertStore {
     let mut roots = RootCertStore::empty();
     let (added, ignored) = roots.add_parsable_certificates(certificates);
@@ -183,7 +183,7 @@ fn roots(certificates: Vec<CertificateDer<'static>>) -> RootCertStore {
     roots
 }
 
-/// Decides whose certificate is believed.
+/// Decides whose certificate is trusted.
 #[derive(Debug)]
 struct Verifier {
     rule: Rule,
@@ -256,7 +256,7 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// Whether a certificate that is believed as such is for this name and time.
+/// Whether a certificate that is trusted by itself is for this name and time.
 fn verify_listed(
     certificate: &CertificateDer<'_>,
     name: &ServerName<'_>,

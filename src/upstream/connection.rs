@@ -115,8 +115,8 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    /// What a refusal means. A server that has never taken a PROXY header may well refuse the header, which it can't
-    /// read, in the place of the client whom it names: that is ours to mend, and never a bounce.
+    /// What a refusal means. A server that has never taken a PROXY header may well be refusing the header, which it
+    /// can't read, rather than the client: that is ours to mend, and never a bounce.
     pub fn settled(self, identity: Identity, sees_clients: bool) -> Self {
         match self {
             Self::ClientRefused(reply, _)
@@ -142,7 +142,7 @@ impl OpenError {
     pub fn may_be_for_the_client(&self, identity: Identity) -> bool {
         match self {
             Self::ClientRefused(..) => true,
-            // Who is silent is left alone, whatever the reason: it would hold the next one up, too.
+            // A silent server is left alone, whatever the reason: it would hold up the next session, too.
             Self::Unreachable(_) | Self::Unprotected { .. } | Self::Setup { cause: ExchangeError::Timeout, .. } => {
                 false
             }
@@ -167,7 +167,7 @@ pub enum ExchangeError {
     /// No reply in time.
     #[error("no reply in time")]
     Timeout,
-    /// The reply is none.
+    /// What came is not a reply.
     #[error("the reply can't be read: {0}")]
     Nonsense(#[from] ReplyError),
 }
@@ -194,8 +194,8 @@ pub enum DeliveryError {
 pub struct Limits<'a> {
     /// Each step.
     pub timeouts: &'a Timeouts,
-    /// When it began: all of it, the final reply included, has [`Timeouts::final_reply`]. Who waits on when the client
-    /// has given up makes a duplicate of every message that is taken then.
+    /// When it began: all of it, the final reply included, has [`Timeouts::final_reply`]. If the gate waited on after
+    /// the client has given up, every message taken then would become a duplicate.
     pub began: Instant,
 }
 
@@ -283,7 +283,8 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// The upstream has said what nobody asked for: which command its next reply answers can't be known any more.
+    /// The upstream has sent a reply that nobody asked for, so it can no longer be known which command the next
+    /// answers.
     pub fn queue(&mut self, line: &str) -> Result<(), ExchangeError> {
         if self.stream.queued() == 0 && !self.stream.buffered().is_empty() {
             return Err(ExchangeError::Nonsense(ReplyError::Unasked));
@@ -346,7 +347,7 @@ impl Connection {
             let piece = body.next().await.map_err(DeliveryError::Spool)?;
             let is_last = piece.is_none();
             if is_last || out.len() >= ONE_WRITE {
-                // One octet more than announced would be a command: rather nothing is sent.
+                // One octet more than announced would be read as a command: better to send nothing.
                 let octets = out.len().saturating_sub(std::mem::take(&mut announced)) as u64;
                 left = left.checked_sub(octets).filter(|left| *left == 0 || !is_last).ok_or_else(miscounted)?;
                 if is_last {
@@ -369,8 +370,8 @@ impl Connection {
         self.sent
     }
 
-    /// What an upstream says before the end of data, or has said behind its 354, is no answer to it: taken for one, it
-    /// would be a 250 to a message that nobody has.
+    /// What an upstream says after its 354 and before the end of data does not answer the end of data: a 250 among it
+    /// would be one for a message that nobody has.
     async fn require_quiet(&mut self) -> Result<(), DeliveryError> {
         if self.stream.is_quiet() {
             return Ok(());
@@ -385,13 +386,13 @@ impl Connection {
     /// Says QUIT and goes, without waiting for the reply.
     pub async fn quit(mut self) {
         self.stream.queue(b"QUIT\r\n");
-        // A peer that takes nothing any more must not hold the session up.
+        // A peer that no longer reads must not hold up the session.
         let _ = timeout(QUIT_WAIT, self.stream.flush()).await;
         self.stream.shutdown().await;
     }
 
-    /// Writes a piece of the message. An upstream that takes no more may have said why before it went, or stopped: for
-    /// good, where the message is too large.
+    /// Writes a piece of the message. An upstream that takes no more may have said why before it left or stopped, such
+    /// as a permanent refusal of a message that is too large.
     async fn write(&mut self, octets: &[u8], limits: Limits<'_>) -> Result<(), DeliveryError> {
         let limit = limits.timeouts.block.min(limits.left()?);
         let (lost, patience) = match timeout(limit, self.stream.write_all(octets)).await {
@@ -406,7 +407,7 @@ impl Connection {
         })
     }
 
-    /// EHLO, and HELO where that is not known.
+    /// EHLO, or HELO if the server does not know EHLO.
     async fn hello(&mut self, step: Step, name: &str, timeouts: &Timeouts) -> Result<(), OpenError> {
         let setup = |cause| OpenError::Setup { step, cause };
         let mut reply = self.command(&format!("EHLO {name}"), timeouts.command).await.map_err(setup)?;
@@ -415,7 +416,7 @@ impl Connection {
                 // RFC 5321 §4.3.2: these are for the name that the client gave itself. Exim: "501 Syntactically invalid
                 // EHLO argument(s)".
                 501 | 504 => return Err(OpenError::ClientRefused(reply, self.capabilities.clone())),
-                // These are no answers to EHLO, but to a header that was not understood.
+                // These do not answer EHLO, but a header that was not understood.
                 500 | 502 | 503 => return Err(self.not_proxied(reply)),
                 _ => {}
             }
@@ -432,7 +433,7 @@ impl Connection {
         Ok(())
     }
 
-    /// What `reply` means that comes in the place of one to EHLO: whoever speaks PROXY speaks EHLO, so it answers the
+    /// What it means to get `reply` instead of one to EHLO: a server that speaks PROXY speaks EHLO, so this answers the
     /// header, and the client was not handed over.
     fn not_proxied(&mut self, reply: Reply) -> OpenError {
         self.sight = Sight::Gate;
@@ -524,7 +525,7 @@ impl Connection {
     }
 }
 
-/// The spool gave back more or less than it took: a fault of ours.
+/// The spool gave back more or less than it took: our fault.
 fn miscounted() -> DeliveryError {
     DeliveryError::Spool(io::Error::other("the octets of the message were miscounted"))
 }
@@ -577,7 +578,7 @@ impl Attempt<'_> {
             connection.sight = Sight::Client;
         }
         let Security::Implicit(tls) = security else { return Ok(connection) };
-        // So short a text the kernel takes at once from a socket that is new.
+        // The kernel takes so short a text from a new socket at once.
         let flushed = connection.stream.flush().await;
         flushed.map_err(|cause| OpenError::Setup { step: Step::Proxy, cause: ExchangeError::Lost(cause) })?;
         connection.handshake(tls, self.name).await
@@ -602,7 +603,7 @@ impl Attempt<'_> {
         tls: &tls::Client,
         security: &Security,
     ) -> Result<Connection, OpenError> {
-        // What is said to our own name is no answer to the client.
+        // What the server says to our own name is not meant for the client.
         let sight = std::mem::replace(&mut connection.sight, Sight::Gate);
         connection = self.introduce(connection, Step::Ehlo).await?;
         let offered = connection.capabilities.starttls;
@@ -616,8 +617,8 @@ impl Attempt<'_> {
             return Ok(connection);
         }
         self.introduce(connection, Step::EhloBehindStartTls).await.map_err(|error| match error {
-            // With TLS 1.3 a server that ends the handshake, for want of a certificate of ours for one, is heard only
-            // now.
+            // With TLS 1.3 it shows only now that a server has ended the handshake, for example because it wants a
+            // certificate of ours.
             OpenError::Setup { step, cause } if secured => OpenError::Unprotected { step, cause: cause.to_string() },
             error => error,
         })

@@ -35,8 +35,8 @@ impl Link {
 
     /// Tries each server, `avoid` last. Gives the reply of one that refuses the client.
     ///
-    /// All together have `timeouts.open`; of what is left of it each may use its share, so that one that hangs leaves
-    /// time for the others.
+    /// They have `timeouts.open` together. Each may use its share of what is left, so that one that hangs leaves time
+    /// for the others.
     async fn connect(&mut self, introduction: &Introduction, avoid: Option<usize>) -> Result<Option<Reply>, Error> {
         let mut slot = self.servers.slot().await?;
         let (mut refusal, mut error) = (None, Error::Unavailable);
@@ -83,7 +83,7 @@ impl Link {
                     match cause {
                         // A refusal of the client is no fault of the server's.
                         OpenError::ClientRefused(..) => self.servers.answered(index),
-                        // A stranger must not be able to make it look ill.
+                        // A stranger must not be able to make a server look ill.
                         _ if cause.may_be_for_the_client(self.settings.identity) => self.servers.request_probe(index),
                         _ => self.servers.failed(index, began),
                     }

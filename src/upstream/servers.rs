@@ -1,8 +1,8 @@
 //! Keeps which servers there are, how well each is and how many connections are open, for all sessions together.
 //!
-//! A server is well or ill by real use: whoever connects says what came of it. One that failed is set aside for a
-//! growing pause and is then tried by one session before the others believe in it; while all are set aside, all are
-//! tried all the same, since an upstream that might answer is never given up. What can be decided without a clock or a
+//! Real use tells whether a server is well: whoever connects reports the result. One that failed is set aside for a
+//! growing pause, and then tried by one session before others use it again. While all are set aside, all are tried
+//! regardless: an upstream that might answer is never given up. What can be decided without a clock or a
 //! lock is in [`pool`](super::pool).
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -29,7 +29,7 @@ pub struct Servers {
     /// Tells one session that keeps a connection idle that another one waits.
     wanted: Notify,
     notes: Vec<Notes>,
-    /// Whether others have taken their place.
+    /// Whether other servers have replaced these.
     retired: AtomicBool,
 }
 
@@ -46,7 +46,7 @@ struct Notes {
     /// Whether it should be probed soon.
     probe_due: AtomicBool,
     probe_requested: Notify,
-    /// Whether it has once let itself be told who the client is.
+    /// Whether it has ever accepted being told who the client is.
     sees_clients: AtomicBool,
 }
 
@@ -84,7 +84,7 @@ impl Servers {
         self.pool().order(Instant::now(), avoid)
     }
 
-    /// Says that others take their place. Sessions that still use these go on, and say nothing of readiness any more.
+    /// Says that other servers replace these. Sessions that still use these go on, but no longer affect readiness.
     pub fn retire(&self) {
         // Under the pool's lock, so that nobody who is about to publish does it later.
         let _pool = self.pool();
@@ -148,7 +148,7 @@ impl Servers {
         Ok(Slot { servers: Arc::clone(self), server: None, _permit: permit })
     }
 
-    /// Waits until a session wants the slot of a connection that does nothing.
+    /// Waits until a session needs the slot of an idle connection.
     pub async fn wanted(&self) {
         while !self.is_wanted() {
             self.wanted.notified().await;
@@ -229,7 +229,7 @@ impl std::fmt::Debug for Slot {
     }
 }
 
-/// One that waits, counted as long as it does; a client that leaves takes it along.
+/// A session that waits, counted as long as it does, even if its client leaves.
 struct Waiting<'a>(&'a Servers);
 
 impl<'a> Waiting<'a> {

@@ -67,7 +67,7 @@ impl Link {
         let first = match self.ahead.pop_front() {
             Some(sent) if sent == command => self.answer(Expected::Done).await,
             Some(_) => {
-                // What was sent is not what is asked for now: only a new connection is sure to know no one else.
+                // What was sent is not what is asked for now: only a new connection has no other recipients for sure.
                 self.quit_connection().await;
                 Err(ExchangeError::Lost(ErrorKind::Other.into()))
             }
@@ -94,8 +94,7 @@ impl Link {
     ///
     /// # Errors
     ///
-    /// The transaction is over. The upstream has the message only if it is [`DeliveryError::AfterEnd`], and then it
-    /// may.
+    /// The transaction is over. Only after [`DeliveryError::AfterEnd`] the upstream may have the message.
     pub async fn deliver(
         &mut self,
         introduction: &Introduction,
@@ -114,7 +113,7 @@ impl Link {
     ) -> Result<Reply, Error> {
         let began = Instant::now();
         if !self.ahead.is_empty() {
-            // It knows recipients that the client was not told of.
+            // It has been given recipients whose replies the client has not seen.
             self.quit_connection().await;
         }
         if !self.is_alive() {
@@ -173,7 +172,7 @@ impl Link {
             return self.quit_connection().await;
         }
         let Some(connection) = &mut self.connection else { return };
-        // The client's reply waits for this one, whatever it is, so a slow upstream is rather left.
+        // The client's reply waits for this one, whatever it says, so a slow upstream is rather dropped.
         let limit = self.settings.timeouts.command.min(RESET_WAIT);
         let reply = connection.command("RSET", limit).await;
         self.last_use = Instant::now();
@@ -199,7 +198,7 @@ impl Link {
             Ok(reply) if reply.is_positive() => self.told.mail = Some(mail),
             _ => self.skip_ahead().await,
         }
-        // What it wants of our link is not the client's to do.
+        // The client can't provide what the upstream wants of our link.
         if let Ok(reply) = &reply
             && wants_tls(reply)
             && self.settings.security == Security::Off

@@ -43,7 +43,7 @@ pub(super) enum Progress {
 }
 
 /// How many questions the servers have from us. A server that gets too many at a time refuses or drops what it would
-/// have answered otherwise, so that its failures tell nothing of the names.
+/// have answered otherwise, so that its failures say nothing about the names.
 struct Crowd {
     out: usize,
     /// From how many on it is a crowd.
@@ -52,7 +52,7 @@ struct Crowd {
     seen: Option<Instant>,
 }
 
-/// A task that puts a question, unless that is done or of no more use when its turn comes.
+/// A task that puts a question, unless that is done or no longer needed when its turn comes.
 pub(super) struct Asker {
     shared: Arc<Shared>,
     purpose: Purpose,
@@ -197,12 +197,12 @@ impl Asker {
         self.progress.send_replace(Progress::Answered(answer));
     }
 
-    /// Remembers what came of it, unless it tells nothing.
+    /// Remembers what came of it, unless that says nothing about the name.
     async fn settle(&self, resolution: Resolution, start: Instant) -> Answer {
         let Shared { cache, metrics, .. } = &*self.shared;
         if let Err(Miss::Failed(failure)) = resolution.outcome {
             metrics.failures.inc(failure);
-            // Whoever has brought the crowd about must not profit from what it breaks.
+            // Whoever caused the crowd must not profit from what it breaks.
             if failure != Failure::Malformed && self.shared.under_way().crowd.was_there(start) {
                 return Answer::failed(Failure::Overload);
             }
@@ -252,7 +252,7 @@ impl Drop for Asker {
         *tasks = tasks.saturating_sub(1);
         if self.has_claimed {
             under_way.remove(&self.key, &self.progress, &self.shared.metrics);
-            // However it ended: nobody waits for an answer that does not come. That it does not is a fault of ours.
+            // However it ended: nobody is left waiting for an answer that does not come. That is our fault then.
             self.progress.send_if_modified(|progress| {
                 let is_open = !matches!(progress, Progress::Answered(_));
                 if is_open {
@@ -269,5 +269,5 @@ impl Drop for Asker {
 pub(super) const CROWD: usize = 100;
 /// How long a question goes on that nobody waits for any more: most answers come within it, and are remembered.
 const ABANDONED: Duration = Duration::from_secs(1);
-/// How long servers may go on with a question that we gave up: so long does dnsmasq keep one that is not answered.
+/// How long servers may go on with a question that we gave up: dnsmasq keeps an unanswered one for so long.
 const LINGER: Duration = Duration::from_secs(10);
