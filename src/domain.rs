@@ -117,8 +117,14 @@ pub fn is_beyond_idna(text: &str) -> bool {
         && (text.len() > 4 * MAX_LENGTH || text.split(is_full_stop).any(|label| label.len() > 4 * MAX_LABEL))
 }
 
+/// Whether DNS can carry a name, without its trailing dot (RFC 1035 §2.3.4): no label empty, none too long. Octets of
+/// any kind: macros of SPF make names of local parts.
+pub fn fits_dns(name: &str) -> bool {
+    name.len() <= MAX_LENGTH && name.split('.').all(|label| (1..=MAX_LABEL).contains(&label.len()))
+}
+
 /// Octets of a name in text form (RFC 1035 §2.3.4: 255 on the wire, less the root and the first length octet).
-const MAX_LENGTH: usize = 253;
+pub const MAX_LENGTH: usize = 253;
 /// Octets of a label (RFC 1035 §2.3.4).
 const MAX_LABEL: usize = 63;
 

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::fmt::Write;
 
 use crate::dmarc::alignment::DmarcResult;
-use crate::domain::Domain;
+use crate::domain::{self, Domain};
 use crate::evaluation::{ArcOutput, ArcResult, DkimOutput, DkimResult, DmarcOutput, Evaluation};
 use crate::label::Label;
 use crate::message::author::Author;
@@ -300,7 +300,7 @@ const CAPACITY: usize = 768;
 /// Characters of a line where atoms allow (RFC 5322 §2.1.1).
 const LINE: usize = 78;
 /// Octets of a value: a domain name at its longest.
-const MAX_VALUE: usize = 253;
+const MAX_VALUE: usize = domain::MAX_LENGTH;
 /// Octets of a local part (RFC 5321 §4.5.3.1.1).
 const MAX_LOCAL: usize = 64;
 /// Characters of an id: its comment must fit into a line.

@@ -1,6 +1,7 @@
 //! Reply texts as the operator writes them: lines with placeholders, checked once, so that whatever is put in later
 //! can't make more of them than a valid reply.
 
+use crate::domain;
 use crate::label::Label;
 use crate::label_enum;
 use crate::smtp::reply::wrap;
@@ -183,7 +184,7 @@ impl Placeholder {
     /// Octets of its longest value.
     pub const fn longest(self) -> usize {
         match self {
-            Self::Domain | Self::PolicyDomain => 253,
+            Self::Domain | Self::PolicyDomain => domain::MAX_LENGTH,
             Self::Policy => 10,
             Self::Reason => 80,
             Self::Id => 64,

@@ -5,7 +5,7 @@
 
 use crate::dmarc::record::{Parsed, PolicyRecord, Psd, parse};
 use crate::dmarc::report_uri::ReportUri;
-use crate::domain::Domain;
+use crate::domain::{self, Domain};
 use crate::label_enum;
 
 label_enum! {
@@ -54,7 +54,7 @@ impl ReportKind {
 /// none if DNS can't carry it, and then there is no consent (step 4).
 pub fn confirmation_name(policy_domain: &Domain, destination_host: &Domain) -> Option<String> {
     let name = format!("{policy_domain}._report._dmarc.{destination_host}");
-    (name.len() <= MAX_NAME).then_some(name)
+    (name.len() <= domain::MAX_LENGTH).then_some(name)
 }
 
 impl Consent {
@@ -91,8 +91,6 @@ impl Consent {
     }
 }
 
-/// Octets of a name in text form (RFC 1035 §2.3.4).
-const MAX_NAME: usize = 253;
 /// Addresses that take the place of one: as many as one record is read for.
 const MAX_URIS: usize = 20;
 

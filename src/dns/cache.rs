@@ -1,8 +1,8 @@
 //! Remembers answers for as long as DNS and the settings allow.
 //!
 //! Each entry expires on its own: records by their TTL, NXDOMAIN and NODATA by the SOA's (RFC 2308 §5), failures after
-//! a few seconds, so that a dead zone costs its time-out once and not with every message. Only those that are the
-//! gate's own are not kept.
+//! a few seconds, so that a dead zone costs its time-out once and not with every message. Failures of the gate itself
+//! are not kept.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,8 +12,8 @@ use moka::future::Cache as Moka;
 use moka::notification::RemovalCause;
 
 use super::resolver::Settings;
-use super::transport::Reply;
-use super::{Answer, Failure, Miss, RecordType, Records};
+use super::transport::Resolution;
+use super::{Answer, Miss, RecordType, Records};
 use crate::metrics::IntCounter;
 
 /// A question: a name in lower case without a trailing dot, and a type.
@@ -70,10 +70,10 @@ impl Cache {
         Some(Answer { outcome: entry.outcome, ttl })
     }
 
-    /// Remembers `reply` and says how long.
-    pub async fn fill(&self, key: Key, reply: Reply) -> Answer {
-        let lifetime = self.bounds.lifetime(&reply);
-        let outcome = reply.outcome.map(Arc::new);
+    /// Remembers `resolution` and says how long.
+    pub async fn fill(&self, key: Key, resolution: Resolution) -> Answer {
+        let lifetime = self.bounds.lifetime(&resolution);
+        let outcome = resolution.outcome.map(Arc::new);
         if !lifetime.is_zero() {
             let entry = Entry { outcome: outcome.clone(), lifetime, until: Instant::now() + lifetime };
             self.entries.insert(key, entry).await;
@@ -88,13 +88,13 @@ impl Cache {
 }
 
 impl Bounds {
-    fn lifetime(&self, reply: &Reply) -> Duration {
+    fn lifetime(&self, resolution: &Resolution) -> Duration {
         let within = |ttl: Duration, max: Duration| ttl.max(self.min_ttl).min(max);
-        match (&reply.outcome, reply.ttl) {
+        match (&resolution.outcome, resolution.ttl) {
             (Ok(_), ttl) => within(ttl.unwrap_or_default(), self.max_ttl),
             (Err(Miss::NoData | Miss::NxDomain), Some(ttl)) => within(ttl, self.max_negative_ttl),
-            // Nobody was asked: that the gate had no socket left tells nothing of the name, and may be over by now.
-            (Err(Miss::Failed(Failure::Budget)), _) => Duration::ZERO,
+            // Nobody was asked: that the gate had no socket left says nothing about the name, and may be over by now.
+            (Err(Miss::Failed(failure)), _) if failure.is_ours() => Duration::ZERO,
             // Without an SOA nobody said for how long (RFC 2308 §5): as long as a failure.
             (Err(_), _) => self.failure_ttl,
         }
@@ -122,7 +122,7 @@ const OCTETS_PER_ENTRY: usize = 1024;
 
 #[cfg(test)]
 mod tests {
-    use super::super::TxtRecords;
+    use super::super::{Failure, TxtRecords};
     use super::*;
 
     fn cache(settings: &Settings) -> Cache {
@@ -133,8 +133,8 @@ mod tests {
         crate::metrics::Registry::new().counter("dmarcgate_test_total", "Evictions.")
     }
 
-    fn reply(outcome: Result<Records, Miss>, ttl: Option<u64>) -> Reply {
-        Reply { outcome, ttl: ttl.map(Duration::from_secs) }
+    fn resolution(outcome: Result<Records, Miss>, ttl: Option<u64>) -> Resolution {
+        Resolution { outcome, ttl: ttl.map(Duration::from_secs) }
     }
 
     fn address() -> Result<Records, Miss> {
@@ -151,18 +151,18 @@ mod tests {
             ..Settings::default()
         };
         let cases = [
-            ("records within the bounds", reply(address(), Some(60)), 60),
-            ("records of no duration", reply(address(), Some(0)), 5),
-            ("records for a week", reply(address(), Some(604_800)), 3600),
-            ("no data by the SOA", reply(Err(Miss::NoData), Some(60)), 60),
-            ("no name for a day", reply(Err(Miss::NxDomain), Some(86_400)), 300),
-            ("no name, no SOA", reply(Err(Miss::NxDomain), None), 3),
-            ("a failure", reply(Err(Miss::Failed(Failure::ServFail)), None), 3),
+            ("records within the bounds", resolution(address(), Some(60)), 60),
+            ("records of no duration", resolution(address(), Some(0)), 5),
+            ("records for a week", resolution(address(), Some(604_800)), 3600),
+            ("no data by the SOA", resolution(Err(Miss::NoData), Some(60)), 60),
+            ("no name for a day", resolution(Err(Miss::NxDomain), Some(86_400)), 300),
+            ("no name, no SOA", resolution(Err(Miss::NxDomain), None), 3),
+            ("a failure", resolution(Err(Miss::Failed(Failure::ServFail)), None), 3),
         ];
-        for (case, reply, seconds) in cases {
+        for (case, resolution, seconds) in cases {
             let cache = cache(&settings);
             let key: Key = ("a.example".into(), RecordType::A);
-            let filled = cache.fill(key.clone(), reply).await;
+            let filled = cache.fill(key.clone(), resolution).await;
             assert_eq!(filled.ttl, Duration::from_secs(seconds), "{case}");
             let kept = cache.get(&key).await.expect(case);
             assert!(kept.ttl <= filled.ttl && kept.ttl > filled.ttl - Duration::from_secs(2), "{case}");
@@ -174,11 +174,11 @@ mod tests {
         let brief = Settings { failure_ttl: Duration::ZERO, ..Settings::default() };
         for (case, settings, failure) in [
             ("failures are not to be kept", brief, Failure::Timeout),
-            ("the gate's own want of sockets", Settings::default(), Failure::Budget),
+            ("the gate's own want of sockets", Settings::default(), Failure::Overload),
         ] {
             let cache = cache(&settings);
             let key: Key = ("a.example".into(), RecordType::A);
-            let filled = cache.fill(key.clone(), reply(Err(Miss::Failed(failure)), None)).await;
+            let filled = cache.fill(key.clone(), resolution(Err(Miss::Failed(failure)), None)).await;
             assert_eq!(filled.ttl, Duration::ZERO, "{case}");
             assert!(cache.get(&key).await.is_none(), "{case}");
         }
@@ -210,7 +210,7 @@ mod tests {
         {
             let cache = cache(&settings);
             for n in 0..1000 {
-                cache.fill((format!("n{n}.example").into(), RecordType::A), reply(outcome(), Some(60))).await;
+                cache.fill((format!("n{n}.example").into(), RecordType::A), resolution(outcome(), Some(60))).await;
             }
             cache.entries.run_pending_tasks().await;
             assert!(cache.len() <= most, "{case}: {}", cache.len());

@@ -2,30 +2,33 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::watch;
 
+use super::lane::Purpose;
 use super::metrics::Source;
-use super::resolver::{Asking, Purpose, Resolver};
+use super::resolver::{Asking, Resolver};
 use super::share::Share;
 use super::{Answer, Asked, Evidence, Failure, Lookup, Miss, RecordType};
+use crate::domain::fits_dns;
 
 /// What one message asks of DNS, and what it was told.
 ///
 /// A question that is repeated gets the answer that it got before, costs nothing and is recorded once, so that all
-/// parts of an evaluation see one DNS. Beyond the budget, and once it was expired, answers are [`Failure::Budget`]:
-/// temporary, for nothing is known of the name. What is held of answers is bounded, too, since a message may last for
-/// half an hour: beyond [`MAX_OCTETS`] an answer to a metered question is `Failure::Budget`; one to an unmetered
-/// question is given, but not kept as evidence, and would be asked for again. The same holds where the messages of the
-/// client's network, or of all, hold too much together; [`OWN_OCTETS`] no other message can take away.
+/// parts of an evaluation see one DNS. Beyond the budget answers are [`Failure::Budget`], and once it was expired
+/// [`Failure::Deadline`]: temporary, for nothing is known of the name. What is held of answers is bounded, too, since a
+/// message may last for half an hour: beyond [`MAX_OCTETS`] an answer to a metered question is `Failure::Budget`; one
+/// to an unmetered question is given, but not kept as evidence, and would be asked for again. The same holds where the
+/// messages of the client's network, or of all, hold too much together, but that this is [`Failure::Overload`];
+/// [`OWN_OCTETS`] no other message can take away.
 pub struct MessageLookup {
     resolver: Resolver,
     /// Of the client's network.
     share: Arc<Share>,
     expired: watch::Sender<bool>,
     budget: usize,
-    /// Whether something was left undone for the budget.
+    /// Whether a bound kept something from being asked or held.
     exhausted: AtomicBool,
     spent: AtomicUsize,
     /// Octets of the answers to metered questions.
@@ -37,12 +40,12 @@ pub struct MessageLookup {
     evidence: Mutex<Evidence>,
 }
 
-/// The same handle, with evidence and end, but without a budget: for questions whose number the asker bounds itself,
-/// and which must be asked even if a sender's records have used the budget up.
+/// The same handle, with its evidence and deadline, but without a budget: for questions whose number the caller bounds,
+/// and which must be asked even if a sender's records have used up the budget.
 pub struct Unmetered<'a>(&'a MessageLookup);
 
-/// The same handle, with evidence and end, but with a budget of its own: for questions that must not use up that of
-/// the message. A question that the message has asked already costs it nothing.
+/// The same handle, with its evidence and deadline, but with a budget of its own: for questions that must not use up
+/// the message's. A question that the message has asked already costs nothing.
 pub struct Apart<'a> {
     lookup: &'a MessageLookup,
     left: AtomicUsize,
@@ -75,7 +78,7 @@ impl MessageLookup {
         *self.expired.borrow()
     }
 
-    /// Whether a question was not put, or an answer not taken, for the budget.
+    /// Whether a question was not put, or an answer not held, because of a bound.
     pub fn is_exhausted(&self) -> bool {
         self.exhausted.load(Ordering::Relaxed)
     }
@@ -95,7 +98,7 @@ impl MessageLookup {
         self.kept().clone()
     }
 
-    /// The same at the end of the message, without a copy: the handle remembers nothing of it.
+    /// The same at the end of the message, without a copy: the handle forgets it.
     pub fn take_evidence(&self) -> Evidence {
         std::mem::take(&mut self.kept())
     }
@@ -120,8 +123,12 @@ impl MessageLookup {
         }
     }
 
-    /// Whether there is room for an answer, which is taken then. An answer that does not fit uses nothing up.
-    fn has_room(&self, budget: Budget<'_>, answer: &Answer) -> bool {
+    /// Takes room for an answer. One that does not fit uses nothing up.
+    ///
+    /// # Errors
+    ///
+    /// The message holds too much, or others do.
+    fn take_room(&self, budget: Budget<'_>, answer: &Answer) -> Result<(), Failure> {
         let octets = match budget {
             Budget::Metered => &self.octets,
             Budget::Apart(apart) => &apart.octets,
@@ -130,25 +137,25 @@ impl MessageLookup {
         let new = answer.outcome.as_ref().map_or(0, |records| records.octets());
         let add = |held: usize| held.checked_add(new).filter(|held| *held <= MAX_OCTETS);
         if octets.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_err() {
-            return false;
+            return Err(Failure::Budget);
         }
         let before = self.held.fetch_add(new, Ordering::Relaxed);
-        let is_held = self.share.hold(charged(before + new) - charged(before));
-        if !is_held {
+        if !self.share.hold(charged(before + new) - charged(before)) {
             self.held.fetch_sub(new, Ordering::Relaxed);
             octets.fetch_sub(new, Ordering::Relaxed);
+            return Err(Failure::Overload);
         }
-        is_held
+        Ok(())
     }
 
     async fn find(&self, name: &str, record_type: RecordType, budget: Budget<'_>) -> Answer {
-        let Some(name) = normalize(name) else { return failed(Miss::NxDomain) };
+        let Some(name) = normalize(name) else { return Answer::without_records(Miss::NxDomain) };
         if let Some(answer) = self.known(&name, record_type) {
             return answer;
         }
         if !self.spend(budget) {
             self.exhausted.store(true, Ordering::Relaxed);
-            return failed(Miss::Failed(Failure::Budget));
+            return Answer::failed(Failure::Budget);
         }
         let start = Instant::now();
         let key = (name, record_type);
@@ -163,18 +170,18 @@ impl MessageLookup {
         self.record(asked, budget)
     }
 
-    /// Keeps the answer as evidence. Of two that were under way at one time the first is kept and valid for both.
+    /// Keeps the answer as evidence. If two were under way at a time, the first is kept and counts for both.
     fn record(&self, new: Asked, budget: Budget<'_>) -> Answer {
         let mut evidence = self.kept();
         if let Some(known) = evidence.asked.iter().find(|a| a.record_type == new.record_type && a.name == new.name) {
             return known.answer.clone();
         }
-        if !self.has_room(budget, &new.answer) {
+        if let Err(failure) = self.take_room(budget, &new.answer) {
             evidence.left_out += 1;
             self.exhausted.store(true, Ordering::Relaxed);
             return match budget {
                 Budget::Unmetered => new.answer,
-                Budget::Metered | Budget::Apart(_) => failed(Miss::Failed(Failure::Budget)),
+                Budget::Metered | Budget::Apart(_) => Answer::failed(failure),
             };
         }
         let answer = new.answer.clone();
@@ -219,18 +226,12 @@ enum Budget<'a> {
     Unmetered,
 }
 
-fn failed(miss: Miss) -> Answer {
-    Answer { outcome: Err(miss), ttl: Duration::ZERO }
-}
-
-/// The name in lower case without its trailing dot; none if DNS can't carry it (RFC 1035 §2.3.4). Octets of any kind
-/// are fine: macros of SPF make names of local parts.
+/// The name in lower case without its trailing dot; none if DNS can't carry it.
 fn normalize(name: &str) -> Option<Arc<str>> {
     let name = name.strip_suffix('.').unwrap_or(name);
-    let fits = name.len() <= MAX_NAME && name.split('.').all(|label| (1..=MAX_LABEL).contains(&label.len()));
     // Nearly all are in lower case already.
     let is_lower = !name.bytes().any(|b| b.is_ascii_uppercase());
-    fits.then(|| if is_lower { name.into() } else { name.to_ascii_lowercase().into() })
+    fits_dns(name).then(|| if is_lower { name.into() } else { name.to_ascii_lowercase().into() })
 }
 
 /// Octets of answers that a message holds of its metered questions, and as many of the unmetered ones and of those
@@ -238,10 +239,6 @@ fn normalize(name: &str) -> Option<Arc<str>> {
 pub const MAX_OCTETS: usize = 256 * 1024;
 /// Octets of answers that a message holds whatever others hold: more than the records of most messages have.
 pub const OWN_OCTETS: usize = 8 * 1024;
-/// Octets of a name in text form (RFC 1035 §2.3.4).
-const MAX_NAME: usize = 253;
-/// Octets of a label (RFC 1035 §2.3.4).
-const MAX_LABEL: usize = 63;
 
 #[cfg(test)]
 mod tests {

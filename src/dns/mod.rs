@@ -2,7 +2,7 @@
 //!
 //! [`Lookup`] is the only door to DNS: SPF, DKIM, ARC and DMARC ask through a handle that belongs to one message, so
 //! that its evidence and its budget do too. NXDOMAIN, NODATA and every kind of failure stay apart all the way up,
-//! since DMARC hangs on the difference (RFC 9989 §5.3.6).
+//! since DMARC depends on the difference (RFC 9989 §5.3.6).
 //!
 //! A name with a CNAME exists: where the target does not, or has no record of the type, the answer is NODATA, though
 //! the server says NXDOMAIN of the target (RFC 6604 §3). An answer without records and without an SOA is NODATA too.
@@ -16,6 +16,7 @@ use std::time::Duration;
 use crate::label_enum;
 
 mod cache;
+mod lane;
 pub mod message_lookup;
 pub mod metrics;
 pub mod resolver;
@@ -61,8 +62,23 @@ label_enum! {
         Network = "network",
         /// The answer can't be read.
         Malformed = "malformed",
-        /// This message's look-ups are used up, its deadline has passed, or too many questions wait in the gate.
+        /// This message's look-ups are used up, or its answers are too large together.
         Budget = "budget",
+        /// The message's time was up before DNS had a fair chance to answer.
+        Deadline = "deadline",
+        /// The gate has too much to do: too many questions, too many answers held for others, no socket left.
+        Overload = "overload",
+    }
+}
+
+impl Failure {
+    /// Whether the gate's own limits are the cause: nothing is known of DNS then, and a forger may have brought it
+    /// about.
+    pub fn is_ours(self) -> bool {
+        match self {
+            Self::Budget | Self::Deadline | Self::Overload => true,
+            Self::Timeout | Self::ServFail | Self::Refused | Self::Network | Self::Malformed => false,
+        }
     }
 }
 
@@ -137,6 +153,18 @@ pub struct Answer {
     pub ttl: Duration,
 }
 
+impl Answer {
+    /// An answer without records that is not remembered.
+    fn without_records(miss: Miss) -> Self {
+        Self { outcome: Err(miss), ttl: Duration::ZERO }
+    }
+
+    /// No answer.
+    fn failed(failure: Failure) -> Self {
+        Self::without_records(Miss::Failed(failure))
+    }
+}
+
 /// One question of a message with what came of it: evidence for `check` and `explain`.
 #[derive(Debug, Clone)]
 pub struct Asked {
@@ -164,7 +192,7 @@ pub struct Evidence {
 /// The look-ups of one message.
 pub trait Lookup: Sync {
     /// Asks for the records of `name` (a DNS name of any characters, at most 253 octets in text form; one trailing dot
-    /// does no harm). A name that DNS cannot carry (an empty label, one beyond 63 octets, one too long) is answered
+    /// does no harm). A name that DNS can't carry (an empty label, one beyond 63 octets, one too long) is answered
     /// NXDOMAIN without a question.
     fn ask(&self, name: &str, record_type: RecordType) -> impl Future<Output = Answer> + Send;
 

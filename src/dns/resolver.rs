@@ -16,11 +16,12 @@ use tokio::sync::{Semaphore, watch};
 
 use self::asker::{Asker, Progress, UnderWay};
 use super::cache::{Cache, Key};
+use super::lane::{PerLane, Purpose};
 use super::message_lookup::MessageLookup;
 use super::metrics::{Metrics, Source};
-use super::share::{Place, Share, Shares};
+use super::share::{Share, SharePlace, Shares};
 use super::transport::Transport;
-use super::{Answer, Failure, Miss, NameServer};
+use super::{Answer, Failure, NameServer};
 use crate::tls::TrustError;
 
 mod asker;
@@ -49,7 +50,8 @@ pub struct Settings {
     /// Questions put to the name servers at one time, of which one client network may have an eighth: each needs a
     /// socket.
     pub outstanding: usize,
-    /// Questions beyond these, for whichever networks need them first: so one that is alone is not held to its eighth.
+    /// Questions beyond these, for whichever networks need them first, so that a network alone is not held to its
+    /// eighth.
     pub spare: usize,
     /// Questions that one message may ask; repeated ones count once.
     pub lookups_per_message: usize,
@@ -59,13 +61,13 @@ pub struct Settings {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The system's configuration can't be read.
-    #[error("cannot read the system's resolver configuration: {0}")]
+    #[error("can't read the system's resolver configuration: {0}")]
     SystemConfiguration(String),
     /// Neither the settings nor the system name a server.
     #[error("no name server is configured")]
     NoServers,
-    /// Nobody could be believed over TLS.
-    #[error("cannot verify name servers over TLS: {0}")]
+    /// No certificate of a name server could ever be trusted.
+    #[error("can't verify name servers over TLS: {0}")]
     Trust(#[from] TrustError),
 }
 
@@ -77,8 +79,8 @@ struct Shared {
     transport: Transport,
     cache: Cache,
     under_way: Mutex<UnderWay>,
-    /// Questions that may be put at one time for identifiers, then those for policies: see [`Purpose`].
-    permits: [Semaphore; 2],
+    /// Questions that may be put at one time.
+    permits: PerLane<Semaphore>,
     /// Tasks of one lane.
     max_tasks: usize,
     shares: Arc<Shares>,
@@ -107,17 +109,6 @@ impl Default for Settings {
             lookups_per_message: 300,
         }
     }
-}
-
-/// What a question is for. Each purpose has a lane of its own: a sender decides how many questions its identifiers cost
-/// and how slowly they are answered, and must not be able to keep those for the policy of the domain that it forges
-/// waiting behind them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Purpose {
-    /// SPF, DKIM, ARC, the client's name.
-    Identifier,
-    /// DMARC.
-    Policy,
 }
 
 /// For whom a question is asked.
@@ -157,7 +148,7 @@ impl Resolver {
             transport: Transport::new(&servers, &settings, metrics.tcp.clone())?,
             cache: Cache::new(&settings, metrics.evictions.clone()),
             under_way: Mutex::new(UnderWay::new(outstanding)),
-            permits: [Semaphore::new(outstanding), Semaphore::new(outstanding)],
+            permits: PerLane::new(|| Semaphore::new(outstanding)),
             max_tasks: outstanding.saturating_mul(QUEUE),
             shares: Shares::new(places / NETWORKS, spare),
             patience: settings.timeout,
@@ -179,8 +170,8 @@ impl Resolver {
     }
 
     /// Asks the cache, then the servers; `key` is fit for DNS. Where the message waits no longer, the answer is a
-    /// time-out if the question has been out for a whole attempt, whoever asked it first, and else [`Failure::Budget`]:
-    /// DNS had no chance to answer, and whoever kept us busy may be the forger.
+    /// time-out if the question has been out for a whole attempt, whoever asked it first, and otherwise
+    /// [`Failure::Deadline`]: DNS had no chance to answer, and the forger may have kept us busy.
     pub(super) async fn ask(&self, key: &Key, asking: Asking<'_>) -> (Answer, Source) {
         let (answer, source) = self.find(key, asking).await;
         self.0.metrics.lookups.inc(source);
@@ -208,7 +199,8 @@ impl Resolver {
         let (mut receiver, source) = match joined {
             Joined::Part(receiver, source) => (receiver, source),
             Joined::NeedsPlace(Some(receiver)) => (receiver, Source::Shared),
-            Joined::NeedsPlace(None) | Joined::Full => return (failed(Failure::Budget), Source::Server),
+            Joined::NeedsPlace(None) => return (Answer::failed(Failure::Deadline), Source::Server),
+            Joined::Full => return (Answer::failed(Failure::Overload), Source::Server),
         };
         tokio::select! {
             biased;
@@ -217,8 +209,8 @@ impl Resolver {
         }
         let answer = match &*receiver.borrow() {
             Progress::Answered(answer) => answer.clone(),
-            Progress::Put(since) if since.elapsed() >= self.0.patience => failed(Failure::Timeout),
-            Progress::Put(_) | Progress::Queued => failed(Failure::Budget),
+            Progress::Put(since) if since.elapsed() >= self.0.patience => Answer::failed(Failure::Timeout),
+            Progress::Put(_) | Progress::Queued => Answer::failed(Failure::Deadline),
         };
         (answer, source)
     }
@@ -237,7 +229,7 @@ impl Shared {
     ///
     /// An identifier's asker takes part in whatever is under way. A policy's does, too, if the question was put to a
     /// server; one that only waits for its turn behind other identifiers gets a second turn in the policy lane.
-    fn join(self: &Arc<Self>, key: &Key, purpose: Purpose, place: Option<Place>) -> Joined {
+    fn join(self: &Arc<Self>, key: &Key, purpose: Purpose, place: Option<SharePlace>) -> Joined {
         let mut under_way = self.under_way();
         let has_room = under_way.tasks(purpose) < self.max_tasks;
         let known = under_way.question(key).map(|question| (question.progress.subscribe(), question.in_policy_lane));
@@ -257,14 +249,6 @@ impl Shared {
         Joined::Part(receiver, source)
     }
 
-    fn permits(&self, purpose: Purpose) -> &Semaphore {
-        let [identifiers, policies] = &self.permits;
-        match purpose {
-            Purpose::Identifier => identifiers,
-            Purpose::Policy => policies,
-        }
-    }
-
     fn under_way(&self) -> MutexGuard<'_, UnderWay> {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -278,11 +262,6 @@ fn system_servers() -> Result<Vec<NameServer>, Error> {
         udp.map(|connection| SocketAddr::new(server.ip, connection.port).into())
     });
     Ok(servers.collect())
-}
-
-/// An answer that is none, and is not remembered.
-fn failed(failure: Failure) -> Answer {
-    Answer { outcome: Err(Miss::Failed(failure)), ttl: Duration::ZERO }
 }
 
 /// Questions that may wait, for each that may be put at one time: beyond that they would wait longer than a message.

@@ -87,7 +87,7 @@ pub(crate) fn address_type(ip: IpAddr) -> RecordType {
     if ip.is_ipv4() { RecordType::A } else { RecordType::Aaaa }
 }
 
-/// Names of a client that are tried: who has more is a web host, and the first ones are as good.
+/// Names of a client that are tried: a client with more is a web host, and its first names are as good as any.
 const MAX_NAMES: usize = 5;
 
 #[cfg(test)]

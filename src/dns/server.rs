@@ -38,8 +38,8 @@ pub const FORMS: &str = r#"an address such as "192.0.2.53", "192.0.2.53:5353" or
 
 impl NameServer {
     /// Reads `192.0.2.53`, `192.0.2.53:5353`, `[2001:db8::53]:53`, `tls://ADDRESS#NAME` or `https://ADDRESS/PATH#NAME`,
-    /// where ADDRESS is one of the first three forms (IPv6 in brackets in `https:`). The address stands first because
-    /// nobody else could be asked for it; the name is what the certificate is verified for.
+    /// where ADDRESS is one of the first three forms (IPv6 in brackets in `https:`). The address comes first because
+    /// there is nobody to ask for it; the name is what the certificate is verified for.
     pub fn parse(text: &str) -> Option<Self> {
         if let Some(rest) = text.strip_prefix("tls://") {
             let (address, name) = rest.split_once('#')?;

@@ -1,9 +1,9 @@
 //! Bounds the questions that one client network has under way, and the memory that its messages hold of answers.
 //!
 //! A network is an IPv4 /24 or an IPv6 /48: what one sender can be expected to hold. It has a number of places in each
-//! lane, and beside them takes spare ones that are there for all; who finds both taken waits, first come, first served,
-//! outside of the lane. So a sender whose own zones are slow fills its own places and the spare ones, and nobody else's
-//! own. The table has an entry only while a message or question of the network lasts.
+//! lane, and may also take spare ones, which are there for all. A question that finds both taken waits outside the
+//! lane, first come, first served. So a sender whose own zones are slow fills its own places and the spare ones, but
+//! nobody else's own. The table has an entry only while a message or question of the network lasts.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -13,15 +13,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use ipnet::IpNet;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::resolver::Purpose;
+use super::lane::{PerLane, Purpose};
 use crate::envelope::sender_network;
 
 /// The shares of all networks.
 pub(super) struct Shares {
     /// A network's own places in each lane.
     places: usize,
-    /// Places beside them for whoever comes first, by lane.
-    spare: [Arc<Semaphore>; 2],
+    /// Places beside them for whoever comes first.
+    spare: PerLane<Arc<Semaphore>>,
     /// None: clients whose address is not known.
     networks: Mutex<HashMap<Option<IpNet>, Weak<Share>>>,
     /// Octets of answers that the messages of all networks hold.
@@ -32,23 +32,22 @@ pub(super) struct Shares {
 pub(super) struct Share {
     shares: Arc<Shares>,
     network: Option<IpNet>,
-    identifiers: Arc<Semaphore>,
-    policies: Arc<Semaphore>,
+    places: PerLane<Arc<Semaphore>>,
     /// Octets of answers that the network's messages hold.
     held: AtomicUsize,
 }
 
 /// A place in a share, given back when it is dropped.
-pub(super) struct Place {
+pub(super) struct SharePlace {
     _permit: OwnedSemaphorePermit,
     /// The share lasts as long as one of its places is taken.
     _share: Arc<Share>,
 }
 
 impl Shares {
-    /// Shares of so many places in each lane, at least one, and so many spare ones beside those of all.
+    /// Shares with so many places in each lane (at least one), and so many spare ones for all together.
     pub fn new(places: usize, spare: usize) -> Arc<Self> {
-        let spare = [(); 2].map(|()| Arc::new(Semaphore::new(spare)));
+        let spare = PerLane::new(|| Arc::new(Semaphore::new(spare)));
         Arc::new(Self { places: places.max(1), spare, networks: Mutex::default(), held: AtomicUsize::new(0) })
     }
 
@@ -59,9 +58,8 @@ impl Shares {
         if let Some(share) = networks.get(&network).and_then(Weak::upgrade) {
             return share;
         }
-        let lane = || Arc::new(Semaphore::new(self.places));
-        let (shares, held) = (Arc::clone(self), AtomicUsize::new(0));
-        let share = Arc::new(Share { shares, network, identifiers: lane(), policies: lane(), held });
+        let places = PerLane::new(|| Arc::new(Semaphore::new(self.places)));
+        let share = Arc::new(Share { shares: Arc::clone(self), network, places, held: AtomicUsize::new(0) });
         networks.insert(network, Arc::downgrade(&share));
         share
     }
@@ -73,12 +71,8 @@ impl Shares {
 
 impl Share {
     /// Waits for a place in a lane.
-    pub async fn place(self: &Arc<Self>, purpose: Purpose) -> Option<Place> {
-        let [identifiers, policies] = &self.shares.spare;
-        let (own, spare) = match purpose {
-            Purpose::Identifier => (&self.identifiers, identifiers),
-            Purpose::Policy => (&self.policies, policies),
-        };
+    pub async fn place(self: &Arc<Self>, purpose: Purpose) -> Option<SharePlace> {
+        let (own, spare) = (self.places.of(purpose), self.shares.spare.of(purpose));
         let permit = tokio::select! {
             biased;
             own = Arc::clone(own).acquire_owned() => own,
@@ -86,11 +80,11 @@ impl Share {
         };
         // Never closed.
         let permit = permit.ok()?;
-        Some(Place { _permit: permit, _share: Arc::clone(self) })
+        Some(SharePlace { _permit: permit, _share: Arc::clone(self) })
     }
 
-    /// Takes memory for octets of answers, unless the network, or all together, hold too many; to be given back by
-    /// [`Self::let_go`].
+    /// Takes memory for octets of answers, unless the network or all networks together hold too much; to be given back
+    /// by [`Self::let_go`].
     pub fn hold(&self, octets: usize) -> bool {
         let take = |held: &AtomicUsize, most: usize| {
             let more = |held: usize| held.checked_add(octets).filter(|held| *held <= most);
@@ -154,10 +148,10 @@ mod tests {
         let shares = Shares::new(1, 0);
         let share = shares.of(None);
         let taken = share.place(Purpose::Policy).await;
-        assert_eq!(shares.of(None).policies.available_permits(), 0);
-        assert_eq!(shares.of(None).identifiers.available_permits(), 1, "each lane has its own");
+        assert_eq!(shares.of(None).places.of(Purpose::Policy).available_permits(), 0);
+        assert_eq!(shares.of(None).places.of(Purpose::Identifier).available_permits(), 1, "each lane has its own");
         drop(taken);
-        assert_eq!(share.policies.available_permits(), 1);
+        assert_eq!(share.places.of(Purpose::Policy).available_permits(), 1);
     }
 
     #[tokio::test]
@@ -168,9 +162,9 @@ mod tests {
         for _ in 0..5 {
             taken.push(one.place(Purpose::Policy).await);
         }
-        let [identifiers, policies] = &shares.spare;
-        assert_eq!((one.policies.available_permits(), policies.available_permits()), (0, 0));
-        assert_eq!(identifiers.available_permits(), 3, "each lane has its own");
+        let own = one.places.of(Purpose::Policy);
+        assert_eq!((own.available_permits(), shares.spare.of(Purpose::Policy).available_permits()), (0, 0));
+        assert_eq!(shares.spare.of(Purpose::Identifier).available_permits(), 3, "each lane has its own");
         let mut waiting = Box::pin(one.place(Purpose::Policy));
         tokio::select! {
             biased;
@@ -212,7 +206,11 @@ mod tests {
             places.extend(if n == 0 { share.place(Purpose::Identifier).await } else { None });
         }
         assert_eq!(shares.networks().len(), 1, "the one that has a place");
-        assert_eq!(shares.of(ip("0.0.0.1")).identifiers.available_permits(), 0, "though its message has gone");
+        assert_eq!(
+            shares.of(ip("0.0.0.1")).places.of(Purpose::Identifier).available_permits(),
+            0,
+            "though its message has gone"
+        );
         drop(places);
         assert_eq!(shares.networks().len(), 0);
     }

@@ -2,7 +2,7 @@
 //!
 //! hickory is the wire alone: message format, a fresh random port for each UDP question, spelling in mixed case (0x20),
 //! EDNS, TLS and HTTP. Which server is asked when and in which way is decided here, what an answer means in `reading`.
-//! A question ends in a [`Reply`]; nothing is remembered but which server answered last.
+//! A question ends in a [`Resolution`]; nothing is remembered but which server answered last.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -32,7 +32,7 @@ pub(super) struct Transport {
 }
 
 /// What came of a question.
-pub(super) struct Reply {
+pub(super) struct Resolution {
     /// The records, or why there are none.
     pub outcome: Result<Records, Miss>,
     /// How long DNS lets it be remembered; none where nobody said (no SOA, RFC 2308 §5) and for failures.
@@ -64,17 +64,17 @@ impl Transport {
 
     /// Asks for the records of `name`, which is lower case and fit for DNS. A CNAME is followed within the answer, and
     /// by further questions where the server leaves that to us.
-    pub async fn ask(&self, name: &str, record_type: RecordType) -> Reply {
-        let Some(mut name) = to_wire(name) else { return Reply { outcome: Err(Miss::NxDomain), ttl: None } };
+    pub async fn ask(&self, name: &str, record_type: RecordType) -> Resolution {
+        let Some(mut name) = to_wire(name) else { return Resolution { outcome: Err(Miss::NxDomain), ttl: None } };
         let mut ttl = u32::MAX;
         let mut aliased = false;
         for _ in 0..MAX_QUESTIONS {
             let answered = match self.exchange(&name, record_type).await {
                 Ok(answered) => answered,
-                Err(failure) => return Reply::failed(failure),
+                Err(failure) => return Resolution::failed(failure),
             };
             match read(&answered, &name, record_type) {
-                Reading::Found(records, own) => return Reply::new(Ok(records), Some(ttl.min(own))),
+                Reading::Found(records, own) => return Resolution::new(Ok(records), Some(ttl.min(own))),
                 Reading::Alias(target, own) => {
                     ttl = ttl.min(own);
                     name = target;
@@ -82,12 +82,12 @@ impl Transport {
                 }
                 // The target does not exist, but the name that was asked for does: it has the CNAME.
                 Reading::Missing(Miss::NxDomain, own) if aliased => {
-                    return Reply::new(Err(Miss::NoData), own.map(|own| own.min(ttl)));
+                    return Resolution::new(Err(Miss::NoData), own.map(|own| own.min(ttl)));
                 }
-                Reading::Missing(miss, own) => return Reply::new(Err(miss), own.map(|own| own.min(ttl))),
+                Reading::Missing(miss, own) => return Resolution::new(Err(miss), own.map(|own| own.min(ttl))),
             }
         }
-        Reply::failed(Failure::Malformed)
+        Resolution::failed(Failure::Malformed)
     }
 
     /// Puts the question to one server after the other until one answers or the attempts are used up.
@@ -134,8 +134,8 @@ impl Transport {
             }
         }
         match worst.unwrap_or(Failure::Network) {
-            // Nothing was asked, and that is nobody's fault but ours. The libraries below hide the cause.
-            Failure::Network if is_out_of_sockets() => Err(Failure::Budget),
+            // Nothing was asked, and only we are to blame. The libraries below hide the cause.
+            Failure::Network if is_out_of_sockets() => Err(Failure::Overload),
             failure => Err(failure),
         }
     }
@@ -148,7 +148,7 @@ impl Transport {
     }
 }
 
-impl Reply {
+impl Resolution {
     fn new(outcome: Result<Records, Miss>, ttl: Option<u32>) -> Self {
         Self { outcome, ttl: ttl.map(|seconds| Duration::from_secs(seconds.into())) }
     }
@@ -173,7 +173,7 @@ fn failure(error: &NetError) -> Failure {
     }
 }
 
-/// Whether the process or the system has no room for another socket, which only trying tells.
+/// Whether the process or the system has no room for another socket; only trying shows it.
 fn is_out_of_sockets() -> bool {
     std::net::UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0)).is_err()
 }
@@ -186,7 +186,7 @@ fn next_way(error: &NetError, way: Way) -> Option<Way> {
         error => match failure(error) {
             Failure::Timeout | Failure::Network => Some(way),
             Failure::Malformed => (way != Way::Tcp).then_some(Way::Tcp),
-            Failure::ServFail | Failure::Refused | Failure::Budget => None,
+            Failure::ServFail | Failure::Refused | Failure::Budget | Failure::Deadline | Failure::Overload => None,
         },
     }
 }
@@ -199,7 +199,7 @@ fn more_telling(before: Failure, now: Failure) -> Failure {
         Failure::Refused => 3,
         Failure::Timeout => 2,
         Failure::Network => 1,
-        Failure::Budget => 0,
+        Failure::Budget | Failure::Deadline | Failure::Overload => 0,
     };
     if rank(now) > rank(before) { now } else { before }
 }

@@ -329,7 +329,7 @@ async fn discover_one<L: Lookup>(lookup: &L, rules: &Rules, author_domain: &Doma
         }
         Selection::Found { domain, record } => match requested(lookup, author_domain, &domain, &record).await {
             Ok(requested) => Finding::Applies(PublishedPolicy { domain, record, requested, discovery, agreement }),
-            Err(Failure::Budget) => Finding::Open(OWN_LIMITS),
+            Err(failure) if failure.is_ours() => Finding::Open(OWN_LIMITS),
             Err(_) => {
                 let requested = record.requested(Place::ExistingBelow);
                 let policy = PublishedPolicy { domain, record: Arc::clone(&record), requested, discovery, agreement };
@@ -354,7 +354,7 @@ async fn open_search<L: Lookup>(lookup: &L, author_domain: &Domain, so_far: Sele
     let Selection::Found { domain, record } = so_far else { return harmless };
     let asked_for = match requested(lookup, author_domain, &domain, &record).await {
         Ok(policy) => policy,
-        Err(Failure::Budget) => return OWN_LIMITS,
+        Err(failure) if failure.is_ours() => return OWN_LIMITS,
         Err(_) => strictest_below(&record),
     };
     match doubt_under(&record, asked_for) {
@@ -423,7 +423,7 @@ async fn search_by_list<L: Lookup>(lookup: &L, author_domain: &Domain, by_list: 
             }
             Found::Failed => {
                 searched.selection = Selection::Open;
-                if failure == Some(Failure::Budget) {
+                if failure.is_some_and(Failure::is_ours) {
                     searched.asking = Asking::CutShort;
                 }
                 continue;
@@ -472,7 +472,7 @@ async fn walk<L: Lookup>(lookup: &L, start: &Domain) -> (Walk, Asking) {
     let mut answers = InOrder::new(walk.names().to_vec().into_iter().map(|name| found_at(lookup, name)));
     while walk.due().is_some() {
         let Some((found, failure)) = answers.next().await else { break };
-        if failure == Some(Failure::Budget) {
+        if failure.is_some_and(Failure::is_ours) {
             asking = Asking::CutShort;
         }
         walk.answer(found);

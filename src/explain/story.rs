@@ -247,7 +247,9 @@ pub fn outcome(said: &str) -> &str {
         "refused" => "FAILED: REFUSED or another error code",
         "network" => "FAILED: the name server can't be reached",
         "malformed" => "FAILED: the answer can't be read",
-        "budget" => "FAILED: out of time, or too many look-ups for one message",
+        "budget" => "FAILED: too many look-ups for one message, or answers too large together",
+        "deadline" => "FAILED: the message's time was up before DNS had a chance to answer",
+        "overload" => "FAILED: the gate itself had too much to do",
         other => other,
     }
 }

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::dns::{Answer, RecordType, Records, TxtRecords};
+use crate::dns::{Answer, Failure, RecordType, Records, TxtRecords};
 use crate::evaluation::{Evaluation, sample};
+use crate::label::Label;
 use crate::message::author::{Author, UnusableFrom};
 use crate::smtp::address::{ForwardPath, ReversePath};
 use crate::smtp::command::MailParameters;
@@ -98,6 +99,13 @@ fn nothing_that_dns_says_decides_how_much_is_kept() {
     let json = serde_json::to_vec(&explanation).unwrap();
     assert!(json.len() < MAX_EVIDENCE + 64 * 1024, "{}", json.len());
     assert!(explanation.tell().contains("more are not kept"));
+}
+
+#[test]
+fn each_failure_of_dns_has_its_words() {
+    for failure in Failure::ALL {
+        assert!(story::outcome(failure.as_str()).starts_with("FAILED: "), "{failure}");
+    }
 }
 
 #[test]

@@ -15,7 +15,7 @@ use super::transaction::EndOfData;
 use super::{End, Session, pause};
 use crate::envelope::{Envelope, Hello};
 use crate::message::spool;
-use crate::smtp::command::{Chunk, Place};
+use crate::smtp::command::{Chunk, ChunkPosition};
 use crate::smtp::data::Framing;
 use crate::smtp::reply::Reply;
 
@@ -68,7 +68,7 @@ impl Session {
 
     /// Takes the octets of one chunk (RFC 3030 §2) and gives the reply to it: behind the last one that to the message.
     pub(super) async fn receive_chunk(&mut self, state: &State, chunk: Chunk) -> Result<Reply, End> {
-        let State::ChunkSent(hello, envelope, place) = state else { return Err(End::silently(Ended::ClientGone)) };
+        let State::ChunkSent(hello, envelope, position) = state else { return Err(End::silently(Ended::ClientGone)) };
         let mut incoming = match self.incoming.take() {
             Some(incoming) => *incoming,
             None => self.expect_message(Framing::Count)?,
@@ -94,7 +94,7 @@ impl Session {
             left = left.saturating_sub(waiting as u64);
         }
         let is_lost = incoming.unkept.is_some() || incoming.intake.fault().is_some();
-        if *place == Place::Last || is_lost {
+        if *position == ChunkPosition::Last || is_lost {
             // RFC 2920 §3.2: what the client has earned already does not wait for the upstream's last word.
             self.flush(incoming.settings.timeouts.data_block).await?;
             return Ok(self.end_of_message(hello, envelope, incoming).await);

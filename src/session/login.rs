@@ -57,7 +57,7 @@ impl Session {
             match result {
                 Ok(challenge) if challenge.code() == 334 => {
                     if said.len() >= MAX_RESPONSES {
-                        self.link.abandon();
+                        self.link.discard();
                         return Ok(temporary_failure());
                     }
                     self.say(&challenge);
@@ -65,7 +65,7 @@ impl Session {
                         Ok(response) => response,
                         Err(end) => {
                             // A goodbye would be one more response.
-                            self.link.abandon();
+                            self.link.discard();
                             return Err(end);
                         }
                     };
@@ -73,7 +73,7 @@ impl Session {
                         // It can't be passed on, so the exchange is given up in the client's name.
                         if !self.link.respond("*").await.is_ok_and(|reply| reply.is_transient() || reply.is_permanent())
                         {
-                            self.link.abandon();
+                            self.link.discard();
                         }
                         self.patience.refused();
                         self.gate.metrics.logins.inc(LoginResult::Cancelled);
@@ -122,7 +122,7 @@ impl Session {
                 biased;
                 line = &mut line => line,
                 () = spared => {
-                    link.abandon();
+                    link.discard();
                     line.await
                 }
             }

@@ -56,7 +56,7 @@ use crate::message::spool::Spooler;
 use crate::report::delivery::Delivery;
 use crate::report::inbound::Collector;
 use crate::report::messenger::Messenger;
-use crate::smtp::command::{Command, CommandError, Place};
+use crate::smtp::command::{ChunkPosition, Command, CommandError};
 use crate::smtp::extension::{Offer, Terms};
 use crate::smtp::reply::Reply;
 use crate::smtp::stream::{ReadError, Stream};
@@ -256,7 +256,7 @@ impl Session {
         }
         // The client may have gone already; a peer that takes nothing must not hold the session's slot. Both at once,
         // so that a client that reads nothing holds nothing upstream, and an upstream that reads nothing no reply.
-        let _ = tokio::join!(timeout(LAST_WORD, self.stream.flush()), self.link.close());
+        let _ = tokio::join!(timeout(LAST_WORD, self.stream.flush()), self.link.quit());
         self.stream.shutdown().await;
         tokio::select! {
             () = self.stream.linger(LINGER) => {}
@@ -384,7 +384,7 @@ impl Session {
                     Event::Answer(self.receive(&state).await?)
                 }
                 Effect::ReceiveChunk(chunk) => {
-                    ends_message = chunk.place == Place::Last;
+                    ends_message = chunk.position == ChunkPosition::Last;
                     let reply = self.receive_chunk(&state, chunk).await?;
                     self.chunk_failed = !reply.is_positive();
                     Event::Answer(reply)
@@ -407,7 +407,7 @@ impl Session {
     async fn introduce(&mut self, hello: &Hello) -> Result<(), End> {
         match self.link.is_pinned() {
             true => self.link.reset().await,
-            false => self.link.close().await,
+            false => self.link.quit().await,
         }
         self.forget_transaction();
         let settings = self.settings();

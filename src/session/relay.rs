@@ -154,7 +154,7 @@ impl Session {
         if self.link.is_open() && self.transaction.is_some() {
             self.gate.metrics.limits.inc(Limit::UpstreamHold);
         }
-        self.link.let_go().await;
+        self.link.park().await;
     }
 
     /// What the client is told of a failure of ours or the upstream's.

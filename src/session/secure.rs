@@ -20,7 +20,7 @@ impl Session {
         let Some(tls) = self.gate.tls.clone() else { return Err(End::silently(Ended::ClientGone)) };
         self.say(&Reply::new(220, "2.0.0", "Ready to start TLS"));
         self.flush(self.settings().timeouts.command).await?;
-        self.link.close().await;
+        self.link.quit().await;
         self.forget_transaction();
         // RFC 3207 §4.2: whatever the client has said of itself is forgotten, and what it was offered.
         (self.offer, self.client.login) = (None, None);

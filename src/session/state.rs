@@ -5,7 +5,7 @@
 
 use crate::envelope::{Envelope, Hello, Protocol};
 use crate::smtp::address::{ForwardPath, PathError, ReversePath};
-use crate::smtp::command::{AuthLine, Chunk, Command, CommandError, MailParameters, Place, RcptParameters};
+use crate::smtp::command::{AuthLine, Chunk, ChunkPosition, Command, CommandError, MailParameters, RcptParameters};
 use crate::smtp::reply::Reply;
 
 /// Where a session stands.
@@ -28,7 +28,7 @@ pub enum State {
     /// The message is coming, or is being evaluated and handed on.
     Receiving(Hello, Envelope),
     /// A chunk is coming; behind the last one the message is being evaluated and handed on.
-    ChunkSent(Hello, Envelope, Place),
+    ChunkSent(Hello, Envelope, ChunkPosition),
     /// Between the chunks of a message.
     Chunked(Hello, Envelope),
     /// The session is over.
@@ -254,7 +254,7 @@ fn on_chunk(state: State, chunk: Chunk, bounds: Bounds) -> (State, Effect) {
             State::MailGiven(hello, envelope) | State::BounceGiven(hello, envelope) | State::Chunked(hello, envelope),
             _,
         ) => {
-            return (State::ChunkSent(hello, envelope, chunk.place), Effect::ReceiveChunk(chunk));
+            return (State::ChunkSent(hello, envelope, chunk.position), Effect::ReceiveChunk(chunk));
         }
         (state, _) => (state, Reply::new(503, "5.5.1", "Send MAIL first")),
     };
@@ -269,7 +269,7 @@ fn on_answer(state: State, reply: Reply) -> (State, Effect) {
     let accepted = reply.is_positive();
     let state = match state {
         State::MailSent(hello, envelope) if accepted => State::MailGiven(hello, envelope),
-        State::ChunkSent(hello, envelope, Place::Inner) if accepted => State::Chunked(hello, envelope),
+        State::ChunkSent(hello, envelope, ChunkPosition::Inner) if accepted => State::Chunked(hello, envelope),
         // RFC 3030 §2: a chunk that fails ends the transaction.
         State::AuthSent(hello)
         | State::MailSent(hello, _)
@@ -391,8 +391,8 @@ mod tests {
             ("rcpt sent", State::RcptSent(hello(), envelope(1), path("<e@f.example>"))),
             ("receiving", State::Receiving(hello(), envelope(1))),
             ("auth sent", State::AuthSent(hello())),
-            ("chunk sent", State::ChunkSent(hello(), envelope(1), Place::Inner)),
-            ("last chunk sent", State::ChunkSent(hello(), envelope(1), Place::Last)),
+            ("chunk sent", State::ChunkSent(hello(), envelope(1), ChunkPosition::Inner)),
+            ("last chunk sent", State::ChunkSent(hello(), envelope(1), ChunkPosition::Last)),
             ("chunked", State::Chunked(hello(), envelope(1))),
             ("closed", State::Closed),
         ]
@@ -563,12 +563,12 @@ mod tests {
         assert_eq!((name(&state).as_str(), outcome(&effect).as_str()), ("one recipient", "550"));
         for waiting in [
             State::Receiving(hello(), envelope(1)),
-            State::ChunkSent(hello(), envelope(1), Place::Last),
+            State::ChunkSent(hello(), envelope(1), ChunkPosition::Last),
             State::AuthSent(hello()),
         ] {
             assert_eq!(step(waiting, ok(), BOUNDS).0, State::Ready(hello()));
         }
-        let (state, _) = step(State::ChunkSent(hello(), envelope(1), Place::Inner), ok(), BOUNDS);
+        let (state, _) = step(State::ChunkSent(hello(), envelope(1), ChunkPosition::Inner), ok(), BOUNDS);
         assert_eq!(state, State::Chunked(hello(), envelope(1)));
     }
 

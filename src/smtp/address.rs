@@ -3,7 +3,7 @@
 //! The text goes on to the upstream as the client wrote it; what is read out of it are the local part and the domain.
 //! The grammar is that of the RFC with the liberties that honest clients take (dots anywhere in a local part, no angle
 //! brackets), but nothing that could carry a second address, a line end or a control character to the upstream. UTF-8
-//! is read as RFC 6531 §3.3 has it; whether it may stand there is for the command to say.
+//! is read as RFC 6531 §3.3 has it; whether it is allowed is for the command to say.
 
 use std::fmt;
 
@@ -225,7 +225,7 @@ fn path_end(text: &[u8], end: impl Fn(u8) -> bool) -> Option<usize> {
 /// Where local part and domain lie in `[source-route ":"] local-part ["@" domain]`.
 fn split(text: &str) -> Option<(usize, usize)> {
     let local_start = match text.strip_prefix('@') {
-        // RFC 5321 §4.1.1.3 and appendix C: a source route is accepted; the upstream does with it what it likes.
+        // RFC 5321 §4.1.1.3 and appendix C: a source route is accepted; the upstream may do with it what it likes.
         Some(_) => {
             let colon = text.find(':')?;
             let route = text.get(..colon)?;
@@ -250,7 +250,7 @@ fn is_domain(text: &str) -> bool {
     }
 }
 
-/// RFC 5321 §4.1.2, but that dots may stand anywhere in an unquoted local part, as some mail systems assign them.
+/// RFC 5321 §4.1.2, except that dots may be anywhere in an unquoted local part: some mail systems assign such names.
 fn is_local_part(text: &str) -> bool {
     let quoted = text.strip_prefix('"').and_then(|t| t.strip_suffix('"'));
     (1..=MAX_LOCAL_PART).contains(&text.len())

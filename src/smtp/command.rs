@@ -61,12 +61,12 @@ pub struct Chunk {
     /// Octets that follow the command.
     pub size: u64,
     /// Where it stands in the message.
-    pub place: Place,
+    pub position: ChunkPosition,
 }
 
 /// Where a chunk stands in its message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum ChunkPosition {
     /// Others follow.
     Inner,
     /// It ends the message.
@@ -81,7 +81,7 @@ pub struct AuthLine(Secret<Box<str>>);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientName(Box<str>);
 
-/// Why a line is no command. The client is at fault; [`CommandError::reply`] says what it is told.
+/// Why a line is not a command. The client is at fault; [`CommandError::reply`] says what it is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CommandError {
     /// Longer than a command line may be.
@@ -93,7 +93,7 @@ pub enum CommandError {
     /// A known verb of an extension that is not on offer.
     #[error("command not offered")]
     NotOffered,
-    /// BDAT without a size that can be read: where the next command begins, nobody knows.
+    /// BDAT without a readable size: nobody knows where the next command begins.
     #[error("bad chunk size")]
     ChunkSize,
     /// A known verb with arguments that don't fit.
@@ -245,7 +245,7 @@ fn rcpt(arguments: &[u8], offer: Option<&Offer>) -> Result<Command, CommandError
     let path = strip_keyword(arguments, b"TO:").ok_or(CommandError::Arguments)?;
     let (forward_path, rest) = ForwardPath::parse(path).map_err(CommandError::Recipient)?;
     let parameters = RcptParameters::parse(rest, offer)?;
-    // ORCPT has an address, too. Whether SMTPUTF8 is in use in this transaction, the state knows.
+    // ORCPT has an address, too. The state knows whether SMTPUTF8 is in use in this transaction.
     if !(offer.is_some_and(|offer| offer.smtp_utf8) || forward_path.is_ascii() && parameters.is_ascii()) {
         return Err(PathError::NonAscii.into());
     }
@@ -257,12 +257,12 @@ fn chunk(arguments: &[u8]) -> Option<Chunk> {
     let text = std::str::from_utf8(arguments).ok()?;
     let mut words = text.split([' ', '\t']).filter(|word| !word.is_empty());
     let size = words.next().filter(|word| word.len() <= MAX_DIGITS && word.bytes().all(|b| b.is_ascii_digit()))?;
-    let place = match words.next() {
-        None => Place::Inner,
-        Some(word) if word.eq_ignore_ascii_case("LAST") => Place::Last,
+    let position = match words.next() {
+        None => ChunkPosition::Inner,
+        Some(word) if word.eq_ignore_ascii_case("LAST") => ChunkPosition::Last,
         Some(_) => return None,
     };
-    words.next().is_none().then_some(Chunk { size: size.parse().unwrap_or(u64::MAX), place })
+    words.next().is_none().then_some(Chunk { size: size.parse().unwrap_or(u64::MAX), position })
 }
 
 /// RFC 4954 §4: `mechanism [SP initial-response]`.
@@ -322,7 +322,7 @@ mod tests {
             let (forward_path, _) = ForwardPath::parse(path.as_bytes()).unwrap();
             Ok(Command::Rcpt { forward_path, parameters: RcptParameters::default() })
         };
-        let bdat = |size, place| Ok(Command::Bdat(Chunk { size, place }));
+        let bdat = |size, position| Ok(Command::Bdat(Chunk { size, position }));
         let auth = |mechanism: &str, initial: Option<&str>| {
             Ok(Command::Auth {
                 mechanism: mechanism.into(),
@@ -340,9 +340,9 @@ mod tests {
             ("RCPT TO: c@d.example", rcpt("<c@d.example>")),
             ("RCPT TO:<ü@d.example>", rcpt("<ü@d.example>")),
             ("data", Ok(Command::Data)),
-            ("BDAT 0", bdat(0, Place::Inner)),
-            ("bdat 0086 last", bdat(86, Place::Last)),
-            ("BDAT 99999999999999999999 LAST", bdat(u64::MAX, Place::Last)),
+            ("BDAT 0", bdat(0, ChunkPosition::Inner)),
+            ("bdat 0086 last", bdat(86, ChunkPosition::Last)),
+            ("BDAT 99999999999999999999 LAST", bdat(u64::MAX, ChunkPosition::Last)),
             ("STARTTLS", Ok(Command::StartTls)),
             ("AUTH plain", auth("PLAIN", None)),
             ("AUTH PLAIN AGEAYg==", auth("PLAIN", Some("AGEAYg=="))),

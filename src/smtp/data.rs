@@ -2,17 +2,17 @@
 //! §4.5.2, RFC 3030 §2).
 //!
 //! Only CRLF "." CRLF ends the data (RFC 5321 §4.1.1.4). A bare LF is a line end to the content and leaves as CRLF; a
-//! bare CR stays in the content and leaves as a space: neither reaches the upstream as such, so that no server behind,
-//! however lenient, can see an end of data or a command where the gate saw none (SMTP smuggling). In BDAT a dot is only
-//! a dot and the octets are counted; all else is the same, so that a message may come in one form and leave in the
-//! other.
+//! bare CR stays in the content and leaves as a space: neither reaches the upstream as such, so that no server behind
+//! the gate, however lenient, can see an end of data or a command where the gate saw none (SMTP smuggling). In BDAT a
+//! dot is only a dot and the octets are counted; all else is the same, so that a message may come in one form and leave
+//! in the other.
 
 use memchr::{memchr, memchr2, memmem, memrchr};
 
 /// Takes what a [`Decoder`] yields.
 pub trait Sink {
     /// A piece of the message, twice: as content (what is hashed and evaluated) and as it goes over the wire to the
-    /// upstream. The same slice but where dots and bare CR differ. Either may be empty.
+    /// upstream. Both are the same slice, except where dots and bare CR differ. Either may be empty.
     fn piece(&mut self, content: &[u8], wire: &[u8]);
 }
 
@@ -101,7 +101,7 @@ impl Decoder {
         self.framing
     }
 
-    /// Takes note that the octets of a counted message have come to their end.
+    /// Notes that all octets of a counted message have come.
     pub fn finish(&mut self, sink: &mut impl Sink) {
         if self.state == State::Cr {
             self.bare_cr(sink);
@@ -216,13 +216,13 @@ impl Decoder {
         }
     }
 
-    /// Goes over regular lines from `at` on, inside one, many at once, and gives where it came to: inside a line again.
-    /// `uneven_to` is where those end in which something was met, so that nothing is looked at twice.
+    /// Passes over regular lines, many octets at once, from `at` inside one of them, and gives where it stopped: inside
+    /// a line again. `uneven_to` is where the octets end in which something was met, so that none is looked at twice.
     fn regular_lines(&mut self, input: &[u8], mut at: usize, uneven_to: &mut usize) -> usize {
         while at >= *uneven_to
             && let Some(window) = input.get(at..at + WINDOW)
         {
-            // What stands behind a line end decides about it.
+            // What follows a line end decides about it.
             let window = window.strip_suffix(b"\r").unwrap_or(window);
             let window = window.strip_suffix(b"\r\n").unwrap_or(window);
             if !is_regular(window) {
@@ -336,7 +336,7 @@ impl Unstuffer {
             if std::mem::take(&mut self.at_line_start) && rest.first() == Some(&b'.') {
                 rest = rest.get(1..).unwrap_or_default();
             }
-            // Line ends are CRLF throughout, so that a LF behind which a dot stands is all there is to be found.
+            // Line ends are CRLF throughout, so that a LF followed by a dot is all there is to look for.
             let end = memmem::find(rest, b"\n.").map_or(rest.len(), |found| found + 1);
             let (lines, behind) = rest.split_at(end);
             content.extend_from_slice(lines);
@@ -351,8 +351,8 @@ pub fn end_of_data(ends_with_line: bool) -> &'static [u8] {
     if ends_with_line { b".\r\n" } else { b"\r\n.\r\n" }
 }
 
-/// Whether octets that begin and end inside a line have regular line ends alone, no dot behind one, and no NUL but as
-/// the last. Without a way out of the loop, the compiler looks at many of them at once.
+/// Whether octets that begin and end inside a line have only regular line ends, no dot behind one, and no NUL except as
+/// the last. The loop has no early exit, so that the compiler can look at many of them at once.
 fn is_regular(octets: &[u8]) -> bool {
     let (Some(first), Some(last), Some(tail)) = (octets.first(), octets.last(), octets.get(1..)) else { return false };
     let is_odd = |(a, b): (&u8, &u8)| ((*a == b'\r') != (*b == b'\n')) | ((*a == b'\n') & (*b == b'.')) | (*a == 0);

@@ -1,7 +1,7 @@
 //! Service extensions: what a server announces, and what the gate offers of it.
 //!
-//! The gate offers what it understands itself *and* every eligible upstream offers; nothing else (an extension that is
-//! announced and not carried through loses mail).
+//! The gate offers what it understands itself *and* every eligible upstream offers, and nothing else: an extension that
+//! is announced and not carried through loses mail.
 
 use super::reply::Reply;
 use crate::label_enum;
@@ -78,7 +78,7 @@ pub struct Offer {
     pub auth: Vec<Box<str>>,
 }
 
-/// What the gate's own side has to say about an offer.
+/// What the gate itself contributes to an offer.
 #[derive(Debug, Clone, Copy)]
 pub struct Terms<'a> {
     /// Octets of a message that the gate takes, whatever the upstream says.

@@ -143,7 +143,7 @@ impl Verbatim {
     }
 }
 
-/// What stands behind a path, word by word.
+/// What follows a path, word by word.
 fn parameters(text: &[u8]) -> impl Iterator<Item = Result<Parameter<'_>, CommandError>> {
     text.split(|b| *b == b' ' || *b == b'\t').filter(|word| !word.is_empty()).map(|word| {
         let word = std::str::from_utf8(word).map_err(|_| CommandError::ParameterUnknown)?;

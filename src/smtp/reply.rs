@@ -18,7 +18,7 @@ pub struct ReplyReader {
     lines: usize,
 }
 
-/// Why what a server said is no reply. The server is at fault.
+/// Why what a server said is not a reply. The server is at fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ReplyError {
     /// No three digits, or a character other than space and hyphen behind them.
@@ -27,10 +27,10 @@ pub enum ReplyError {
     /// The lines of one reply have different codes.
     #[error("reply lines of different codes")]
     MixedCodes,
-    /// A reply that nobody asked for: which command the next one answers can't be known any more.
+    /// A reply that nobody asked for: it can no longer be known which command the next one answers.
     #[error("a reply to nothing")]
     Unasked,
-    /// A well-formed reply whose code can't stand here.
+    /// A well-formed reply whose code does not fit here.
     #[error("unexpected code {0}")]
     Unexpected(u16),
     /// More lines or octets than any honest server sends.

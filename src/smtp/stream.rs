@@ -1,8 +1,8 @@
 //! Buffered line I/O over a connection: bounded lines in, whole reply groups out.
 //!
 //! Deadlines are the caller's: every read can be cancelled and taken up again without losing an octet. A connection
-//! that waits with nothing buffered holds no buffer. Under TLS the transport is another one ([`Stream::over`]), and
-//! what was read before it is lost with the old stream: nothing that came in the clear is believed afterwards.
+//! that waits with nothing buffered holds no buffer. TLS takes a new stream ([`Stream::over`]), and what was read
+//! before is lost with the old one: nothing that came in the clear is believed afterwards.
 
 use std::future::poll_fn;
 use std::io;
@@ -43,7 +43,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + std::fmt::Debug> Secured for T {
 enum Transport {
     Plain(TcpStream),
     Secured(Box<dyn Secured>),
-    /// Taken for a handshake: at its end, whatever is asked.
+    /// Taken for a handshake: reads as closed, and takes no writes.
     Gone,
 }
 
@@ -83,7 +83,7 @@ impl Stream {
         Self::with(Transport::Secured(secured))
     }
 
-    /// The connection as it is, for a handshake that yields another one; what stays here is at its end.
+    /// The connection as it is, for a handshake that yields another one; what stays here reads as closed.
     pub fn take(&mut self) -> Self {
         std::mem::replace(self, Self::with(Transport::Gone))
     }
@@ -226,7 +226,7 @@ impl Stream {
                     Poll::Ready(read.map(|()| scratch.filled().len()))
                 }
                 Poll::Pending => {
-                    // A client that is fast keeps its buffer, one that is waited for gives it back.
+                    // A fast client keeps its buffer; one that keeps us waiting gives it back.
                     if input.is_empty() {
                         *input = Vec::new();
                     }
@@ -288,8 +288,8 @@ impl Stream {
         }
         let mut scratch = [MaybeUninit::uninit(); BUFFER];
         let mut scratch = ReadBuf::uninit(&mut scratch);
-        // Nobody is woken by this look: whoever waits for input asks again. A task that has used up its turn would be
-        // told that there is nothing.
+        // This look wakes nobody: whoever waits for input asks again. Without `unconstrained`, a task that has used up
+        // its turn would be told that there is nothing.
         let look = pin!(unconstrained(poll_fn(|context| self.transport.poll_read(context, &mut scratch))));
         let is_quiet = look.poll(&mut Context::from_waker(Waker::noop())).is_pending();
         self.input.extend_from_slice(scratch.filled());

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use crate::dns::reverse::{address_type, ask_addresses, has_address};
 use crate::dns::{Failure, Lookup, Miss, RecordType, Records, reverse_name};
-use crate::domain::Domain;
+use crate::domain::{Domain, fits_dns};
 
 use super::macros::{DomainSpec, Values};
 use super::record::{Directive, Mechanism, Prefix, Published, Qualifier, Record, Redirect};
@@ -340,7 +340,7 @@ impl<L: Lookup> Check<'_, L> {
     /// leaves open is remembered: to DMARC a temporary failure is never a failed identifier (RFC 9989 §5.3.6).
     fn passed_over(&mut self, failure: Failure) -> Result<(), Stop> {
         self.unsettled = true;
-        if failure == Failure::Budget { Err(Stop::TempError(failure)) } else { Ok(()) }
+        if failure.is_ours() { Err(Stop::TempError(failure)) } else { Ok(()) }
     }
 
     async fn names(&mut self) -> Result<Arc<Records>, Miss> {
@@ -429,12 +429,6 @@ impl Qualifier {
 /// Whether check_host() has something to look for (RFC 7208 §4.3): a name that DNS can carry, of several labels.
 fn is_usable(domain: &str) -> bool {
     domain.contains('.') && fits_dns(domain)
-}
-
-/// Whether DNS can carry a name, without its trailing dot (RFC 1035 §2.3.4): no label empty, none too long. Octets of
-/// any kind, since macros make such names.
-pub fn fits_dns(name: &str) -> bool {
-    name.len() <= 253 && name.split('.').all(|label| (1..=63).contains(&label.len()))
 }
 
 /// Whether `name` is `domain` or below it, in any case.

@@ -5,6 +5,8 @@
 
 use std::net::IpAddr;
 
+use crate::domain;
+
 /// A domain with macros in it, as terms have it after their colon or equals sign.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DomainSpec {
@@ -288,11 +290,11 @@ fn url_escape(text: &str, out: &mut String) {
     }
 }
 
-/// Drops labels from the left until the name fits into DNS. A single label that does not fit stays: no such name
+/// Drops labels from the left until the name fits into DNS (RFC 7208 §7.3). A single label that does not fit stays: no such name
 /// exists.
 fn truncate(name: String) -> String {
     let mut rest = name.as_str();
-    while rest.len() > MAX_NAME {
+    while rest.len() > domain::MAX_LENGTH {
         match rest.split_once('.') {
             Some((_, right)) => rest = right,
             None => break,
@@ -318,8 +320,6 @@ fn is_top_label(label: &str) -> bool {
 
 /// RFC 7208 §7.1.
 const DELIMITERS: &str = ".-+,/_=";
-/// Octets of a name in text form (RFC 7208 §7.3).
-const MAX_NAME: usize = 253;
 
 #[cfg(test)]
 mod tests {

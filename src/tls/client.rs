@@ -26,13 +26,13 @@ use crate::smtp::stream::Stream;
 /// What the operator sets for TLS towards the upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientSettings {
-    /// Whose certificate is believed.
+    /// Whose certificate is trusted.
     pub trust: Trust,
     /// How long a handshake may take.
     pub handshake: Duration,
 }
 
-/// Whose certificate is believed.
+/// Whose certificate is trusted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trust {
     /// Anyone's: this protects against those who only listen.
@@ -79,18 +79,18 @@ pub struct Client {
 }
 
 impl Client {
-    /// Reads whom to believe.
+    /// Reads whom to trust.
     ///
     /// # Errors
     ///
-    /// Nobody could ever be believed.
+    /// No certificate could ever be trusted.
     pub fn open(settings: &ClientSettings, metrics: ClientMetrics) -> Result<Self, TrustError> {
         let connector = TlsConnector::from(Arc::new(client_config(&settings.trust)?));
         Ok(Self { connector, settings: settings.clone(), metrics })
     }
 
     /// The handshake; what the server said in the clear and nobody has read is thrown away. `name` is a domain name or
-    /// an IP address: what the certificate has to be for, and what the server is asked for.
+    /// an IP address: what the certificate has to be for, and the name asked for (SNI).
     ///
     /// # Errors
     ///
@@ -122,21 +122,21 @@ impl Client {
 ///
 /// # Errors
 ///
-/// Nobody could ever be believed.
+/// No certificate could ever be trusted.
 pub fn client_config(trust: &Trust) -> Result<ClientConfig, TrustError> {
     let provider = provider();
-    let verifier = verifier(trust, &provider)?;
+    let verifier = Verifier { rule: rule(trust, &provider)?, provider: Arc::clone(&provider) };
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         // The provider is a constant of ours, and it has ciphers for both versions.
         .expect("the provider speaks TLS 1.2 and 1.3")
         .dangerous()
-        .with_custom_certificate_verifier(verifier)
+        .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
     Ok(config)
 }
 
-/// By their settings: what stood in a file when it was read is not compared.
+/// By their settings: what a file contained when it was read is not compared.
 impl PartialEq for Client {
     fn eq(&self, other: &Self) -> bool {
         self.settings == other.settings
@@ -151,10 +151,10 @@ impl std::fmt::Debug for Client {
     }
 }
 
-fn verifier(trust: &Trust, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier>, TrustError> {
+fn rule(trust: &Trust, provider: &Arc<CryptoProvider>) -> Result<Rule, TrustError> {
     let (roots, listed, path) = match trust {
-        Trust::Anyone => return Ok(Arc::new(Anyone(Arc::clone(provider)))),
-        Trust::Pins(pins) => return Ok(Arc::new(Pinned { pins: pins.clone(), provider: Arc::clone(provider) })),
+        Trust::Anyone => return Ok(Rule::Anyone),
+        Trust::Pins(pins) => return Ok(Rule::Pinned(pins.clone())),
         Trust::File(path) => {
             let listed = certificates(path)?;
             (roots(listed.clone()), listed, path.clone())
@@ -172,10 +172,10 @@ fn verifier(trust: &Trust, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn Ser
     }
     let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider)).build();
     let authorities = verifier.map_err(|cause| TrustError::Verifier { path, cause: cause.to_string() })?;
-    Ok(Arc::new(Vouched { authorities, listed }))
+    Ok(Rule::Vouched { authorities, listed })
 }
 
-/// What can be an authority; a bundle may hold some that are none.
+/// The certificates that can be authorities; a bundle may hold others.
 fn roots(certificates: Vec<CertificateDer<'static>>) -> RootCertStore {
     let mut roots = RootCertStore::empty();
     let (added, ignored) = roots.add_parsable_certificates(certificates);
@@ -183,55 +183,29 @@ fn roots(certificates: Vec<CertificateDer<'static>>) -> RootCertStore {
     roots
 }
 
-/// Believes every certificate. Not even its signature is looked at: whoever could forge it could show one of their own.
+/// Decides whose certificate is trusted.
 #[derive(Debug)]
-struct Anyone(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anyone {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, TlsError> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
+struct Verifier {
+    rule: Rule,
+    provider: Arc<CryptoProvider>,
 }
 
-/// Believes what authorities vouch for, and certificates that are listed themselves.
 #[derive(Debug)]
-struct Vouched {
-    authorities: Arc<WebPkiServerVerifier>,
-    /// Those of the operator's file. webpki refuses one that calls itself an authority and is shown by a server, which
-    /// is how `openssl req -x509` makes self-signed ones.
-    listed: Vec<CertificateDer<'static>>,
+enum Rule {
+    /// Every certificate. Not even its signature is looked at: whoever could forge it could show one of their own.
+    Anyone,
+    /// Certificates that authorities vouch for, and those that are listed themselves.
+    Vouched {
+        authorities: Arc<WebPkiServerVerifier>,
+        /// Those of the operator's file. webpki refuses one that calls itself an authority and is shown by a server,
+        /// which is how `openssl req -x509` makes self-signed ones.
+        listed: Vec<CertificateDer<'static>>,
+    },
+    /// Certificates with certain keys, for any name and at any time: a key that is pinned says all.
+    Pinned(Vec<Pin>),
 }
 
-impl ServerCertVerifier for Vouched {
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         certificate: &CertificateDer<'_>,
@@ -240,16 +214,16 @@ impl ServerCertVerifier for Vouched {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, TlsError> {
-        let verdict = self.authorities.verify_server_cert(certificate, chain, name, ocsp, now);
-        if verdict.is_ok() || !self.listed.contains(certificate) {
-            return verdict;
-        }
-        verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
-        let (begin, end) = validity(certificate).ok_or(CertificateError::BadEncoding)?;
-        match i64::try_from(now.as_secs()).unwrap_or(i64::MAX) {
-            now if now < begin => Err(CertificateError::NotValidYet.into()),
-            now if now > end => Err(CertificateError::Expired.into()),
-            _ => Ok(ServerCertVerified::assertion()),
+        match &self.rule {
+            Rule::Anyone => Ok(ServerCertVerified::assertion()),
+            Rule::Vouched { authorities, listed } => {
+                let verdict = authorities.verify_server_cert(certificate, chain, name, ocsp, now);
+                if verdict.is_ok() || !listed.contains(certificate) {
+                    return verdict;
+                }
+                verify_listed(certificate, name, now)
+            }
+            Rule::Pinned(pins) => verify_pinned(certificate, pins),
         }
     }
 
@@ -259,53 +233,9 @@ impl ServerCertVerifier for Vouched {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, TlsError> {
-        self.authorities.verify_tls12_signature(message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        self.authorities.verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.authorities.supported_verify_schemes()
-    }
-}
-
-/// Believes certificates with certain keys, for any name and at any time: a key that is pinned says all.
-#[derive(Debug)]
-struct Pinned {
-    pins: Vec<Pin>,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for Pinned {
-    fn verify_server_cert(
-        &self,
-        certificate: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, TlsError> {
-        let key = public_key(certificate).ok_or(CertificateError::BadEncoding)?;
-        let found = digest::digest(&digest::SHA256, key);
-        if self.pins.iter().any(|pin| pin.0 == found.as_ref()) {
-            return Ok(ServerCertVerified::assertion());
+        if matches!(self.rule, Rule::Anyone) {
+            return Ok(HandshakeSignatureValid::assertion());
         }
-        Err(CertificateError::ApplicationVerificationFailure.into())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
         verify_tls12_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
     }
 
@@ -315,10 +245,37 @@ impl ServerCertVerifier for Pinned {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, TlsError> {
+        if matches!(self.rule, Rule::Anyone) {
+            return Ok(HandshakeSignatureValid::assertion());
+        }
         verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Whether a certificate that is trusted by itself is for this name and time.
+fn verify_listed(
+    certificate: &CertificateDer<'_>,
+    name: &ServerName<'_>,
+    now: UnixTime,
+) -> Result<ServerCertVerified, TlsError> {
+    verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
+    let (begin, end) = validity(certificate).ok_or(CertificateError::BadEncoding)?;
+    match i64::try_from(now.as_secs()).unwrap_or(i64::MAX) {
+        now if now < begin => Err(CertificateError::NotValidYet.into()),
+        now if now > end => Err(CertificateError::Expired.into()),
+        _ => Ok(ServerCertVerified::assertion()),
+    }
+}
+
+fn verify_pinned(certificate: &CertificateDer<'_>, pins: &[Pin]) -> Result<ServerCertVerified, TlsError> {
+    let key = public_key(certificate).ok_or(CertificateError::BadEncoding)?;
+    let found = digest::digest(&digest::SHA256, key);
+    match pins.iter().any(|pin| pin.0 == found.as_ref()) {
+        true => Ok(ServerCertVerified::assertion()),
+        false => Err(CertificateError::ApplicationVerificationFailure.into()),
     }
 }

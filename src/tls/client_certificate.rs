@@ -1,8 +1,8 @@
 //! Certificates of clients: asked for where the operator names some, and known by their fingerprints alone.
 //!
-//! Whoever shows none, or one that nobody has named, is served like any other: an MTA shows what it has when it is
-//! asked. A fingerprint counts only where the client has proved to hold the key; authorities, names and dates are not
-//! looked at.
+//! A client that shows none, or one that the operator has not named, is served like any other: an MTA shows what it has
+//! when it is asked. A fingerprint counts only if the client has proved that it holds the key; authorities, names and
+//! dates are not looked at.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -38,7 +38,7 @@ impl ClientFingerprint {
         };
         let pairs: Vec<&str> = match digits.contains(':') {
             true => digits.split(':').collect(),
-            // Only digits are single octets each.
+            // In ASCII, so that no slice cuts a character in two.
             false if digits.is_ascii() => {
                 (0..digits.len()).step_by(2).map(|at| digits.get(at..at + 2).unwrap_or_default()).collect()
             }
@@ -81,8 +81,8 @@ impl Asker {
         self.proven.get().copied()
     }
 
-    /// A signature that can't be verified ends the handshake only of who claims to be one of those that are named. That
-    /// of anyone else, by a key too short or a certificate too old for the library, proves nothing and does no harm.
+    /// A signature that can't be verified ends the handshake only of a client that claims to be a named one. From
+    /// anyone else, with a key too short or a certificate too old for the library, it proves nothing and does no harm.
     fn prove(
         &self,
         certificate: &CertificateDer<'_>,
@@ -108,7 +108,7 @@ impl ClientCertVerifier for Asker {
         false
     }
 
-    /// RFC 8446 §4.2.4: no hint which authorities would do, for none is asked.
+    /// RFC 8446 §4.2.4: no hint which authorities would do, since none counts.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }

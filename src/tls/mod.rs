@@ -1,9 +1,9 @@
 //! TLS towards clients and the upstream: handshakes bounded in time, certificates chosen, checked and read anew.
 //!
 //! rustls stays behind this border: others see [`Server`], [`Client`] and, of a handshake that succeeded, its
-//! [`Protection`]. What was read in the clear is thrown away with the plain stream, so that nothing which somebody put
-//! in before the handshake is taken for the peer's own word behind it (CVE-2011-0411 and its kin). TLS 1.2 and 1.3 are
-//! spoken, with the ciphers that rustls holds good; what is older is counted and fails.
+//! [`Protection`]. What was read in the clear is thrown away with the plain stream, so that nothing that an attacker
+//! injected before the handshake is taken for the peer's own words after it (CVE-2011-0411 and its kin). TLS 1.2 and
+//! 1.3 are spoken, with the ciphers that rustls considers good; anything older is counted and fails.
 
 mod certificate;
 mod client;
@@ -66,10 +66,10 @@ pub enum HandshakeError {
     /// It was not over in time.
     #[error("TLS handshake not over in time")]
     Timeout,
-    /// The connection is under TLS already: a fault of ours.
+    /// The connection is under TLS already: our fault.
     #[error("TLS inside TLS")]
     Twice,
-    /// The name to verify is none: a fault of ours, since the configuration has checked it.
+    /// The name to verify is not a name: our fault, since the configuration has checked it.
     #[error("{0:?} is no name that a certificate could have")]
     Name(Box<str>),
     /// The peer's fault, or the network's; rustls says which.
@@ -137,13 +137,13 @@ fn cause(error: &rustls::Error) -> Handshake {
     }
 }
 
-/// Whether the peer went without a word of TLS.
+/// Whether the peer left without a word of TLS.
 fn is_end(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
     error.source().is_none() && matches!(error.kind(), UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe)
 }
 
-/// The cryptography: the library that DKIM uses, too.
+/// The cryptographic library, which DKIM uses, too.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }

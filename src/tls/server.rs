@@ -54,13 +54,13 @@ struct Shared {
     metrics: ServerMetrics,
 }
 
-/// The certificates in force. Handshakes take them as they stand when the client's first message is there; a session
-/// that has begun needs them no more.
+/// The certificates in force. A handshake takes them as they are when the client's first message is there; a session
+/// that has begun no longer needs them.
 #[derive(Debug)]
 struct Shown(RwLock<Arc<[Arc<Certificate>]>>);
 
 impl Server {
-    /// Reads the certificates and says what is to be said of them.
+    /// Reads the certificates and logs what is wrong with them.
     ///
     /// # Errors
     ///
@@ -127,8 +127,8 @@ impl Server {
         result
     }
 
-    /// Looks after the files from time to time, for ever: reads them anew when they have changed, and says every day
-    /// what is to be said of what they hold.
+    /// Watches the files for ever: reads them anew when they have changed, and logs every day what is wrong with the
+    /// certificates in them.
     pub async fn watch(self) {
         let mut minute = interval(POLL);
         minute.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -176,11 +176,11 @@ impl Server {
         self.examine();
     }
 
-    /// Off this thread, as all that follows: the files may be on a slow disk.
+    /// Off this thread, like all that follows: the files may be on a slow disk.
     async fn fingerprint(&self) -> Fingerprint {
         let files = self.0.settings.certificates.clone();
         let fingerprint = spawn_blocking(move || Fingerprint::of(&files)).await;
-        // A task that was cut off with the runtime: nobody looks any more.
+        // Only if the runtime has ended the task: nobody looks any more.
         fingerprint.unwrap_or_else(|_| Fingerprint::of(&[]))
     }
 
@@ -221,14 +221,14 @@ impl Server {
         self.0.metrics.expiry.set(soonest.unwrap_or(0));
         for concern in concerns(&certificates, &self.0.settings.hostname, now()) {
             match concern {
-                Concern::Grave(text) => error!("{text}"),
-                Concern::Slight(text) => warn!("{text}"),
+                Concern::Grave(text) => error!(concern = text, "something is wrong with the certificates"),
+                Concern::Slight(text) => warn!(concern = text, "something may go wrong with the certificates"),
             }
         }
     }
 
-    /// For a client that is to show its certificate. Nothing is resumed: a ticket would vouch for a proof that it has
-    /// not seen.
+    /// For a client that is to show its certificate. Nothing is resumed: a ticket would stand for a proof that was not
+    /// given on this connection.
     fn asking(&self, named: &Named) -> (TlsAcceptor, Arc<Asker>) {
         let Shared { provider, shown, .. } = &*self.0;
         let asker = Arc::new(Asker::new(Arc::clone(named), Arc::clone(provider)));
@@ -296,7 +296,7 @@ pub fn inspect(settings: &ServerSettings) -> Result<Vec<String>, FileError> {
 
 impl Shown {
     fn all(&self) -> Arc<[Arc<Certificate>]> {
-        // Whoever panicked while holding it had not changed it: it is replaced whole.
+        // A thread that panicked while holding the lock has not changed it: it is replaced as a whole.
         Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 

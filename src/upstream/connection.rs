@@ -12,6 +12,8 @@ use super::handover::{Identity, Introduction, proxy_v1, proxy_v2, xclient_comman
 use super::security::Security;
 use super::servers::Slot;
 use super::{MessageParts, Settings, Timeouts};
+use crate::label::Label;
+use crate::label_enum;
 use crate::smtp::data::{Unstuffer, end_of_data};
 use crate::smtp::extension::Capabilities;
 use crate::smtp::reply::{Reply, ReplyError, ReplyReader};
@@ -50,6 +52,30 @@ pub enum Sight {
     Gate,
 }
 
+label_enum! {
+    /// Where in the dialogue an opening failed.
+    pub enum Step {
+        /// All of it took too long together.
+        Opening = "opening",
+        /// The hand-over by PROXY.
+        Proxy = "the PROXY header",
+        /// The greeting.
+        Greeting = "greeting",
+        /// The first EHLO.
+        Ehlo = "EHLO",
+        /// The wish for TLS.
+        StartTls = "STARTTLS",
+        /// The TLS handshake.
+        Handshake = "handshake",
+        /// EHLO once more, under TLS or for a client that PROXY has named.
+        EhloBehindStartTls = "EHLO behind STARTTLS",
+        /// The hand-over by XCLIENT.
+        Xclient = "XCLIENT",
+        /// EHLO once more, in the client's name.
+        EhloBehindXclient = "EHLO behind XCLIENT",
+    }
+}
+
 /// Why a connection could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -60,7 +86,7 @@ pub enum OpenError {
     #[error("{step} failed: {cause}")]
     Setup {
         /// Where in the dialogue.
-        step: &'static str,
+        step: Step,
         /// What happened.
         cause: ExchangeError,
     },
@@ -68,7 +94,7 @@ pub enum OpenError {
     #[error("no TLS: {step}: {cause}")]
     Unprotected {
         /// Where in the dialogue.
-        step: &'static str,
+        step: Step,
         /// What happened.
         cause: String,
     },
@@ -76,26 +102,38 @@ pub enum OpenError {
     #[error("{step} was refused: {reply}")]
     GateRefused {
         /// Where in the dialogue.
-        step: &'static str,
+        step: Step,
         /// With these words.
         reply: Reply,
     },
+    /// It can't be told who the client is: it does not announce XCLIENT with ADDR, which `upstream.identity` wants.
+    #[error("XCLIENT ADDR is not announced to this gate")]
+    XclientNotAnnounced,
     /// It refused the client, whom it knows: this is its answer to MAIL. With what it had announced by then.
     #[error("refuses the client: {0}")]
     ClientRefused(Reply, Capabilities),
 }
 
 impl OpenError {
-    /// What a refusal means. A server that has never taken a PROXY header may well refuse the header, which it can't
-    /// read, in the place of the client whom it names: that is ours to mend, and never a bounce.
+    /// What a refusal means. A server that has never taken a PROXY header may well be refusing the header, which it
+    /// can't read, rather than the client: that is ours to mend, and never a bounce.
     pub fn settled(self, identity: Identity, sees_clients: bool) -> Self {
         match self {
             Self::ClientRefused(reply, _)
                 if matches!(identity, Identity::ProxyV1 | Identity::ProxyV2) && !sees_clients =>
             {
-                Self::GateRefused { step: PROXY, reply }
+                Self::GateRefused { step: Step::Proxy, reply }
             }
             error => error,
+        }
+    }
+
+    /// Whether the server has refused the gate itself, whoever the client is, and will do so until somebody mends it.
+    pub fn refuses_gate_for_good(&self) -> bool {
+        match self {
+            Self::GateRefused { reply, .. } => reply.is_permanent(),
+            Self::XclientNotAnnounced => true,
+            _ => false,
         }
     }
 
@@ -104,16 +142,17 @@ impl OpenError {
     pub fn may_be_for_the_client(&self, identity: Identity) -> bool {
         match self {
             Self::ClientRefused(..) => true,
-            // Who is silent is left alone, whatever the reason: it would hold the next one up, too.
+            // A silent server is left alone, whatever the reason: it would hold up the next session, too.
             Self::Unreachable(_) | Self::Unprotected { .. } | Self::Setup { cause: ExchangeError::Timeout, .. } => {
                 false
             }
+            Self::XclientNotAnnounced => false,
             // The header goes first: it has named the client before anything can fail.
             Self::Setup { .. } | Self::GateRefused { .. } if identity.is_proxy() => true,
-            Self::Setup { step, .. } => matches!(*step, XCLIENT | BEHIND_XCLIENT),
+            Self::Setup { step, .. } => matches!(step, Step::Xclient | Step::EhloBehindXclient),
             // Of refusals of XCLIENT, those of a value that it can't read: Postfix is strict about host names.
             Self::GateRefused { step, reply } => {
-                *step == BEHIND_XCLIENT || *step == XCLIENT && matches!(reply.code(), 501 | 504)
+                *step == Step::EhloBehindXclient || *step == Step::Xclient && matches!(reply.code(), 501 | 504)
             }
         }
     }
@@ -128,7 +167,7 @@ pub enum ExchangeError {
     /// No reply in time.
     #[error("no reply in time")]
     Timeout,
-    /// The reply is none.
+    /// What came is not a reply.
     #[error("the reply can't be read: {0}")]
     Nonsense(#[from] ReplyError),
 }
@@ -155,8 +194,8 @@ pub enum DeliveryError {
 pub struct Limits<'a> {
     /// Each step.
     pub timeouts: &'a Timeouts,
-    /// When it began: all of it, the final reply included, has [`Timeouts::final_reply`]. Who waits on when the client
-    /// has given up makes a duplicate of every message that is taken then.
+    /// When it began: all of it, the final reply included, has [`Timeouts::final_reply`]. If the gate waited on after
+    /// the client has given up, every message taken then would become a duplicate.
     pub began: Instant,
 }
 
@@ -174,7 +213,8 @@ impl Limits<'_> {
 
 impl Connection {
     /// Connects, hands the client over and says EHLO, in the order of the hand-over (PROXY before TLS and greeting,
-    /// XCLIENT behind our own EHLO and STARTTLS). `name` is what a verified certificate has to be for.
+    /// XCLIENT behind our own EHLO and STARTTLS). `name` is what a verified certificate has to be for; `session`, if
+    /// there is one, what a warning names.
     ///
     /// # Errors
     ///
@@ -184,12 +224,14 @@ impl Connection {
         name: &str,
         introduction: &Introduction,
         settings: &Settings,
+        session: Option<&str>,
     ) -> Result<Self, OpenError> {
         let attempt = Attempt { server, name, introduction, settings };
         match attempt.open(&settings.security).await {
             Err(OpenError::Unprotected { step, cause }) if matches!(settings.security, Security::Opportunistic(_)) => {
                 // Mail never waits for protection that is not demanded; the connection on which it failed is gone.
-                warn!(%server, step, error = cause, "no TLS with the upstream; it is told in the clear");
+                let step = step.as_str();
+                warn!(session, %server, step, error = cause, "no TLS with the upstream; continuing in the clear");
                 attempt.open(&Security::Off).await
             }
             result => result,
@@ -241,7 +283,8 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// The upstream has said what nobody asked for: which command its next reply answers can't be known any more.
+    /// The upstream has sent a reply that nobody asked for, so it can no longer be known which command the next
+    /// answers.
     pub fn queue(&mut self, line: &str) -> Result<(), ExchangeError> {
         if self.stream.queued() == 0 && !self.stream.buffered().is_empty() {
             return Err(ExchangeError::Nonsense(ReplyError::Unasked));
@@ -304,7 +347,7 @@ impl Connection {
             let piece = body.next().await.map_err(DeliveryError::Spool)?;
             let is_last = piece.is_none();
             if is_last || out.len() >= ONE_WRITE {
-                // One octet more than announced would be a command: rather nothing is sent.
+                // One octet more than announced would be read as a command: better to send nothing.
                 let octets = out.len().saturating_sub(std::mem::take(&mut announced)) as u64;
                 left = left.checked_sub(octets).filter(|left| *left == 0 || !is_last).ok_or_else(miscounted)?;
                 if is_last {
@@ -327,8 +370,8 @@ impl Connection {
         self.sent
     }
 
-    /// What an upstream says before the end of data, or has said behind its 354, is no answer to it: taken for one, it
-    /// would be a 250 to a message that nobody has.
+    /// What an upstream says after its 354 and before the end of data does not answer the end of data: a 250 among it
+    /// would be one for a message that nobody has.
     async fn require_quiet(&mut self) -> Result<(), DeliveryError> {
         if self.stream.is_quiet() {
             return Ok(());
@@ -343,13 +386,13 @@ impl Connection {
     /// Says QUIT and goes, without waiting for the reply.
     pub async fn quit(mut self) {
         self.stream.queue(b"QUIT\r\n");
-        // A peer that takes nothing any more must not hold the session up.
+        // A peer that no longer reads must not hold up the session.
         let _ = timeout(QUIT_WAIT, self.stream.flush()).await;
         self.stream.shutdown().await;
     }
 
-    /// Writes a piece of the message. An upstream that takes no more may have said why before it went, or stopped: for
-    /// good, where the message is too large.
+    /// Writes a piece of the message. An upstream that takes no more may have said why before it left or stopped, such
+    /// as a permanent refusal of a message that is too large.
     async fn write(&mut self, octets: &[u8], limits: Limits<'_>) -> Result<(), DeliveryError> {
         let limit = limits.timeouts.block.min(limits.left()?);
         let (lost, patience) = match timeout(limit, self.stream.write_all(octets)).await {
@@ -364,16 +407,16 @@ impl Connection {
         })
     }
 
-    /// EHLO, and HELO where that is not known.
-    async fn hello(&mut self, step: &'static str, name: &str, timeouts: &Timeouts) -> Result<(), OpenError> {
+    /// EHLO, or HELO if the server does not know EHLO.
+    async fn hello(&mut self, step: Step, name: &str, timeouts: &Timeouts) -> Result<(), OpenError> {
         let setup = |cause| OpenError::Setup { step, cause };
         let mut reply = self.command(&format!("EHLO {name}"), timeouts.command).await.map_err(setup)?;
-        if step == "EHLO" && self.sight == Sight::Client {
+        if step == Step::Ehlo && self.sight == Sight::Client {
             match reply.code() {
                 // RFC 5321 §4.3.2: these are for the name that the client gave itself. Exim: "501 Syntactically invalid
                 // EHLO argument(s)".
                 501 | 504 => return Err(OpenError::ClientRefused(reply, self.capabilities.clone())),
-                // These are no answers to EHLO, but to a header that was not understood.
+                // These do not answer EHLO, but a header that was not understood.
                 500 | 502 | 503 => return Err(self.not_proxied(reply)),
                 _ => {}
             }
@@ -390,11 +433,11 @@ impl Connection {
         Ok(())
     }
 
-    /// What `reply` means that comes in the place of one to EHLO: whoever speaks PROXY speaks EHLO, so it answers the
+    /// What it means to get `reply` instead of one to EHLO: a server that speaks PROXY speaks EHLO, so this answers the
     /// header, and the client was not handed over.
     fn not_proxied(&mut self, reply: Reply) -> OpenError {
         self.sight = Sight::Gate;
-        OpenError::GateRefused { step: PROXY, reply }
+        OpenError::GateRefused { step: Step::Proxy, reply }
     }
 
     async fn xclient(&mut self, introduction: &Introduction, settings: &Settings) -> Result<(), OpenError> {
@@ -405,38 +448,34 @@ impl Connection {
         if commands.is_empty() || !announced.iter().any(|a| &**a == "ADDR") {
             return match identity {
                 Identity::Auto => Ok(()),
-                _ => Err(OpenError::GateRefused {
-                    step: XCLIENT,
-                    reply: Reply::new(502, "5.5.1", "the upstream does not announce XCLIENT ADDR to this gate"),
-                }),
+                _ => Err(OpenError::XclientNotAnnounced),
             };
         }
         for command in &commands {
             self.stream.queue(command.as_bytes());
             let reply = self.exchange(timeouts.command).await;
-            let reply = reply.map_err(|cause| OpenError::Setup { step: XCLIENT, cause })?;
+            let reply = reply.map_err(|cause| OpenError::Setup { step: Step::Xclient, cause })?;
             match reply.code() {
                 // 550 is Postfix's 'insufficient authorization', 530 and 538 want TLS of us; the others say that it
                 // can't read the command.
-                500..=504 | 530 | 538 | 550 => return Err(OpenError::GateRefused { step: XCLIENT, reply }),
+                500..=504 | 530 | 538 | 550 => return Err(OpenError::GateRefused { step: Step::Xclient, reply }),
                 _ => self.sight = Sight::Client,
             }
-            self.require_positive(XCLIENT, reply)?;
+            self.require_positive(Step::Xclient, reply)?;
         }
         self.takes_login = announced.iter().any(|attribute| &**attribute == "LOGIN");
-        self.hello(BEHIND_XCLIENT, introduction.hello.name.as_str(), timeouts).await
+        self.hello(Step::EhloBehindXclient, introduction.hello.name.as_str(), timeouts).await
     }
 
     /// STARTTLS, if it is offered, and the handshake; everything announced before is forgotten, and what was sent
     /// before is thrown away. Says whether the connection is under TLS; a server that has no TLS for us may go on
     /// without.
     async fn start_tls(mut self, tls: &tls::Client, name: &str, limit: Duration) -> Result<(Self, bool), OpenError> {
-        const STEP: &str = "STARTTLS";
-        let failed = |cause: String| OpenError::Unprotected { step: STEP, cause };
+        let failed = |cause: String| OpenError::Unprotected { step: Step::StartTls, cause };
         if !self.capabilities.starttls {
             return Ok((self, false));
         }
-        let reply = self.command(STEP, limit).await.map_err(|cause| failed(cause.to_string()))?;
+        let reply = self.command("STARTTLS", limit).await.map_err(|cause| failed(cause.to_string()))?;
         match reply.code() {
             220 => Ok((self.handshake(tls, name).await?, true)),
             400.. => Ok((self, false)),
@@ -446,7 +485,7 @@ impl Connection {
 
     async fn handshake(self, tls: &tls::Client, name: &str) -> Result<Self, OpenError> {
         let failed =
-            |cause: tls::HandshakeError| OpenError::Unprotected { step: "handshake", cause: cause.to_string() };
+            |cause: tls::HandshakeError| OpenError::Unprotected { step: Step::Handshake, cause: cause.to_string() };
         let (stream, _) = tls.connect(self.stream, name).await.map_err(failed)?;
         Ok(Self {
             stream,
@@ -458,7 +497,7 @@ impl Connection {
         })
     }
 
-    fn require_positive(&self, step: &'static str, reply: Reply) -> Result<(), OpenError> {
+    fn require_positive(&self, step: Step, reply: Reply) -> Result<(), OpenError> {
         match self.sight {
             _ if reply.is_positive() => Ok(()),
             Sight::Client if reply.is_transient() || reply.is_permanent() => {
@@ -486,7 +525,7 @@ impl Connection {
     }
 }
 
-/// The spool gave back more or less than it took: a fault of ours.
+/// The spool gave back more or less than it took: our fault.
 fn miscounted() -> DeliveryError {
     DeliveryError::Spool(io::Error::other("the octets of the message were miscounted"))
 }
@@ -495,16 +534,16 @@ impl Attempt<'_> {
     async fn open(&self, security: &Security) -> Result<Connection, OpenError> {
         let mut connection = self.connect(security).await?;
         let greeting = connection.exchange(self.settings.timeouts.greeting).await;
-        let reply = greeting.map_err(|cause| OpenError::Setup { step: "greeting", cause })?;
-        connection.require_positive("greeting", reply)?;
+        let reply = greeting.map_err(|cause| OpenError::Setup { step: Step::Greeting, cause })?;
+        connection.require_positive(Step::Greeting, reply)?;
         if connection.sight == Sight::Client && !connection.stream.buffered().is_empty() {
             let reply = connection.exchange(self.settings.timeouts.command).await;
-            let reply = reply.map_err(|cause| OpenError::Setup { step: PROXY, cause })?;
+            let reply = reply.map_err(|cause| OpenError::Setup { step: Step::Proxy, cause })?;
             return Err(connection.not_proxied(reply));
         }
         connection = match security.by_starttls() {
             Some(tls) => self.introduce_under_tls(connection, tls, security).await?,
-            None => self.introduce(connection, "EHLO").await?,
+            None => self.introduce(connection, Step::Ehlo).await?,
         };
         if matches!(self.settings.identity, Identity::Auto | Identity::Xclient) {
             connection.xclient(self.introduction, self.settings).await?;
@@ -539,15 +578,15 @@ impl Attempt<'_> {
             connection.sight = Sight::Client;
         }
         let Security::Implicit(tls) = security else { return Ok(connection) };
-        // So short a text the kernel takes at once from a socket that is new.
+        // The kernel takes so short a text from a new socket at once.
         let flushed = connection.stream.flush().await;
-        flushed.map_err(|cause| OpenError::Setup { step: "PROXY header", cause: ExchangeError::Lost(cause) })?;
+        flushed.map_err(|cause| OpenError::Setup { step: Step::Proxy, cause: ExchangeError::Lost(cause) })?;
         connection.handshake(tls, self.name).await
     }
 
     /// EHLO in the name of the one that the upstream sees. A refusal is the client's once PROXY has named it, ours
     /// before.
-    async fn introduce(&self, mut connection: Connection, step: &'static str) -> Result<Connection, OpenError> {
+    async fn introduce(&self, mut connection: Connection, step: Step) -> Result<Connection, OpenError> {
         let name = match connection.sight {
             Sight::Client => self.introduction.hello.name.as_str(),
             Sight::Gate => &self.settings.hostname,
@@ -564,34 +603,28 @@ impl Attempt<'_> {
         tls: &tls::Client,
         security: &Security,
     ) -> Result<Connection, OpenError> {
-        // What is said to our own name is no answer to the client.
+        // What the server says to our own name is not meant for the client.
         let sight = std::mem::replace(&mut connection.sight, Sight::Gate);
-        connection = self.introduce(connection, "EHLO").await?;
+        connection = self.introduce(connection, Step::Ehlo).await?;
         let offered = connection.capabilities.starttls;
         let (mut connection, secured) = connection.start_tls(tls, self.name, self.settings.timeouts.command).await?;
         if !secured && matches!(security, Security::Required(_)) {
             let cause = if offered { "is refused" } else { "is not offered" };
-            return Err(OpenError::Unprotected { step: "STARTTLS", cause: cause.to_owned() });
+            return Err(OpenError::Unprotected { step: Step::StartTls, cause: cause.to_owned() });
         }
         connection.sight = sight;
         if !secured && sight == Sight::Gate {
             return Ok(connection);
         }
-        self.introduce(connection, "EHLO behind STARTTLS").await.map_err(|error| match error {
-            // With TLS 1.3 a server that ends the handshake, for want of a certificate of ours for one, is heard only
-            // now.
+        self.introduce(connection, Step::EhloBehindStartTls).await.map_err(|error| match error {
+            // With TLS 1.3 it shows only now that a server has ended the handshake, for example because it wants a
+            // certificate of ours.
             OpenError::Setup { step, cause } if secured => OpenError::Unprotected { step, cause: cause.to_string() },
             error => error,
         })
     }
 }
 
-/// The step of a hand-over by PROXY.
-const PROXY: &str = "the PROXY header";
-/// The step of a hand-over by XCLIENT.
-const XCLIENT: &str = "XCLIENT";
-/// The one behind it, in the client's name.
-const BEHIND_XCLIENT: &str = "EHLO behind XCLIENT";
 /// How long the rest of a reply that has begun before the end of data may take.
 const EARLY_REPLY: Duration = Duration::from_secs(5);
 /// Octets up to which a message leaves in one write.

@@ -34,7 +34,7 @@ impl Link {
         self.last_use = Instant::now();
         match result {
             Ok(reply) if reply.code() == 421 => {
-                self.forget_connection();
+                self.discard_connection();
                 Ok(reply)
             }
             Ok(reply) => Ok(reply),
@@ -47,7 +47,7 @@ impl Link {
         if matches!(error, ExchangeError::Nonsense(_)) {
             self.metrics.nonsense.inc();
         }
-        self.forget_connection();
+        self.discard_connection();
         error
     }
 }

@@ -58,7 +58,7 @@ pub struct Introduction {
 pub fn xclient_commands(introduction: &Introduction, announced: &[Box<str>]) -> Vec<String> {
     let value = |name| xclient_value(introduction, name).map(|value| (name, value));
     let mut attributes: Vec<(&str, String)> = announced.iter().filter_map(|name| value(name)).collect();
-    // What a client chose at length, and the upstream hears in the EHLO that follows, or may look up itself.
+    // The client may have chosen these long; the upstream hears them in the EHLO that follows, or may look them up.
     for (long, substitute) in [("HELO", UNAVAILABLE), ("NAME", TEMPORARILY_UNAVAILABLE)] {
         if command_length(&attributes) > MAX_COMMAND {
             attributes.iter_mut().filter(|(name, _)| *name == long).for_each(|(_, value)| substitute.clone_into(value));

@@ -16,6 +16,8 @@ label_enum! {
         Tls = "tls",
         /// The gate was refused.
         GateRefused = "gate_refused",
+        /// XCLIENT was wanted and not announced.
+        NoXclient = "no_xclient",
         /// The client was refused.
         ClientRefused = "client_refused",
     }

@@ -107,15 +107,15 @@ pub struct MessageParts {
     pub body: spool::Reader,
     /// Octets of the body as the spool has it.
     pub body_size: u64,
-    /// Dots that the encoding has doubled, in both.
+    /// Dots that the encoding has doubled, in head and body.
     pub dots: u64,
     /// Whether the last line has an end.
     pub ends_with_line: bool,
-    /// How it came; it goes on as it came if the upstream knows how.
+    /// How it came; it leaves the same way if the upstream can take it so.
     pub framing: Framing,
 }
 
-/// How long the steps of a delivery took; those that it did not come to are none.
+/// How long the steps of a delivery took; none for those that it did not reach.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Times {
     /// Connecting anew and telling the envelope again.
@@ -168,7 +168,7 @@ struct Told {
     mail: Option<String>,
     recipients: Vec<String>,
     replayed: bool,
-    /// The connection was let go on purpose: telling it all to the next one is no loss.
+    /// The connection was parked, not lost: telling it all to the next one is no loss.
     parked: bool,
 }
 
@@ -178,16 +178,16 @@ pub enum Error {
     /// All connections that may be open are in use, and none became free in time.
     #[error("upstream.connections are open and in use")]
     Busy,
-    /// No upstream can be used; each was tried.
+    /// No upstream can be used; all were tried.
     #[error("no upstream can be used")]
     Unavailable,
-    /// Each upstream was tried, and one refused the gate itself for good.
+    /// All upstreams were tried, and one refused the gate itself for good.
     #[error("the upstream refuses the gate")]
     Refused,
     /// The connection failed inside the transaction and the transaction could not be told again.
     #[error("the upstream was lost inside the transaction")]
     Lost,
-    /// The upstream does not see the client and nothing says what it may be asked to take: the relay guard.
+    /// The upstream does not see the client, and nothing says which recipients it may be given: the relay guard.
     #[error("the upstream can't see the client, and smtp.recipient_domains is not set")]
     Unguarded,
     /// The connection on which the client had authenticated is lost, and a new one can't be told who it is.
@@ -235,9 +235,9 @@ impl Link {
         connection.map(|_| self.settings.idle.saturating_sub(self.last_use.elapsed()))
     }
 
-    /// Waits until another session wants the connection at hand more: at once where it idles between transactions,
-    /// after a moment where it waits inside one, which then has to be told again. A connection that must be kept is not
-    /// asked for.
+    /// Waits until another session needs the connection at hand more: it is free at once while it idles between
+    /// transactions, and after a moment while it waits inside one, which then has to be told again. A connection that
+    /// must be kept is never wanted.
     pub fn wanted(&self) -> impl Future<Output = ()> + Send + use<> {
         let connection = self.connection.as_ref().filter(|_| !self.pinned);
         let servers = connection.map(|_| Arc::clone(&self.servers));
@@ -257,14 +257,14 @@ impl Link {
         connection.map(|_| self.settings.hold.saturating_sub(self.last_use.elapsed()))
     }
 
-    /// Turns to other servers, between two transactions. The connection is closed then: whether the upstream may be
-    /// asked without seeing the client hangs on the relay guard of the very same settings. One on which the client has
-    /// authenticated is kept to its end.
+    /// Turns to other servers, between two transactions. The connection is closed then, since whether an upstream may
+    /// be used that can't see the client depends on the relay guard of the same settings. A connection on which the
+    /// client has authenticated is kept to its end.
     pub async fn follow(&mut self, servers: &Arc<Servers>) {
         if self.pinned || Arc::ptr_eq(&self.servers, servers) {
             return;
         }
-        self.close().await;
+        self.quit().await;
         (self.settings, self.servers) = (Arc::clone(servers.settings()), Arc::clone(servers));
     }
 
@@ -273,22 +273,22 @@ impl Link {
         self.pinned
     }
 
-    /// Lets the connection go inside a transaction; it is opened and told again when the message is there.
-    pub async fn let_go(&mut self) {
+    /// Says QUIT, keeping in mind what the transaction has told: a new connection is told it when the message is there.
+    pub async fn park(&mut self) {
         self.told.parked = self.told.mail.is_some();
-        self.drop_connection().await;
+        self.quit_connection().await;
     }
 
-    /// Drops the connection without a word, where one could be misunderstood.
-    pub fn abandon(&mut self) {
+    /// Drops the connection without QUIT, where that could be misunderstood, and forgets the transaction.
+    pub fn discard(&mut self) {
         self.told = Told::default();
-        self.forget_connection();
+        self.discard_connection();
     }
 
-    /// Says QUIT and forgets everything.
-    pub async fn close(&mut self) {
+    /// Says QUIT and forgets the transaction.
+    pub async fn quit(&mut self) {
         self.told = Told::default();
-        self.drop_connection().await;
+        self.quit_connection().await;
     }
 
     /// Gives buffers back before a long wait.
@@ -308,7 +308,7 @@ impl Link {
         self.connection.as_mut().is_some_and(Connection::is_quiet)
     }
 
-    async fn drop_connection(&mut self) {
+    async fn quit_connection(&mut self) {
         self.ahead.clear();
         self.pinned = false;
         if let Some(connection) = self.connection.take() {
@@ -321,12 +321,12 @@ impl Link {
         let usable =
             self.ahead.is_empty() && (self.pinned || self.last_use.elapsed() < self.settings.idle) && self.is_alive();
         if !usable {
-            self.drop_connection().await;
+            self.quit_connection().await;
         }
         usable
     }
 
-    fn forget_connection(&mut self) {
+    fn discard_connection(&mut self) {
         self.connection = None;
         self.ahead.clear();
         self.pinned = false;

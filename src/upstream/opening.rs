@@ -7,7 +7,7 @@ use tokio::net::lookup_host;
 use tokio::time::timeout;
 use tracing::{debug, error, warn};
 
-use super::connection::{Connection, ExchangeError, OpenError, Sight};
+use super::connection::{Connection, ExchangeError, OpenError, Sight, Step};
 use super::handover::Introduction;
 use super::metrics::ConnectResult;
 use super::{Blind, Error, Link, Settings, UNKNOWN_LOGIN};
@@ -21,13 +21,13 @@ impl Link {
         introduction: &Introduction,
         avoid: Option<usize>,
     ) -> Result<Option<Reply>, Error> {
-        self.drop_connection().await;
+        self.quit_connection().await;
         let refusal = self.connect(introduction, avoid).await?;
         let is_told = |login: &str, c: &Connection| c.takes_login() && login != UNKNOWN_LOGIN;
         if let (Some(login), Some(connection)) = (&introduction.login, &self.connection)
             && !is_told(login, connection)
         {
-            self.drop_connection().await;
+            self.quit_connection().await;
             return Err(Error::LoginLost);
         }
         Ok(refusal)
@@ -35,8 +35,8 @@ impl Link {
 
     /// Tries each server, `avoid` last. Gives the reply of one that refuses the client.
     ///
-    /// All together have `timeouts.open`; of what is left of it each may use its share, so that one that hangs leaves
-    /// time for the others.
+    /// They have `timeouts.open` together. Each may use its share of what is left, so that one that hangs leaves time
+    /// for the others.
     async fn connect(&mut self, introduction: &Introduction, avoid: Option<usize>) -> Result<Option<Reply>, Error> {
         let mut slot = self.servers.slot().await?;
         let (mut refusal, mut error) = (None, Error::Unavailable);
@@ -48,7 +48,8 @@ impl Link {
             let (began, took) = (Instant::now(), self.metrics.connect_seconds.start_timer());
             let left = u32::try_from(order.len()).unwrap_or(u32::MAX).saturating_add(1);
             let share = deadline.saturating_duration_since(began) / left;
-            let opened = open_within(share, &self.settings, server, introduction).await;
+            let session = Some(&*self.session);
+            let opened = open_in_session(session, share, &self.settings, server, introduction).await;
             took.observe_duration();
             match opened {
                 Ok(mut connection) => {
@@ -82,14 +83,14 @@ impl Link {
                     match cause {
                         // A refusal of the client is no fault of the server's.
                         OpenError::ClientRefused(..) => self.servers.answered(index),
-                        // A stranger must not be able to make it look ill.
-                        _ if cause.may_be_for_the_client(self.settings.identity) => self.servers.look_at(index),
+                        // A stranger must not be able to make a server look ill.
+                        _ if cause.may_be_for_the_client(self.settings.identity) => self.servers.request_probe(index),
                         _ => self.servers.failed(index, began),
                     }
                     match cause {
                         OpenError::ClientRefused(reply, _) if reply.is_permanent() => return Ok(Some(reply)),
                         OpenError::ClientRefused(reply, _) => refusal = Some(reply),
-                        OpenError::GateRefused { reply, .. } if reply.is_permanent() => error = Error::Refused,
+                        _ if cause.refuses_gate_for_good() => error = Error::Refused,
                         _ => {}
                     }
                 }
@@ -103,10 +104,16 @@ impl Link {
         let result = connect_result(cause);
         match cause {
             OpenError::ClientRefused(..) => debug!(session, server, error = %cause, "upstream refuses the client"),
+            OpenError::XclientNotAnnounced => error!(
+                session,
+                server,
+                result = result.as_str(),
+                error = %cause,
+                "the upstream can't be told who the client is: let it announce XCLIENT to this address, or change \
+                 upstream.identity"
+            ),
             // Where it may be for the client the probe says so, if it meets the same.
-            OpenError::GateRefused { reply, .. }
-                if reply.is_permanent() && !cause.may_be_for_the_client(self.settings.identity) =>
-            {
+            _ if cause.refuses_gate_for_good() && !cause.may_be_for_the_client(self.settings.identity) => {
                 error!(
                     session,
                     server,
@@ -131,11 +138,27 @@ pub async fn open_within(
     server: &str,
     introduction: &Introduction,
 ) -> Result<Connection, OpenError> {
-    let late = || Err(OpenError::Setup { step: "opening", cause: ExchangeError::Timeout });
-    timeout(limit, open(settings, server, introduction)).await.unwrap_or_else(|_| late())
+    open_in_session(None, limit, settings, server, introduction).await
 }
 
-async fn open(settings: &Settings, server: &str, introduction: &Introduction) -> Result<Connection, OpenError> {
+/// The same for a session, whose id its warnings carry.
+async fn open_in_session(
+    session: Option<&str>,
+    limit: Duration,
+    settings: &Settings,
+    server: &str,
+    introduction: &Introduction,
+) -> Result<Connection, OpenError> {
+    let late = || Err(OpenError::Setup { step: Step::Opening, cause: ExchangeError::Timeout });
+    timeout(limit, open(session, settings, server, introduction)).await.unwrap_or_else(|_| late())
+}
+
+async fn open(
+    session: Option<&str>,
+    settings: &Settings,
+    server: &str,
+    introduction: &Introduction,
+) -> Result<Connection, OpenError> {
     let addresses = match server.parse() {
         Ok(address) => vec![address],
         Err(_) => timeout(settings.timeouts.connect, lookup_host(server))
@@ -147,7 +170,7 @@ async fn open(settings: &Settings, server: &str, introduction: &Introduction) ->
     let name = settings.certificate_name(server);
     let mut last = OpenError::Unreachable(ErrorKind::NotFound.into());
     for address in addresses {
-        match Connection::open(address, name, introduction, settings).await {
+        match Connection::open(address, name, introduction, settings, session).await {
             Err(error @ OpenError::Unreachable(_)) => last = error,
             other => return other,
         }
@@ -161,6 +184,7 @@ fn connect_result(error: &OpenError) -> ConnectResult {
         OpenError::Setup { .. } => ConnectResult::Setup,
         OpenError::Unprotected { .. } => ConnectResult::Tls,
         OpenError::GateRefused { .. } => ConnectResult::GateRefused,
+        OpenError::XclientNotAnnounced => ConnectResult::NoXclient,
         OpenError::ClientRefused(..) => ConnectResult::ClientRefused,
     }
 }

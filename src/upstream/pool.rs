@@ -1,4 +1,4 @@
-//! Decides which server is tried first, from how well each is and how busy. Time comes in as an argument.
+//! Decides which server is tried first, by how well and how busy each is. Time comes in as an argument.
 
 use std::time::{Duration, Instant};
 

@@ -1,8 +1,8 @@
 //! Asks every upstream from time to time what it offers, and once whether it would relay for a stranger.
 //!
 //! The EHLO list shown to clients is cut to what was found here. The client of a probe is 192.0.2.1 (TEST-NET-1, RFC
-//! 5737), so that an MTA which sees the real client has no reason to trust it. Each server is asked on its own: one
-//! that hangs holds up nobody. One that failed a session, or came back, is asked soon.
+//! 5737), so that an MTA which sees the real client has no reason to trust it. Each server is probed on its own, so
+//! that one that hangs holds up no other. One that failed a session, or came back, is probed soon.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -25,8 +25,8 @@ use crate::smtp::reply::Reply;
 /// What the probes know.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Survey {
-    /// What all upstreams offer that answered when last probed; none as long as no probe has succeeded. While none
-    /// answers, what those offered that did.
+    /// What all upstreams that answered their last probe offer; none until a probe has succeeded. While none answers,
+    /// what was offered before.
     pub capabilities: Option<Capabilities>,
     /// Whether one answered when last probed.
     pub reachable: bool,
@@ -52,7 +52,7 @@ pub async fn run(servers: Arc<Servers>, relay_test: RelayTest, survey: watch::Se
     let round = Arc::new(Round { servers, relay_test, known, survey });
     let mut tasks = JoinSet::new();
     for index in 0..count {
-        tasks.spawn(watch(Arc::clone(&round), index));
+        tasks.spawn(probe_forever(Arc::clone(&round), index));
     }
     while tasks.join_next().await.is_some() {}
 }
@@ -76,12 +76,12 @@ struct Known {
     trouble: Option<(String, u32)>,
 }
 
-/// Probes one server for ever.
-async fn watch(round: Arc<Round>, index: usize) {
+/// Probes one server for as long as its task lives.
+async fn probe_forever(round: Arc<Round>, index: usize) {
     let mut memory = Known::default();
     let mut pause = FIRST_PAUSE;
     loop {
-        round.servers.looking_at(index);
+        round.servers.probe_begins(index);
         let began = Instant::now();
         memory.probe(&round.servers, index, round.relay_test).await;
         // Before sessions are sent there: what it offers counts from now on.
@@ -90,8 +90,8 @@ async fn watch(round: Arc<Round>, index: usize) {
             Some(_) => round.servers.answered(index),
             None => round.servers.failed(index, began),
         }
-        // Our own word on it is no reason to look again.
-        round.servers.looking_at(index);
+        // Our own report is no reason to probe again.
+        round.servers.probe_begins(index);
         pause = if memory.seen.is_some() { FIRST_PAUSE } else { (pause * 2).min(LONGEST_FAILING_PAUSE) };
         if memory.seen.is_none() {
             sleep(pause).await;
@@ -99,21 +99,21 @@ async fn watch(round: Arc<Round>, index: usize) {
         }
         tokio::select! {
             () = sleep(PAUSE) => {}
-            // Not at once: of a server that fails now and then every failure would be a probe.
-            () = async { round.servers.worth_a_look(index).await; sleep(FIRST_PAUSE).await } => {}
+            // Not at once: otherwise every failure of a server that fails now and then would cost a probe.
+            () = async { round.servers.probe_requested(index).await; sleep(FIRST_PAUSE).await } => {}
         }
     }
 }
 
 impl Round {
-    /// Draws what is known of all servers together, and tells it when it has changed.
+    /// Merges what is known of all servers, and publishes it if it has changed.
     fn publish(&self, index: usize, memory: &Known) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(slot) = known.get_mut(index) {
             slot.clone_from(memory);
         }
         let settings = self.servers.settings();
-        // Under the lock, so that two probes that end together tell it in the order in which they knew it.
+        // Under the lock, so that two probes that end together publish in the order in which they ended.
         self.survey.send_if_modified(|survey| {
             let found = draw(&known, survey, settings.identity);
             if found.reachable != survey.reachable {
@@ -167,14 +167,14 @@ impl Known {
                 if !blind {
                     servers.saw_a_client(index);
                 }
-                // Once it was found to guard itself it is not asked again, as long as it is there.
+                // Once it was found to guard itself it is not asked again while it stays up.
                 if self.relays != Some(false) && relay_test == RelayTest::Run && !blind {
                     self.relays = relays(&mut connection, settings).await;
                     tell_of_relaying(server, self.relays);
                 }
                 connection.quit().await;
             }
-            // It lives, it sees the client, and it has nothing to do with a stranger.
+            // It is up, it sees the client, and it wants nothing to do with a stranger.
             Err(OpenError::ClientRefused(_, capabilities)) => {
                 self.relays = Some(false);
                 self.seen = Some((capabilities, false));
@@ -186,7 +186,7 @@ impl Known {
 
     /// Remembers a failed probe; says so the first time, when the cause is another, and now and then.
     fn fail(&mut self, server: &str, cause: &OpenError) {
-        // Its mind may have changed when it is there again.
+        // It may answer differently once it is back.
         self.seen = None;
         self.relays = None;
         let text = cause.to_string();
@@ -197,17 +197,21 @@ impl Known {
         if times.is_multiple_of(REMINDER) {
             let hint = match cause {
                 OpenError::Setup { .. } | OpenError::GateRefused { .. } => {
-                    "; does it expect a PROXY header, or none? see upstream.identity"
+                    Some("does it expect a PROXY header, or none? see upstream.identity")
                 }
-                OpenError::Unprotected { .. } => "; see upstream.tls",
-                OpenError::Unreachable(_) | OpenError::ClientRefused(..) => "",
+                OpenError::Unprotected { .. } => Some("see upstream.tls"),
+                OpenError::XclientNotAnnounced => Some("does it permit XCLIENT to this gate? see upstream.identity"),
+                OpenError::Unreachable(_) | OpenError::ClientRefused(..) => None,
             };
             match cause {
                 // Its client is nobody whom a server could have anything against.
-                OpenError::GateRefused { reply, .. } if reply.is_permanent() => {
-                    error!(server, error = %cause, "upstream probe failed: it refuses this gate{hint}");
+                OpenError::XclientNotAnnounced => {
+                    error!(server, error = %cause, hint, "upstream probe failed: it can't be told who the client is");
                 }
-                _ => warn!(server, error = %cause, "upstream probe failed{hint}"),
+                _ if cause.refuses_gate_for_good() => {
+                    error!(server, error = %cause, hint, "upstream probe failed: it refuses this gate");
+                }
+                _ => warn!(server, error = %cause, hint, "upstream probe failed"),
             }
         }
         self.trouble = Some((text, times));

@@ -1,8 +1,8 @@
 //! Keeps which servers there are, how well each is and how many connections are open, for all sessions together.
 //!
-//! A server is well or ill by real use: whoever connects says what came of it. One that failed is set aside for a
-//! growing pause and is then tried by one session before the others believe in it; while all are set aside, all are
-//! tried all the same, since an upstream that might answer is never given up. What can be decided without a clock or a
+//! Real use tells whether a server is well: whoever connects reports the result. One that failed is set aside for a
+//! growing pause, and then tried by one session before others use it again. While all are set aside, all are tried
+//! regardless: an upstream that might answer is never given up. What can be decided without a clock or a
 //! lock is in [`pool`](super::pool).
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -28,8 +28,8 @@ pub struct Servers {
     waiting: AtomicUsize,
     /// Tells one session that keeps a connection idle that another one waits.
     wanted: Notify,
-    looks: Vec<Look>,
-    /// Whether others have taken their place.
+    notes: Vec<Notes>,
+    /// Whether other servers have replaced these.
     retired: AtomicBool,
 }
 
@@ -40,12 +40,13 @@ pub struct Slot {
     _permit: OwnedSemaphorePermit,
 }
 
-/// What is known of a server beside its health: whether it should be probed soon, above all.
+/// What is noted of a server beside its health.
 #[derive(Default)]
-struct Look {
-    due: AtomicBool,
-    notify: Notify,
-    /// Whether it has once let itself be told who the client is.
+struct Notes {
+    /// Whether it should be probed soon.
+    probe_due: AtomicBool,
+    probe_requested: Notify,
+    /// Whether it has ever accepted being told who the client is.
     sees_clients: AtomicBool,
 }
 
@@ -60,7 +61,7 @@ impl Servers {
             slots: Arc::new(Semaphore::new(settings.connections)),
             waiting: AtomicUsize::new(0),
             wanted: Notify::new(),
-            looks: (0..count).map(|_| Look::default()).collect(),
+            notes: (0..count).map(|_| Notes::default()).collect(),
             retired: AtomicBool::new(false),
             settings,
             metrics,
@@ -83,7 +84,7 @@ impl Servers {
         self.pool().order(Instant::now(), avoid)
     }
 
-    /// Says that others take their place. Sessions that still use these go on, and say nothing of readiness any more.
+    /// Says that other servers replace these. Sessions that still use these go on, but no longer affect readiness.
     pub fn retire(&self) {
         // Under the pool's lock, so that nobody who is about to publish does it later.
         let _pool = self.pool();
@@ -98,7 +99,7 @@ impl Servers {
         drop(pool);
         if was_ill {
             // What it offers may have changed while it was away.
-            self.look_at(server);
+            self.request_probe(server);
         }
     }
 
@@ -108,19 +109,19 @@ impl Servers {
         pool.failed(server, began, Instant::now());
         self.publish(&pool);
         drop(pool);
-        self.look_at(server);
+        self.request_probe(server);
     }
 
     /// Says that a connection with `server` was opened on which it sees the client.
     pub fn saw_a_client(&self, server: usize) {
-        if let Some(look) = self.looks.get(server) {
-            look.sees_clients.store(true, Ordering::Relaxed);
+        if let Some(notes) = self.notes.get(server) {
+            notes.sees_clients.store(true, Ordering::Relaxed);
         }
     }
 
     /// Whether that was ever so.
     pub fn sees_clients(&self, server: usize) -> bool {
-        self.looks.get(server).is_some_and(|look| look.sees_clients.load(Ordering::Relaxed))
+        self.notes.get(server).is_some_and(|notes| notes.sees_clients.load(Ordering::Relaxed))
     }
 
     /// Waits for room for one more connection, at most as long as the settings say.
@@ -147,7 +148,7 @@ impl Servers {
         Ok(Slot { servers: Arc::clone(self), server: None, _permit: permit })
     }
 
-    /// Waits until a session wants the slot of a connection that does nothing.
+    /// Waits until a session needs the slot of an idle connection.
     pub async fn wanted(&self) {
         while !self.is_wanted() {
             self.wanted.notified().await;
@@ -159,26 +160,26 @@ impl Servers {
         self.waiting.load(Ordering::Relaxed) > 0
     }
 
-    /// Waits until `server` should be probed although its time has not come.
-    pub async fn worth_a_look(&self, server: usize) {
-        let Some(look) = self.looks.get(server) else { return std::future::pending().await };
-        while !look.due.load(Ordering::Relaxed) {
-            look.notify.notified().await;
+    /// Waits until a probe of `server` is requested although its time has not come.
+    pub async fn probe_requested(&self, server: usize) {
+        let Some(notes) = self.notes.get(server) else { return std::future::pending().await };
+        while !notes.probe_due.load(Ordering::Relaxed) {
+            notes.probe_requested.notified().await;
         }
     }
 
     /// Says that a probe of `server` begins: it will see all that has happened.
-    pub fn looking_at(&self, server: usize) {
-        if let Some(look) = self.looks.get(server) {
-            look.due.store(false, Ordering::Relaxed);
+    pub fn probe_begins(&self, server: usize) {
+        if let Some(notes) = self.notes.get(server) {
+            notes.probe_due.store(false, Ordering::Relaxed);
         }
     }
 
     /// Says that `server` should be probed soon.
-    pub fn look_at(&self, server: usize) {
-        if let Some(look) = self.looks.get(server) {
-            look.due.store(true, Ordering::Relaxed);
-            look.notify.notify_one();
+    pub fn request_probe(&self, server: usize) {
+        if let Some(notes) = self.notes.get(server) {
+            notes.probe_due.store(true, Ordering::Relaxed);
+            notes.probe_requested.notify_one();
         }
     }
 
@@ -228,7 +229,7 @@ impl std::fmt::Debug for Slot {
     }
 }
 
-/// One that waits, counted as long as it does; a client that leaves takes it along.
+/// A session that waits, counted as long as it does, even if its client leaves.
 struct Waiting<'a>(&'a Servers);
 
 impl<'a> Waiting<'a> {

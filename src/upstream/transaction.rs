@@ -67,8 +67,8 @@ impl Link {
         let first = match self.ahead.pop_front() {
             Some(sent) if sent == command => self.answer(Expected::Done).await,
             Some(_) => {
-                // What was sent is not what is asked for now: only a new connection is sure to know no one else.
-                self.drop_connection().await;
+                // What was sent is not what is asked for now: only a new connection has no other recipients for sure.
+                self.quit_connection().await;
                 Err(ExchangeError::Lost(ErrorKind::Other.into()))
             }
             None => self.command(&command, Expected::Done).await,
@@ -94,8 +94,7 @@ impl Link {
     ///
     /// # Errors
     ///
-    /// The transaction is over. The upstream has the message only if it is [`DeliveryError::AfterEnd`], and then it
-    /// may.
+    /// The transaction is over. Only after [`DeliveryError::AfterEnd`] the upstream may have the message.
     pub async fn deliver(
         &mut self,
         introduction: &Introduction,
@@ -114,8 +113,8 @@ impl Link {
     ) -> Result<Reply, Error> {
         let began = Instant::now();
         if !self.ahead.is_empty() {
-            // It knows recipients that the client was not told of.
-            self.drop_connection().await;
+            // It has been given recipients whose replies the client has not seen.
+            self.quit_connection().await;
         }
         if !self.is_alive() {
             let replayed = self.replay(introduction).await;
@@ -170,15 +169,15 @@ impl Link {
             return;
         }
         if !self.ahead.is_empty() {
-            return self.drop_connection().await;
+            return self.quit_connection().await;
         }
         let Some(connection) = &mut self.connection else { return };
-        // The client's reply waits for this one, whatever it is, so a slow upstream is rather left.
+        // The client's reply waits for this one, whatever it says, so a slow upstream is rather dropped.
         let limit = self.settings.timeouts.command.min(RESET_WAIT);
         let reply = connection.command("RSET", limit).await;
         self.last_use = Instant::now();
         if !reply.is_ok_and(|reply| reply.is_positive()) {
-            self.drop_connection().await;
+            self.quit_connection().await;
         }
     }
 
@@ -199,7 +198,7 @@ impl Link {
             Ok(reply) if reply.is_positive() => self.told.mail = Some(mail),
             _ => self.skip_ahead().await,
         }
-        // What it wants of our link is not the client's to do.
+        // The client can't provide what the upstream wants of our link.
         if let Ok(reply) = &reply
             && wants_tls(reply)
             && self.settings.security == Security::Off
@@ -218,7 +217,7 @@ impl Link {
     async fn skip_ahead(&mut self) {
         while self.connection.is_some() && self.ahead.pop_front().is_some() {
             if self.answer(Expected::Done).await.is_err() {
-                self.drop_connection().await;
+                self.quit_connection().await;
             }
         }
         self.ahead.clear();
@@ -229,7 +228,7 @@ impl Link {
         let Told { mail, recipients, replayed, parked } = std::mem::take(&mut self.told);
         let (Some(mail), true) = (mail, parked || !replayed) else { return Err(self.lost(LostAt::BeforeData)) };
         debug!(session = &*self.session, "telling the transaction again on a new upstream connection");
-        self.drop_connection().await;
+        self.quit_connection().await;
         let sight = self.sight;
         // A server that lost the transaction is not the first to be told it again.
         let avoid = if parked { None } else { self.server };
@@ -238,7 +237,7 @@ impl Link {
         }
         if self.sight != sight {
             // The message was made for an upstream that sees (or does not see) the client.
-            self.drop_connection().await;
+            self.quit_connection().await;
             return Err(self.lost(LostAt::BeforeData));
         }
         self.told.replayed = replayed || !parked;
@@ -246,7 +245,7 @@ impl Link {
         let pipelining = self.capabilities().is_some_and(|found| found.pipelining);
         for group in lines.chunks(if pipelining { MAX_GROUP } else { 1 }) {
             if !self.are_accepted(group).await {
-                self.drop_connection().await;
+                self.quit_connection().await;
                 return Err(self.lost(LostAt::BeforeData));
             }
         }

@@ -135,7 +135,7 @@ async fn whether_bounces_of_reports_come_back_is_told() {
 async fn an_open_relay_and_a_refused_hand_over_are_problems() {
     let cases = [
         ("an open relay", Script::with_xclient(), "auto", "", "it relays for strangers to foreign domains"),
-        ("no XCLIENT", Script::new(), "xclient", "", "does not announce XCLIENT ADDR"),
+        ("no XCLIENT", Script::new(), "xclient", "", "XCLIENT ADDR is not announced to this gate"),
         (
             "XCLIENT refused",
             Script::with_xclient().rule(on("XCLIENT").reply("550 5.7.1 insufficient authorization")),

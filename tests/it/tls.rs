@@ -254,6 +254,13 @@ async fn opportunistic_tls_protects_where_it_can_and_never_holds_mail_up() {
         assert_eq!((code, tls.is_none()), (250, true), "{case}\n{}", world.upstream.transcript());
         assert_eq!(world.upstream.connections().len() - before, connections, "{case}");
     }
+    let line = world.gate.wait_for_log("no TLS with the upstream; continuing in the clear").await;
+    let event: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(
+        (event["session"].as_str().map(str::len), event["step"].as_str()),
+        (Some(13), Some("STARTTLS")),
+        "{line}"
+    );
     world.upstream.change(|_| good);
     assert!(sent(&world).await.1.is_some());
     world.upstream.assert_clean();
@@ -319,7 +326,9 @@ async fn a_configuration_is_checked_with_its_certificates() {
     let (dns, nobody) = ("127.0.0.1:53".parse().unwrap(), "127.0.0.1:1".parse().unwrap());
     let gate =
         Gate::start(nobody, dns, |config| with_certificate(config, directory.path()).listener("tls", "implicit")).await;
-    gate.wait_for_log("EXPIRED 3 days ago").await;
+    let line = gate.wait_for_log("EXPIRED 3 days ago").await;
+    let event: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert!(event["concern"].as_str().is_some_and(|concern| concern.contains("EXPIRED 3 days ago")), "{line}");
     let check = gate.run(&["config", "check"]).await;
     let text = String::from_utf8(check.stdout).unwrap();
     assert!(

@@ -133,6 +133,18 @@ async fn it_greets_with_5xx() {
 }
 
 #[tokio::test]
+async fn it_announces_no_xclient_which_identity_xclient_wants() {
+    let change = |config: ConfigText| config.set("upstream.identity", "xclient");
+    let world = World::with(Script::with_xclient(), Zone::new(), change).await;
+    let rule = on("EHLO").once().reply("250 mta.example");
+    costs(&world, rule, "451 4.3.0", &[&connections("no_xclient")]).await;
+    let line = world.gate.wait_for_log("the upstream can't be told who the client is").await;
+    assert!(line.contains("ERROR") && line.contains("XCLIENT ADDR is not announced to this gate"), "{line}");
+    // No reply that the upstream has not given stands in the log as its own.
+    assert!(!line.contains("502"), "{line}");
+}
+
+#[tokio::test]
 async fn it_dies_between_commands_before_data() {
     let world = World::around(Script::new()).await;
     for verb in ["RCPT", "MAIL"] {

@@ -7,18 +7,19 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use super::{Purpose, Shared, failed};
+use super::Shared;
 use crate::dns::cache::Key;
+use crate::dns::lane::{PerLane, Purpose};
 use crate::dns::metrics::Metrics;
-use crate::dns::share::Place;
-use crate::dns::transport::Reply;
+use crate::dns::share::SharePlace;
+use crate::dns::transport::Resolution;
 use crate::dns::{Answer, Failure, Miss};
 
 /// The questions that are not answered yet, over both lanes: a name and type stand here once.
 pub(super) struct UnderWay {
     questions: HashMap<Key, Question>,
     /// Tasks of each lane that have not ended.
-    tasks: [usize; 2],
+    tasks: PerLane<usize>,
     crowd: Crowd,
 }
 
@@ -42,7 +43,7 @@ pub(super) enum Progress {
 }
 
 /// How many questions the servers have from us. A server that gets too many at a time refuses or drops what it would
-/// have answered otherwise, so that its failures tell nothing of the names.
+/// have answered otherwise, so that its failures say nothing about the names.
 struct Crowd {
     out: usize,
     /// From how many on it is a crowd.
@@ -51,14 +52,14 @@ struct Crowd {
     seen: Option<Instant>,
 }
 
-/// A task that puts a question, unless that is done or of no more use when its turn comes.
+/// A task that puts a question, unless that is done or no longer needed when its turn comes.
 pub(super) struct Asker {
     shared: Arc<Shared>,
     purpose: Purpose,
     key: Key,
     progress: Arc<watch::Sender<Progress>>,
     /// In the share of the network that asked first.
-    place: Option<Place>,
+    place: Option<SharePlace>,
     /// Whether this one has taken the question over, and with it its end.
     has_claimed: bool,
 }
@@ -70,7 +71,7 @@ impl UnderWay {
     /// None, where so many may be out at one time in each lane.
     pub fn new(outstanding: usize) -> Self {
         let crowd = Crowd { out: 0, bound: CROWD.min(outstanding), seen: None };
-        Self { questions: HashMap::new(), tasks: [0; 2], crowd }
+        Self { questions: HashMap::new(), tasks: PerLane::default(), crowd }
     }
 
     /// The question for `key`.
@@ -86,11 +87,7 @@ impl UnderWay {
 
     /// The tasks of a lane that have not ended.
     pub fn tasks(&self, purpose: Purpose) -> usize {
-        let [identifiers, policies] = self.tasks;
-        match purpose {
-            Purpose::Identifier => identifiers,
-            Purpose::Policy => policies,
-        }
+        *self.tasks.of(purpose)
     }
 
     /// Enters a task of a lane for `key`, and the question if it is not under way.
@@ -100,7 +97,7 @@ impl UnderWay {
         purpose: Purpose,
         metrics: &Metrics,
     ) -> (Arc<watch::Sender<Progress>>, watch::Receiver<Progress>) {
-        *self.tasks_mut(purpose) += 1;
+        *self.tasks.of_mut(purpose) += 1;
         let question = self.questions.entry(key.clone()).or_insert_with(|| {
             metrics.outstanding.inc();
             Question { progress: Arc::new(watch::Sender::new(Progress::Queued)), in_policy_lane: false }
@@ -114,14 +111,6 @@ impl UnderWay {
         if self.questions.get(key).is_some_and(|question| Arc::ptr_eq(&question.progress, progress)) {
             self.questions.remove(key);
             metrics.outstanding.dec();
-        }
-    }
-
-    fn tasks_mut(&mut self, purpose: Purpose) -> &mut usize {
-        let [identifiers, policies] = &mut self.tasks;
-        match purpose {
-            Purpose::Identifier => identifiers,
-            Purpose::Policy => policies,
         }
     }
 }
@@ -167,7 +156,7 @@ impl Asker {
     /// A task of a lane, which holds a place while the servers are busy with its question.
     pub fn new(
         shared: Arc<Shared>,
-        (purpose, place): (Purpose, Place),
+        (purpose, place): (Purpose, SharePlace),
         key: Key,
         progress: Arc<watch::Sender<Progress>>,
     ) -> Self {
@@ -178,7 +167,7 @@ impl Asker {
     pub async fn run(mut self) {
         let shared = Arc::clone(&self.shared);
         // Never closed; while we have it, one question is put to a server.
-        let permit = shared.permits(self.purpose).acquire().await;
+        let permit = shared.permits.of(self.purpose).acquire().await;
         let start = Instant::now();
         if !self.claim(start) {
             return;
@@ -191,11 +180,11 @@ impl Asker {
         let (name, record_type) = &self.key;
         shared.metrics.queries.inc(*record_type);
         let out = Out::new(&shared);
-        let reply = tokio::select! {
-            reply = shared.transport.ask(name, *record_type) => Some(reply),
+        let resolution = tokio::select! {
+            resolution = shared.transport.ask(name, *record_type) => Some(resolution),
             () = self.is_abandoned() => None,
         };
-        let Some(reply) = reply else {
+        let Some(resolution) = resolution else {
             let place = self.place.take();
             drop((self, permit));
             // The servers don't know that nobody waits any more.
@@ -204,21 +193,21 @@ impl Asker {
             return;
         };
         shared.metrics.seconds.of(*record_type).observe(start.elapsed().as_secs_f64());
-        let answer = self.settle(reply, start).await;
+        let answer = self.settle(resolution, start).await;
         self.progress.send_replace(Progress::Answered(answer));
     }
 
-    /// Remembers the reply, unless it tells nothing.
-    async fn settle(&self, reply: Reply, start: Instant) -> Answer {
+    /// Remembers what came of it, unless that says nothing about the name.
+    async fn settle(&self, resolution: Resolution, start: Instant) -> Answer {
         let Shared { cache, metrics, .. } = &*self.shared;
-        if let Err(Miss::Failed(failure)) = reply.outcome {
+        if let Err(Miss::Failed(failure)) = resolution.outcome {
             metrics.failures.inc(failure);
-            // Whoever has brought the crowd about must not profit from what it breaks.
+            // Whoever caused the crowd must not profit from what it breaks.
             if failure != Failure::Malformed && self.shared.under_way().crowd.was_there(start) {
-                return failed(Failure::Budget);
+                return Answer::failed(Failure::Overload);
             }
         }
-        let answer = cache.fill(self.key.clone(), reply).await;
+        let answer = cache.fill(self.key.clone(), resolution).await;
         metrics.entries.set(i64::try_from(cache.len()).unwrap_or(i64::MAX));
         answer
     }
@@ -259,15 +248,15 @@ impl Asker {
 impl Drop for Asker {
     fn drop(&mut self) {
         let mut under_way = self.shared.under_way();
-        let tasks = under_way.tasks_mut(self.purpose);
+        let tasks = under_way.tasks.of_mut(self.purpose);
         *tasks = tasks.saturating_sub(1);
         if self.has_claimed {
             under_way.remove(&self.key, &self.progress, &self.shared.metrics);
-            // However it ended: nobody waits for an answer that does not come. That it does not is a fault of ours.
+            // However it ended: nobody is left waiting for an answer that does not come. That is our fault then.
             self.progress.send_if_modified(|progress| {
                 let is_open = !matches!(progress, Progress::Answered(_));
                 if is_open {
-                    *progress = Progress::Answered(failed(Failure::Budget));
+                    *progress = Progress::Answered(Answer::failed(Failure::Overload));
                 }
                 is_open
             });
@@ -280,5 +269,5 @@ impl Drop for Asker {
 pub(super) const CROWD: usize = 100;
 /// How long a question goes on that nobody waits for any more: most answers come within it, and are remembered.
 const ABANDONED: Duration = Duration::from_secs(1);
-/// How long servers may go on with a question that we gave up: so long does dnsmasq keep one that is not answered.
+/// How long servers may go on with a question that we gave up: dnsmasq keeps an unanswered one for so long.
 const LINGER: Duration = Duration::from_secs(10);

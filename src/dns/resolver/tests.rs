@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Notify;
 
 use super::*;
-use crate::dns::{Lookup, RecordType};
+use crate::dns::{Lookup, Miss, RecordType};
 use crate::metrics::Registry;
 
 mod bounds;
@@ -561,7 +561,7 @@ async fn questions_beyond_the_queue_are_turned_away() {
         tokio::task::yield_now().await;
     }
     let answer = resolver.for_message(None).ask("one-more.example", RecordType::A).await;
-    assert_eq!(miss(&answer), Miss::Failed(Failure::Budget));
+    assert_eq!(miss(&answer), Miss::Failed(Failure::Overload));
 }
 
 #[tokio::test]
@@ -593,7 +593,7 @@ async fn the_policy_does_not_wait_behind_identifiers() {
     };
     let ((_, waiting, policy), ()) = tokio::join!(asked, expire);
     assert_eq!(miss(&policy), Miss::Failed(Failure::Timeout), "it was put to the server");
-    assert_eq!(miss(&waiting), Miss::Failed(Failure::Budget), "it was not");
+    assert_eq!(miss(&waiting), Miss::Failed(Failure::Deadline), "it was not");
 }
 
 #[tokio::test]
@@ -601,7 +601,7 @@ async fn a_question_that_nobody_waits_for_any_more_is_not_put() {
     let (first, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let server = Server::start(|message, _, _| with_address(message)).await;
     let (resolver, _) = resolver(Settings { outstanding: 1, ..settings(&[&server]) });
-    let permit = resolver.0.permits(Purpose::Identifier).acquire().await.unwrap();
+    let permit = resolver.0.permits.of(Purpose::Identifier).acquire().await.unwrap();
     let (told, may_end) = (Arc::clone(&first), Arc::clone(&go));
     let lookup = resolver.for_message(None);
     let gone = async {
@@ -724,7 +724,7 @@ async fn once_expired_a_message_waits_for_nothing() {
     };
     let (misses, ()) = tokio::join!(ask, expire);
     // The server had no time to answer the first; to the second we did not come any more.
-    assert_eq!(misses, [Miss::Failed(Failure::Budget); 2]);
+    assert_eq!(misses, [Miss::Failed(Failure::Deadline); 2]);
     assert_eq!(lookup.evidence().asked.len(), 2);
 }
 

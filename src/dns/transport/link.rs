@@ -39,8 +39,8 @@ pub(super) struct Encrypted {
     pool: Pool,
     name: String,
     state: Mutex<State>,
-    /// Held by the question that opens the connection. A burst of questions would open one for each of them. It can't
-    /// be seen when the connection stands, only when an answer comes: so nobody waits for it longer than [`OPENING`].
+    /// Held by the question that opens the connection: a burst of questions would open one each. Only an answer shows
+    /// that the connection is up, so nobody waits for it longer than [`OPENING`].
     opening: tokio::sync::Mutex<()>,
 }
 
@@ -99,8 +99,8 @@ pub(super) fn context(servers: &[NameServer], settings: &Settings) -> Result<Arc
     options.cache_size = 0;
     options.num_concurrent_reqs = 1;
     options.max_active_requests = MAX_STREAM_REQUESTS;
-    // The library wants it in any case. Without an encrypted server it is never used, and believes no key at all: a
-    // system without authorities is none that can't ask in the clear.
+    // The library wants it in any case. Without an encrypted server it is never used and trusts no key at all, so that
+    // a system without authorities can still ask in the clear.
     let trust = match servers.iter().any(NameServer::is_encrypted) {
         true => settings.ca.clone().map_or(Trust::System, Trust::File),
         false => Trust::Pins(Vec::new()),
@@ -164,11 +164,11 @@ impl Encrypted {
     async fn ask(&self, request: DnsRequest) -> Result<DnsResponse, NetError> {
         let opening = match self.is_warm() {
             true => None,
-            // The first may have asked for what nobody answers. That must hold up no other question: the policy of an
-            // author would go unread because of a signer's slow zone.
+            // The first may have asked for what nobody answers. That must not hold up other questions, or the policy of
+            // an author would go unread because of a signer's slow zone.
             false => timeout(OPENING, self.opening.lock()).await.ok(),
         };
-        // Who has waited finds the connection that another one has opened.
+        // Those that waited find the connection that another question has opened.
         let opening = opening.filter(|_| !self.is_warm());
         let answer = send(&self.pool, request).await;
         let mut state = self.state();
@@ -177,7 +177,7 @@ impl Encrypted {
             Ok(_) | Err(NetError::Dns(_)) => state.answered = Some(Instant::now()),
             Err(error) => {
                 state.answered = None;
-                // A certificate that is not believed, say: only the operator can mend that, who must learn of it.
+                // For example an untrusted certificate: the operator must learn of it, since nobody else can mend it.
                 if state.warned.is_none_or(|warned| warned.elapsed() > WARN_AGAIN) {
                     state.warned = Some(Instant::now());
                     warn!(server = %self.name, %error, "an encrypted name server gives no answer");
@@ -215,7 +215,7 @@ async fn send(pool: &Pool, request: DnsRequest) -> Result<DnsResponse, NetError>
 fn tcp_reason(error: &NetError) -> Option<TcpReason> {
     match error {
         NetError::Truncated => Some(TcpReason::Truncated),
-        // The library meets a wrong spelling by another connection than UDP, and here it has none.
+        // On a wrong spelling the library turns to another connection than UDP, and here it has none.
         NetError::QueryCaseMismatch | NetError::NoConnections => Some(TcpReason::Spelling),
         _ => None,
     }
@@ -228,8 +228,8 @@ const MAX_STREAM_REQUESTS: usize = 4096;
 /// How long a connection is taken to be there without an answer over it: public resolvers close idle ones after some
 /// seconds.
 const WARM: Duration = Duration::from_secs(2);
-/// How long a question waits for another one to open the connection: more than a handshake with a far server takes, or
-/// all that wait would open one each; and a part of what it has.
+/// How long a question waits for another one to open the connection: longer than a handshake with a distant server, or
+/// all that wait would open one each, and only part of its time-out.
 const OPENING: Duration = Duration::from_secs(1);
 /// How often the log tells that an encrypted server gives no answer.
 const WARN_AGAIN: Duration = Duration::from_mins(1);

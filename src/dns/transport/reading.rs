@@ -25,8 +25,8 @@ pub(super) enum Reading {
 }
 
 impl Answered {
-    /// What came back for `query`. An answer to another question is none: behind UDP the library looks for that itself,
-    /// but a stream it trusts to keep its answers apart.
+    /// What came back for `query`. An answer to another question does not count: over UDP the library checks that
+    /// itself, but it trusts a stream to keep its answers apart.
     pub fn new(response: Result<DnsResponse, NetError>, query: &Query) -> Result<Self, NetError> {
         let answers_it = |echoed: &Query| {
             echoed.name() == query.name()

@@ -228,7 +228,7 @@ fn records_above() -> Vec<(&'static str, Zone, &'static str, [Doubt; 2])> {
         ),
         (
             "our own bounds kept us from its own",
-            simple().fail("_dmarc.dead.example.com", RecordType::Txt, Failure::Budget),
+            simple().fail("_dmarc.dead.example.com", RecordType::Txt, Failure::Deadline),
             author,
             [OwnLimits; 2],
         ),
@@ -334,10 +334,10 @@ async fn our_own_bounds_are_a_doubt_of_their_own() {
     let record = "v=DMARC1; p=none; np=reject";
     let cases = [
         ("policy", Zone::new().fail("_dmarc.a.example.com", RecordType::Txt, Failure::Budget)),
-        ("policy above", Zone::new().fail("_dmarc.example.com", RecordType::Txt, Failure::Budget)),
+        ("policy above", Zone::new().fail("_dmarc.example.com", RecordType::Txt, Failure::Deadline)),
         (
             "existence",
-            Zone::new().txt("_dmarc.example.com", &[record]).fail("a.example.com", RecordType::A, Failure::Budget),
+            Zone::new().txt("_dmarc.example.com", &[record]).fail("a.example.com", RecordType::A, Failure::Overload),
         ),
     ];
     for (name, zone) in cases {
@@ -570,7 +570,7 @@ async fn by_a_list_the_policy_is_the_author_domains_or_the_organizational_domain
         let questions = zone.asked().iter().filter(|(_, record_type)| *record_type == RecordType::Txt).count();
         assert!((1..=2).contains(&questions), "{name}: {questions}");
     }
-    let bounded = Zone::new().fail("_dmarc.example.com", RecordType::Txt, Failure::Budget);
+    let bounded = Zone::new().fail("_dmarc.example.com", RecordType::Txt, Failure::Overload);
     assert_eq!(by_list(&bounded, "a.example.com", &no_spf(), &[]).await.doubt, Some(Doubt::OwnLimits));
 }
 

@@ -7,7 +7,7 @@ use crate::dmarc::public_suffix::Discovery;
 use crate::dmarc::record::{Place, PolicyRecord, RecordAt, select};
 use crate::dmarc::tree_walk::{Found, Walk};
 use crate::dns::{Asked, Miss, RecordType};
-use crate::domain::Domain;
+use crate::domain::{self, Domain};
 use crate::evaluation::PublishedPolicy;
 use crate::evaluation::discovery::Rules;
 use crate::explain::escape::escaped_start;
@@ -136,7 +136,7 @@ impl Walks<'_> {
             Some(Err(Miss::Failed(failure))) => (Found::Failed, without(named(*failure))),
             Some(Err(miss)) => (Found::Answered(RecordAt::Absent), without(of_miss(*miss))),
             // Too long for DNS to carry: what can't exist is not asked for.
-            None if name.len() > MAX_NAME => (Found::Answered(RecordAt::Absent), without("nxdomain".into())),
+            None if name.len() > domain::MAX_LENGTH => (Found::Answered(RecordAt::Absent), without("nxdomain".into())),
             None => (Found::Failed, without("budget".into())),
         };
         (Step { name, said, record, problems }, found)
@@ -164,6 +164,3 @@ fn deciding_tag(record: &PolicyRecord, place: Place) -> &'static str {
         Place::Here | Place::MissingBelow | Place::ExistingBelow => "p",
     }
 }
-
-/// Octets of a name in text form (RFC 1035 §2.3.4).
-const MAX_NAME: usize = 253;

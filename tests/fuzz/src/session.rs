@@ -3,7 +3,7 @@
 use dmarcgate::envelope::{Envelope, Hello, Protocol};
 use dmarcgate::session::state::{Bounds, ClientKind, Effect, Event, Login, Parting, Security, State, step};
 use dmarcgate::smtp::address::{ForwardPath, ReversePath};
-use dmarcgate::smtp::command::{Command, CommandError, MailParameters, Place};
+use dmarcgate::smtp::command::{ChunkPosition, Command, CommandError, MailParameters};
 use dmarcgate::smtp::extension::Offer;
 use dmarcgate::smtp::reply::{Reply, ReplyReader};
 
@@ -51,7 +51,7 @@ enum Stage {
     Mail,
     Rcpt(ForwardPath),
     Message,
-    Chunk(Place),
+    Chunk(ChunkPosition),
     Closed,
 }
 
@@ -188,7 +188,7 @@ impl Model {
             }
             Effect::RelayRcpt(path, _) => self.stage = Stage::Rcpt(path.clone()),
             Effect::Receive => self.stage = Stage::Message,
-            Effect::ReceiveChunk(chunk) => self.stage = Stage::Chunk(chunk.place),
+            Effect::ReceiveChunk(chunk) => self.stage = Stage::Chunk(chunk.position),
             Effect::Reset(_) => self.forget(),
             Effect::Skip(..) => {}
             Effect::Say(reply) => match event {
@@ -210,7 +210,7 @@ impl Model {
                 let envelope = self.transaction.as_mut().filter(|_| accepted);
                 envelope.into_iter().for_each(|envelope| envelope.recipients.push(path.clone()));
             }
-            Stage::Chunk(Place::Inner) if accepted => self.stage = Stage::Chunks,
+            Stage::Chunk(ChunkPosition::Inner) if accepted => self.stage = Stage::Chunks,
             _ => self.transaction = None,
         }
     }
@@ -234,7 +234,7 @@ impl Model {
             Stage::Mail => State::MailSent(hello(), envelope()),
             Stage::Rcpt(path) => State::RcptSent(hello(), envelope(), path.clone()),
             Stage::Message => State::Receiving(hello(), envelope()),
-            Stage::Chunk(place) => State::ChunkSent(hello(), envelope(), *place),
+            Stage::Chunk(position) => State::ChunkSent(hello(), envelope(), *position),
         }
     }
 }

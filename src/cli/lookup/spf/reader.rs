@@ -7,9 +7,8 @@ use std::pin::Pin;
 use super::{ABOUT, End, Node, Spf, Term};
 use crate::cli::lookup::facts::{Problem, addresses_of, is_failure, said};
 use crate::dns::{Answer, Lookup, RecordType};
-use crate::domain::Domain;
+use crate::domain::{Domain, fits_dns};
 use crate::explain::escape::escaped;
-use crate::spf::evaluate::fits_dns;
 use crate::spf::macros::{DomainSpec, Values};
 use crate::spf::record::{Directive, Mechanism, Published, Qualifier, Record};
 

@@ -35,7 +35,7 @@ async fn a_deadline_that_leaves_dns_no_time_is_no_time_out_of_dns() {
     let (early_policy, late_policy) = (early.unmetered(), late.unmetered());
     let (early, late, joined) =
         tokio::join!(early_policy.ask(NAME, RecordType::Txt), late_policy.ask(NAME, RecordType::Txt), deadlines,);
-    assert_eq!(miss(&early), Miss::Failed(Failure::Budget), "put a moment ago");
+    assert_eq!(miss(&early), Miss::Failed(Failure::Deadline), "put a moment ago");
     assert_eq!(miss(&late), Miss::Failed(Failure::Timeout), "put a whole attempt ago");
     assert_eq!(miss(&joined), Miss::Failed(Failure::Timeout), "what counts is how long the question is out");
 }
@@ -65,7 +65,7 @@ async fn one_network_holds_a_fraction_of_a_lane_and_its_others_wait_outside() {
     assert_eq!((under_way(&resolver), tasks(&resolver)), (2, [0, 2]), "an eighth of sixteen");
     flood.expire();
     for asker in askers {
-        assert_eq!(miss(&asker.await.unwrap()), Miss::Failed(Failure::Budget));
+        assert_eq!(miss(&asker.await.unwrap()), Miss::Failed(Failure::Deadline));
     }
 }
 
@@ -108,7 +108,7 @@ async fn failures_in_a_crowd_are_ours_and_are_not_remembered() {
         tokio::task::yield_now().await;
     }
     let victim = resolver.for_message(None);
-    assert_eq!(miss(&victim.unmetered().ask(NAME, RecordType::A).await), Miss::Failed(Failure::Budget));
+    assert_eq!(miss(&victim.unmetered().ask(NAME, RecordType::A).await), Miss::Failed(Failure::Overload));
     let text = registry.render();
     assert!(text.contains("dmarcgate_dns_failures_total{failure=\"refused\"} 1\n"), "{text}");
     let next = resolver.for_message(None);
@@ -132,7 +132,7 @@ async fn a_question_that_all_have_left_ends_soon_and_keeps_its_place_a_little_lo
     assert!(left.elapsed() < Duration::from_secs(10), "not when the transport gives up");
     assert_eq!(under_way(&resolver), 0);
     assert!(registry.render().contains("dmarcgate_dns_outstanding 0\n"));
-    assert_eq!(resolver.0.permits(Purpose::Identifier).available_permits(), 8);
+    assert_eq!(resolver.0.permits.of(Purpose::Identifier).available_permits(), 8);
     // The server is still busy with it: who comes and goes does not get around the bound of its network.
     let next = async { lookup.ask("b.example", RecordType::A).await };
     assert!(tokio::time::timeout(Duration::from_millis(50), next).await.is_err());

@@ -51,7 +51,7 @@ async fn a_question_that_is_with_a_server_is_shared_by_both_purposes() {
 async fn the_policy_overtakes_an_identifier_that_only_waits_and_answers_it() {
     let server = Server::start(|message, _, _| with_address(message)).await;
     let (resolver, registry) = resolver(Settings { outstanding: 1, ..settings(&[&server]) });
-    let busy = resolver.0.permits(Purpose::Identifier).acquire().await.unwrap();
+    let busy = resolver.0.permits.of(Purpose::Identifier).acquire().await.unwrap();
     let (one, two) = (resolver.for_message(None), resolver.for_message(None));
     let policy = two.unmetered();
     let asked = async {
@@ -76,7 +76,7 @@ async fn the_policy_overtakes_an_identifier_that_only_waits_and_answers_it() {
 async fn an_identifier_waits_for_the_policys_question_even_if_that_is_queued() {
     let server = Server::start(|message, _, _| with_address(message)).await;
     let (resolver, _) = resolver(Settings { outstanding: 1, ..settings(&[&server]) });
-    let busy = resolver.0.permits(Purpose::Policy).acquire().await.unwrap();
+    let busy = resolver.0.permits.of(Purpose::Policy).acquire().await.unwrap();
     let (one, two) = (resolver.for_message(None), resolver.for_message(None));
     let policy = one.unmetered();
     let asked = async {
@@ -99,8 +99,8 @@ async fn an_identifier_waits_for_the_policys_question_even_if_that_is_queued() {
 async fn what_both_lanes_wait_for_and_nobody_wants_any_more_is_not_put() {
     let server = Server::start(|message, _, _| with_address(message)).await;
     let (resolver, registry) = resolver(Settings { outstanding: 1, ..settings(&[&server]) });
-    let identifiers = resolver.0.permits(Purpose::Identifier).acquire().await.unwrap();
-    let policies = resolver.0.permits(Purpose::Policy).acquire().await.unwrap();
+    let identifiers = resolver.0.permits.of(Purpose::Identifier).acquire().await.unwrap();
+    let policies = resolver.0.permits.of(Purpose::Policy).acquire().await.unwrap();
     let lookup = resolver.for_message(None);
     let other = resolver.for_message(None);
     let policy = other.unmetered();

@@ -401,6 +401,6 @@ async fn a_message_waits_for_its_deadline_and_no_longer_whatever_servers_do() {
         lookup.expire();
     };
     let (answer, ()) = tokio::join!(lookup.ask("a.example", RecordType::A), expire);
-    assert_eq!(miss(&answer), Miss::Failed(Failure::Budget), "not a whole attempt has passed");
+    assert_eq!(miss(&answer), Miss::Failed(Failure::Deadline), "not a whole attempt has passed");
     assert!(put.load(Ordering::SeqCst));
 }
