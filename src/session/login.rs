@@ -16,7 +16,7 @@ use crate::smtp::command::AuthLine;
 use crate::smtp::extension::Offer;
 use crate::smtp::reply::Reply;
 use crate::smtp::stream::ReadError;
-use crate::upstream::UNKNOWN_LOGIN;
+use crate::upstream::handover::UNKNOWN_LOGIN;
 
 impl Session {
     /// What there is of AUTH now.

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::handover::{Identity, Introduction, proxy_v1, proxy_v2, xclient_commands};
+use super::handover::{Identity, Introduction, proxy_v1, proxy_v2, xclient_command};
 use super::security::Security;
 use super::servers::Slot;
 use super::{MessageParts, Settings, Timeouts};
@@ -143,12 +143,11 @@ impl OpenError {
         match self {
             Self::ClientRefused(..) => true,
             // A silent server is left alone, whatever the reason: it would hold up the next session, too.
-            Self::Unreachable(_) | Self::Unprotected { .. } | Self::Setup { cause: ExchangeError::Timeout, .. } => {
-                false
-            }
+            Self::Unreachable(_) | Self::Setup { cause: ExchangeError::Timeout, .. } => false,
             Self::XclientNotAnnounced => false,
-            // The header goes first: it has named the client before anything can fail.
-            Self::Setup { .. } | Self::GateRefused { .. } if identity.is_proxy() => true,
+            // The header goes first: it has named the client before anything can fail, TLS included.
+            Self::Setup { .. } | Self::GateRefused { .. } | Self::Unprotected { .. } if identity.is_proxy() => true,
+            Self::Unprotected { .. } => false,
             Self::Setup { step, .. } => matches!(step, Step::Xclient | Step::EhloBehindXclient),
             // Of refusals of XCLIENT, those of a value that it can't read: Postfix is strict about host names.
             Self::GateRefused { step, reply } => {
@@ -322,9 +321,12 @@ impl Connection {
                 self.write(piece, limits).await?;
             }
         }
+        // What it holds of the spool's budget is for others while the upstream thinks.
+        drop(body);
         self.require_quiet().await?;
         head.extend_from_slice(end);
         self.write(&head, limits).await?;
+        drop(head);
         self.sent = Some(Instant::now());
         // From here on the upstream may have the message, whatever becomes of the connection.
         self.exchange(limits.left().unwrap_or_default()).await.map_err(DeliveryError::AfterEnd)
@@ -361,6 +363,7 @@ impl Connection {
                 None => break,
             }
         }
+        drop((body, out));
         self.sent = Some(Instant::now());
         self.exchange(limits.left().unwrap_or_default()).await.map_err(DeliveryError::AfterEnd)
     }
@@ -443,26 +446,24 @@ impl Connection {
     async fn xclient(&mut self, introduction: &Introduction, settings: &Settings) -> Result<(), OpenError> {
         let (identity, timeouts) = (settings.identity, &settings.timeouts);
         let announced = self.capabilities.xclient.take().unwrap_or_default();
-        let commands = xclient_commands(introduction, &announced);
         // Without ADDR the upstream would go on to take the gate for the client.
-        if commands.is_empty() || !announced.iter().any(|a| &**a == "ADDR") {
+        let has_address = announced.iter().any(|attribute| &**attribute == "ADDR");
+        let Some(command) = xclient_command(introduction, &announced).filter(|_| has_address) else {
             return match identity {
                 Identity::Auto => Ok(()),
                 _ => Err(OpenError::XclientNotAnnounced),
             };
+        };
+        self.stream.queue(command.as_bytes());
+        let reply = self.exchange(timeouts.command).await;
+        let reply = reply.map_err(|cause| OpenError::Setup { step: Step::Xclient, cause })?;
+        match reply.code() {
+            // 550 is Postfix's 'insufficient authorization', 530 and 538 want TLS of us; the others say that it
+            // can't read the command.
+            500..=504 | 530 | 538 | 550 => return Err(OpenError::GateRefused { step: Step::Xclient, reply }),
+            _ => self.sight = Sight::Client,
         }
-        for command in &commands {
-            self.stream.queue(command.as_bytes());
-            let reply = self.exchange(timeouts.command).await;
-            let reply = reply.map_err(|cause| OpenError::Setup { step: Step::Xclient, cause })?;
-            match reply.code() {
-                // 550 is Postfix's 'insufficient authorization', 530 and 538 want TLS of us; the others say that it
-                // can't read the command.
-                500..=504 | 530 | 538 | 550 => return Err(OpenError::GateRefused { step: Step::Xclient, reply }),
-                _ => self.sight = Sight::Client,
-            }
-            self.require_positive(Step::Xclient, reply)?;
-        }
+        self.require_positive(Step::Xclient, reply)?;
         self.takes_login = announced.iter().any(|attribute| &**attribute == "LOGIN");
         self.hello(Step::EhloBehindXclient, introduction.hello.name.as_str(), timeouts).await
     }

@@ -51,55 +51,34 @@ pub struct Introduction {
     pub login: Option<Box<str>>,
 }
 
-/// The XCLIENT commands, each with its CRLF, that hand over every attribute the upstream `announced`: one, within the
-/// length of a command line (RFC 5321 §4.5.3.1.4), wherever it can be. A second one comes from the client that the
-/// first has named, who has no right to it with Postfix and Haraka; so where only a long LOGIN is in the way, NAME and
-/// ADDR are in the last.
-pub fn xclient_commands(introduction: &Introduction, announced: &[Box<str>]) -> Vec<String> {
+/// The XCLIENT command, with its CRLF, that hands over every attribute the upstream `announced`; none if the gate knows
+/// none of them.
+///
+/// It is one, within the length of a command line (RFC 5321 §4.5.3.1.4). A second one would come from the client that
+/// the first has named: Haraka grants such a client nothing, and Postfix forgets the login that is not said again.
+pub fn xclient_command(introduction: &Introduction, announced: &[Box<str>]) -> Option<String> {
     let value = |name| xclient_value(introduction, name).map(|value| (name, value));
     let mut attributes: Vec<(&str, String)> = announced.iter().filter_map(|name| value(name)).collect();
     // The client may have chosen these long; the upstream hears them in the EHLO that follows, or may look them up.
     for (long, substitute) in [("HELO", UNAVAILABLE), ("NAME", TEMPORARILY_UNAVAILABLE)] {
-        if command_length(&attributes) > MAX_COMMAND {
-            attributes.iter_mut().filter(|(name, _)| *name == long).for_each(|(_, value)| substitute.clone_into(value));
-        }
+        let is_too_long = command_length(&attributes) > MAX_COMMAND;
+        let cut =
+            attributes.iter_mut().filter(|(name, value)| *name == long && (is_too_long || value.len() > MAX_VALUE));
+        cut.for_each(|(_, value)| substitute.clone_into(value));
     }
-    if command_length(&attributes) <= MAX_COMMAND {
-        return commands(&attributes);
-    }
-    let (last, first): (Vec<_>, Vec<_>) =
-        attributes.into_iter().partition(|(name, _)| matches!(*name, "NAME" | "ADDR"));
-    [commands(&first), commands(&last)].concat()
+    let words = attributes.iter().fold(String::new(), |words, (name, value)| words + " " + name + "=" + value);
+    (!attributes.is_empty()).then(|| format!("{COMMAND}{words}{CRLF}"))
+}
+
+/// Whether a login's name can be told by XCLIENT: it is known, and no longer than Postfix takes a value.
+pub fn can_be_told(login: &str) -> bool {
+    login != UNKNOWN_LOGIN && client_text(login).len() <= MAX_VALUE
 }
 
 /// Octets of the command with these attributes.
 fn command_length(attributes: &[(&str, String)]) -> usize {
     let words = attributes.iter().map(|(name, value)| " =".len() + name.len() + value.len());
     COMMAND.len() + words.sum::<usize>() + CRLF.len()
-}
-
-/// As few commands with these attributes as there can be.
-fn commands(attributes: &[(&str, String)]) -> Vec<String> {
-    let mut commands = Vec::new();
-    let mut line = String::new();
-    for (name, value) in attributes {
-        let mut word = format!(" {name}={value}");
-        if COMMAND.len() + word.len() + CRLF.len() > MAX_COMMAND {
-            // What fits into no command at all can't be told.
-            word = format!(" {name}={UNAVAILABLE}");
-        }
-        if !line.is_empty() && line.len() + word.len() + CRLF.len() > MAX_COMMAND {
-            commands.push(std::mem::take(&mut line) + CRLF);
-        }
-        if line.is_empty() {
-            line.push_str(COMMAND);
-        }
-        line.push_str(&word);
-    }
-    if !line.is_empty() {
-        commands.push(line + CRLF);
-    }
-    commands
 }
 
 /// The PROXY header of version 1 for the client's connection.
@@ -135,7 +114,7 @@ fn xclient_value(introduction: &Introduction, attribute: &str) -> Option<String>
             Protocol::Esmtp => "ESMTP".into(),
         },
         "HELO" => client_text(hello.name.as_str()),
-        "LOGIN" => login.as_deref().map_or_else(|| UNAVAILABLE.into(), client_text),
+        "LOGIN" => login.as_deref().filter(|login| can_be_told(login)).map_or_else(|| UNAVAILABLE.into(), client_text),
         "DESTADDR" => address(client.local.ip()),
         "DESTPORT" => client.local.port().to_string(),
         _ => return None,
@@ -195,6 +174,10 @@ const UNAVAILABLE: &str = "[UNAVAILABLE]";
 const TEMPORARILY_UNAVAILABLE: &str = "[TEMPUNAVAIL]";
 /// Octets of a command line with its CRLF (RFC 5321 §4.5.3.1.4).
 const MAX_COMMAND: usize = 512;
+/// Octets of an attribute's value: what Postfix takes. All others at their longest leave LOGIN as much.
+const MAX_VALUE: usize = 255;
+/// A login whose name is not known, or not for certain: no other connection can be told it.
+pub const UNKNOWN_LOGIN: &str = "?";
 
 #[cfg(test)]
 mod tests {
@@ -222,51 +205,64 @@ mod tests {
     fn xclient_hands_over_what_is_announced() {
         let mut who = introduction("a+b=c");
         assert_eq!(
-            xclient_commands(&who, &announced("NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT ODD")),
-            ["XCLIENT NAME=mx.client.example ADDR=198.51.100.7 PORT=4711 PROTO=ESMTP HELO=a+2Bb+3Dc \
-              LOGIN=[UNAVAILABLE] DESTADDR=198.51.100.1 DESTPORT=25\r\n"]
+            xclient_command(&who, &announced("NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT ODD")).unwrap(),
+            "XCLIENT NAME=mx.client.example ADDR=198.51.100.7 PORT=4711 PROTO=ESMTP HELO=a+2Bb+3Dc \
+              LOGIN=[UNAVAILABLE] DESTADDR=198.51.100.1 DESTPORT=25\r\n"
         );
         who.login = Some("us er@client.example".into());
-        assert_eq!(xclient_commands(&who, &announced("LOGIN")), ["XCLIENT LOGIN=us+20er@client.example\r\n"]);
+        assert_eq!(xclient_command(&who, &announced("LOGIN")).unwrap(), "XCLIENT LOGIN=us+20er@client.example\r\n");
         let liar = introduction("[unavailable]");
-        assert_eq!(xclient_commands(&liar, &announced("HELO")), ["XCLIENT HELO=+5Bunavailable]\r\n"]);
+        assert_eq!(xclient_command(&liar, &announced("HELO")).unwrap(), "XCLIENT HELO=+5Bunavailable]\r\n");
         who.client.address = "[2001:db8::1]:1".parse().unwrap();
         who.name = ConfirmedName::TempError;
         assert_eq!(
-            xclient_commands(&who, &announced("ADDR NAME")),
-            ["XCLIENT ADDR=IPV6:2001:db8::1 NAME=[TEMPUNAVAIL]\r\n"]
+            xclient_command(&who, &announced("ADDR NAME")).unwrap(),
+            "XCLIENT ADDR=IPV6:2001:db8::1 NAME=[TEMPUNAVAIL]\r\n"
         );
-        assert_eq!(xclient_commands(&who, &announced("ODD")), Vec::<String>::new());
+        assert_eq!(xclient_command(&who, &announced("ODD")), None);
     }
 
     #[test]
-    fn a_long_xclient_is_cut_and_becomes_several_commands_for_a_long_login_alone() {
+    fn a_long_xclient_is_cut_to_one_command() {
         let known = announced("NAME ADDR PORT HELO LOGIN");
         let mut who = introduction(&"=".repeat(160));
-        let named = |helo: &str, login: &str| {
-            format!("XCLIENT NAME=mx.client.example ADDR=198.51.100.7 PORT=4711 HELO={helo} LOGIN={login}\r\n")
+        let named = |name: &str, login: &str| {
+            format!("XCLIENT NAME={name} ADDR=198.51.100.7 PORT=4711 HELO=[UNAVAILABLE] LOGIN={login}\r\n")
         };
-        assert_eq!(xclient_commands(&who, &known), [named("[UNAVAILABLE]", "[UNAVAILABLE]")]);
-        // A login takes the room that is left.
-        let long = named("[UNAVAILABLE]", "").replace("mx.client.example", "[TEMPUNAVAIL]");
-        let login = "x".repeat(MAX_COMMAND - long.len());
+        assert_eq!(xclient_command(&who, &known).unwrap(), named("mx.client.example", "[UNAVAILABLE]"));
+        // A value of its own that is too long, in a command that is not.
+        assert_eq!(
+            xclient_command(&introduction(&"=".repeat(86)), &announced("HELO")).unwrap(),
+            "XCLIENT HELO=[UNAVAILABLE]\r\n"
+        );
+        who = introduction(&"x".repeat(250));
+        let login = "y".repeat(MAX_VALUE);
         who.login = Some(login.as_str().into());
-        assert_eq!(xclient_commands(&who, &known), [long.replace("LOGIN=", &format!("LOGIN={login}"))]);
-        let login = format!("{login}y");
-        who.login = Some(login.as_str().into());
-        let split = [
-            format!("XCLIENT PORT=4711 HELO=[UNAVAILABLE] LOGIN={login}\r\n"),
-            "XCLIENT NAME=[TEMPUNAVAIL] ADDR=198.51.100.7\r\n".to_owned(),
+        assert_eq!(xclient_command(&who, &known).unwrap(), named("mx.client.example", &login));
+        // One that is longer is not told, and nothing may be relayed as if it were.
+        let logins = [
+            (login.clone(), true),
+            (format!("{login}y"), false),
+            ("\u{e9}".repeat(42), true),
+            ("\u{e9}".repeat(43), false),
+            ("?".into(), false),
         ];
-        assert_eq!(xclient_commands(&who, &known), split);
-        who.login = Some("=".repeat(255).into());
-        let commands = xclient_commands(&who, &known);
-        assert!(commands.len() == 2 && commands[0].ends_with(" LOGIN=[UNAVAILABLE]\r\n"), "{commands:?}");
-        who.login = Some("x".repeat(490).into());
-        let commands = xclient_commands(&who, &known);
-        let ends = ["HELO=[UNAVAILABLE]\r\n", "x\r\n", "ADDR=198.51.100.7\r\n"];
-        assert!(commands.len() == 3 && commands.iter().zip(ends).all(|(c, end)| c.ends_with(end)), "{commands:?}");
-        assert!(commands.iter().all(|command| command.len() <= MAX_COMMAND));
+        for (login, told) in logins {
+            assert_eq!(can_be_told(&login), told, "{login}");
+            who.login = Some(login.as_str().into());
+            assert_eq!(xclient_command(&who, &announced("LOGIN")).unwrap().contains("[UNAVAILABLE]"), !told, "{login}");
+        }
+        // Everything at its longest.
+        let all = announced("NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT");
+        who.login = Some(login.into());
+        let long = Domain::parse(&["n".repeat(63), "n".repeat(63), "n".repeat(63), "n".repeat(61)].join(".")).unwrap();
+        who.name = ConfirmedName::Confirmed(long);
+        who.client = Client::new(
+            "[2001:db8:1111:2222:3333:4444:5555:6666]:65535".parse().unwrap(),
+            "[2001:db8:1111:2222:3333:4444:5555:7777]:65535".parse().unwrap(),
+        );
+        let command = xclient_command(&who, &all).unwrap();
+        assert!(command.len() <= MAX_COMMAND && command.contains("NAME=[TEMPUNAVAIL]"), "{command}");
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use super::connection::Connection;
 use super::exchange::Expected;
 use super::handover::Introduction;
-use super::{Error, Link, Told, UNKNOWN_LOGIN};
+use super::handover::can_be_told;
+use super::{Error, Link, Told};
 use crate::smtp::extension::Capabilities;
 use crate::smtp::reply::Reply;
 
@@ -47,7 +48,7 @@ impl Link {
     /// Says that the client has authenticated as `login` on the connection at hand, which is kept from now on if no
     /// other can be told.
     pub fn logged_in(&mut self, login: &str) {
-        let can_be_told = |connection: &Connection| connection.takes_login() && login != UNKNOWN_LOGIN;
-        self.pinned = !self.connection.as_ref().is_some_and(can_be_told);
+        let is_told = |connection: &Connection| connection.takes_login() && can_be_told(login);
+        self.pinned = !self.connection.as_ref().is_some_and(is_told);
     }
 }

@@ -341,5 +341,3 @@ fn host(server: &str) -> &str {
 
 /// How long a connection may wait inside a transaction while another session wants it.
 const BRIEF_HOLD: Duration = Duration::from_secs(1);
-/// A login whose name is not known, or not for certain: no other connection can be told it.
-pub const UNKNOWN_LOGIN: &str = "?";

@@ -9,8 +9,9 @@ use tracing::{debug, error, warn};
 
 use super::connection::{Connection, ExchangeError, OpenError, Sight, Step};
 use super::handover::Introduction;
+use super::handover::can_be_told;
 use super::metrics::ConnectResult;
-use super::{Blind, Error, Link, Settings, UNKNOWN_LOGIN};
+use super::{Blind, Error, Link, Settings};
 use crate::label::Label;
 use crate::smtp::reply::Reply;
 
@@ -23,7 +24,7 @@ impl Link {
     ) -> Result<Option<Reply>, Error> {
         self.quit_connection().await;
         let refusal = self.connect(introduction, avoid).await?;
-        let is_told = |login: &str, c: &Connection| c.takes_login() && login != UNKNOWN_LOGIN;
+        let is_told = |login: &str, c: &Connection| c.takes_login() && can_be_told(login);
         if let (Some(login), Some(connection)) = (&introduction.login, &self.connection)
             && !is_told(login, connection)
         {
