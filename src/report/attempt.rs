@@ -19,7 +19,7 @@ use crate::report::relay::{self, Envelope, Outcome};
 use crate::report::schedule::{self, Event, Room, Skip};
 use crate::report::signing::sign;
 use crate::store::Error;
-use crate::store::jobs::{Departure, Job, Place};
+use crate::store::jobs::{Departure, Job, JobState, Place};
 
 /// How an attempt ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,9 +61,10 @@ impl Ending {
         Self::new(Event::NotWanted(skip), format!("{skip}: {note}"))
     }
 
-    /// As it is counted.
-    pub fn outcome(&self) -> JobOutcome {
+    /// As it is counted, where the job goes to `state`.
+    pub fn outcome(&self, state: JobState) -> JobOutcome {
         match self.event {
+            Event::Postponed | Event::CapReached if state == JobState::Failed => JobOutcome::GivenUp,
             Event::Taken if self.written => JobOutcome::Written,
             Event::Taken => JobOutcome::Sent,
             Event::Postponed => JobOutcome::Postponed,
@@ -309,3 +310,27 @@ fn uri(address: &Address) -> String {
 const MOST_REPLACEMENTS: usize = 5;
 /// Seconds for which reports to one address are counted.
 const DAY: i64 = 24 * 3600;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_no_time_left_is_given_up() {
+        let cases = [
+            (Event::Postponed, JobState::Due, JobOutcome::Postponed),
+            (Event::Postponed, JobState::Failed, JobOutcome::GivenUp),
+            (Event::CapReached, JobState::Due, JobOutcome::Capped),
+            (Event::CapReached, JobState::Failed, JobOutcome::GivenUp),
+            // It may have arrived: the outcome says so whether it is tried again or not.
+            (Event::Unanswered, JobState::Due, JobOutcome::Unanswered),
+            (Event::Unanswered, JobState::Failed, JobOutcome::Unanswered),
+            (Event::DestinationRefused, JobState::Failed, JobOutcome::DestinationRefused),
+            (Event::MessageRefused, JobState::Failed, JobOutcome::MessageRefused),
+            (Event::Taken, JobState::Sent, JobOutcome::Sent),
+        ];
+        for (event, state, expected) in cases {
+            assert_eq!(Ending::new(event, "").outcome(state), expected, "{event:?} {state}");
+        }
+    }
+}

@@ -378,7 +378,7 @@ impl Delivery {
 
     fn tell(&self, job: &Job, ending: &Ending, state: JobState, is_ours: bool) {
         let metrics = &self.shared.metrics;
-        let outcome = if is_ours { ending.outcome() } else { JobOutcome::Lost };
+        let outcome = if is_ours { ending.outcome(state) } else { JobOutcome::Lost };
         metrics.jobs.inc(outcome);
         if state == JobState::Sent && is_ours {
             metrics.messages.inc_by(ending.messages);

@@ -13,6 +13,8 @@ label_enum! {
         Written = "written",
         /// It is tried again later.
         Postponed = "postponed",
+        /// It would be tried again later (`postponed`, `capped`), but its time is over.
+        GivenUp = "given_up",
         /// The reply to its end was lost: it may have been delivered.
         Unanswered = "unanswered",
         /// The relay refuses the destination.

@@ -326,6 +326,18 @@ async fn a_relay_that_is_not_there_makes_reports_wait() {
 }
 
 #[tokio::test]
+async fn a_report_that_has_no_time_for_another_attempt_is_given_up() {
+    let (zone, records) = one();
+    let mut site = Site::new(zone, Script::new(), records).await;
+    site.config = site.config.clone().set("reports.relay", "127.0.0.1:1");
+    assert_eq!(site.send().await, ["postponed"]);
+    // Another attempt would be a quarter of an hour from now.
+    site.execute("UPDATE report_jobs SET deadline = unixepoch() + 120").await;
+    assert_eq!(site.send().await, ["given_up"]);
+    assert_eq!(site.jobs().await["a.example mailto:dmarc@a.example"].0, "failed");
+}
+
+#[tokio::test]
 async fn an_address_that_is_refused_gets_nothing_for_a_week() {
     let zone = Zone::new()
         .txt("_dmarc.a.example", "v=DMARC1; p=reject")
