@@ -206,8 +206,8 @@ impl Setting for ModuleLevel {
         text(value, &expected, |text| {
             let (module, level) = text.split_once('=')?;
             let module = LOG_MODULES.iter().find(|known| **known == module)?;
-            let level = LogLevel::ALL.iter().find(|known| known.as_str() == level)?;
-            Some(Self { module, level: *level })
+            let level = LogLevel::parse(level)?;
+            Some(Self { module, level })
         })
     }
 

@@ -320,7 +320,7 @@ impl<'a> Tags<'a> {
             return self.note(None, Fault::NotATag);
         };
         // RFC 9989 §4.7: unknown tags are ignored.
-        let Some(tag) = Tag::ALL.iter().find(|t| name.eq_ignore_ascii_case(t.as_str().as_bytes())).copied() else {
+        let Some(tag) = Tag::parse_ignore_case(name) else {
             return;
         };
         // RFC 6376 §3.2 calls a list with a repeated tag invalid as a whole, RFC 9989 §4.8 discards what is wrong and
@@ -491,7 +491,7 @@ fn is_printable(byte: u8) -> bool {
 
 /// The variant of that spelling; ABNF strings have no case (RFC 5234 §2.3).
 fn spelled<L: Label>(value: &str) -> Option<L> {
-    L::ALL.iter().find(|l| value.eq_ignore_ascii_case(l.as_str())).copied()
+    L::parse_ignore_case(value)
 }
 
 fn policy(value: &str) -> Option<Policy> {

@@ -188,7 +188,7 @@ fn word<L: Label>(row: &AnyRow, column: usize) -> Result<Option<L>, sqlx::Error>
     if text.is_empty() {
         return Ok(None);
     }
-    L::ALL.iter().find(|label| label.as_str() == text).map(|label| Some(*label)).ok_or_else(unknown)
+    L::parse(text).map(Some).ok_or_else(unknown)
 }
 
 fn unknown() -> sqlx::Error {

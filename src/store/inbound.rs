@@ -320,18 +320,13 @@ async fn prune(connection: &mut AnyConnection, before: i64, most: i64) -> Result
 fn source(row: &sqlx::any::AnyRow) -> Result<Source, sqlx::Error> {
     let word = |place: usize| row.try_get::<&str, _>(place);
     let broken = |what: &'static str| sqlx::Error::Decode(what.into());
-    let outcome = |place: usize| {
-        let word = word(place)?;
-        let known = AlignmentOutcome::ALL.iter().find(|outcome| outcome.as_str() == word);
-        known.copied().ok_or_else(|| broken("neither pass nor fail"))
-    };
-    let disposition = word(4)?;
+    let outcome = |place: usize| AlignmentOutcome::parse(word(place)?).ok_or_else(|| broken("neither pass nor fail"));
     Ok(Source {
         policy_domain: row.try_get(0)?,
         source_ip: word(1)?.parse().map_err(|_| broken("not an address"))?,
         reporter: row.try_get(2)?,
         organization: row.try_get(3)?,
-        disposition: Disposition::ALL.iter().find(|known| known.as_str() == disposition).copied(),
+        disposition: Disposition::parse(word(4)?),
         dkim: outcome(5)?,
         spf: outcome(6)?,
         dkim_passed: row.try_get(7)?,

@@ -578,8 +578,7 @@ fn texts<const N: usize>(row: &AnyRow, first: usize) -> Result<[String; N], sqlx
 }
 
 fn read(row: &AnyRow) -> Result<Job, sqlx::Error> {
-    let word: &str = row.try_get(9)?;
-    let state = JobState::ALL.iter().find(|state| state.as_str() == word);
+    let state = JobState::parse(row.try_get(9)?);
     Ok(Job {
         planned: NewJob {
             id: row.try_get(0)?,
@@ -592,7 +591,7 @@ fn read(row: &AnyRow) -> Result<Job, sqlx::Error> {
             due: row.try_get(7)?,
             deadline: row.try_get(8)?,
         },
-        state: *state.ok_or_else(|| sqlx::Error::Decode("not the state of a job".into()))?,
+        state: state.ok_or_else(|| sqlx::Error::Decode("not the state of a job".into()))?,
         attempts: row.try_get(10)?,
         unanswered: row.try_get(11)?,
         holder: row.try_get(12)?,

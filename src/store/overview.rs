@@ -111,9 +111,8 @@ impl Reader {
         let rows = database::in_time(PATIENCE, rows).await?;
         let _ = connection.close().await;
         let tally = |row: &AnyRow| {
-            let word: &str = row.try_get(0)?;
-            let state = JobState::ALL.iter().find(|state| state.as_str() == word);
-            let state = *state.ok_or_else(|| sqlx::Error::Decode("not a state of reports".into()))?;
+            let state = JobState::parse(row.try_get(0)?);
+            let state = state.ok_or_else(|| sqlx::Error::Decode("not a state of reports".into()))?;
             Ok(Tally { state, reports: row.try_get(1)?, messages: row.try_get(2)? })
         };
         Ok(rows.iter().map(tally).collect::<Result<_, sqlx::Error>>()?)

@@ -294,7 +294,7 @@ fn domain(text: &str) -> Result<Domain, sqlx::Error> {
 }
 
 fn label<L: Label>(text: &str) -> Result<L, sqlx::Error> {
-    L::ALL.iter().copied().find(|label| label.as_str() == text).ok_or_else(|| unknown(text))
+    L::parse(text).ok_or_else(|| unknown(text))
 }
 
 fn unknown(text: &str) -> sqlx::Error {

@@ -179,12 +179,11 @@ pub async fn summary(connection: &mut AnyConnection, first: i64, last: i64) -> R
     let rows = sqlx::query(SUMMARY).bind(first).bind(last).fetch_all(connection).await?;
     rows.iter()
         .map(|row| {
-            let word: &str = row.try_get(2)?;
-            let disposition = Disposition::ALL.iter().find(|d| d.as_str() == word);
+            let disposition = Disposition::parse(row.try_get(2)?);
             Ok(SummaryLine {
                 day: row.try_get(0)?,
                 policy_domain: row.try_get(1)?,
-                disposition: *disposition.ok_or_else(|| sqlx::Error::Decode("not a disposition".into()))?,
+                disposition: disposition.ok_or_else(|| sqlx::Error::Decode("not a disposition".into()))?,
                 messages: row.try_get(3)?,
             })
         })

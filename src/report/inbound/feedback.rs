@@ -14,7 +14,7 @@ use quick_xml::events::{BytesRef, Event};
 
 use crate::domain::Domain;
 use crate::label::Label;
-use crate::record::{AlignmentOutcome, Disposition};
+use crate::record::{AlignmentOutcome, Disposition, Policy};
 use crate::report::inbound::{Refusal, unpack};
 use crate::store::inbound::{MAX_MESSAGES, Report, Row};
 
@@ -183,9 +183,7 @@ impl Draft {
             ["feedback", "report_metadata", "date_range", "end"] => self.end = epoch(text),
             ["feedback", "policy_published", "domain"] => self.policy_domain = Domain::parse(text).ok(),
             ["feedback", "policy_published", "p"] => {
-                self.policy = word(text, &[Disposition::None, Disposition::Quarantine, Disposition::Reject])
-                    .map_or("", Label::as_str)
-                    .to_owned();
+                self.policy = Policy::parse_ignore_case(text).map_or("", Label::as_str).to_owned();
             }
             ["feedback", "record"] => self.end_of_record()?,
             ["feedback", "record", rest @ ..] => self.record.take(rest, text),
@@ -248,9 +246,9 @@ impl Record {
         match path {
             ["row", "source_ip"] => self.source_ip = text.parse::<IpAddr>().ok().map(|ip| ip.to_canonical()),
             ["row", "count"] => self.count = text.parse().ok().filter(|count| *count <= MAX_COUNT),
-            ["row", "policy_evaluated", "disposition"] => self.disposition = word(text, Disposition::ALL),
-            ["row", "policy_evaluated", "dkim"] => self.dkim = word(text, AlignmentOutcome::ALL),
-            ["row", "policy_evaluated", "spf"] => self.spf = word(text, AlignmentOutcome::ALL),
+            ["row", "policy_evaluated", "disposition"] => self.disposition = Disposition::parse_ignore_case(text),
+            ["row", "policy_evaluated", "dkim"] => self.dkim = AlignmentOutcome::parse_ignore_case(text),
+            ["row", "policy_evaluated", "spf"] => self.spf = AlignmentOutcome::parse_ignore_case(text),
             ["row", "policy_evaluated", "reason", "type"] => {
                 let known = REASONS.iter().find(|known| known.eq_ignore_ascii_case(text)).copied().unwrap_or("other");
                 insert(&mut self.reasons, known, REASONS.len());
@@ -292,11 +290,6 @@ fn insert<T: Ord>(list: &mut Vec<T>, item: T, most: usize) {
     {
         list.insert(place, item);
     }
-}
-
-/// One of the words, in whatever case.
-fn word<L: Label>(text: &str, words: &[L]) -> Option<L> {
-    words.iter().find(|word| word.as_str().eq_ignore_ascii_case(text)).copied()
 }
 
 /// Seconds since the epoch; what follows a decimal point is dropped.
