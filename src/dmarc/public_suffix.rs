@@ -199,8 +199,8 @@ mod tests {
         let filling: String = (0..fill).map(|i| format!("filling{i}\n")).collect();
         format!(
             "// comment\n// ===BEGIN ICANN DOMAINS===\ncom\norg\nuk\nco.uk\n*.ck\n!www.ck\n{filling}\
-             // ===END ICANN DOMAINS===\n// ===BEGIN PRIVATE DOMAINS===\n\n// A host\n{rules}\n// ===END PRIVATE
-             // DOMAINS===\n"
+             // ===END ICANN DOMAINS===\n// ===BEGIN PRIVATE DOMAINS===\n\n// A host\n{rules}\n\
+             // ===END PRIVATE DOMAINS===\n"
         )
     }
 
