@@ -130,6 +130,13 @@ impl HeaderSection {
         Domain::parse(std::str::from_utf8(id.trim_ascii()).ok()?).ok()
     }
 
+    /// The value of the first field of a name as text, unfolded, with one space for each run of white space; empty if
+    /// there is none.
+    pub fn unfolded(&self, name: &str) -> String {
+        let value = self.named(name).next().map_or(&b""[..], |field| field.value);
+        String::from_utf8_lossy(value).split_ascii_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
     /// The value of the first Message-ID without surrounding white space, for the log: text of a peer, to be escaped.
     pub fn message_id(&self) -> Option<&[u8]> {
         self.named("Message-ID").next().map(|field| field.value.trim_ascii())
@@ -617,7 +624,9 @@ mod tests {
 
     #[test]
     fn facts_for_the_log() {
-        let section = section("Received: a\r\nReceived: b\r\nMessage-ID:\r\n <1@a.example>\r\n\r\n");
+        let text = "Received: a\r\nReceived: b\r\nMessage-ID:\r\n <1@a.example>\r\nSubject: a\r\n\tb  c \r\n\r\n";
+        let section = section(text);
+        assert_eq!((section.unfolded("subject"), section.unfolded("X")), ("a b c".to_owned(), String::new()));
         assert_eq!(section.message_id(), Some(b"<1@a.example>".as_slice()));
         assert_eq!(section.received_count(), 2);
     }

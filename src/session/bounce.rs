@@ -62,7 +62,7 @@ impl Session {
                 break;
             }
         }
-        let bounce = Bounce::read(subject.section.as_bytes(), &octets);
+        let bounce = Bounce::read(&subject.section, &octets);
         let stored = timeout(STORE_WAIT, self.gate.reports.bounced(job, &bounce)).await;
         let (outcome, reply) = match &stored {
             Ok(Ok(())) => (Outcome::Bounce, Reply::new(250, "2.0.0", "Noted")),

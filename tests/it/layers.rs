@@ -44,7 +44,8 @@ const ORDER: [&str; 34] = [
 const SMTP_MAY_USE: [&str; 4] = ["domain", "label", "secret", "smtp"];
 
 /// Modules that are functions over values; with `::`, one file of a module.
-const PURE: [&str; 12] = [
+const PURE: [&str; 13] = [
+    "message::mime",
     "spf::record",
     "spf::macros",
     "dmarc",

@@ -6,6 +6,7 @@
 
 use crate::message::base64;
 use crate::message::header::HeaderSection;
+use crate::message::mime::MimeField;
 use crate::report::inbound::Refusal;
 
 /// The octets of each part that may be a report, in their order.
@@ -35,9 +36,7 @@ struct Search {
 
 /// What the header section of a part says.
 struct Part {
-    /// `type/subtype`, lower case; empty if there is none.
-    media_type: String,
-    boundary: Option<Vec<u8>>,
+    content_type: MimeField,
     /// Whether a file name in it is one that reports have.
     named_as_report: bool,
     encoding: Encoding,
@@ -61,9 +60,7 @@ impl Search {
         }
         let (head, body) = split(octets);
         let part = Part::read(head)?;
-        if part.media_type.starts_with("multipart/")
-            && let Some(boundary) = &part.boundary
-        {
+        if let Some(boundary) = part.content_type.boundary() {
             return each_part(body, boundary, |octets| self.entity(octets, depth + 1));
         }
         if !part.is_candidate() || self.found.len() >= MAX_CANDIDATES {
@@ -83,17 +80,15 @@ impl Part {
             return Err(Refusal::Structure);
         }
         let section = HeaderSection::parse(head.to_vec());
-        let value = |name: &str| section.named(name).next().map_or(&b""[..], |field| field.value);
-        let (media_type, parameters) = parameters(value("Content-Type"));
-        let (_, more) = self::parameters(value("Content-Disposition"));
-        let boundary = parameters.iter().find(|(name, _)| name == "boundary").map(|(_, value)| value.clone());
-        let named_as_report = parameters.iter().chain(&more).any(|(name, value)| is_report_name(name, value));
-        let (encoding, _) = self::parameters(value("Content-Transfer-Encoding"));
+        let content_type = MimeField::first(&section, "Content-Type");
+        let disposition = MimeField::first(&section, "Content-Disposition");
+        let mut parameters = content_type.parameters.iter().chain(&disposition.parameters);
+        let named_as_report = parameters.any(|(name, value)| is_report_name(name, value));
+        let encoding = MimeField::first(&section, "Content-Transfer-Encoding");
         Ok(Self {
-            media_type,
-            boundary: boundary.filter(|boundary| (1..=MAX_BOUNDARY).contains(&boundary.len())),
+            content_type,
             named_as_report,
-            encoding: match encoding.as_str() {
+            encoding: match encoding.value.as_str() {
                 "base64" => Encoding::Base64,
                 "quoted-printable" => Encoding::QuotedPrintable,
                 _ => Encoding::Identity,
@@ -103,7 +98,7 @@ impl Part {
 
     /// Reporters disagree on the type: what has the name of a report is one, whatever its type.
     fn is_candidate(&self) -> bool {
-        TYPES.contains(&self.media_type.as_str()) || self.named_as_report
+        TYPES.contains(&self.content_type.value.as_str()) || self.named_as_report
     }
 }
 
@@ -192,53 +187,6 @@ fn each_part(body: &[u8], boundary: &[u8], mut each: impl FnMut(&[u8]) -> Result
     part.map_or(Ok(()), |start| each(body.get(start..).unwrap_or_default()))
 }
 
-/// A value and its parameters, both with lower-case names (RFC 2045 §5.1); what is no parameter is passed over.
-fn parameters(value: &[u8]) -> (String, Vec<(String, Vec<u8>)>) {
-    let mut pieces = Pieces { rest: value };
-    let first = pieces.next().unwrap_or_default();
-    let lower = |octets: &[u8]| String::from_utf8_lossy(octets.trim_ascii()).to_ascii_lowercase();
-    let pairs = pieces.take(MAX_PARAMETERS).filter_map(|piece| {
-        let equals = memchr::memchr(b'=', &piece)?;
-        let (name, value) = piece.split_at(equals);
-        Some((lower(name), value.get(1..)?.trim_ascii().to_vec()))
-    });
-    (lower(&first), pairs.collect())
-}
-
-/// What stands between semicolons, without quotes, escapes and comments.
-struct Pieces<'a> {
-    rest: &'a [u8],
-}
-
-impl Iterator for Pieces<'_> {
-    type Item = Vec<u8>;
-
-    fn next(&mut self) -> Option<Vec<u8>> {
-        if self.rest.is_empty() {
-            return None;
-        }
-        let (mut piece, mut quoted, mut comment) = (Vec::new(), false, 0_usize);
-        let mut octets = self.rest.iter();
-        while let Some(&octet) = octets.next() {
-            match octet {
-                b'\\' if quoted || comment > 0 => {
-                    let escaped = octets.next();
-                    piece.extend(escaped.filter(|_| comment == 0));
-                }
-                b'"' if comment == 0 => quoted = !quoted,
-                b'(' if !quoted => comment += 1,
-                b')' if !quoted => comment = comment.saturating_sub(1),
-                b';' if !quoted && comment == 0 => break,
-                b'\r' | b'\n' => {}
-                _ if comment == 0 => piece.push(octet),
-                _ => {}
-            }
-        }
-        self.rest = octets.as_slice();
-        Some(piece)
-    }
-}
-
 /// Whether a parameter is a file name that reports have. A name in pieces or with a character set (RFC 2231) has its
 /// end in one of the pieces, which is all that counts.
 fn is_report_name(name: &str, value: &[u8]) -> bool {
@@ -267,10 +215,6 @@ const MAX_DEPTH: usize = 5;
 const MAX_CANDIDATES: usize = 4;
 /// Octets of a header section: that of the message is bounded by `limits.header_size`, too.
 const MAX_HEAD: usize = 1024 * 1024;
-/// Octets of a boundary (RFC 2046 §5.1.1).
-const MAX_BOUNDARY: usize = 70;
-/// Parameters of one field.
-const MAX_PARAMETERS: usize = 32;
 
 #[cfg(test)]
 mod tests {
