@@ -9,6 +9,7 @@
 
 pub mod calendar;
 pub mod domain;
+pub mod hex;
 pub mod label;
 pub mod secret;
 pub mod causes;

@@ -16,6 +16,7 @@ use crate::config::LogLevel;
 use crate::config::problem::suggestion;
 use crate::dns::{NameServer, server};
 use crate::domain::Domain;
+use crate::hex::hex;
 use crate::label::Label;
 use crate::message::base64;
 use crate::policy::corroboration::Sign;
@@ -553,7 +554,7 @@ impl Setting for Pin {
     }
 
     fn show(&self) -> String {
-        quoted(self.0.map(|octet| format!("{octet:02x}")).concat())
+        quoted(hex(&self.0))
     }
 }
 

@@ -8,6 +8,7 @@ use aws_lc_rs::hmac;
 
 use crate::calendar::SECONDS_PER_DAY;
 use crate::domain::Domain;
+use crate::hex::hex;
 use crate::label_enum;
 use crate::message::header::HeaderSection;
 use crate::message::mime::MimeField;
@@ -67,7 +68,7 @@ impl Key {
 
     fn signature(&self, job: &str, day: i64) -> String {
         let tag = hmac::sign(&self.0, format!("bounce {job} {day}").as_bytes());
-        tag.as_ref().iter().take(SIGNATURE_OCTETS).map(|octet| format!("{octet:02x}")).collect()
+        hex(tag.as_ref().iter().take(SIGNATURE_OCTETS))
     }
 }
 

@@ -11,6 +11,7 @@ use flate2::{Compression, GzBuilder};
 pub use crate::report::mime::Author;
 
 use crate::calendar::{Date, SECONDS_PER_DAY};
+use crate::hex::hex;
 use crate::report::aggregate::{Feedback, Period};
 use crate::report::mime::Message;
 use crate::report::recipient::Address;
@@ -62,7 +63,7 @@ pub fn gzip(octets: &[u8]) -> io::Result<Vec<u8>> {
 /// What tells an address from others where it is not to stand itself: 16 hexadecimal digits.
 fn address_key(address: &Address) -> String {
     let hash = digest(&SHA256, address.to_string().as_bytes());
-    hash.as_ref().iter().take(8).map(|octet| format!("{octet:02x}")).collect()
+    hex(hash.as_ref().iter().take(8))
 }
 
 fn annotation(feedback: &Feedback) -> String {

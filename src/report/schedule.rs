@@ -11,6 +11,7 @@ use crate::dmarc::public_suffix::List;
 use crate::dmarc::record::{Parsed, parse};
 use crate::dmarc::report_destination::ReportKind;
 use crate::domain::Domain;
+use crate::hex::hex;
 use crate::label::Label;
 use crate::label_enum;
 use crate::record::{AlignmentOutcome, FinalReply, Record};
@@ -298,7 +299,7 @@ fn jitter(parts: &[&str], window: i64) -> i64 {
 
 /// A name for what `parts` say.
 fn id(parts: &[&str]) -> String {
-    hash(parts).as_ref().iter().take(ID_OCTETS).map(|byte| format!("{byte:02x}")).collect()
+    hex(hash(parts).as_ref().iter().take(ID_OCTETS))
 }
 
 /// Every part is preceded by its length, so that no text can pass for two.

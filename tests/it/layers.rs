@@ -3,9 +3,10 @@
 use crate::source;
 
 /// The modules in the order in which data flows: each may use those above it, never those below.
-const ORDER: [&str; 34] = [
+const ORDER: [&str; 35] = [
     "calendar",
     "domain",
+    "hex",
     "label",
     "secret",
     "causes",

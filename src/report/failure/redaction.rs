@@ -3,6 +3,8 @@
 
 use aws_lc_rs::hmac;
 
+use crate::hex::hex;
+
 /// Replaces local parts.
 #[derive(Clone)]
 pub struct Redaction(hmac::Key);
@@ -39,7 +41,7 @@ impl Redaction {
             out.push_str(name);
             if !local_part.is_empty() {
                 let code = hmac::sign(&self.0, local_part.as_bytes());
-                out.extend(code.as_ref().iter().take(REDACTED_OCTETS).map(|octet| format!("{octet:02x}")));
+                out.push_str(&hex(code.as_ref().iter().take(REDACTED_OCTETS)));
             }
             out.push('@');
             rest = after.get(1..).unwrap_or_default();
