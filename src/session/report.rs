@@ -179,7 +179,7 @@ impl Session {
         if let Some(reply) = upstream_reply(ending) {
             metrics.verdict_replies.inc(Opinion::of(evaluation, decision), reply);
         }
-        let deciding = decision.deciding.and_then(|index| evaluation.dmarc.get(index));
+        let deciding = decision.deciding_dmarc(evaluation);
         if deciding.is_some_and(|dmarc| dmarc.result == DmarcResult::Fail) {
             decision.signs.iter().for_each(|found| metrics.signs.inc(found.sign, found.counting));
         }
@@ -297,7 +297,7 @@ struct Findings {
 impl Findings {
     fn of(verdict: &Verdict) -> Self {
         let Verdict { evaluation, decision, shadow, .. } = verdict;
-        let deciding = decision.deciding.and_then(|index| evaluation.dmarc.get(index));
+        let deciding = decision.deciding_dmarc(evaluation);
         Self {
             author_domain: match &evaluation.author {
                 Author::Usable { domains, .. } => join(domains.iter().map(Domain::to_string)),
