@@ -12,6 +12,7 @@ use crate::record::FinalReply;
 use crate::report::failure::{Beginning, Delivered, Extent, MAX_BODY, may_be_reported, wants};
 use crate::report::messenger::{Case, Place};
 use crate::smtp::address::{DomainPart, ForwardPath};
+use crate::smtp::data::Unstuffer;
 use crate::verdict::Verdict;
 
 /// Room for a report, and the beginning of the body if that is to be told.
@@ -84,19 +85,9 @@ fn is_for_reports(transaction: &Transaction, path: &ForwardPath) -> bool {
         || settings.bounce_domain.as_ref().is_some_and(|ours| path.mailbox().domain() == DomainPart::Name(ours.clone()))
 }
 
-/// The content in what goes over the wire: without the dots that were doubled (RFC 5321 §4.5.2).
+/// The content in the beginning of what goes over the wire.
 fn content(wire: &[u8]) -> Vec<u8> {
-    let lines = wire.split_inclusive(|b| *b == b'\n');
-    lines.flat_map(|line| line.strip_prefix(b".").unwrap_or(line)).copied().collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn doubled_dots_are_one_again() {
-        assert_eq!(content(b"..\r\na.b\r\n...c\r\n\r\nd"), b".\r\na.b\r\n..c\r\n\r\nd");
-        assert_eq!(content(b""), b"");
-    }
+    let mut content = Vec::with_capacity(wire.len());
+    Unstuffer::default().unstuff(wire, &mut content);
+    content
 }
