@@ -11,7 +11,6 @@ use crate::message::spool::Spool;
 use crate::record::FinalReply;
 use crate::report::failure::{Beginning, Delivered, Extent, MAX_BODY, may_be_reported, wants};
 use crate::report::messenger::{Case, Place};
-use crate::smtp::address::{DomainPart, ForwardPath};
 use crate::smtp::data::Unstuffer;
 use crate::verdict::Verdict;
 
@@ -36,7 +35,7 @@ impl Session {
         if !evaluation.dmarc.iter().any(|dmarc| wants(evaluation, dmarc)) {
             return None;
         }
-        let is_about_reports = envelope.recipients.iter().any(|path| is_for_reports(transaction, path));
+        let is_about_reports = envelope.recipients.iter().any(|path| transaction.settings.is_for_reports(path));
         if is_about_reports || !may_be_reported(&envelope.reverse_path, &subject.section) {
             return None;
         }
@@ -75,14 +74,6 @@ impl Session {
             arrived: i64::try_from(epoch_seconds()).unwrap_or(i64::MAX),
         });
     }
-}
-
-/// Whether a recipient is the sender of our reports, or in the domain for their bounces.
-fn is_for_reports(transaction: &Transaction, path: &ForwardPath) -> bool {
-    let settings = &transaction.settings;
-    let is_sender = |ours: &str| path.mailbox().as_str().eq_ignore_ascii_case(ours);
-    settings.report_address.as_deref().is_some_and(is_sender)
-        || settings.bounce_domain.as_ref().is_some_and(|ours| path.mailbox().domain() == DomainPart::Name(ours.clone()))
 }
 
 /// The content in the beginning of what goes over the wire.

@@ -259,8 +259,7 @@ pub(super) fn final_reply(ending: &Ending<'_>) -> Option<FinalReply> {
 /// All its recipients are addresses of our own reports, or it passes DMARC and is a report by its form; the form alone
 /// anyone can give to anything.
 fn is_about_reports(transaction: &Transaction, envelope: &Envelope, ending: &Ending<'_>) -> bool {
-    let ours = transaction.settings.report_address.as_deref();
-    let is_ours = |path: &ForwardPath| ours.is_some_and(|ours| path.mailbox().as_str().eq_ignore_ascii_case(ours));
+    let is_ours = |path: &ForwardPath| transaction.settings.is_for_reports(path);
     if !envelope.recipients.is_empty() && envelope.recipients.iter().all(is_ours) {
         return true;
     }
