@@ -12,6 +12,7 @@ pub mod domain;
 pub mod hex;
 pub mod label;
 pub mod secret;
+pub mod throttle;
 pub mod causes;
 pub mod personal;
 pub mod metrics;

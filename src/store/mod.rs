@@ -42,7 +42,8 @@ mod upsert;
 mod writer;
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -58,7 +59,8 @@ pub use crate::store::database::in_time;
 pub use crate::store::location::{Location, LocationError, Postgres};
 pub use crate::store::row::{Part, Periods, SETTLING};
 pub use crate::store::spill::Settings as SpillSettings;
-use crate::store::writer::{LogLimit, Opened, Writer};
+use crate::store::writer::{LOG_INTERVAL, Opened, Writer};
+use crate::throttle::Throttle;
 
 /// What the operator sets.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -185,7 +187,7 @@ pub struct Store {
 pub struct Appender {
     queue: mpsc::Sender<Item>,
     metrics: Metrics,
-    log: LogLimit,
+    log: Arc<Throttle>,
 }
 
 /// What is handed in.
@@ -239,7 +241,7 @@ impl Store {
         let metrics = Metrics::register(registry);
         let (queue, records) = mpsc::channel(settings.queue.max(1));
         let (stop, stopped) = oneshot::channel();
-        let appender = Appender { queue, metrics: metrics.clone(), log: LogLimit::default() };
+        let appender = Appender { queue, metrics: metrics.clone(), log: Arc::new(Throttle::new(LOG_INTERVAL)) };
         let writer = Writer::new(settings, opened, records, metrics);
         let behind = writer.behind();
         Ok(Self { appender, behind, stop, task: tokio::spawn(writer.run(stopped)) })
@@ -286,7 +288,7 @@ impl Appender {
         };
         self.metrics.pending.dec();
         self.metrics.lost.inc(reason);
-        if self.log.permits() {
+        if self.log.permits(Instant::now()).is_some() {
             error!(%reason, "rows for reports are lost: the store can't keep up; dmarcgate_store_rows_lost_total counts");
         }
     }

@@ -26,6 +26,7 @@ use crate::store::row::Row;
 use crate::store::spill::{self, Spill};
 use crate::store::statements::Refused;
 use crate::store::{Error, Explanation, Item, Location, Loss, Metrics, Settings, database, statements};
+use crate::throttle::Throttle;
 
 /// Owns the write connection and all rows that wait for it. It goes on taking records while the database writes.
 pub struct Writer {
@@ -62,7 +63,7 @@ pub struct Writer {
     behind: watch::Sender<bool>,
     /// Counts the rows; ends with the writer.
     counting: JoinSet<()>,
-    log: LogLimit,
+    log: Throttle,
 }
 
 /// The write connection and the file that it was opened on. A file that is removed or put in another's place (a
@@ -121,10 +122,6 @@ enum Pace {
     Stopping,
 }
 
-/// Lets one line through in ten seconds, so that a flood of one fault does not drown all else.
-#[derive(Clone, Default)]
-pub struct LogLimit(Arc<Mutex<Option<Instant>>>);
-
 impl Writer {
     /// A writer with an open connection, or one that has yet to be opened.
     pub fn new(settings: Settings, opened: Opened, items: mpsc::Receiver<Item>, metrics: Metrics) -> Self {
@@ -161,8 +158,13 @@ impl Writer {
             is_full: false,
             behind: watch::Sender::new(is_behind),
             counting: JoinSet::new(),
-            log: LogLimit::default(),
+            log: Throttle::new(LOG_INTERVAL),
         }
+    }
+
+    /// Whether a line may be written now.
+    fn may_log(&self) -> bool {
+        self.log.permits(Instant::now().into_std()).is_some()
     }
 
     /// Whether rows are late, now and later.
@@ -257,7 +259,7 @@ impl Writer {
         if self.is_full {
             self.metrics.pending.dec();
             self.metrics.lost.inc(Loss::StoreFull);
-            if self.log.permits() {
+            if self.may_log() {
                 let (stored, most) = (self.stored, self.settings.retention.most);
                 error!(
                     stored,
@@ -272,7 +274,7 @@ impl Writer {
         } else {
             self.metrics.pending.dec();
             self.metrics.lost.inc(Loss::MemoryFull);
-            if self.log.permits() {
+            if self.may_log() {
                 let rows = self.waiting.messages;
                 error!(waiting = rows, "rows for reports are lost: the database takes none and all room is full");
             }
@@ -529,7 +531,7 @@ impl Writer {
             }
             Err(fault) => {
                 self.spill_again = Instant::now() + SPILL_PAUSE;
-                if self.log.permits() {
+                if self.may_log() {
                     warn!(error = %Causes(&fault), "rows can't wait in the spill file; they wait in memory");
                 }
             }
@@ -542,7 +544,7 @@ impl Writer {
         match result {
             Ok(pruned) => {
                 self.database = database;
-                if pruned.ahead > retention::CLOCK_TOLERANCE && self.log.permits() {
+                if pruned.ahead > retention::CLOCK_TOLERANCE && self.may_log() {
                     let seconds = pruned.ahead.as_secs();
                     warn!(seconds, "the clock is ahead of the database's, by which what is old is deleted; set it");
                 }
@@ -720,19 +722,6 @@ async fn finished(working: &mut Option<Job>) -> Done {
     }
 }
 
-impl LogLimit {
-    /// Whether a line may be written now.
-    pub fn permits(&self) -> bool {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        let permits = last.is_none_or(|last| now - last >= LOG_INTERVAL);
-        if permits {
-            *last = Some(now);
-        }
-        permits
-    }
-}
-
 /// Records taken from the queue in one go.
 const TAKEN_AT_ONCE: usize = 256;
 /// The pause after the first failure; each further one doubles it.
@@ -759,4 +748,4 @@ const PRUNING_STEP_PAUSE: Duration = Duration::from_millis(50);
 /// The pause between attempts when the gate stops and there is no time for more.
 const RETRY_WHILE_STOPPING: Duration = Duration::from_millis(200);
 /// The interval of lines about one fault.
-const LOG_INTERVAL: Duration = Duration::from_secs(10);
+pub const LOG_INTERVAL: Duration = Duration::from_secs(10);

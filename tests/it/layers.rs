@@ -3,12 +3,13 @@
 use crate::source;
 
 /// The modules in the order in which data flows: each may use those above it, never those below.
-const ORDER: [&str; 35] = [
+const ORDER: [&str; 36] = [
     "calendar",
     "domain",
     "hex",
     "label",
     "secret",
+    "throttle",
     "causes",
     "personal",
     "metrics",
