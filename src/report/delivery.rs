@@ -24,8 +24,8 @@ use crate::metrics::Registry;
 use crate::report::aggregate::{Configuration, Period, PrivateAddresses, Reporter};
 use crate::report::attempt::Ending;
 use crate::report::bounce::{self, Bounce, BounceKind, Key};
+use crate::report::failure_reporter;
 use crate::report::message::Author;
-use crate::report::messenger;
 use crate::report::metrics::{JobOutcome, Metrics};
 use crate::report::recipient::Address;
 use crate::report::schedule::{self, Event, Plan, Progress, Room};
@@ -75,7 +75,7 @@ pub struct Settings {
     /// Who takes them.
     pub relay: relay::Settings,
     /// What is set of failure reports.
-    pub failure: messenger::Settings,
+    pub failure: failure_reporter::Settings,
 }
 
 impl Settings {

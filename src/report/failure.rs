@@ -4,7 +4,7 @@
 //! [`wants`] says whether the owner asked for a report on this failure, [`may_be_reported`] whether we would send one
 //! on such a message at all, [`build`] writes it as an ARF message (RFC 5965, RFC 6591). [`limit`] counts what is held
 //! back, which the next report tells as `Incidents`. Who gets it: [`recipient`](crate::report::recipient); who sends
-//! it: [`messenger`](crate::report::messenger).
+//! it: [`failure_reporter`](crate::report::failure_reporter).
 
 mod body;
 pub mod limit;

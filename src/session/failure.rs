@@ -10,13 +10,13 @@ use crate::evaluation::subject::Subject;
 use crate::message::spool::Spool;
 use crate::record::FinalReply;
 use crate::report::failure::{Beginning, Delivered, Extent, MAX_BODY, may_be_reported, wants};
-use crate::report::messenger::{Case, Place};
+use crate::report::failure_reporter::{Case, QueueSlot};
 use crate::smtp::data::Unstuffer;
 use crate::verdict::Verdict;
 
 /// Room for a report, and the beginning of the body if that is to be told.
 pub struct Claim {
-    place: Place,
+    slot: QueueSlot,
     body: Option<Beginning>,
 }
 
@@ -39,7 +39,7 @@ impl Session {
         if is_about_reports || !may_be_reported(&envelope.reverse_path, &subject.section) {
             return None;
         }
-        let place = self.gate.messenger.place()?;
+        let slot = self.gate.failure_reporter.slot()?;
         let body = match extent {
             Extent::Headers => None,
             Extent::Message => body
@@ -48,12 +48,12 @@ impl Session {
                 .ok()
                 .map(|wire| Beginning { octets: content(&wire), is_whole: wire.len() < MAX_BODY }),
         };
-        Some(Claim { place, body })
+        Some(Claim { slot, body })
     }
 
     /// Uses the room, unless the message will come again.
     pub(super) fn tell_owner(&self, transaction: &Transaction, envelope: &Envelope, ending: &mut Ending<'_>) {
-        let Some(Claim { place, body }) = ending.claim.take() else { return };
+        let Some(Claim { slot, body }) = ending.claim.take() else { return };
         let (Some(verdict), Some(subject)) = (&ending.verdict, ending.subject) else { return };
         let delivered = match final_reply(ending) {
             Some(FinalReply::Accepted) => Delivered::Taken,
@@ -62,7 +62,7 @@ impl Session {
         };
         let authserv_id = &transaction.settings.verdict.authserv_id;
         let names = Names { authserv_id, explain_id: "", receiver: None };
-        place.put(Case {
+        slot.put(Case {
             results: evaluated(&verdict.evaluation, &verdict.decision, &names),
             evaluation: verdict.evaluation.clone(),
             subject: subject.clone(),

@@ -80,8 +80,8 @@ pub enum Put {
     Known,
 }
 
-/// Where reports are put; one at a time.
-pub struct Shelf {
+/// Puts the reports of others into the store, one at a time.
+pub struct InboundStore {
     location: Location,
     retention: Retention,
     prune_at: Instant,
@@ -155,8 +155,8 @@ impl Default for Retention {
     }
 }
 
-impl Shelf {
-    /// A shelf in the database at `location`, which is opened for each report.
+impl InboundStore {
+    /// The part of the database at `location`, which is opened for each report.
     pub fn new(location: Location, retention: Retention) -> Self {
         Self { location, retention, prune_at: Instant::now(), put: 0 }
     }

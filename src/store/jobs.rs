@@ -189,7 +189,7 @@ pub struct Suppression {
 
 /// Where a page of rows ends and the next one goes on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Place(Vec<u8>);
+pub struct PageCursor(Vec<u8>);
 
 /// The jobs, for who works on them: one connection that writes.
 pub struct Jobs {
@@ -298,18 +298,18 @@ impl Jobs {
         &mut self,
         (day, part): (i64, Option<Part>),
         policy_domain: &str,
-        place: &Place,
-    ) -> Result<(Vec<Counted>, Option<Place>), Error> {
+        cursor: &PageCursor,
+    ) -> Result<(Vec<Counted>, Option<PageCursor>), Error> {
         let (hours, lengths) =
             part.map_or((0..=23, 1..=24), |part| (part.begin_hour..=part.begin_hour, part.hours..=part.hours));
-        let query = sqlx::query(ROWS).bind(day).bind(policy_domain).bind(&*place.0).bind(ROWS_AT_ONCE);
+        let query = sqlx::query(ROWS).bind(day).bind(policy_domain).bind(&*cursor.0).bind(ROWS_AT_ONCE);
         let query = query.bind(*hours.start()).bind(*hours.end()).bind(*lengths.start()).bind(*lengths.end());
         let rows = query.fetch_all(&mut self.connection).await?;
         let counted = |row: &AnyRow| row::counted(row.try_get(1)?, row.try_get(2)?, texts::<TEXT_COLUMNS>(row, 3)?);
         let page = rows.iter().map(counted).collect::<Result<Vec<_>, sqlx::Error>>()?;
         let is_full = i64::try_from(page.len()).is_ok_and(|rows| rows >= ROWS_AT_ONCE);
         let next = rows.last().filter(|_| is_full).map(|row| row.try_get(0)).transpose()?;
-        Ok((page, next.map(Place)))
+        Ok((page, next.map(PageCursor)))
     }
 
     /// Takes up a job whose time has come, or whose holder's lease has run out; none if there is none, or the rate is

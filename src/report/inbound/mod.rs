@@ -9,7 +9,7 @@ pub mod feedback;
 pub mod mime;
 pub mod unpack;
 
-pub use self::collector::{Collector, Letter, Senders, Settings};
+pub use self::collector::{Collector, InboundMessage, Senders, Settings};
 use crate::label_enum;
 pub use crate::store::inbound::{Report, Row};
 

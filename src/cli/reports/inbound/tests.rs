@@ -4,7 +4,7 @@ use super::*;
 use crate::cli::tests::{configuration, run};
 use crate::record::{AlignmentOutcome, Disposition};
 use crate::store::Location;
-use crate::store::inbound::{Report, Retention, Row, Shelf};
+use crate::store::inbound::{InboundStore, Report, Retention, Row};
 
 fn row(source_ip: &str, outcome: AlignmentOutcome, disposition: Disposition, passed: &str) -> Row {
     Row {
@@ -49,9 +49,9 @@ fn who_sends_in_our_name_is_shown_by_domain_and_source() {
     ];
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let location = Location::Sqlite(directory.path().join("store.db"));
-    let mut shelf = Shelf::new(location, Retention::default());
+    let mut store = InboundStore::new(location, Retention::default());
     for report in &reports {
-        runtime.block_on(shelf.put(report, now)).unwrap();
+        runtime.block_on(store.put(report, now)).unwrap();
     }
 
     let today = crate::calendar::Date::of_day(now.div_euclid(86_400));
