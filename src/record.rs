@@ -14,7 +14,7 @@ use crate::dmarc::record::Standing;
 pub use crate::dmarc::record::{AlignmentMode, Policy, PolicyRecord};
 use crate::domain::Domain;
 use crate::label_enum;
-pub use crate::policy::{Override, OverrideKind, ReportDisposition as Disposition};
+pub use crate::policy::{Override, OverrideKind, ReportDisposition};
 
 /// One message under one author domain, with all that was found and done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,7 +82,7 @@ pub struct PolicyPublished {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PolicyEvaluated {
     /// What was done.
-    pub disposition: Disposition,
+    pub disposition: ReportDisposition,
     /// Whether DKIM gave an aligned pass, before any override.
     pub dkim: AlignmentOutcome,
     /// Whether SPF gave an aligned pass, before any override.
@@ -222,7 +222,7 @@ impl From<Discovery> for DiscoveryMethod {
 
 impl PolicyEvaluated {
     /// What was done, and whether DKIM and SPF, in this order, gave an aligned pass.
-    pub fn new(disposition: Disposition, (dkim, spf): (bool, bool), reasons: &[Override]) -> Self {
+    pub fn new(disposition: ReportDisposition, (dkim, spf): (bool, bool), reasons: &[Override]) -> Self {
         let outcome = |aligned| if aligned { AlignmentOutcome::Pass } else { AlignmentOutcome::Fail };
         let reason = |o: &Override| OverrideReason { kind: o.kind, comment: o.comment.to_string() };
         let reasons = reasons.iter().map(reason).collect();
@@ -313,7 +313,7 @@ pub mod sample {
                 requested: Policy::Reject,
             }),
             evaluated: PolicyEvaluated {
-                disposition: Disposition::Reject,
+                disposition: ReportDisposition::Reject,
                 dkim: AlignmentOutcome::Fail,
                 spf: AlignmentOutcome::Fail,
                 reasons: Vec::new(),

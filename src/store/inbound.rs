@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::domain::Domain;
 use crate::label::Label;
-use crate::record::{AlignmentOutcome, Disposition};
+use crate::record::{AlignmentOutcome, ReportDisposition};
 use crate::store::{Error, Location, Reader, database};
 
 /// An aggregate report of someone else. Texts are bounded and without control characters.
@@ -49,7 +49,7 @@ pub struct Row {
     /// The author domain; none if it doesn't say.
     pub header_from: Option<Domain>,
     /// What was done; none if it doesn't say.
-    pub disposition: Option<Disposition>,
+    pub disposition: Option<ReportDisposition>,
     /// Whether DKIM gave an aligned pass.
     pub dkim: AlignmentOutcome,
     /// Whether SPF gave an aligned pass.
@@ -101,7 +101,7 @@ pub struct Source {
     /// Who says it.
     pub organization: String,
     /// What was done; none if it was not said.
-    pub disposition: Option<Disposition>,
+    pub disposition: Option<ReportDisposition>,
     /// Whether DKIM gave an aligned pass.
     pub dkim: AlignmentOutcome,
     /// Whether SPF gave an aligned pass.
@@ -326,7 +326,7 @@ fn source(row: &sqlx::any::AnyRow) -> Result<Source, sqlx::Error> {
         source_ip: word(1)?.parse().map_err(|_| broken("not an address"))?,
         reporter: row.try_get(2)?,
         organization: row.try_get(3)?,
-        disposition: Disposition::parse(word(4)?),
+        disposition: ReportDisposition::parse(word(4)?),
         dkim: outcome(5)?,
         spf: outcome(6)?,
         dkim_passed: row.try_get(7)?,

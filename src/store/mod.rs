@@ -53,7 +53,7 @@ use tracing::error;
 use crate::forwarders::Observation;
 use crate::label_enum;
 use crate::metrics::{Family, Histogram, IntCounter, IntGauge, Registry};
-use crate::record::{Disposition, Record};
+use crate::record::{Record, ReportDisposition};
 use crate::store::comparison::{Comparison, Comparisons};
 pub use crate::store::database::in_time;
 pub use crate::store::location::{Location, LocationError, Postgres};
@@ -169,7 +169,7 @@ pub struct SummaryLine {
     /// The policy domain; empty where no policy applied.
     pub policy_domain: String,
     /// What was done.
-    pub disposition: Disposition,
+    pub disposition: ReportDisposition,
     /// How many.
     pub messages: i64,
 }

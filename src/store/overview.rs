@@ -8,7 +8,7 @@ use sqlx::{Connection as _, Row as _};
 
 use crate::calendar::SECONDS_PER_DAY;
 use crate::label::Label as _;
-use crate::record::Disposition;
+use crate::record::ReportDisposition;
 use crate::store::jobs::JobState;
 use crate::store::{Error, Reader, database};
 
@@ -156,9 +156,9 @@ fn add(domains: &mut BTreeMap<String, Failing>, row: &AnyRow) -> Result<(), sqlx
         from: Vec::new(),
     });
     domain.messages = domain.messages.saturating_add(messages);
-    if disposition == Disposition::Reject.as_str() {
+    if disposition == ReportDisposition::Reject.as_str() {
         domain.refused = domain.refused.saturating_add(messages);
-    } else if disposition == Disposition::Quarantine.as_str() {
+    } else if disposition == ReportDisposition::Quarantine.as_str() {
         domain.quarantined = domain.quarantined.saturating_add(messages);
     }
     // Rows of one address come one after the other.

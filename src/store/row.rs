@@ -330,7 +330,7 @@ pub const SETTLING: i64 = 15 * 60;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::{Disposition, FinalReply, sample};
+    use crate::record::{FinalReply, ReportDisposition, sample};
 
     fn row(record: Record) -> Row {
         Row::new(record, Periods::Days)
@@ -416,7 +416,7 @@ mod tests {
             ("no policy", &|r| r.policy = None),
             ("policy record", &|r| r.policy.as_mut().unwrap().record.push(' ')),
             ("sp", &|r| r.policy.as_mut().unwrap().sp = None),
-            ("disposition", &|r| r.evaluated.disposition = Disposition::Quarantine),
+            ("disposition", &|r| r.evaluated.disposition = ReportDisposition::Quarantine),
             ("envelope from", &|r| r.envelope_from.clear()),
             ("envelope to", &|r| r.envelope_to = Some("example.com".into())),
             ("selector", &|r| r.dkim[0].selector.push('x')),

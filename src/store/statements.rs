@@ -3,7 +3,7 @@
 use sqlx::{Any, AnyConnection, Row as _, Transaction};
 
 use crate::label::Label;
-use crate::record::Disposition;
+use crate::record::ReportDisposition;
 use crate::store::batch::{Batch, Stamp};
 use crate::store::comparison::ComparisonRow;
 use crate::store::row::{Key, Row, TEXT_COLUMNS};
@@ -179,7 +179,7 @@ pub async fn summary(connection: &mut AnyConnection, first: i64, last: i64) -> R
     let rows = sqlx::query(SUMMARY).bind(first).bind(last).fetch_all(connection).await?;
     rows.iter()
         .map(|row| {
-            let disposition = Disposition::parse(row.try_get(2)?);
+            let disposition = ReportDisposition::parse(row.try_get(2)?);
             Ok(SummaryLine {
                 day: row.try_get(0)?,
                 policy_domain: row.try_get(1)?,

@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime};
 use dmarcgate::domain::Domain;
 use dmarcgate::metrics::Registry;
 use dmarcgate::record::{
-    AlignmentMode, AlignmentOutcome, DiscoveryMethod, Disposition, FinalReply, Policy, PolicyEvaluated,
-    PolicyPublished, Record, SpfAuthResult, SpfScope, TestMode,
+    AlignmentMode, AlignmentOutcome, DiscoveryMethod, FinalReply, Policy, PolicyEvaluated, PolicyPublished, Record,
+    ReportDisposition, SpfAuthResult, SpfScope, TestMode,
 };
 use dmarcgate::store::{Location, Periods, Settings, Store};
 use flate2::read::GzDecoder;
@@ -140,7 +140,7 @@ fn forgery(domain: &str, rua: &str) -> Record {
             requested: Policy::Reject,
         }),
         evaluated: PolicyEvaluated {
-            disposition: Disposition::Reject,
+            disposition: ReportDisposition::Reject,
             dkim: AlignmentOutcome::Fail,
             spf: AlignmentOutcome::Fail,
             reasons: Vec::new(),
@@ -157,7 +157,7 @@ fn forgery(domain: &str, rua: &str) -> Record {
 fn own_mail(domain: &str, rua: &str, reply: FinalReply) -> Record {
     let mut record = Record { reply, ..forgery(domain, rua) };
     record.evaluated.spf = AlignmentOutcome::Pass;
-    record.evaluated.disposition = Disposition::Pass;
+    record.evaluated.disposition = ReportDisposition::Pass;
     record
 }
 

@@ -14,7 +14,7 @@ use quick_xml::events::{BytesRef, Event};
 
 use crate::domain::Domain;
 use crate::label::Label;
-use crate::record::{AlignmentOutcome, Disposition, Policy};
+use crate::record::{AlignmentOutcome, Policy, ReportDisposition};
 use crate::report::inbound::{Refusal, unpack};
 use crate::store::inbound::{MAX_MESSAGES, Report, Row};
 
@@ -126,7 +126,7 @@ struct Draft {
 struct Record {
     source_ip: Option<IpAddr>,
     count: Option<u64>,
-    disposition: Option<Disposition>,
+    disposition: Option<ReportDisposition>,
     dkim: Option<AlignmentOutcome>,
     spf: Option<AlignmentOutcome>,
     reasons: Vec<&'static str>,
@@ -246,7 +246,7 @@ impl Record {
         match path {
             ["row", "source_ip"] => self.source_ip = text.parse::<IpAddr>().ok().map(|ip| ip.to_canonical()),
             ["row", "count"] => self.count = text.parse().ok().filter(|count| *count <= MAX_COUNT),
-            ["row", "policy_evaluated", "disposition"] => self.disposition = Disposition::parse_ignore_case(text),
+            ["row", "policy_evaluated", "disposition"] => self.disposition = ReportDisposition::parse_ignore_case(text),
             ["row", "policy_evaluated", "dkim"] => self.dkim = AlignmentOutcome::parse_ignore_case(text),
             ["row", "policy_evaluated", "spf"] => self.spf = AlignmentOutcome::parse_ignore_case(text),
             ["row", "policy_evaluated", "reason", "type"] => {

@@ -17,7 +17,7 @@ fn row(source_ip: IpAddr, dkim: AlignmentOutcome) -> Row {
     Row {
         source_ip,
         header_from: Some(domain("example.net")),
-        disposition: Some(Disposition::None),
+        disposition: Some(ReportDisposition::None),
         dkim,
         spf: AlignmentOutcome::Fail,
         dkim_passed: "example.net".into(),
@@ -103,7 +103,7 @@ async fn the_largest_report_goes_in_whole_and_is_told_by_source(home: Home) {
         source_ip: [0, 0, 0, 0].into(),
         reporter: "reporter.example".into(),
         organization: "Reporter B\u{fc}ro".into(),
-        disposition: Some(Disposition::None),
+        disposition: Some(ReportDisposition::None),
         dkim: AlignmentOutcome::Pass,
         spf: AlignmentOutcome::Fail,
         dkim_passed: "example.net".into(),

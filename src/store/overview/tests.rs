@@ -14,7 +14,7 @@ on_both![failing_mail_is_summed_up_by_author_domain_and_address, jobs_are_tallie
 /// The day of [`sample::record`], in seconds since the epoch.
 const DAY: i64 = 1_767_225_600;
 
-fn record(author: &str, address: [u8; 4], disposition: Disposition, aligned: AlignmentOutcome) -> Record {
+fn record(author: &str, address: [u8; 4], disposition: ReportDisposition, aligned: AlignmentOutcome) -> Record {
     let mut record = sample::record();
     record.header_from = Some(Domain::parse(author).unwrap());
     record.source_ip = address.into();
@@ -29,12 +29,12 @@ async fn failing_mail_is_summed_up_by_author_domain_and_address(home: Home) {
     let store = Store::open(settings, &Registry::new()).await.unwrap();
     let fail = |author, address, disposition| record(author, address, disposition, AlignmentOutcome::Fail);
     let all = [
-        fail("b.example", [192, 0, 2, 1], Disposition::Reject),
-        fail("b.example", [192, 0, 2, 1], Disposition::Reject),
-        fail("b.example", [192, 0, 2, 1], Disposition::Quarantine),
-        fail("b.example", [192, 0, 2, 2], Disposition::None),
-        fail("a.example", [192, 0, 2, 3], Disposition::None),
-        record("a.example", [192, 0, 2, 4], Disposition::Pass, AlignmentOutcome::Pass),
+        fail("b.example", [192, 0, 2, 1], ReportDisposition::Reject),
+        fail("b.example", [192, 0, 2, 1], ReportDisposition::Reject),
+        fail("b.example", [192, 0, 2, 1], ReportDisposition::Quarantine),
+        fail("b.example", [192, 0, 2, 2], ReportDisposition::None),
+        fail("a.example", [192, 0, 2, 3], ReportDisposition::None),
+        record("a.example", [192, 0, 2, 4], ReportDisposition::Pass, AlignmentOutcome::Pass),
     ];
     all.into_iter().for_each(|record| store.appender().append(record));
     store.close(Duration::from_secs(10)).await;
@@ -79,7 +79,7 @@ async fn others_tell_of_addresses(home: Home) {
     let row = |address: [u8; 4], dkim, signers: &str| Row {
         source_ip: address.into(),
         header_from: Some(domain("example.net")),
-        disposition: Some(Disposition::None),
+        disposition: Some(ReportDisposition::None),
         dkim,
         spf: AlignmentOutcome::Fail,
         dkim_passed: signers.into(),
