@@ -68,7 +68,7 @@ pub struct Settings {
     pub keep: i64,
     /// Where bounces of reports come to; none: to the sender's own address.
     pub bounce_domain: Option<Domain>,
-    /// Whom messages are from.
+    /// The From address and name.
     pub author: Author,
     /// What they are signed with.
     pub keys: Arc<[signing::Key]>,
@@ -122,7 +122,7 @@ pub(super) struct Shared {
     pub(super) resolver: Resolver,
     pub(super) rules: watch::Receiver<Arc<Rules>>,
     pub(super) metrics: Metrics,
-    /// The name of this process, of which there is one.
+    /// A name unique to this process.
     pub(super) holder: String,
     /// What signs the addresses for bounces, once it was read from the store.
     key: OnceCell<Key>,

@@ -286,10 +286,11 @@ impl FailureWorker {
         let about = (&failure.organization, failure.incidents);
         let incidents =
             self.with_limit(|limit| limit.admit_to(rates, about, (address, &destination), now)).map_err(|share| {
-                match share {
-                    Share::Address => (FailureOutcome::HeldBack, share.to_string()),
-                    Share::Destination | Share::Overall => (FailureOutcome::Capped, share.to_string()),
-                }
+                let outcome = match share {
+                    Share::Address => FailureOutcome::HeldBack,
+                    Share::Destination | Share::Overall => FailureOutcome::Capped,
+                };
+                (outcome, share.meaning().to_owned())
             })?;
         notified.insert(destination, author.clone());
         Ok(incidents)

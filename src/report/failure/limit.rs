@@ -30,11 +30,22 @@ label_enum! {
     /// Whose share of the hour is used up.
     pub enum Share {
         /// The address's.
-        Address = "the address has had its share of the hour",
+        Address = "address",
         /// That of all addresses of its organization.
-        Destination = "the organization of the address has had its share of the hour",
+        Destination = "destination",
         /// That of all reports.
-        Overall = "all reports of the hour have gone out",
+        Overall = "overall",
+    }
+}
+
+impl Share {
+    /// As a note in the log says it.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::Address => "the address has had its share of the hour",
+            Self::Destination => "the organization of the address has had its share of the hour",
+            Self::Overall => "all reports of the hour have gone out",
+        }
     }
 }
 
