@@ -2,7 +2,8 @@
 //!
 //! A [`Record`] holds everything that an aggregate report tells apart (RFC 9990 §3.1), so that equal records can be
 //! counted instead of kept, and no report has to look at a message again. A message whose From names several domains
-//! makes one record for each. Pure: who builds a record passes the time in; who stores it calls [`Record::bounded`].
+//! makes one record for each. Pure: the caller that builds a record passes the time in; the store calls
+//! [`Record::bounded`].
 
 use std::net::IpAddr;
 
@@ -31,7 +32,7 @@ pub struct Record {
     pub header_from: Option<Domain>,
     /// The domain of the reverse-path that SPF was applied to; empty for the null reverse-path.
     pub envelope_from: String,
-    /// The recipients' domain; only where the operator asked for it, since it tells on who writes to whom.
+    /// The recipients' domain; only where the operator asked for it, since it reveals who writes to whom.
     pub envelope_to: Option<String>,
     /// One for each signature that was evaluated, in the order that RFC 9990 §3.1.3 prefers; at most
     /// [`MAX_DKIM_RESULTS`].
@@ -78,7 +79,7 @@ pub struct PolicyPublished {
     pub requested: Policy,
 }
 
-/// What came of the policy (RFC 9990 §3.1.1.9).
+/// How the policy was applied (RFC 9990 §3.1.1.9).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PolicyEvaluated {
     /// What was done.
@@ -87,7 +88,7 @@ pub struct PolicyEvaluated {
     pub dkim: AlignmentOutcome,
     /// Whether SPF gave an aligned pass, before any override.
     pub spf: AlignmentOutcome,
-    /// Why a failing message was treated milder than published; empty if it wasn't.
+    /// Why a failing message was treated more mildly than published; empty if it wasn't.
     pub reasons: Vec<OverrideReason>,
 }
 
@@ -102,7 +103,7 @@ pub struct OverrideReason {
     pub comment: String,
 }
 
-/// What one signature came to (RFC 9990 §3.1.1.12).
+/// The result of one signature (RFC 9990 §3.1.1.12).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct DkimAuthResult {
     /// `d=`.
@@ -113,7 +114,7 @@ pub struct DkimAuthResult {
     pub result: String,
 }
 
-/// What SPF came to (RFC 9990 §3.1.1.13).
+/// The result of SPF (RFC 9990 §3.1.1.13).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SpfAuthResult {
     /// The domain that was checked.
@@ -131,7 +132,7 @@ label_enum! {
         Accepted = "accepted",
         /// It refused it for good.
         Refused = "refused",
-        /// It asks the client to come again.
+        /// It asks the client to try again later.
         Deferred = "deferred",
     }
 }

@@ -163,9 +163,9 @@ pub struct PolicyRecord {
     pub ruf: Vec<ReportUri>,
     /// `fo`; the default without a `ruf` tag (RFC 9989 §4.7).
     pub fo: FailureOptions,
-    /// `pct`, historic: acted upon only where the operator wants it.
+    /// `pct`, historic: acted on only where the operator wants it.
     pub pct: Option<u8>,
-    /// `ri`, historic: seconds; acted upon only where the operator wants it.
+    /// `ri`, historic: seconds; acted on only where the operator wants it.
     pub ri: Option<u32>,
     /// `rf`, historic: never acted upon.
     pub rf: Option<Box<str>>,
@@ -196,7 +196,7 @@ pub enum RecordAt {
     One(Arc<PolicyRecord>),
 }
 
-/// How an author domain stands to the name where its policy record was found.
+/// How an author domain relates to the name where its policy record was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     /// The record stands at the author domain itself.
@@ -247,7 +247,7 @@ impl PolicyRecord {
         }
     }
 
-    /// Whether it makes a difference if an author domain below this record exists.
+    /// Whether it makes a difference that an author domain below this record exists.
     pub fn depends_on_existence(&self) -> bool {
         self.requested(Place::ExistingBelow) != self.requested(Place::MissingBelow)
     }

@@ -1,8 +1,8 @@
 //! Header fields with parameters, as MIME has them: Content-Type and Content-Disposition (RFC 2045 §5.1, RFC 2183 §2).
 //!
-//! The one reader of them, so that what is shown, redacted or believed of a message does not depend on who asks. It is
-//! lenient with what real mail has (comments anywhere, white space around `=`), and passes over what is no parameter.
-//! A parameter in pieces or with a character set (RFC 2231) keeps the name that it has on the wire (`filename*0*`).
+//! The only reader of such fields, so that what is shown, redacted or believed does not depend on the caller. It is
+//! lenient with what real mail has (comments anywhere, white space around `=`), and skips what is no parameter. A
+//! parameter in pieces or with a character set (RFC 2231) keeps the name that it has on the wire (`filename*0*`).
 
 use crate::message::header::HeaderSection;
 

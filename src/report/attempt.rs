@@ -32,7 +32,7 @@ pub struct Ending {
     pub recipient: Option<String>,
     /// Whether the message was on its way.
     pub departed: bool,
-    /// Messages that the report tells of.
+    /// Messages that the report covers.
     pub messages: u64,
     /// Whether it went into a file instead.
     pub written: bool,
@@ -61,7 +61,7 @@ impl Ending {
         Self::new(Event::NotWanted(skip), format!("{skip}: {note}"))
     }
 
-    /// As it is counted, where the job goes to `state`.
+    /// How the attempt is counted, given the state that the job goes to.
     pub fn outcome(&self, state: JobState) -> JobOutcome {
         match self.event {
             Event::Postponed | Event::CapReached if state == JobState::Failed => JobOutcome::GivenUp,
@@ -109,7 +109,7 @@ impl Delivery {
     /// Why a report is not sent to an address now, by what is known here.
     async fn may_be_sent(&self, settings: &Settings, job: &Job, address: &Address) -> Result<Option<Ending>, Error> {
         let policy_domain = Domain::parse(&job.planned.policy_domain).ok();
-        // A name that is no domain is found out where its consent is asked for.
+        // A name that is no domain is detected when its consent is asked for.
         if settings.denies(policy_domain.as_ref().unwrap_or(address.domain()), address) {
             return Ok(Some(Ending::skip(Skip::Denied, "reports.deny names it")));
         }
@@ -151,7 +151,7 @@ impl Delivery {
             let names = found.to.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             return Ok(Some(match planned.left_out {
                 0 => Ending::skip(Skip::Replaced, &names),
-                // What takes its place is not there: this one stays.
+                // Its replacements were not all planned: this job stays.
                 _ => Ending::new(
                     Event::CapReached,
                     format!("it names {names}: its organization had its share of the day"),
@@ -166,7 +166,7 @@ impl Delivery {
 
     async fn send(&self, settings: &Arc<Settings>, job: &Job, address: &Address) -> Result<Ending, Error> {
         let built = match job.message.is_empty() {
-            // What may have arrived is sent once more as it was, or it would be another report.
+            // What may have arrived is sent again unchanged, or it would be another report.
             false => BuiltReport { message: job.message.clone(), messages: job.messages.unsigned_abs(), xml: None },
             true => match self.build(settings, job, address).await {
                 Ok(built) => built,
@@ -231,7 +231,7 @@ impl Delivery {
         feedback.ok_or_else(nothing)
     }
 
-    /// Hands the message to the relay. Before its end is sent the store knows of it.
+    /// Hands the message to the relay. The store knows of it before its end is sent.
     async fn hand_over(
         &self,
         settings: &Settings,
@@ -264,7 +264,7 @@ impl Delivery {
     }
 }
 
-/// What the relay's word means.
+/// What the relay's answer means.
 fn ended(outcome: Outcome, departed: bool) -> Ending {
     let (event, note) = match outcome {
         Outcome::Taken(reply) => (Event::Taken, reply.summary()),
@@ -294,7 +294,7 @@ async fn write(directory: std::path::PathBuf, job: &Job, built: BuiltReport) -> 
     }
 }
 
-/// The URI of an address, with escapes for all that has a meaning in one or in a policy record.
+/// The URI of an address; whatever has a meaning in a URI or a policy record is escaped.
 fn uri(address: &Address) -> String {
     let mut uri = "mailto:".to_owned();
     for byte in address.local_part().bytes() {

@@ -1,8 +1,8 @@
 //! Bounces of reports: the addresses that they come back to, and what they say. Functions over values.
 //!
-//! Each report leaves with a reverse-path of its own in a domain that is for this alone. The address names the job and
-//! a day and is signed, so that nobody else can make one. What comes there is hostile until proved honest: only a
-//! delivery status notification (RFC 3464) that says `failed` for good is believed, and nothing else of it is.
+//! Each report leaves with a reverse-path of its own in a domain reserved for bounces. The address names the job and a
+//! day and is signed, so that nobody else can make one. What arrives there is not trusted: only a delivery status
+//! notification (RFC 3464) of a permanent failure counts, and nothing else in it does.
 
 use aws_lc_rs::hmac;
 
@@ -187,14 +187,13 @@ fn is_permanent(status: &str) -> bool {
     parts.next() == Some("5") && parts.clone().count() == 2 && parts.all(is_number)
 }
 
-/// Octets of a body that are read: a notification tells its status at the beginning, and gives the message back behind
-/// it.
+/// Octets of a body that are read: a notification has its status at the beginning, followed by the returned message.
 pub const MAX_BODY: usize = 64 * 1024;
 /// Days for which an address takes bounces: servers try for five, some for longer.
 pub const LIFETIME: i64 = 30;
 /// Lines of a delivery status that are read.
 const MAX_LINES: usize = 500;
-/// Characters of what is kept of it.
+/// Characters of the reason that are kept.
 const MAX_REASON: usize = 200;
 /// Octets of a signature: nobody guesses 80 bits over SMTP.
 const SIGNATURE_OCTETS: usize = 10;

@@ -1,9 +1,9 @@
-//! Sends failure reports as messages fail, at once: a report of yesterday's forgery helps nobody to stop today's.
+//! Sends failure reports as messages fail, at once: a report of yesterday's forgery does not help to stop today's.
 //!
 //! A session puts a [`Case`] into a bounded queue once its client has the reply; mail never waits for it. One task
 //! takes them out, holds the rest of a flood back ([`RateLimit`]), settles who may be told, and hands the message to
 //! the relay. No store keeps them: what the relay does not take after a few attempts, and what comes faster than it can
-//! be sent, is counted as lost. The rows of the aggregate reports have it all the same.
+//! be sent, is counted as lost. The aggregate reports still cover it.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -36,9 +36,9 @@ use crate::smtp::address::ReversePath;
 pub struct Settings {
     /// Whether they are sent; the master switch for all reports stands above it.
     pub enabled: bool,
-    /// What they have of a message.
+    /// How much of a message they contain.
     pub extent: Extent,
-    /// What they have of what a failed signature was made over.
+    /// How much they contain of what a failed signature was made over.
     pub canonicalized: Canonicalized,
     /// Whether local parts are hidden.
     pub redact: bool,
@@ -96,7 +96,7 @@ struct Failure<'a> {
     case: &'a Case,
     dmarc: &'a DmarcOutput,
     policy_domain: &'a Domain,
-    /// As the policy domain is counted.
+    /// The organization under which the policy domain is counted.
     organization: Domain,
     notified: &'a NotifiedOrganizations,
     incidents: u64,
@@ -190,7 +190,7 @@ impl FailureWorker {
         }
     }
 
-    /// Tells all who are to know of a failure.
+    /// Reports a failure to everyone who is to know of it.
     async fn tell(
         self,
         settings: Arc<delivery::Settings>,
@@ -271,7 +271,7 @@ impl FailureWorker {
         self.hand_over(&settings.relay, &envelope, &message).await
     }
 
-    /// For how many failures a report to `address` stands, if one may go there.
+    /// The number of failures that a report to `address` stands for, if one may go there.
     fn admit(&self, rates: Rates, failure: &Failure<'_>, address: &Address, now: i64) -> Result<u64, Ending> {
         let destination = self.organization(address.domain(), None);
         let author = &failure.dmarc.author_domain;
@@ -312,7 +312,7 @@ impl FailureWorker {
             return Ok(match outcome {
                 relay::Outcome::Taken(reply) => (FailureOutcome::Sent, reply.summary()),
                 relay::Outcome::MessageRefused(reply) => (FailureOutcome::MessageRefused, reply.summary()),
-                // Sent once more it might be there twice.
+                // Sent again, it might arrive twice.
                 relay::Outcome::Unanswered(why) => (FailureOutcome::Unanswered, why),
                 relay::Outcome::RecipientRefused(reply) => {
                     let (address, reason) = (envelope.recipient, reply.summary());
@@ -409,5 +409,6 @@ async fn write(directory: &Path, name: String, message: Vec<u8>) -> Ending {
 const MAX_WAITING: usize = 256;
 /// Failures that are reported at the same time; those whose relay pauses are among them.
 const PARALLEL: usize = 8;
-/// Pauses before further attempts: a relay that is restarted is back after them, and one that is down has other cares.
+/// Pauses before further attempts: a relay that was restarted is back after them; for one that is down, the report is
+/// given up.
 const PAUSES: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(30)];

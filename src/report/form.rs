@@ -1,4 +1,4 @@
-//! Knows reports by the form of their header section. A form proves nothing: anyone can give it to anything.
+//! Recognizes reports by the form of their header section. The form proves nothing: anyone can imitate it.
 
 use crate::message::header::HeaderSection;
 use crate::message::mime::MimeField;

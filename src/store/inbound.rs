@@ -1,8 +1,8 @@
 //! What others report about our domains: the values, and how they are stored and read.
 //!
 //! A report goes in whole or not at all, and the same one only once, whichever gate reads it. It is written over a
-//! connection of its own, opened for it: reports are some hundred a day, and the rows of our own mail don't wait for
-//! them.
+//! connection of its own, opened for it: there are some hundred reports a day, and the rows of our own mail don't wait
+//! for them.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -23,7 +23,7 @@ pub struct Report {
     /// The author domain of the message that it came with, if SPF or DKIM vouches for it; none: anybody may have
     /// written it.
     pub reporter: Option<Domain>,
-    /// Who it says has made it.
+    /// The organization that it names as its author.
     pub organization: String,
     /// Its id, by which it counts once.
     pub report_id: String,
@@ -37,7 +37,7 @@ pub struct Report {
     pub end: i64,
     /// What it tells apart, each with a number of messages.
     pub rows: Vec<(Row, u64)>,
-    /// Records in it without an address or a number that can be.
+    /// Records in it without an address or a plausible number.
     pub left_out: u64,
 }
 
@@ -98,7 +98,7 @@ pub struct Source {
     pub source_ip: IpAddr,
     /// Who vouches for that; empty: nobody does.
     pub reporter: String,
-    /// Who says it.
+    /// The organization that the reports name as their author.
     pub organization: String,
     /// What was done; none if it was not said.
     pub disposition: Option<ReportDisposition>,
@@ -123,7 +123,7 @@ pub struct Reporting {
     pub policy: String,
     /// Who vouches for the reports; empty: nobody does.
     pub reporter: String,
-    /// Who says that they are its.
+    /// The organization that they name as their author.
     pub organization: String,
     /// How many reports.
     pub reports: u64,
@@ -139,7 +139,7 @@ impl Report {
         self.rows.iter().fold(0, |sum, (_, messages)| sum.saturating_add(*messages))
     }
 
-    /// The same for each copy of a report. Who forges another's organization and id has a key of his own.
+    /// The same for each copy of a report. A forgery of another's organization and id gets a key of its own.
     fn key(&self) -> Vec<u8> {
         let reporter = self.reporter.as_ref().map_or("", Domain::as_str);
         let organization = self.organization.to_lowercase();
@@ -166,8 +166,8 @@ impl InboundStore {
         i64::try_from(self.retention.keep.as_secs()).unwrap_or(i64::MAX)
     }
 
-    /// Puts a report that was received at `received`, in seconds since the epoch, with all its rows or not at all. Now
-    /// and then it deletes what is too old or too much.
+    /// Puts a report that was received at `received`, in seconds since the epoch, with all its rows or not at all. From
+    /// time to time it deletes what is too old or too much.
     ///
     /// # Errors
     ///
@@ -260,7 +260,7 @@ async fn put(connection: &mut AnyConnection, report: &Report, received: i64) -> 
     }
     let mut place = 0_i64;
     for rows in report.rows.chunks(ROWS_AT_ONCE) {
-        // The text hangs on a number of ours alone.
+        // The text depends only on a number of ours.
         let mut query = sqlx::query(AssertSqlSafe(insert_rows(rows.len())));
         for (row, messages) in rows {
             query = query
@@ -347,7 +347,7 @@ const INSERT_ROWS: &str = "INSERT INTO inbound_rows (
 /// The columns above.
 const ROW_COLUMNS: usize = 11;
 
-/// No number above `$2` is added up, whoever put it there: a sum that overflows is an error of the database, for as
+/// Numbers above `$2` are not added up, whatever their origin: a sum that overflows is an error of the database, for as
 /// long as the row is kept.
 const SOURCES: &str = "SELECT r.policy_domain, w.source_ip, r.reporter, r.organization, w.disposition, w.dkim_aligned,
     w.spf_aligned, w.dkim_passed, w.spf_passed, CAST(SUM(CASE WHEN w.n > $2 THEN $2 ELSE w.n END) AS BIGINT)
@@ -369,8 +369,8 @@ const DELETE_OLD_ROWS: &str = "DELETE FROM inbound_rows WHERE report_key IN
 const DELETE_OLD_REPORTS: &str = "DELETE FROM inbound_reports WHERE report_key IN
     (SELECT report_key FROM inbound_reports WHERE received < $1 ORDER BY received, report_key LIMIT $2)";
 
-/// Messages of one report: ten thousand millions, as the largest provider may see in a day. A hundred million rows,
-/// which is as many as may be kept, add up to a ninth of what a sum can hold.
+/// Messages of one report: ten billion, as the largest provider may see in a day. A hundred million rows, which is as
+/// many as may be kept, add up to a ninth of what a sum can hold.
 pub const MAX_MESSAGES: u64 = 10_000_000_000;
 /// The same as the database takes it.
 const MOST: i64 = 10_000_000_000;
@@ -380,9 +380,9 @@ const ROWS_AT_ONCE: usize = 50;
 const DELETED_AT_ONCE: i64 = 20;
 /// Transactions of one pruning.
 const DELETIONS: usize = 500;
-/// How often it is looked whether something has to go.
+/// How often to check whether something has to be deleted.
 const PRUNING_INTERVAL: Duration = Duration::from_secs(600);
-/// After how many rows it is looked earlier.
+/// After how many rows to check earlier.
 const PRUNED_AFTER: usize = 100_000;
 /// How long the database may take for the largest report, or for a pruning.
 const PUTTING: Duration = Duration::from_secs(60);

@@ -14,8 +14,9 @@
 //!
 //! - writes `NNNN_name.sql` under `migrations/sqlite` and under `migrations/postgres`, which differ in BLOB and BYTEA
 //!   and in `COLLATE "C"` alone (for texts that are compared or sorted), and names it in `database::MIGRATIONS`.
-//!   Numbers go up by one; who lands second takes the next. There are BIGINT, TEXT and BLOB and no NULL; times are
-//!   seconds since the epoch, days are days since it, keys are made by us (a hash, a text), not by the database;
+//!   Numbers go up by one; the one merged second takes the next number. There are BIGINT, TEXT and BLOB and no NULL;
+//!   times are seconds since the epoch, days are days since it, keys are made by us (a hash, a text), not by the
+//!   database;
 //! - puts its statements into a file of its own here, beside its value types: `$n` parameters; `ON CONFLICT (key) DO
 //!   UPDATE SET n = t.n + excluded.n`; `CAST(SUM(..) AS BIGINT)`; a claim is one conditional `UPDATE .. RETURNING` with
 //!   a lease. No `QueryBuilder`, no `query!`, no function that one of them lacks (such as MAX of two values).
@@ -103,7 +104,7 @@ pub struct Retention {
 /// What is kept about one message, opaque to the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation {
-    /// Under which it is found; of a message, hence unique.
+    /// The id under which it is found; a message's, hence unique.
     pub id: Box<str>,
     /// Seconds since the epoch.
     pub arrived: i64,
@@ -111,7 +112,7 @@ pub struct Explanation {
     pub body: Box<[u8]>,
 }
 
-/// Why the store can't be opened or read; the operator's to mend.
+/// Why the store can't be opened or read; for the operator to fix.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file is no database, or can't be opened; the server does not answer or does not let us in.
@@ -293,8 +294,8 @@ impl Appender {
         }
     }
 
-    /// Hands in what there is to tell about a message; never waits. What can't be kept is counted: it is of less
-    /// worth than a row, and there is one for each message in a flood of forgeries.
+    /// Hands in the explanation of a message; never waits. What can't be kept is counted: it is worth less than a row,
+    /// and a flood of forgeries has one for each message.
     pub fn explain(&self, explanation: Explanation) {
         let reason = match self.queue.try_send(Item::Explanation(explanation)) {
             Ok(()) => return,
@@ -378,8 +379,8 @@ impl Reader {
 }
 
 impl Error {
-    /// Whether it may be otherwise in a while, with nobody doing anything about the gate: a server that is away, starts
-    /// or has no place for us.
+    /// Whether it may pass by itself, without a change to the gate: a server that is away, starts or has no place for
+    /// us.
     fn may_pass(&self) -> bool {
         let Self::Open { location: Location::Postgres(_), source } = self else { return false };
         match source {
@@ -394,7 +395,7 @@ impl Error {
 }
 
 impl Settings {
-    /// The settings for a database, all else as it is by default.
+    /// The settings for a database, with defaults for everything else.
     pub fn new(location: Location) -> Self {
         Self {
             location,

@@ -36,7 +36,7 @@ pub struct Tally {
     pub state: JobState,
     /// How many reports.
     pub reports: i64,
-    /// Messages that they tell of.
+    /// Messages that they cover.
     pub messages: i64,
 }
 

@@ -136,10 +136,10 @@ fn statement<L: Line>(count: usize, marks: Marks) -> String {
 }
 
 /// Lines of one statement at most. PostgreSQL takes 65,535 values, SQLite 32,766; beyond some dozen lines nothing is
-/// won.
+/// gained.
 pub const TOGETHER: usize = 32;
 /// Lines of one kind that are looked for in a batch, so that all of it takes some seconds over a slow network, too. A
-/// batch that has more is of a make that this database has no place for.
+/// batch with more consists of values that this database can't hold.
 const MAX_SOUGHT: usize = 16;
 /// Cardinality violation, data exception, integrity constraint violation, program limit exceeded, and what a trigger
 /// raises.

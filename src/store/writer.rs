@@ -66,8 +66,8 @@ pub struct Writer {
     log: Throttle,
 }
 
-/// The write connection and the file that it was opened on. A file that is removed or put in another's place (a
-/// backup) would otherwise go on being written to where nobody finds it.
+/// The write connection and the file that it was opened on. Without the latter, a file that was removed or replaced (by
+/// a backup) would be written to where nobody finds it.
 pub struct Database {
     connection: AnyConnection,
     file: Option<(u64, u64)>,
@@ -173,7 +173,7 @@ impl Writer {
     }
 
     /// Runs until all appenders are gone or `stopped` is told, then writes what waits, to the database or the spill
-    /// file, however long that takes: who stops it has the deadline.
+    /// file, however long that takes: the caller has the deadline.
     pub async fn run(mut self, mut stopped: oneshot::Receiver<()>) {
         let mut taken = Vec::with_capacity(TAKEN_AT_ONCE);
         let mut stopping = false;
@@ -219,7 +219,7 @@ impl Writer {
     async fn drain(mut self, mut working: Option<Job>) {
         loop {
             match working.take() {
-                // With a file to go to, no batch waits long for a database that says nothing.
+                // If there is a spill file, no batch waits long for a database that says nothing.
                 Some(job) if self.spill.is_some() => match time::timeout(STOPPING_ATTEMPT, job).await {
                     Ok(done) => self.settle(done),
                     Err(_) => self.fail(&"the database does not answer"),
@@ -246,10 +246,10 @@ impl Writer {
         }
         let lost = self.waiting.explanations.len();
         self.metrics.explanations_lost.of(Loss::Stopped).inc_by(lost as u64);
-        // A connection that reads would keep the log from being folded.
+        // A reading connection would keep the log from being checkpointed.
         self.counting.shutdown().await;
         if let Some(database) = self.database.take() {
-            // Everything is committed; closing only folds the log into the database.
+            // Everything is committed; closing only checkpoints the log.
             let _ = database.connection.close().await;
         }
     }
@@ -569,7 +569,7 @@ impl Writer {
         self.prune_at = Instant::now() + next;
     }
 
-    /// Begins to count the rows, unless that is still being done. They are told and nothing more.
+    /// Begins to count the rows, unless that is still being done. The count is only shown.
     fn count(&mut self) {
         while self.counting.try_join_next().is_some() {}
         if !self.counting.is_empty() {
@@ -588,7 +588,7 @@ impl Writer {
         let is_spilled = self.spill().is_some_and(|spill| !spill.is_empty());
         let waits_long = self.since.is_some_and(|since| since.elapsed() > LAG);
         self.behind.send_if_modified(|behind| {
-            // The last batch of those that waited long is under way without being told by anything else.
+            // The last batch of those that waited long is under way, and nothing else would say so.
             let is_behind = self.retry.is_some() || is_spilled || waits_long || (*behind && self.held.is_some());
             std::mem::replace(behind, is_behind) != is_behind
         });

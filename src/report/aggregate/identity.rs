@@ -60,5 +60,5 @@ impl fmt::Display for ReportId {
     }
 }
 
-/// Octets of the hash that are used: nobody finds two reports with one id.
+/// Octets of the hash that are used: nobody can find two reports with the same id.
 const ID_OCTETS: usize = 16;

@@ -1,5 +1,5 @@
 //! What a failure report shows of a body: its text. Parts that are something else, or that can't be read as they stand,
-//! are left out: they are what harms who opens a report (RFC 9991 §7.3), and nothing in them could be redacted.
+//! are left out: they could harm whoever opens the report (RFC 9991 §7.3), and nothing in them could be redacted.
 
 use crate::message::header::HeaderSection;
 use crate::message::mime::MimeField;

@@ -1,5 +1,5 @@
-//! Hides the local parts of addresses (RFC 6590): the same one always by the same text, so that a reader can tell that
-//! two messages are about one user, and nobody without the key can tell which.
+//! Hides the local parts of addresses (RFC 6590): always by the same text for the same local part, so that a reader can
+//! tell that two messages concern one user, but not which user without the key.
 
 use aws_lc_rs::hmac;
 
@@ -60,7 +60,7 @@ fn start_of_local_part(text: &str) -> usize {
     }
 }
 
-/// Octets of the code that stands for a local part: nobody finds two with one code.
+/// Octets of the code that stands for a local part: nobody can find two with the same code.
 const REDACTED_OCTETS: usize = 10;
 
 #[cfg(test)]

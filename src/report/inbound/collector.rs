@@ -1,8 +1,8 @@
 //! Takes reports out of mail that was delivered, reads them on a blocking thread and puts them into the store.
 //!
 //! A session makes an [`InboundMessage`] before a message goes to the upstream, and hands it in once the upstream has
-//! said 250. Nothing that happens here can be felt by mail: it waits in a bounded queue, and beyond that it is counted
-//! and not read. One message is read at a time, so that memory and threads are bounded however many come.
+//! said 250. Nothing here delays mail: the message waits in a bounded queue, and beyond that it is counted and not
+//! read. One message is read at a time, so that memory and threads are bounded however many come.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -63,7 +63,7 @@ struct Content {
     body: Duplicate,
 }
 
-/// Where sessions hand messages in; cheap to clone.
+/// Where sessions hand in messages; cheap to clone.
 #[derive(Clone)]
 pub struct Collector {
     messages: mpsc::Sender<InboundMessage>,
@@ -87,7 +87,7 @@ impl Settings {
 
 impl InboundMessage {
     /// What is needed to read the report in a message later; none if it goes to no address for reports. Costs a copy of
-    /// what the spool has in memory, and of other mail nothing.
+    /// what the spool has in memory; for other mail it costs nothing.
     pub fn of(
         settings: &Settings,
         (id, envelope): (&str, &Envelope),

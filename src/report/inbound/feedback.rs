@@ -2,7 +2,7 @@
 //!
 //! RFC 7489 and RFC 9990 differ in elements that are not read here. Real reports differ from both: what is not known is
 //! passed over, what is missing and not needed stays empty, words may be written in capitals. XML beyond its simplest
-//! form is refused: a document type, and with it every entity of one's own. Attributes are never looked at.
+//! form is refused: a document type, and with it any custom entity. Attributes are never looked at.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -163,7 +163,7 @@ impl Draft {
         if self.path.is_empty() && !text.trim().is_empty() {
             return Err(Refusal::Malformed);
         }
-        // Text between elements belongs to nobody; what is longer than anything that counts is cut.
+        // Text between elements is ignored; text longer than any that counts is cut.
         let room = MAX_TEXT.saturating_sub(self.text.len());
         self.text.push_str(text.get(..text.floor_char_boundary(room)).unwrap_or_default());
         Ok(())
@@ -189,7 +189,7 @@ impl Draft {
             ["feedback", "record", rest @ ..] => self.record.take(rest, text),
             _ => {}
         }
-        // The XML reader has seen to it that what ends is what was begun.
+        // The XML reader makes sure that end tags match.
         self.path.pop();
         Ok(())
     }
@@ -266,7 +266,7 @@ impl Record {
         }
     }
 
-    /// The row and its number of messages; none without an address or a number that can be.
+    /// The row and its number of messages; none without an address or a plausible number.
     fn row(self) -> Option<(Row, u64)> {
         let joined = |domains: Vec<Domain>| domains.iter().map(Domain::as_str).collect::<Vec<_>>().join(" ");
         let row = Row {
@@ -348,7 +348,7 @@ const MAX_DEPTH: usize = 16;
 const MAX_RECORDS: usize = 500_000;
 /// Different rows of a report: some ten megabytes in memory, half a second for the database.
 pub const MAX_ROWS: usize = 25_000;
-/// Messages of one `record`: a thousand millions, more than any provider gets from one address in a day.
+/// Messages of one `record`: a billion, more than any provider gets from one address in a day.
 pub const MAX_COUNT: u64 = 1_000_000_000;
 /// Domains that passed which a row lists, by DKIM and by SPF.
 const MAX_PASSED: usize = 4;

@@ -1,8 +1,8 @@
 //! Finds what may be a report among the parts of a message (RFC 2045, RFC 2046, RFC 2183).
 //!
-//! Own code, since what libraries give is a tree of all parts, and a hostile message decides how large and how deep
-//! that is: mail-parser 0.11.9 overflows its stack, and takes the process with it, on 300 KiB of `message/rfc822` in
-//! one another. Here nothing is kept but the parts wanted, few and whole. The message is scanned once for each level.
+//! Own code, since libraries build a tree of all parts, and a hostile message decides how large and how deep that is:
+//! mail-parser 0.11.9 overflows its stack, and takes the process with it, on 300 KiB of nested `message/rfc822`. Here
+//! only the few parts that are wanted are kept, each as a whole. The message is scanned once for each level.
 
 use crate::message::base64;
 use crate::message::header::HeaderSection;
@@ -13,8 +13,8 @@ use crate::report::inbound::Refusal;
 ///
 /// # Errors
 ///
-/// There is none, or the message goes beyond the bounds of this module; a part whose encoding is broken is an error if
-/// no other part can be read.
+/// There is none, or the message exceeds the bounds of this module; a part whose encoding is broken is an error if no
+/// other part can be read.
 pub fn candidates(message: &[u8]) -> Result<Vec<Vec<u8>>, Refusal> {
     let mut search = Search::default();
     search.entity(message, 0)?;
@@ -96,7 +96,7 @@ impl Part {
         })
     }
 
-    /// Reporters disagree on the type: what has the name of a report is one, whatever its type.
+    /// Reporters disagree on the type: a file with the name of a report counts as one, whatever its type.
     fn is_candidate(&self) -> bool {
         TYPES.contains(&self.content_type.value.as_str()) || self.named_as_report
     }
@@ -163,8 +163,8 @@ fn split(octets: &[u8]) -> (&[u8], &[u8]) {
     (octets, b"")
 }
 
-/// Calls `each` with the octets of each part between the lines of the boundary (RFC 2046 §5.1.1). A part that the
-/// closing line is missing of ends with the body.
+/// Calls `each` with the octets of each part between the lines of the boundary (RFC 2046 §5.1.1). A part without a
+/// closing line ends with the body.
 fn each_part(body: &[u8], boundary: &[u8], mut each: impl FnMut(&[u8]) -> Result<(), Refusal>) -> Result<(), Refusal> {
     let mut part = None;
     let mut at = 0;
@@ -209,7 +209,7 @@ const TYPES: &[&str] = &[
 const SUFFIXES: &[&str] = &[".xml", ".xml.gz", ".gz", ".zip"];
 /// Parts of a message: a report has one beside a text or two.
 const MAX_PARTS: usize = 64;
-/// Multiparts in one another: two are in use.
+/// Nested multiparts: two are in use.
 const MAX_DEPTH: usize = 5;
 /// Parts that are tried as a report: one is in use.
 const MAX_CANDIDATES: usize = 4;
