@@ -38,13 +38,13 @@ use crate::message::spool::Spooler;
 use crate::metrics::Registry;
 use crate::readiness::{Condition, Readiness};
 use crate::report::delivery::{self, Delivery};
+use crate::report::failure_reporter::FailureReporter;
 use crate::report::inbound::Collector;
-use crate::report::messenger::Messenger;
 use crate::session::complaints::Complaints;
 use crate::session::doubts::Doubts;
 use crate::session::latest::Latest;
 use crate::session::{self, Gate};
-use crate::store::inbound::Shelf;
+use crate::store::inbound::InboundStore;
 use crate::store::{self, Store};
 use crate::suffix_list::SuffixList;
 use crate::upstream::probe::{self, Survey};
@@ -184,8 +184,8 @@ pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Resu
     let store = Store::open(config.store(), &registry).await.map_err(closed)?;
     readiness.holds(Condition::Store);
     let (explanations, recorder) = recorder(&config, &store, &registry);
-    let shelf = Shelf::new(config.store.url.clone(), config.inbound_retention());
-    let (inbound, collector) = Collector::start(shelf, &registry);
+    let inbound_store = InboundStore::new(config.store.url.clone(), config.inbound_retention());
+    let (inbound, collector) = Collector::start(inbound_store, &registry);
 
     let (stop, stopped) = watch::channel(false);
     let (stop_admin, admin_stopped) = watch::channel(false);
@@ -206,7 +206,7 @@ pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Resu
     let servers = Arc::new(servers);
     let delivery = Delivery::new(config.store.url.clone(), resolver.clone(), suffix_list.rules(), &registry);
     let reports = start_reports(delivery.clone(), report_settings, store.behind(), stopped.clone());
-    let (messenger, telling) = Messenger::start(delivery.clone(), reports.settings.subscribe(), &registry);
+    let (failure_reporter, telling) = FailureReporter::start(delivery.clone(), reports.settings.subscribe(), &registry);
     let session_metrics = session::metrics::Metrics::new(&registry);
     let active = session_metrics.active.clone();
     let latest = Latest::default();
@@ -221,7 +221,7 @@ pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Resu
         survey: surveyed.clone(),
         rows: store.appender(),
         reports: delivery.clone(),
-        messenger: messenger.clone(),
+        failure_reporter: failure_reporter.clone(),
         explanations: explanations.clone(),
         latest: latest.clone(),
         inbound: inbound.clone(),
@@ -249,7 +249,7 @@ pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Resu
     ));
     let room = Room { slots: Arc::clone(&slots), networks: Networks::new() };
     let served = serve_listeners((&config, &servers), sockets.listeners, gate, &room, &registry)?;
-    drop((explanations, messenger));
+    drop((explanations, failure_reporter));
     readiness.holds(Condition::Listeners);
     tasks.spawn(service::run(service::Sources { readiness: readiness.clone(), slots: Arc::clone(&slots), active }));
 

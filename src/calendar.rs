@@ -38,7 +38,7 @@ impl Date {
         era * DAYS_OF_ERA + day_of_era - DAYS_FROM_MARCH_0000
     }
 
-    /// Reads `2027-01-31`; none of a day that there is not, and of years before 1970 or beyond 9999.
+    /// Reads `2027-01-31`; none for a day that does not exist, or a year before 1970 or after 9999.
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split('-').map(|part| {
             let is_number = (1..=4).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit());

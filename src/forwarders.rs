@@ -1,11 +1,10 @@
-//! Finds in what was recorded who forwards mail: identities that were verified steadily, through which mail of many
-//! author domains fails DMARC.
+//! Finds forwarders in the recorded rows: identities that are verified steadily while mail of many author domains fails
+//! DMARC through them.
 //!
 //! An identity is the `d=` of a signature that passes, or an SPF domain that passes, where neither is aligned. A
-//! spammer who signs forged mail with a domain of his own looks the same in that; what tells them apart is time, the
-//! number of policy domains and what the upstream made of their mail. So there are thresholds for all of these, and
-//! nothing is suggested that the upstream mostly refused, or never saw. Pure; who calls it has the rows and prints the
-//! result.
+//! spammer who signs forged mail with a domain of their own looks the same; what distinguishes them is time, the number
+//! of policy domains and what the upstream did with their mail. So there are thresholds for all of these, and nothing
+//! is suggested that the upstream mostly refused, or never saw. Pure: the caller has the rows and prints the result.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -17,7 +16,7 @@ use crate::domain::Domain;
 use crate::policy::overrides::Criteria;
 use crate::record::FinalReply;
 
-/// Messages of one day that are alike in all that counts here.
+/// Messages of one day that are alike in everything that counts here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Observation {
     /// Days since the epoch, UTC.
@@ -209,7 +208,7 @@ impl Found {
     }
 
     fn meets(&self, thresholds: &Thresholds) -> bool {
-        // Where the gate refuses what fails, the upstream's word on the rest of that mail has to do.
+        // Where the gate refuses what fails, the upstream's replies to the rest of that mail have to do.
         let failed = (self.failed_accepted, self.failed_refused);
         let (accepted, refused) =
             if failed.0 + failed.1 >= FEWEST_REPLIES { failed } else { (self.accepted, self.refused) };
@@ -329,7 +328,7 @@ impl Default for Thresholds {
     }
 }
 
-/// What is one operator's, as a rule: /24 and /64.
+/// What usually belongs to one operator: /24 and /64.
 fn network(ip: IpAddr) -> IpNet {
     let length = if ip.is_ipv4() { 24 } else { 64 };
     IpNet::new(ip, length).map_or_else(|_| IpNet::from(ip), |network| network.trunc())
@@ -351,7 +350,7 @@ const MAX_CLIENTS: usize = 1_000;
 const MAX_BESIDE: usize = 32;
 /// Networks that a suggestion names; one with more names none.
 const MAX_NETWORKS: usize = 8;
-/// Replies of the upstream without which nobody can say what it thinks.
+/// Replies of the upstream needed to tell its opinion.
 const FEWEST_REPLIES: u64 = 5;
 /// The share of mail that the named networks have to be the source of.
 const NEARLY_ALL: f64 = 0.95;

@@ -12,6 +12,17 @@ pub trait Label: Copy + 'static {
 
     /// The variant's place in [`Label::ALL`].
     fn index(self) -> usize;
+
+    /// The variant with this spelling.
+    fn parse(text: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|label| label.as_str() == text)
+    }
+
+    /// The variant with this spelling in ASCII letters of any case.
+    fn parse_ignore_case(text: impl AsRef<[u8]>) -> Option<Self> {
+        let text = text.as_ref();
+        Self::ALL.iter().copied().find(|label| label.as_str().as_bytes().eq_ignore_ascii_case(text))
+    }
 }
 
 /// Defines an enum together with its [`Label`] and `Display` implementations.
@@ -40,4 +51,33 @@ macro_rules! label_enum {
             }
         }
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Label;
+
+    label_enum! {
+        enum Colour {
+            Red = "red",
+            DarkBlue = "dark_blue",
+        }
+    }
+
+    #[test]
+    fn spellings_are_read_back() {
+        for colour in Colour::ALL {
+            assert_eq!(Colour::parse(colour.as_str()), Some(*colour));
+        }
+        for other in ["", "Red", "red ", "green"] {
+            assert_eq!(Colour::parse(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn case_is_ignored_on_request() {
+        assert_eq!(Colour::parse_ignore_case("rED"), Some(Colour::Red));
+        assert_eq!(Colour::parse_ignore_case(b"Dark_Blue"), Some(Colour::DarkBlue));
+        assert_eq!(Colour::parse_ignore_case(b"r\xe9d"), None);
+    }
 }

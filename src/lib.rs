@@ -10,8 +10,10 @@
 pub mod calendar;
 pub mod clock;
 pub mod domain;
+pub mod hex;
 pub mod label;
 pub mod secret;
+pub mod throttle;
 pub mod causes;
 pub mod personal;
 pub mod metrics;

@@ -2,7 +2,8 @@
 //!
 //! A [`Record`] holds everything that an aggregate report tells apart (RFC 9990 §3.1), so that equal records can be
 //! counted instead of kept, and no report has to look at a message again. A message whose From names several domains
-//! makes one record for each. Pure: who builds a record passes the time in; who stores it calls [`Record::bounded`].
+//! makes one record for each. Pure: the caller that builds a record passes the time in; the store calls
+//! [`Record::bounded`].
 
 use std::net::IpAddr;
 
@@ -14,7 +15,7 @@ use crate::dmarc::record::Standing;
 pub use crate::dmarc::record::{AlignmentMode, Policy, PolicyRecord};
 use crate::domain::Domain;
 use crate::label_enum;
-pub use crate::policy::{Override, OverrideKind, ReportDisposition as Disposition};
+pub use crate::policy::{Override, OverrideKind, ReportDisposition};
 use crate::smtp::reply::Reply;
 
 /// One message under one author domain, with all that was found and done.
@@ -32,7 +33,7 @@ pub struct Record {
     pub header_from: Option<Domain>,
     /// The domain of the reverse-path that SPF was applied to; empty for the null reverse-path.
     pub envelope_from: String,
-    /// The recipients' domain; only where the operator asked for it, since it tells on who writes to whom.
+    /// The recipients' domain; only where the operator asked for it, since it reveals who writes to whom.
     pub envelope_to: Option<String>,
     /// One for each signature that was evaluated, in the order that RFC 9990 §3.1.3 prefers; at most
     /// [`MAX_DKIM_RESULTS`].
@@ -79,16 +80,16 @@ pub struct PolicyPublished {
     pub requested: Policy,
 }
 
-/// What came of the policy (RFC 9990 §3.1.1.9).
+/// How the policy was applied (RFC 9990 §3.1.1.9).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PolicyEvaluated {
     /// What was done.
-    pub disposition: Disposition,
+    pub disposition: ReportDisposition,
     /// Whether DKIM gave an aligned pass, before any override.
     pub dkim: AlignmentOutcome,
     /// Whether SPF gave an aligned pass, before any override.
     pub spf: AlignmentOutcome,
-    /// Why a failing message was treated milder than published; empty if it wasn't.
+    /// Why a failing message was treated more mildly than published; empty if it wasn't.
     pub reasons: Vec<OverrideReason>,
 }
 
@@ -103,7 +104,7 @@ pub struct OverrideReason {
     pub comment: String,
 }
 
-/// What one signature came to (RFC 9990 §3.1.1.12).
+/// The result of one signature (RFC 9990 §3.1.1.12).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct DkimAuthResult {
     /// `d=`.
@@ -114,7 +115,7 @@ pub struct DkimAuthResult {
     pub result: String,
 }
 
-/// What SPF came to (RFC 9990 §3.1.1.13).
+/// The result of SPF (RFC 9990 §3.1.1.13).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SpfAuthResult {
     /// The domain that was checked.
@@ -132,7 +133,7 @@ label_enum! {
         Accepted = "accepted",
         /// 5xx: refused for good.
         Refused = "refused",
-        /// 4xx, or anything else: the client comes again.
+        /// 4xx, or anything else: the client tries again later.
         Deferred = "deferred",
     }
 }
@@ -236,7 +237,7 @@ impl From<Discovery> for DiscoveryMethod {
 
 impl PolicyEvaluated {
     /// What was done, and whether DKIM and SPF, in this order, gave an aligned pass.
-    pub fn new(disposition: Disposition, (dkim, spf): (bool, bool), reasons: &[Override]) -> Self {
+    pub fn new(disposition: ReportDisposition, (dkim, spf): (bool, bool), reasons: &[Override]) -> Self {
         let outcome = |aligned| if aligned { AlignmentOutcome::Pass } else { AlignmentOutcome::Fail };
         let reason = |o: &Override| OverrideReason { kind: o.kind, comment: o.comment.to_string() };
         let reasons = reasons.iter().map(reason).collect();
@@ -327,7 +328,7 @@ pub mod sample {
                 requested: Policy::Reject,
             }),
             evaluated: PolicyEvaluated {
-                disposition: Disposition::Reject,
+                disposition: ReportDisposition::Reject,
                 dkim: AlignmentOutcome::Fail,
                 spf: AlignmentOutcome::Fail,
                 reasons: Vec::new(),

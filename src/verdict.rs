@@ -246,7 +246,7 @@ pub fn records(
 /// How a message came out, beside what the shadow policy would have done. `arrived` is in epoch seconds.
 pub fn comparison(verdict: &Verdict, ip: IpAddr, reply: Option<UpstreamReply>, arrived: i64) -> Comparison {
     let Verdict { evaluation, decision, shadow, .. } = verdict;
-    let deciding = decision.deciding.and_then(|index| evaluation.dmarc.get(index));
+    let deciding = decision.deciding_dmarc(evaluation);
     let text = |domain: Option<&Domain>| domain.map(Domain::to_string).unwrap_or_default();
     let origin = || Origin {
         author_domain: text(deciding.map(|dmarc| &dmarc.author_domain)),

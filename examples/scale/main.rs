@@ -20,8 +20,8 @@ use dmarcgate::dns::{self, Resolver};
 use dmarcgate::domain::Domain;
 use dmarcgate::metrics::Registry;
 use dmarcgate::record::{
-    AlignmentMode, AlignmentOutcome, DiscoveryMethod, Disposition, FinalReply, Policy, PolicyEvaluated,
-    PolicyPublished, Record, SpfAuthResult, SpfScope, TestMode,
+    AlignmentMode, AlignmentOutcome, DiscoveryMethod, FinalReply, Policy, PolicyEvaluated, PolicyPublished, Record,
+    ReportDisposition, SpfAuthResult, SpfScope, TestMode,
 };
 use dmarcgate::report::delivery::Delivery;
 use dmarcgate::store::Store;
@@ -191,7 +191,7 @@ fn record(kind: u32, day: &Day) -> Record {
         source_ip,
         policy: Some(policy),
         evaluated: PolicyEvaluated {
-            disposition: Disposition::Reject,
+            disposition: ReportDisposition::Reject,
             dkim: AlignmentOutcome::Fail,
             spf: AlignmentOutcome::Fail,
             reasons: Vec::new(),

@@ -212,8 +212,7 @@ impl Line {
             if before.contains('}') || name.contains('{') {
                 return Err(Fault::Brace);
             }
-            let known = Placeholder::ALL.iter().find(|placeholder| placeholder.as_str() == name);
-            let placeholder = *known.ok_or_else(|| Fault::Unknown(name.to_owned()))?;
+            let placeholder = Placeholder::parse(name).ok_or_else(|| Fault::Unknown(name.to_owned()))?;
             pieces.extend((!before.is_empty()).then(|| Piece::Text(before.to_owned())));
             pieces.push(Piece::Value(placeholder));
             rest = after;

@@ -25,7 +25,7 @@ use crate::report::failure::limit::Rates;
 use crate::report::failure::{Canonicalized, Extent};
 use crate::report::message::Author;
 use crate::report::recipient::Address;
-use crate::report::{inbound, messenger, relay, signing};
+use crate::report::{failure_reporter, inbound, relay, signing};
 use crate::secret::Secret;
 use crate::session;
 use crate::session::patience;
@@ -377,7 +377,7 @@ impl Config {
             author: Author { address, name: organization.clone() },
             keys: keys?.into(),
             relay: self.relay(metrics)?,
-            failure: messenger::Settings {
+            failure: failure_reporter::Settings {
                 enabled: reports.failure.enabled,
                 extent: reports.failure.content,
                 canonicalized: reports.failure.canonicalized,

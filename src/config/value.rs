@@ -16,6 +16,7 @@ use crate::config::LogLevel;
 use crate::config::problem::suggestion;
 use crate::dns::{NameServer, server};
 use crate::domain::Domain;
+use crate::hex::hex;
 use crate::label::Label;
 use crate::message::base64;
 use crate::policy::corroboration::Sign;
@@ -206,8 +207,8 @@ impl Setting for ModuleLevel {
         text(value, &expected, |text| {
             let (module, level) = text.split_once('=')?;
             let module = LOG_MODULES.iter().find(|known| **known == module)?;
-            let level = LogLevel::ALL.iter().find(|known| known.as_str() == level)?;
-            Some(Self { module, level: *level })
+            let level = LogLevel::parse(level)?;
+            Some(Self { module, level })
         })
     }
 
@@ -553,7 +554,7 @@ impl Setting for Pin {
     }
 
     fn show(&self) -> String {
-        quoted(self.0.map(|octet| format!("{octet:02x}")).concat())
+        quoted(hex(&self.0))
     }
 }
 

@@ -1,4 +1,5 @@
-//! Settles how an identifier stands to the author domain (RFC 9989 §4.4 and §4.10.2), and names the results of DMARC.
+//! Determines how an identifier relates to the author domain (RFC 9989 §4.4 and §4.10.2), and names the results of
+//! DMARC.
 
 use crate::dmarc::record::AlignmentMode;
 use crate::dmarc::tree_walk::Organization;
@@ -37,7 +38,7 @@ label_enum! {
 }
 
 label_enum! {
-    /// How an identifier stands to the author domain (RFC 9990 §3.1.3 orders signatures by it).
+    /// How an identifier relates to the author domain (RFC 9990 §3.1.3 orders signatures by it).
     pub enum Alignment {
         /// The same domain.
         Strict = "strict",
@@ -83,8 +84,8 @@ impl Alignment {
 /// How `identifier` stands to `author` under a record that asks for `mode`.
 ///
 /// Identical domains need no walk. Where a walk was left open, what is known still tells: a domain lies within its
-/// organizational domain, so that an identifier outside the author's can never be aligned with it. Thus nobody makes a
-/// verdict doubtful by a domain of their own whose DNS fails; nor does a public suffix whose DNS fails, where the
+/// organizational domain, so that an identifier outside the author's can never be aligned with it. So nobody can make a
+/// verdict doubtful with a domain of their own whose DNS fails; nor does a public suffix whose DNS fails, where the
 /// record that both have in common stands below it.
 pub fn alignment(mode: AlignmentMode, author: Placed<'_>, identifier: Placed<'_>) -> Alignment {
     if author.domain == identifier.domain {

@@ -1,9 +1,9 @@
 //! The older way to an organizational domain: by a list of public suffixes (RFC 7489 §3.2), on request.
 //!
 //! Both parts of the list count, what registries sell below (ICANN) and what others give away below names of their own
-//! (private): customers of one host are no more one organization than those of one registry, and would else speak for
-//! each other. A name that is a suffix itself is its own organization. Of what no rule covers, the last label is the
-//! suffix.
+//! (private): customers of one host are no more one organization than those of one registry, and could otherwise speak
+//! for each other. A name that is a suffix itself is its own organization. For names that no rule covers, the last
+//! label is the suffix.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -42,7 +42,7 @@ label_enum! {
         Encoding = "it is not in UTF-8",
         /// A marker of a section is missing: it is no list, or it was cut off.
         Sections = "a section or its end is missing",
-        /// It has far fewer rules than there are.
+        /// It has far fewer rules than a real list.
         TooShort = "it has too few rules",
         /// A rule can't be read.
         Rule = "a rule can't be read",
@@ -172,7 +172,7 @@ const MARKERS: [&str; 4] = [
 /// Octets of a rule: DNS has no name of more, and the longest rule of 2026 has 50. The crate nests a node for each
 /// label and frees them by recursion: a rule of a hundred thousand labels would end the stack, and the process with it.
 const MAX_RULE: usize = 255;
-/// There were 9,700 rules in 2026, and they become more.
+/// There were 9,700 rules in 2026, and their number grows.
 const LEAST_RULES: usize = 5000;
 /// Names and their organizational domains that no list will ever see otherwise: plain rules, a wildcard, an exception.
 const KNOWN: [(&str, &str); 8] = [

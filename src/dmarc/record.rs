@@ -163,9 +163,9 @@ pub struct PolicyRecord {
     pub ruf: Vec<ReportUri>,
     /// `fo`; the default without a `ruf` tag (RFC 9989 §4.7).
     pub fo: FailureOptions,
-    /// `pct`, historic: acted upon only where the operator wants it.
+    /// `pct`, historic: acted on only where the operator wants it.
     pub pct: Option<u8>,
-    /// `ri`, historic: seconds; acted upon only where the operator wants it.
+    /// `ri`, historic: seconds; acted on only where the operator wants it.
     pub ri: Option<u32>,
     /// `rf`, historic: never acted upon.
     pub rf: Option<Box<str>>,
@@ -196,7 +196,7 @@ pub enum RecordAt {
     One(Arc<PolicyRecord>),
 }
 
-/// How an author domain stands to the name where its policy record was found.
+/// How an author domain relates to the name where its policy record was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     /// The record stands at the author domain itself.
@@ -247,7 +247,7 @@ impl PolicyRecord {
         }
     }
 
-    /// Whether it makes a difference if an author domain below this record exists.
+    /// Whether it makes a difference that an author domain below this record exists.
     pub fn depends_on_existence(&self) -> bool {
         self.requested(Place::ExistingBelow) != self.requested(Place::MissingBelow)
     }
@@ -320,7 +320,7 @@ impl<'a> Tags<'a> {
             return self.note(None, Fault::NotATag);
         };
         // RFC 9989 §4.7: unknown tags are ignored.
-        let Some(tag) = Tag::ALL.iter().find(|t| name.eq_ignore_ascii_case(t.as_str().as_bytes())).copied() else {
+        let Some(tag) = Tag::parse_ignore_case(name) else {
             return;
         };
         // RFC 6376 §3.2 calls a list with a repeated tag invalid as a whole, RFC 9989 §4.8 discards what is wrong and
@@ -491,7 +491,7 @@ fn is_printable(byte: u8) -> bool {
 
 /// The variant of that spelling; ABNF strings have no case (RFC 5234 §2.3).
 fn spelled<L: Label>(value: &str) -> Option<L> {
-    L::ALL.iter().find(|l| value.eq_ignore_ascii_case(l.as_str())).copied()
+    L::parse_ignore_case(value)
 }
 
 fn policy(value: &str) -> Option<Policy> {

@@ -1,7 +1,7 @@
 //! Settles where the reports that a policy record asks for may go (RFC 9990 §4, RFC 9991 §2 and §5).
 //!
-//! Whoever sends reports finds out whether a destination is of the policy domain's own organization. If it is not, the
-//! texts at [`confirmation_name`] decide: [`Consent::of`] reads them.
+//! The sender of reports checks whether a destination belongs to the policy domain's own organization. If it is not,
+//! the texts at [`confirmation_name`] decide: [`Consent::of`] reads them.
 
 use crate::dmarc::record::{Parsed, PolicyRecord, Psd, parse};
 use crate::dmarc::report_uri::ReportUri;
@@ -58,8 +58,8 @@ pub fn confirmation_name(policy_domain: &Domain, destination_host: &Domain) -> O
 }
 
 impl Consent {
-    /// What the texts at the confirmation name come to (RFC 9990 §4 steps 6 to 9; for failure reports with `ruf` in the
-    /// place of `rua`, RFC 9991 §5).
+    /// What the texts at the confirmation name come to (RFC 9990 §4 steps 6 to 9; for failure reports with `ruf`
+    /// instead of `rua`, RFC 9991 §5).
     ///
     /// The RFC leaves open what several records mean that name different addresses: all of them count, so that one
     /// elsewhere forbids reports whatever stands beside it. An address that is no valid URI is ignored, as in a policy

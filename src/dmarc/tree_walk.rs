@@ -1,7 +1,7 @@
 //! Walks up the DNS tree (RFC 9989 §4.10): which names to ask, where to stop, and what the answers say of the
 //! organizational domain and the policy record.
 //!
-//! A [`Walk`] is fed one answer after the other, whoever asks; it never asks itself.
+//! A [`Walk`] is fed one answer after the other; it never asks DNS itself.
 
 use std::sync::Arc;
 
@@ -80,7 +80,7 @@ impl Walk {
         if ended { None } else { self.names.get(self.found.len()) }
     }
 
-    /// Takes the answer for the name that is due; none is, nothing happens.
+    /// Takes the answer for the name that is due; if none is, nothing happens.
     pub fn answer(&mut self, found: Found) {
         if self.due().is_some() {
             self.found.push(found);

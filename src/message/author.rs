@@ -1,9 +1,9 @@
-//! Reads From: the domains of the authors that DMARC protects (RFC 9989 §5.3.1), or why there are none to be had.
+//! Reads From: the domains of the authors that DMARC protects (RFC 9989 §5.3.1), or why there are none.
 //!
 //! Two readers look at the field. The strict one follows the grammar of RFC 5322 §3.4 with those obsolete and sloppy
 //! forms that honest mail has, where the domain is not in doubt. The lenient one knows next to no grammar and imitates
-//! what mail clients pick out. Where they differ on the domains, somebody tries to show one author to us and another
-//! to the reader: the field is unusable. A field that can't be read is never 'no policy'; it is unusable too.
+//! what mail clients pick out. Where they differ on the domains, somebody is trying to show one author to us and
+//! another to the reader: the field is unusable. A field that can't be read is never 'no policy'; it is unusable too.
 
 mod lenient;
 mod strict;
@@ -101,8 +101,8 @@ fn from_value(section: &HeaderSection) -> Result<&[u8], UnusableFrom> {
     if field.raw.len() > MAX_FROM || field.raw.split(|b| *b == b'\n').any(|line| line_length(line) > MAX_LINE) {
         return Err(UnusableFrom::TooLong);
     }
-    // RFC 5322 §4.5 allows white space before the colon. Who does not know that finds no From, and shows who is named
-    // in the next best field.
+    // RFC 5322 §4.5 allows white space before the colon. Readers that do not know that find no From, and show who is
+    // named in the next best field.
     let is_obsolete = field.raw.get(field.name.len()) != Some(&b':');
     if is_obsolete && INSTEAD_OF_FROM.iter().any(|name| section.lenient_count(name) > 0) {
         return Err(UnusableFrom::Disagreement);

@@ -130,6 +130,13 @@ impl HeaderSection {
         Domain::parse(std::str::from_utf8(id.trim_ascii()).ok()?).ok()
     }
 
+    /// The value of the first field of a name as text, unfolded, with one space for each run of white space; empty if
+    /// there is none.
+    pub fn unfolded(&self, name: &str) -> String {
+        let value = self.named(name).next().map_or(&b""[..], |field| field.value);
+        String::from_utf8_lossy(value).split_ascii_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
     /// The value of the first Message-ID without surrounding white space, for the log: text of a peer, to be escaped.
     pub fn message_id(&self) -> Option<&[u8]> {
         self.named("Message-ID").next().map(|field| field.value.trim_ascii())
@@ -204,7 +211,7 @@ impl AuthservIds {
     fn contains_any_word(&self, value: &[u8]) -> bool {
         let mut words = value.split(|b| b.is_ascii_control() || ID_SEPARATORS.contains(b));
         let mut beyond_ascii = 0;
-        // Comparing such a word is dear. No honest field has many; one that has is rather taken out than read on.
+        // Comparing such a word is expensive. No honest field has many; one that does is removed unread.
         words.any(|word| {
             beyond_ascii += usize::from(!word.is_ascii());
             beyond_ascii > MAX_WORDS_BEYOND_ASCII || self.contains(word)
@@ -213,12 +220,12 @@ impl AuthservIds {
 
     fn contains(&self, word: &[u8]) -> bool {
         let Ok(text) = std::str::from_utf8(word) else { return false };
-        // No name is as long, and comparing would be dear; but one of ours may be in it, among characters that IDNA
-        // ignores.
+        // No name is as long, and comparing would be expensive; but one of ours may be in it, among characters that
+        // IDNA ignores.
         if is_beyond_idna(text) {
             return true;
         }
-        // Cheap before dear: nearly every word is another host's name in plain ASCII.
+        // Cheap before expensive: nearly every word is another host's name in plain ASCII.
         self.0.iter().any(|id| id.eq_ignore_ascii_case(text.trim_end_matches('.')))
             || (!text.is_ascii() && self.0.contains(&comparable(text)))
     }
@@ -330,7 +337,7 @@ fn after_colon(raw: &[u8]) -> &[u8] {
     memchr(b':', raw).and_then(|at| raw.get(at + 1..)).unwrap_or_default()
 }
 
-/// Whether results are of another version than 1, whoever speaks (RFC 8601 §2.2, §5); without one they are of that.
+/// Whether results are of another version than 1, whoever the author (RFC 8601 §2.2, §5); without one they are of that.
 fn has_unknown_version(value: &[u8]) -> bool {
     let is_unknown = |(_, version): (&[u8], &[u8])| {
         let number = std::str::from_utf8(version).ok().and_then(|digits| digits.parse::<u64>().ok());
@@ -367,8 +374,8 @@ fn skip_plain_cfws(mut value: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// The value as the most forgiving reader puts it together: without comments, quotes, backslashes and control
-/// characters, and without white space around dots.
+/// The value as the most forgiving reader assembles it: without comments, quotes, backslashes and control characters,
+/// and without white space around dots.
 fn squeezed(value: &[u8]) -> Vec<u8> {
     let mut out: Vec<u8> = Vec::with_capacity(value.len());
     let mut depth = 0_usize;
@@ -617,7 +624,9 @@ mod tests {
 
     #[test]
     fn facts_for_the_log() {
-        let section = section("Received: a\r\nReceived: b\r\nMessage-ID:\r\n <1@a.example>\r\n\r\n");
+        let text = "Received: a\r\nReceived: b\r\nMessage-ID:\r\n <1@a.example>\r\nSubject: a\r\n\tb  c \r\n\r\n";
+        let section = section(text);
+        assert_eq!((section.unfolded("subject"), section.unfolded("X")), ("a b c".to_owned(), String::new()));
         assert_eq!(section.message_id(), Some(b"<1@a.example>".as_slice()));
         assert_eq!(section.received_count(), 2);
     }

@@ -4,5 +4,6 @@ pub mod author;
 pub(crate) mod base64;
 pub mod body_hash;
 pub mod header;
+pub mod mime;
 pub mod spool;
 pub mod trace;

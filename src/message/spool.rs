@@ -57,7 +57,7 @@ struct Piece {
     _permit: OwnedSemaphorePermit,
 }
 
-/// What a spool holds, for one more reader once it has gone its way: pieces and what is in its file are shared and not
+/// What a spool holds, for one more reader once it was sent on: pieces and what is in its file are shared and not
 /// copied.
 #[derive(Debug)]
 pub struct Duplicate {
@@ -67,7 +67,7 @@ pub struct Duplicate {
     filed: u64,
 }
 
-/// Why a body can't be kept. Ours to solve: the client is told to try again later.
+/// Why a body can't be kept. Our fault: the client is told to try again later.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// All spools together have used up their memory.
@@ -138,7 +138,7 @@ impl Spool {
         self.len() == 0
     }
 
-    /// Lets go of all that is kept.
+    /// Drops everything that is kept.
     pub fn clear(&mut self) {
         *self = self.spooler.spool();
     }
@@ -183,8 +183,8 @@ impl Spool {
         self.move_to_file().await
     }
 
-    /// What there is for another reader. It takes memory beside the budget for what is no whole piece, a quarter of a
-    /// megabyte at most, for the caller to bound.
+    /// A second view of the body, for another reader. It takes memory beside the budget for what is no whole piece, a
+    /// quarter of a megabyte at most, for the caller to bound.
     ///
     /// # Errors
     ///
@@ -531,7 +531,7 @@ mod tests {
                     spool.settle().await.unwrap();
                     assert!(taken(&spool) + 3000 <= spooler.memory_used(), "{octets} of {budget}");
                 }
-                // Whoever has the rest of the budget does not keep it from being read.
+                // It can be read although others hold the rest of the budget.
                 for is_pressed in [true, false] {
                     let rest = if is_pressed { spooler.budget.available_permits() as u32 } else { 0 };
                     let other = Arc::clone(&spooler.budget).try_acquire_many_owned(rest).unwrap();

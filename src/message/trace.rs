@@ -1,4 +1,4 @@
-//! Writes the Received field of the gate, for upstreams that learn in no other way who the client was. Pure.
+//! Writes the Received field of the gate, for upstreams that have no other way to learn who the client was. Pure.
 
 use std::net::IpAddr;
 
@@ -13,7 +13,7 @@ pub struct Hop<'a> {
     pub hello: &'a Hello,
     /// What protected its connection.
     pub tls: Option<Protection>,
-    /// Whether it has authenticated. As whom is nobody's business further on.
+    /// Whether it has authenticated. Its user name is not passed on.
     pub is_authenticated: bool,
     /// Whether the transaction uses SMTPUTF8.
     pub is_utf8: bool,

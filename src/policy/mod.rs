@@ -347,6 +347,11 @@ impl Decision {
         self.deciding.and_then(|index| self.assessments.get(index))
     }
 
+    /// What DMARC says of the author domain that decided, in the evaluation that was decided on.
+    pub fn deciding_dmarc<'a>(&self, evaluation: &'a Evaluation) -> Option<&'a DmarcOutput> {
+        self.deciding.and_then(|index| evaluation.dmarc.get(index))
+    }
+
     /// D of the author domain that decided.
     pub fn policy(&self) -> Option<Policy> {
         self.deciding_assessment().and_then(|a| a.policy)

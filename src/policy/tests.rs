@@ -23,7 +23,7 @@ fn dmarc(author: &str, result: &str, tags: &str) -> DmarcOutput {
         Some((word, _)) => (word, Some(Doubt::Identifier)),
         None => (result, None),
     };
-    let result = *DmarcResult::ALL.iter().find(|r| r.as_str() == word).unwrap();
+    let result = DmarcResult::parse(word).unwrap();
     DmarcOutput {
         organizational_domain: Some(domain(author)),
         doubt,

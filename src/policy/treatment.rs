@@ -62,7 +62,7 @@ pub type Words = (DmarcResult, Applied, Treatment, Rule);
 
 /// A decision in four words. A From that names no author domain is a permerror without a policy.
 pub fn words(evaluation: &Evaluation, decision: &Decision) -> Words {
-    let deciding = decision.deciding.and_then(|index| evaluation.dmarc.get(index));
+    let deciding = decision.deciding_dmarc(evaluation);
     let result = deciding.map_or(DmarcResult::PermError, |dmarc| dmarc.result);
     (result, Applied::of(decision.policy()), Treatment::of(decision.disposition), decision.rule)
 }
@@ -140,7 +140,7 @@ impl Treatment {
 impl Opinion {
     /// By the author domain that decided.
     pub fn of(evaluation: &Evaluation, decision: &Decision) -> Self {
-        let deciding = decision.deciding.and_then(|index| evaluation.dmarc.get(index));
+        let deciding = decision.deciding_dmarc(evaluation);
         let is_tagged = matches!(decision.disposition, Disposition::Tag(_));
         match deciding.map_or(DmarcResult::Fail, |dmarc| dmarc.result) {
             DmarcResult::Pass => Self::Pass,

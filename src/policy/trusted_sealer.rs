@@ -46,7 +46,7 @@ mod tests {
             let mut words = words.split(':');
             let sealer = domain(words.next().unwrap());
             let dmarc = words.next().map(|word| DmarcFinding {
-                result: *DmarcResult::ALL.iter().find(|r| r.as_str() == word).unwrap(),
+                result: DmarcResult::parse(word).unwrap(),
                 author_domain: domain(words.next().unwrap()),
             });
             ArcSet { instance: index + 1, sealer, dmarc }

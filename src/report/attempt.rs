@@ -19,7 +19,7 @@ use crate::report::relay::{self, Envelope, Outcome};
 use crate::report::schedule::{self, Event, Room, Skip};
 use crate::report::signing::sign;
 use crate::store::Error;
-use crate::store::jobs::{Departure, Job, Place};
+use crate::store::jobs::{Departure, Job, JobState, PageCursor};
 
 /// How an attempt ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,14 +32,14 @@ pub struct Ending {
     pub recipient: Option<String>,
     /// Whether the message was on its way.
     pub departed: bool,
-    /// Messages that the report tells of.
+    /// Messages that the report covers.
     pub messages: u64,
     /// Whether it went into a file instead.
     pub written: bool,
 }
 
 /// A report that is ready to be sent.
-struct Parcel {
+struct BuiltReport {
     message: Vec<u8>,
     messages: u64,
     /// Beside the message, for a dry run.
@@ -61,9 +61,10 @@ impl Ending {
         Self::new(Event::NotWanted(skip), format!("{skip}: {note}"))
     }
 
-    /// As it is counted.
-    pub fn outcome(&self) -> JobOutcome {
+    /// How the attempt is counted, given the state that the job goes to.
+    pub fn outcome(&self, state: JobState) -> JobOutcome {
         match self.event {
+            Event::Postponed | Event::CapReached if state == JobState::Failed => JobOutcome::GivenUp,
             Event::Taken if self.written => JobOutcome::Written,
             Event::Taken => JobOutcome::Sent,
             Event::Postponed => JobOutcome::Postponed,
@@ -108,7 +109,7 @@ impl Delivery {
     /// Why a report is not sent to an address now, by what is known here.
     async fn may_be_sent(&self, settings: &Settings, job: &Job, address: &Address) -> Result<Option<Ending>, Error> {
         let policy_domain = Domain::parse(&job.planned.policy_domain).ok();
-        // A name that is no domain is found out where its consent is asked for.
+        // A name that is no domain is detected when its consent is asked for.
         if settings.denies(policy_domain.as_ref().unwrap_or(address.domain()), address) {
             return Ok(Some(Ending::skip(Skip::Denied, "reports.deny names it")));
         }
@@ -150,7 +151,7 @@ impl Delivery {
             let names = found.to.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             return Ok(Some(match planned.left_out {
                 0 => Ending::skip(Skip::Replaced, &names),
-                // What takes its place is not there: this one stays.
+                // Its replacements were not all planned: this job stays.
                 _ => Ending::new(
                     Event::CapReached,
                     format!("it names {names}: its organization had its share of the day"),
@@ -164,25 +165,25 @@ impl Delivery {
     }
 
     async fn send(&self, settings: &Arc<Settings>, job: &Job, address: &Address) -> Result<Ending, Error> {
-        let parcel = match job.message.is_empty() {
-            // What may have arrived is sent once more as it was, or it would be another report.
-            false => Parcel { message: job.message.clone(), messages: job.messages.unsigned_abs(), xml: None },
-            true => match self.pack(settings, job, address).await {
-                Ok(parcel) => parcel,
+        let built = match job.message.is_empty() {
+            // What may have arrived is sent again unchanged, or it would be another report.
+            false => BuiltReport { message: job.message.clone(), messages: job.messages.unsigned_abs(), xml: None },
+            true => match self.build(settings, job, address).await {
+                Ok(built) => built,
                 Err(Empty::Store(cause)) => return Err(cause),
                 Err(Empty::Skip(skip, note)) => return Ok(Ending::skip(skip, &note)),
             },
         };
-        let messages = parcel.messages;
+        let messages = built.messages;
         let ending = match settings.dry_run.clone() {
-            Some(directory) => write(directory, job, parcel).await,
-            None => self.hand_over(settings, job, address, parcel).await?,
+            Some(directory) => write(directory, job, built).await,
+            None => self.hand_over(settings, job, address, built).await?,
         };
         Ok(Ending { messages, ..ending })
     }
 
     /// Makes the report and its message.
-    async fn pack(&self, settings: &Arc<Settings>, job: &Job, address: &Address) -> Result<Parcel, Empty> {
+    async fn build(&self, settings: &Arc<Settings>, job: &Job, address: &Address) -> Result<BuiltReport, Empty> {
         let feedback = self.feedback(settings, job).await?;
         let (settings, address, date) = (Arc::clone(settings), address.clone(), job.changed);
         let made = spawn_blocking(move || {
@@ -192,7 +193,7 @@ impl Delivery {
             let message = message::aggregate(&feedback, &xml, &settings.author, &address, date);
             let message = sign(&message.map_err(|cause| broken(&cause))?, &settings.keys);
             let message = message.map_err(|cause| broken(&cause))?;
-            Ok(Parcel { message, messages: feedback.messages(), xml: settings.dry_run.is_some().then_some(xml) })
+            Ok(BuiltReport { message, messages: feedback.messages(), xml: settings.dry_run.is_some().then_some(xml) })
         });
         made.await.unwrap_or_else(|cause| Err(Empty::Skip(Skip::Malformed, cause.to_string())))
     }
@@ -203,8 +204,8 @@ impl Delivery {
         let (of, domain) = ((schedule::day(period), Some(schedule::part(period))), &job.planned.policy_domain);
         let mut draft: Option<Draft> = None;
         let mut reputation = schedule::Conduct::default();
-        let mut place = Some(Place::default());
-        while let Some(from) = place {
+        let mut cursor = Some(PageCursor::default());
+        while let Some(from) = cursor {
             let (page, next) =
                 self.with_jobs(async |jobs| jobs.rows(of, domain, &from).await).await.map_err(Empty::Store)?;
             for row in page {
@@ -216,7 +217,7 @@ impl Delivery {
                     draft.get_or_insert_with(new).add(row);
                 }
             }
-            place = next;
+            cursor = next;
         }
         let nothing = || Empty::Skip(Skip::NoRows, "there is nothing to tell".to_owned());
         if settings.reputation == Reputation::On && !reputation.earns_report() {
@@ -230,20 +231,20 @@ impl Delivery {
         feedback.ok_or_else(nothing)
     }
 
-    /// Hands the message to the relay. Before its end is sent the store knows of it.
+    /// Hands the message to the relay. The store knows of it before its end is sent.
     async fn hand_over(
         &self,
         settings: &Settings,
         job: &Job,
         address: &Address,
-        parcel: Parcel,
+        built: BuiltReport,
     ) -> Result<Ending, Error> {
         let sender = match &settings.bounce_domain {
             Some(domain) => self.key().await?.address(&job.planned.id, epoch_seconds(), domain),
             None => settings.author.address.to_string(),
         };
         let address = address.to_string();
-        let envelope = Envelope { sender: &sender, recipient: &address, size: parcel.message.len() };
+        let envelope = Envelope { sender: &sender, recipient: &address, size: built.message.len() };
         let ready = match relay::begin(&settings.relay, &envelope).await {
             Ok(ready) => ready,
             Err(outcome) => return Ok(ended(outcome, false)),
@@ -252,18 +253,18 @@ impl Delivery {
             holder: &self.shared().holder,
             lease: epoch_seconds() + LEASE,
             recipient: &address,
-            messages: i64::try_from(parcel.messages).unwrap_or(i64::MAX),
-            message: &parcel.message,
+            messages: i64::try_from(built.messages).unwrap_or(i64::MAX),
+            message: &built.message,
         };
         let id = &job.planned.id;
         if !self.with_jobs(async |jobs| jobs.depart(id, &departure).await).await? {
             return Ok(Ending::new(Event::Postponed, "another gate has taken it over"));
         }
-        Ok(ended(ready.send(&parcel.message).await, true))
+        Ok(ended(ready.send(&built.message).await, true))
     }
 }
 
-/// What the relay's word means.
+/// What the relay's answer means.
 fn ended(outcome: Outcome, departed: bool) -> Ending {
     let (event, note) = match outcome {
         Outcome::Taken(reply) => (Event::Taken, reply.summary()),
@@ -276,15 +277,15 @@ fn ended(outcome: Outcome, departed: bool) -> Ending {
 }
 
 /// Writes message and XML into files that have the job's name.
-async fn write(directory: std::path::PathBuf, job: &Job, parcel: Parcel) -> Ending {
+async fn write(directory: std::path::PathBuf, job: &Job, built: BuiltReport) -> Ending {
     let (id, domain) = (job.planned.id.clone(), job.planned.policy_domain.clone());
     let written = spawn_blocking(move || {
         std::fs::create_dir_all(&directory)?;
         let name = |end: &str| Path::new(&directory).join(format!("{domain}-{id}.{end}"));
-        if let Some(xml) = parcel.xml {
+        if let Some(xml) = built.xml {
             std::fs::write(name("xml"), xml)?;
         }
-        std::fs::write(name("eml"), parcel.message)?;
+        std::fs::write(name("eml"), built.message)?;
         Ok::<_, std::io::Error>(name("eml").display().to_string())
     });
     match written.await.map_err(std::io::Error::other).flatten() {
@@ -293,7 +294,7 @@ async fn write(directory: std::path::PathBuf, job: &Job, parcel: Parcel) -> Endi
     }
 }
 
-/// The URI of an address, with escapes for all that has a meaning in one or in a policy record.
+/// The URI of an address; whatever has a meaning in a URI or a policy record is escaped.
 fn uri(address: &Address) -> String {
     let mut uri = "mailto:".to_owned();
     for byte in address.local_part().bytes() {
@@ -309,3 +310,27 @@ fn uri(address: &Address) -> String {
 const MOST_REPLACEMENTS: usize = 5;
 /// Seconds for which reports to one address are counted.
 const DAY: i64 = 24 * 3600;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_no_time_left_is_given_up() {
+        let cases = [
+            (Event::Postponed, JobState::Due, JobOutcome::Postponed),
+            (Event::Postponed, JobState::Failed, JobOutcome::GivenUp),
+            (Event::CapReached, JobState::Due, JobOutcome::Capped),
+            (Event::CapReached, JobState::Failed, JobOutcome::GivenUp),
+            // It may have arrived: the outcome says so whether it is tried again or not.
+            (Event::Unanswered, JobState::Due, JobOutcome::Unanswered),
+            (Event::Unanswered, JobState::Failed, JobOutcome::Unanswered),
+            (Event::DestinationRefused, JobState::Failed, JobOutcome::DestinationRefused),
+            (Event::MessageRefused, JobState::Failed, JobOutcome::MessageRefused),
+            (Event::Taken, JobState::Sent, JobOutcome::Sent),
+        ];
+        for (event, state, expected) in cases {
+            assert_eq!(Ending::new(event, "").outcome(state), expected, "{event:?} {state}");
+        }
+    }
+}

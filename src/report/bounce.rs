@@ -1,14 +1,17 @@
 //! Bounces of reports: the addresses that they come back to, and what they say. Functions over values.
 //!
-//! Each report leaves with a reverse-path of its own in a domain that is for this alone. The address names the job and
-//! a day and is signed, so that nobody else can make one. What comes there is hostile until proved honest: only a
-//! delivery status notification (RFC 3464) that says `failed` for good is believed, and nothing else of it is.
+//! Each report leaves with a reverse-path of its own in a domain reserved for bounces. The address names the job and a
+//! day and is signed, so that nobody else can make one. What arrives there is not trusted: only a delivery status
+//! notification (RFC 3464) of a permanent failure counts, and nothing else in it does.
 
 use aws_lc_rs::hmac;
 
 use crate::calendar::SECONDS_PER_DAY;
 use crate::domain::Domain;
+use crate::hex::hex;
 use crate::label_enum;
+use crate::message::header::HeaderSection;
+use crate::message::mime::MimeField;
 
 /// What signs addresses; the same on all gates of one store.
 #[derive(Clone)]
@@ -65,7 +68,7 @@ impl Key {
 
     fn signature(&self, job: &str, day: i64) -> String {
         let tag = hmac::sign(&self.0, format!("bounce {job} {day}").as_bytes());
-        tag.as_ref().iter().take(SIGNATURE_OCTETS).map(|octet| format!("{octet:02x}")).collect()
+        hex(tag.as_ref().iter().take(SIGNATURE_OCTETS))
     }
 }
 
@@ -74,14 +77,9 @@ impl Bounce {
     ///
     /// Of the body only the part of the type `message/delivery-status` counts, wherever it stands. With several
     /// recipients the worst of them counts: we have written to one.
-    pub fn read(header: &[u8], body: &[u8]) -> Self {
+    pub fn read(header: &HeaderSection, body: &[u8]) -> Self {
         let other = Self { kind: BounceKind::Other, reason: String::new() };
-        let header = String::from_utf8_lossy(header).to_ascii_lowercase();
-        let unfolded = header.replace("\r\n ", " ").replace("\r\n\t", " ");
-        let is_report = unfolded.lines().any(|line| {
-            line.strip_prefix("content-type:").is_some_and(|value| value.trim_start().starts_with("multipart/report"))
-        });
-        if !is_report {
+        if MimeField::first(header, "Content-Type").value != "multipart/report" {
             return other;
         }
         let text = String::from_utf8_lossy(body);
@@ -124,9 +122,11 @@ fn delivery_status(text: &str) -> Option<impl Iterator<Item = &str>> {
             && let Some((name, value)) = line.split_once(':')
             && name.eq_ignore_ascii_case("content-type")
         {
-            let kind = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
             // RFC 6533 §4 has another name for it.
-            if matches!(&*kind, "message/delivery-status" | "message/global-delivery-status") {
+            if matches!(
+                &*MimeField::parse(value.as_bytes()).value,
+                "message/delivery-status" | "message/global-delivery-status"
+            ) {
                 break lines;
             }
         }
@@ -187,14 +187,13 @@ fn is_permanent(status: &str) -> bool {
     parts.next() == Some("5") && parts.clone().count() == 2 && parts.all(is_number)
 }
 
-/// Octets of a body that are read: a notification tells its status at the beginning, and gives the message back behind
-/// it.
+/// Octets of a body that are read: a notification has its status at the beginning, followed by the returned message.
 pub const MAX_BODY: usize = 64 * 1024;
 /// Days for which an address takes bounces: servers try for five, some for longer.
 pub const LIFETIME: i64 = 30;
 /// Lines of a delivery status that are read.
 const MAX_LINES: usize = 500;
-/// Characters of what is kept of it.
+/// Characters of the reason that are kept.
 const MAX_REASON: usize = 200;
 /// Octets of a signature: nobody guesses 80 bits over SMTP.
 const SIGNATURE_OCTETS: usize = 10;
@@ -239,6 +238,10 @@ mod tests {
 
     const REPORT: &str = "From: MAILER-DAEMON\r\nContent-Type: multipart/report;\r\n report-type=delivery-status; \
                           boundary=\"b\"\r\n";
+
+    fn read(header: &str, body: &[u8]) -> Bounce {
+        Bounce::read(&HeaderSection::parse(header.as_bytes().to_vec()), body)
+    }
 
     fn body(status: &str) -> String {
         format!(
@@ -288,25 +291,25 @@ mod tests {
             ("cut off inside", body(&group("failed", "5.1.1")).split("5.1.1").next().unwrap().to_owned(), K::Temporary),
         ];
         for (name, body, expected) in cases {
-            assert_eq!(Bounce::read(REPORT.as_bytes(), body.as_bytes()).kind, expected, "{name}: {body}");
+            assert_eq!(read(REPORT, body.as_bytes()).kind, expected, "{name}: {body}");
         }
         let failed = body(&group("failed", "5.1.1"));
         for header in
             ["", "Auto-Submitted: auto-replied\r\n", "Subject: multipart/report\r\nContent-Type: text/plain\r\n"]
         {
-            assert_eq!(Bounce::read(header.as_bytes(), failed.as_bytes()).kind, K::Other, "{header}");
+            assert_eq!(read(header, failed.as_bytes()).kind, K::Other, "{header}");
         }
     }
 
     #[test]
     fn what_it_says_is_one_bounded_line() {
         let status = "Action: failed\r\nStatus: 5.1.1\r\nDiagnostic-Code: smtp; 550 5.1.1 no\r\n such \x07user\r\nX: y\r\n z\r\n";
-        let found = Bounce::read(REPORT.as_bytes(), body(status).as_bytes());
+        let found = read(REPORT, body(status).as_bytes());
         assert_eq!(found.reason, "5.1.1 550 5.1.1 no such  user");
         let long = format!("Action: failed\r\nStatus: 5.1.1\r\nDiagnostic-Code: smtp; {}\r\n", "ä".repeat(5000));
-        assert_eq!(Bounce::read(REPORT.as_bytes(), body(&long).as_bytes()).reason.chars().count(), MAX_REASON);
+        assert_eq!(read(REPORT, body(&long).as_bytes()).reason.chars().count(), MAX_REASON);
         let many = "Action: delayed\r\n\r\n".repeat(10_000) + "Action: failed\r\nStatus: 5.1.1\r\n";
-        assert_eq!(Bounce::read(REPORT.as_bytes(), body(&many).as_bytes()).kind, BounceKind::Notice, "bounded");
+        assert_eq!(read(REPORT, body(&many).as_bytes()).kind, BounceKind::Notice, "bounded");
     }
 
     #[test]
@@ -319,7 +322,7 @@ mod tests {
                     b"-\r\n: ;bAction:failedStatus5.1\xff"[(state >> 24) as usize % 30]
                 })
                 .collect();
-            let _ = Bounce::read(REPORT.as_bytes(), &octets);
+            let _ = read(REPORT, &octets);
         }
     }
 }

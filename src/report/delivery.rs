@@ -1,9 +1,8 @@
 //! Sends the reports that are due: plans them, takes them up one by one, and settles what became of each.
 //!
 //! One task, off the path of mail. Whatever dies, whenever: a job that nobody settled is taken up again when its lease
-//! has run out, with the message that was on its way, if one was. The database is asked for each step and nothing is
-//! believed to be known of it between; while it does not answer nothing is sent. `attempt` has what
-//! happens to one job.
+//! has run out, with the message that was on its way, if one was. Every step asks the database, and nothing is assumed
+//! about it in between; while it does not answer, nothing is sent. `attempt` handles a single job.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,8 +23,8 @@ use crate::metrics::Registry;
 use crate::report::aggregate::{Configuration, Period, PrivateAddresses, Reporter};
 use crate::report::attempt::Ending;
 use crate::report::bounce::{self, Bounce, BounceKind, Key};
+use crate::report::failure_reporter;
 use crate::report::message::Author;
-use crate::report::messenger;
 use crate::report::metrics::{JobOutcome, Metrics};
 use crate::report::recipient::Address;
 use crate::report::schedule::{self, Event, Plan, Progress, Room};
@@ -64,18 +63,18 @@ pub struct Settings {
     pub reputation: Reputation,
     /// Where reports are written to instead of being sent.
     pub dry_run: Option<PathBuf>,
-    /// Seconds for which it is kept what became of a report.
+    /// Seconds for which the outcome of a report is kept.
     pub keep: i64,
-    /// Where bounces of reports come to; none: to the sender's own address.
+    /// The domain that bounces of reports go to; none: they go to the sender's own address.
     pub bounce_domain: Option<Domain>,
-    /// Whom messages are from.
+    /// The From address and name.
     pub author: Author,
     /// What they are signed with.
     pub keys: Arc<[signing::Key]>,
     /// Who takes them.
     pub relay: relay::Settings,
     /// What is set of failure reports.
-    pub failure: messenger::Settings,
+    pub failure: failure_reporter::Settings,
 }
 
 impl Settings {
@@ -88,7 +87,7 @@ impl Settings {
         })
     }
 
-    /// Whether reports to an address would come back to who sends them.
+    /// Whether an address is one of our own, so that reports to it would come back.
     pub(super) fn is_own(&self, address: &Address) -> bool {
         let own = self.author.address.to_string();
         own.eq_ignore_ascii_case(&address.to_string()) || self.bounce_domain.as_ref() == Some(address.domain())
@@ -108,7 +107,7 @@ pub enum Denial {
 #[derive(Clone)]
 pub struct Delivery {
     shared: Arc<Shared>,
-    /// Who is told of each attempt, in a line.
+    /// Gets a line for each attempt.
     listener: Option<mpsc::UnboundedSender<String>>,
 }
 
@@ -122,7 +121,7 @@ pub(super) struct Shared {
     pub(super) resolver: Resolver,
     pub(super) rules: watch::Receiver<Arc<Rules>>,
     pub(super) metrics: Metrics,
-    /// The name of this process, of which there is one.
+    /// A name unique to this process.
     pub(super) holder: String,
     /// What signs the addresses for bounces, once it was read from the store.
     key: OnceCell<Key>,
@@ -150,7 +149,8 @@ impl Delivery {
     }
 
     /// Sends what is due until `stop` says so; what is on its way then is brought to its end. While `behind` says that
-    /// rows are late, nothing is sent, for two days at most: what comes in behind a report is in none.
+    /// rows are late, nothing is sent, for two days at most: rows that arrive after their report was sent are in no
+    /// report.
     pub async fn run(
         self,
         mut settings: watch::Receiver<Option<Arc<Settings>>>,
@@ -258,7 +258,7 @@ impl Delivery {
         result
     }
 
-    /// Shows what is left to do; whoever could not be asked is asked after the next round.
+    /// Shows what is left to do; a store that did not answer is asked again after the next round.
     async fn count_unfinished(&self) {
         match self.with_jobs(async |jobs| jobs.unfinished().await).await {
             Ok(count) => self.shared.metrics.unfinished.set(count),
@@ -266,7 +266,7 @@ impl Delivery {
         }
     }
 
-    /// Lets all that waits be due.
+    /// Makes every waiting job due now.
     ///
     /// # Errors
     ///
@@ -361,7 +361,7 @@ impl Delivery {
         Ok(())
     }
 
-    /// A report that was taken and is not settled would be sent again: it is worth some patience.
+    /// Retries, since a report that was taken but not settled would be sent again.
     async fn settle_in_spite_of_trouble(&self, job: &Job, settlement: &Settlement<'_>) -> Result<bool, Error> {
         let mut attempts = 0;
         loop {
@@ -378,7 +378,7 @@ impl Delivery {
 
     fn tell(&self, job: &Job, ending: &Ending, state: JobState, is_ours: bool) {
         let metrics = &self.shared.metrics;
-        let outcome = if is_ours { ending.outcome() } else { JobOutcome::Lost };
+        let outcome = if is_ours { ending.outcome(state) } else { JobOutcome::Lost };
         metrics.jobs.inc(outcome);
         if state == JobState::Sent && is_ours {
             metrics.messages.inc_by(ending.messages);
@@ -418,7 +418,7 @@ impl Delivery {
         work: impl AsyncFnOnce(&mut Jobs) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let mut place = self.shared.jobs.lock().await;
-        // Taken out, so that one whose answer nobody waits for any more is not used again.
+        // Taken out, so that a connection whose answer was given up on is not used again.
         let jobs = place.take();
         let work = async {
             let mut jobs = match jobs {
@@ -458,14 +458,14 @@ impl Lag {
     }
 }
 
-/// The clock, which nobody else here looks at.
+/// The clock; nothing else here reads it.
 pub(super) fn epoch_seconds() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
 }
 
-/// How long the store may take for one step, with opening it: a server that is cut off says nothing, and everybody else
-/// waits behind. The longest step looks through the rows of a day, for seconds; a server ends a statement after 30.
+/// How long the store may take for one step, including opening it: a server that is cut off says nothing, and all other
+/// work waits. The longest step looks through the rows of a day, for seconds; a server ends a statement after 30.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Seconds for which reports wait for rows that are late: a day is left then until the first of them are given up.
 const LONGEST_LAG: i64 = 2 * SECONDS_PER_DAY;
@@ -473,14 +473,14 @@ const LONGEST_LAG: i64 = 2 * SECONDS_PER_DAY;
 const PAUSE: Duration = Duration::from_secs(15);
 /// Seconds between two plannings: rows of a period may come late.
 const PLANNING_INTERVAL: i64 = 10 * 60;
-/// Seconds for which it is known to whom a failure report went: as long as its address for bounces is one.
+/// Seconds for which the recipient of a failure report is remembered: as long as its bounce address is valid.
 const KEEP_FAILURE_REPORTS: i64 = (bounce::LIFETIME + 1) * SECONDS_PER_DAY;
 /// Attempts at the same time: a relay that takes its time over each message must not make a night too short.
 const PARALLEL: usize = 4;
-/// Seconds for which a job is held up to where its message is sent: all that a relay may take over the commands before,
-/// and the making of the largest report.
+/// Seconds for which a job is held until its message is sent: enough for building the largest report and for all the
+/// time a relay may take over the commands before it.
 pub(super) const LEASE: i64 = 30 * 60;
-/// How often it is tried to settle a job that the store does not take.
+/// Attempts to settle a job while the store fails.
 const SETTLING_ATTEMPTS: u32 = 30;
 /// The pause between.
 const SETTLING_PAUSE: Duration = Duration::from_secs(2);

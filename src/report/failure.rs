@@ -1,10 +1,10 @@
-//! Failure reports (RFC 9991): one message that failed, told to the owner of the domain in whose name it came.
-//! Functions over values.
+//! Failure reports (RFC 9991): one message that failed, reported to the owner of the domain in its From. Functions over
+//! values.
 //!
 //! [`wants`] says whether the owner asked for a report on this failure, [`may_be_reported`] whether we would send one
 //! on such a message at all, [`build`] writes it as an ARF message (RFC 5965, RFC 6591). [`limit`] counts what is held
-//! back, which the next report tells as `Incidents`. Who gets it: [`recipient`](crate::report::recipient); who sends
-//! it: [`messenger`](crate::report::messenger).
+//! back, which the next report gives as `Incidents`. Who gets it: [`recipient`](crate::report::recipient); who sends
+//! it: [`failure_reporter`](crate::report::failure_reporter).
 
 mod body;
 pub mod limit;
@@ -72,12 +72,12 @@ pub struct Beginning {
     pub is_whole: bool,
 }
 
-/// What a failed signature was made over, as far as it is to be told.
+/// What a failed signature was made over, as far as it is to be shown.
 #[derive(Debug, Clone, Copy)]
 pub struct Signed<'a> {
     /// The signatures as they were read.
     pub signatures: &'a Signatures,
-    /// The whole body, if that is to be told.
+    /// The whole body, if that is to be shown.
     pub body: Option<&'a [u8]>,
 }
 
@@ -90,9 +90,9 @@ pub struct Incident<'a> {
     pub dmarc: &'a DmarcOutput,
     /// The header section as it came.
     pub header: &'a HeaderSection,
-    /// The body, at most [`MAX_BODY`] octets of it, if it is to be told.
+    /// The body, at most [`MAX_BODY`] octets of it, if it is to be shown.
     pub body: Option<&'a [u8]>,
-    /// What its signatures were made over, if that is to be told.
+    /// What its signatures were made over, if that is to be shown.
     pub signed: Option<Signed<'a>>,
     /// From MAIL.
     pub reverse_path: &'a ReversePath,
@@ -102,7 +102,7 @@ pub struct Incident<'a> {
     pub delivered: Delivered,
     /// The Authentication-Results field, name and line ends included.
     pub results: &'a str,
-    /// Under which id the gate's operator finds it.
+    /// The id under which the gate's operator finds it.
     pub id: &'a str,
     /// When it came, in epoch seconds.
     pub arrived: i64,
@@ -142,8 +142,8 @@ pub fn may_be_reported(reverse_path: &ReversePath, header: &HeaderSection) -> bo
     !reverse_path.is_null() && !header.named("Auto-Submitted").any(by_machine) && !is_any_report(header)
 }
 
-/// Writes the report, unsigned; `sent` is in epoch seconds and `id` unique. `redaction` hides local parts in what it
-/// tells of the message.
+/// Writes the report, unsigned; `sent` is in epoch seconds and `id` unique. `redaction` hides the local parts in what
+/// it shows of the message.
 pub fn build(
     incident: &Incident<'_>,
     redaction: Option<&Redaction>,
@@ -218,8 +218,8 @@ fn feedback(message: &mut Message, incident: &Incident<'_>, redaction: Option<&R
     message.field("Incidents", [incident.incidents.to_string().as_str()]);
 }
 
-/// What the signature was made over (RFC 6591 §3.2.4). With redaction it is no longer that to the octet, and of the
-/// body what is shown of it elsewhere.
+/// What the signature was made over (RFC 6591 §3.2.4). With redaction the octets are no longer the same, and the body
+/// is shown only as far as elsewhere in the report.
 fn canonicalized(message: &mut Message, incident: &Incident<'_>, output: &DkimOutput, redaction: Option<&Redaction>) {
     let Some(signed) = incident.signed else { return };
     let Some((header, spec)) = signed.signatures.signed(incident.header, output) else { return };

@@ -1,7 +1,7 @@
 //! The message that carries an aggregate report (RFC 9990 §3.5.2).
 //!
-//! One for each recipient, in ASCII alone, so that any mail server takes it. The same report makes the same octets but
-//! for Date, and keeps its Message-ID, file name and id, so that who gets it twice can tell.
+//! One for each recipient, in ASCII alone, so that any mail server takes it. The same report always has the same octets
+//! but for Date, and the same Message-ID, file name and id, so that a recipient can tell that it arrived twice.
 
 use std::io::{self, Write};
 
@@ -11,6 +11,7 @@ use flate2::{Compression, GzBuilder};
 pub use crate::report::mime::Author;
 
 use crate::calendar::{Date, SECONDS_PER_DAY};
+use crate::hex::hex;
 use crate::report::aggregate::{Feedback, Period};
 use crate::report::mime::Message;
 use crate::report::recipient::Address;
@@ -52,17 +53,17 @@ pub fn aggregate(feedback: &Feedback, xml: &str, author: &Author, to: &Address, 
 ///
 /// # Errors
 ///
-/// None that memory alone can cause; for the form.
+/// None in practice: writing to memory does not fail.
 pub fn gzip(octets: &[u8]) -> io::Result<Vec<u8>> {
     let mut encoder = GzBuilder::new().mtime(0).write(Vec::new(), Compression::best());
     encoder.write_all(octets)?;
     encoder.finish()
 }
 
-/// What tells an address from others where it is not to stand itself: 16 hexadecimal digits.
+/// Identifies an address where the address itself is not to appear: 16 hexadecimal digits.
 fn address_key(address: &Address) -> String {
     let hash = digest(&SHA256, address.to_string().as_bytes());
-    hash.as_ref().iter().take(8).map(|octet| format!("{octet:02x}")).collect()
+    hex(hash.as_ref().iter().take(8))
 }
 
 fn annotation(feedback: &Feedback) -> String {

@@ -13,7 +13,9 @@ label_enum! {
         Written = "written",
         /// It is tried again later.
         Postponed = "postponed",
-        /// The reply to its end was lost: it may have been delivered.
+        /// It was `postponed` or `capped` once more, and its deadline leaves no time for another attempt.
+        GivenUp = "given_up",
+        /// The reply to the end of its data was lost: it may have been delivered.
         Unanswered = "unanswered",
         /// The relay refuses the destination.
         DestinationRefused = "destination_refused",
@@ -31,7 +33,7 @@ label_enum! {
 }
 
 label_enum! {
-    /// What became of a failure report, or of the failure that it would have told.
+    /// What became of a failure report, or of the failure that it would have reported.
     pub enum FailureOutcome {
         /// The relay has taken it.
         Sent = "sent",
@@ -57,7 +59,7 @@ label_enum! {
         DestinationRefused = "destination_refused",
         /// The relay refuses the message.
         MessageRefused = "message_refused",
-        /// The reply to its end was lost: it may have been delivered.
+        /// The reply to the end of its data was lost: it may have been delivered.
         Unanswered = "unanswered",
         /// Relay or store failed, and it was given up.
         Failed = "failed",
@@ -69,7 +71,7 @@ label_enum! {
 }
 
 label_enum! {
-    /// Why a report does not tell of a message.
+    /// Why a report leaves out a message.
     pub enum Omission {
         /// It came from a private or reserved address (`reports.private_addresses`).
         PrivateAddress = "private_address",
@@ -103,9 +105,9 @@ pub struct Metrics {
     pub left_out: IntGauge,
     /// Attempts by outcome.
     pub jobs: Family<JobOutcome>,
-    /// Messages that the reports sent tell of.
+    /// Messages that the reports sent cover.
     pub messages: IntCounter,
-    /// Messages that the reports made do not tell of.
+    /// Messages that the reports leave out.
     pub omitted: Family<Omission>,
     /// Reports that may have arrived before they were sent once more.
     pub possible_duplicates: IntCounter,

@@ -9,7 +9,7 @@ pub mod failure;
 pub mod form;
 pub mod inbound;
 pub mod message;
-pub mod messenger;
+pub mod failure_reporter;
 pub mod metrics;
 mod mime;
 pub mod recipient;

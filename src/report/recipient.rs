@@ -1,8 +1,8 @@
 //! Settles who gets a report: which of the addresses that a policy record names, and whether they want it.
 //!
 //! The decisions are functions over values ([`Address::of`], [`Question::new`], [`settle`]); [`recipients`] asks DNS
-//! for what they need, each time that a report is due, so that nobody gets reports for longer than a record allows it.
-//! A destination is left out for a [`Refusal`], or put off where DNS left it open.
+//! for what they need, each time that a report is due, so that nobody gets reports for longer than a record asks for
+//! them. A destination with a [`Refusal`] is left out; one that DNS left open is postponed.
 
 use std::fmt;
 
@@ -31,11 +31,11 @@ label_enum! {
         Diverted = "diverted",
         /// The name that should confirm it is too long for DNS.
         NameTooLong = "name_too_long",
-        /// Its local part is not in ASCII: mail to it needs what not every server has (RFC 6531).
+        /// Its local part is not in ASCII: mail to it needs an extension that not every server has (RFC 6531).
         NonAscii = "non_ascii",
         /// It is outside the policy domain's organization, and nothing there says that it wants the reports.
         NotConfirmed = "not_confirmed",
-        /// It is no `mailto:`, the only scheme that reports go by.
+        /// It is no `mailto:`, the only scheme that reports are sent by.
         NotMail = "not_mail",
         /// Its local part names another host, which a mail server that trusts us might send it on to.
         Routed = "routed",

@@ -1,9 +1,9 @@
-//! Hands one report to the relay, and says what is known of it afterwards.
+//! Hands one report to the relay, and says what is known about its delivery.
 //!
-//! A session has two halves: [`begin`] goes up to where the relay waits for the message, [`Ready::send`] sends it.
+//! A session has two halves: [`begin`] goes as far as the relay's wait for the message, [`Ready::send`] sends it.
 //! Between them the store notes that the report may be delivered from here on. A relay that refuses the gate itself
-//! (its login, its sender, that it relays for it) is the operator's to mend, so the report waits; what it says of the
-//! recipient's mailbox or of the message settles the report.
+//! (its login, its sender, relaying) is for the operator to fix, so the report waits; what it says of the recipient's
+//! mailbox or of the message settles the report.
 
 use std::io;
 use std::path::PathBuf;
@@ -28,7 +28,7 @@ pub struct Settings {
     pub login: Option<Login>,
 }
 
-/// A login. The password is read when it is needed, so that it can be changed and is in no memory between.
+/// A login. The password is read when it is needed, so that it can be changed and does not stay in memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Login {
     /// The name.
@@ -89,7 +89,7 @@ enum Trouble {
     Settled(Outcome),
 }
 
-/// Goes up to where the relay waits for the message.
+/// Goes as far as the relay's wait for the message.
 ///
 /// # Errors
 ///

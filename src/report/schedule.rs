@@ -1,8 +1,8 @@
 //! Settles which reports are due, when each is tried, and what becomes of it. Functions over values.
 //!
 //! A job is one report to one destination: (policy domain, period, configuration, destination). Its id, its report's id
-//! and the moment at which it is due are hashes over these, so that every gate of a fleet plans the very same job and
-//! it is in the store once. [`next`] is all that ever changes a job's state.
+//! and the moment at which it is due are hashes over these, so that all gates of a fleet plan the same job, which is in
+//! the store once. [`next`] is all that ever changes a job's state.
 
 use aws_lc_rs::digest::{self, SHA256};
 
@@ -11,6 +11,7 @@ use crate::dmarc::public_suffix::List;
 use crate::dmarc::record::{Parsed, parse};
 use crate::dmarc::report_destination::ReportKind;
 use crate::domain::Domain;
+use crate::hex::hex;
 use crate::label::Label;
 use crate::label_enum;
 use crate::record::{AlignmentOutcome, FinalReply, Record};
@@ -19,7 +20,7 @@ use crate::report::recipient::Address;
 use crate::store::jobs::{Effort, JobState, NewJob, Shares};
 use crate::store::{Part, SETTLING};
 
-/// What decides how a report is called and when it is due.
+/// What determines a report's id and when it is due.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan<'a> {
     /// The receiver's domain: two receivers never make one report id.
@@ -45,7 +46,7 @@ pub enum Event {
     Suppressed,
     /// There is no report to be sent, and never will be.
     NotWanted(Skip),
-    /// Nothing was tried, for want of room for the destination, or for what takes its place, today.
+    /// Nothing was tried: the destination, or what replaces it, has had its share of today.
     CapReached,
 }
 
@@ -58,7 +59,7 @@ label_enum! {
         NoConsent = "no_consent",
         /// It has named other addresses of its own, which get reports of their own.
         Replaced = "replaced",
-        /// The upstream refused all mail that the domain has really sent: one that spammers threw away.
+        /// The upstream refused all mail that the domain really sent: spammers use and drop such domains.
         Reputation = "reputation",
         /// It is an address of the gate's own reports.
         OwnAddress = "own_address",
@@ -66,7 +67,7 @@ label_enum! {
         NoAddress = "no_address",
         /// The rows are gone.
         NoRows = "no_rows",
-        /// The report does not stand the check of its structure.
+        /// The report failed the check of its structure.
         Malformed = "malformed",
     }
 }
@@ -78,7 +79,7 @@ pub struct Transition {
     pub state: JobState,
     /// When it is tried again, if it is; else when it ended. In seconds since the epoch.
     pub due: i64,
-    /// Whether the question is settled if the message was delivered: no end of data is left without a reply.
+    /// Whether it is settled that the message was or was not delivered: every end of data got a reply.
     pub answered: bool,
 }
 
@@ -87,13 +88,13 @@ pub struct Transition {
 pub enum Room {
     /// For what records ask for.
     First,
-    /// For what takes the place of a job whose destination names another address: so much again, since that job keeps
-    /// its own. Not without bound, for whoever answers with fresh addresses each time would make jobs without end.
+    /// For what takes the place of a job whose destination names another address: as much again, since that job keeps
+    /// its own. Bounded, since a destination that answers with new addresses each time would create jobs without end.
     Replacing,
 }
 
-/// What became of a domain's own mail (with an aligned pass) in a period. Where the upstream has refused it throughout,
-/// the domain is one that spammers will have thrown away tomorrow; one that was only forged is to hear of it.
+/// What became of a domain's own mail (with an aligned pass) in a period. If the upstream refused all of it, spammers
+/// will have dropped the domain by tomorrow; the owner of a domain that was only forged gets a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Conduct {
     accepted: bool,
@@ -124,7 +125,7 @@ impl Event {
     }
 }
 
-/// Who holds a job, as far as transitions need it.
+/// What transitions need to know about a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
     /// The present state.
@@ -140,7 +141,7 @@ pub fn day(period: Period) -> i64 {
     period.begin.div_euclid(SECONDS_PER_DAY)
 }
 
-/// When it is given up to report on a period.
+/// When reporting on a period is given up.
 fn deadline(period: Period) -> i64 {
     period.end.saturating_add(1 + KEEP_TRYING)
 }
@@ -151,23 +152,22 @@ pub fn part(period: Period) -> Part {
     Part { begin_hour, hours: period.seconds() / SECONDS_PER_HOUR }
 }
 
-/// The UTC days of the periods whose reports may have to be planned at `now`, the oldest first: not so long ago that
-/// nobody would try any more. Today is among them, for its periods may be hours.
+/// The UTC days of the periods whose reports may have to be planned at `now`, the oldest first: those too old to be
+/// tried are left out. Today is included, since periods may be hours.
 pub fn days(now: i64) -> impl Iterator<Item = i64> {
     let today = now.div_euclid(SECONDS_PER_DAY);
     let days = today.saturating_sub(KEEP_TRYING / SECONDS_PER_DAY + 1)..=today;
     days.filter(move |day| now < deadline(Period::day(*day)))
 }
 
-/// Whether the report on a period is to be planned at `now`: it has ended, with the time that the last rows of all
-/// gates take, and its deadline has not come.
+/// Whether the report on a period is to be planned at `now`: the period has ended, the last rows of all gates have had
+/// time to arrive, and the deadline has not passed.
 pub fn is_ripe(period: Period, now: i64) -> bool {
     period.end + SETTLING < now && now < deadline(period)
 }
 
-/// The jobs that a published policy makes of a period: one for each address that it wants reports at, up to some,
-/// however often it names it. What is no address gets a job that comes to nothing and says why, and takes no address's
-/// place.
+/// The jobs that a published policy makes of a period: one for each address that it names, once, up to a bound. What is
+/// no address gets a job that is skipped and says why, and does not count towards the bound.
 pub fn jobs(policy: &Configuration, period: Period, plan: &Plan<'_>) -> Vec<NewJob> {
     let Parsed::Record(record) = parse(policy.record.as_bytes()) else { return Vec::new() };
     let mut known = Vec::new();
@@ -217,13 +217,13 @@ pub fn redirected(job: &NewJob, destination: &str, now: i64) -> NewJob {
     }
 }
 
-/// Without the receiver: a site that changes its name does not report once more.
+/// Without the receiver: a site that changes its name does not report again.
 fn job_id(configuration: &str, period: Period, destination: &str) -> String {
     id(&[configuration, &period.begin.to_string(), &period.end.to_string(), destination])
 }
 
-/// What tells the configurations of a policy domain apart: every published value, and not which of p, sp and np was
-/// asked for (RFC 9990 §3.1.1.5).
+/// Identifies a configuration of a policy domain: every published value, but not which of p, sp and np was requested
+/// (RFC 9990 §3.1.1.5).
 pub fn configuration(policy: &Configuration) -> String {
     let word = |policy: Option<crate::record::Policy>| policy.map_or("", Label::as_str);
     id(&[
@@ -248,7 +248,7 @@ pub fn next(job: Progress, event: Event, now: i64) -> Option<Transition> {
     let ended = |state| Transition { state, due: now, answered: true };
     let again = |pause: i64, answered| {
         let due = now.saturating_add(pause);
-        // An attempt behind the deadline is none.
+        // No attempt is made after the deadline.
         match due < job.deadline {
             true => Transition { state: JobState::Due, due, answered },
             false => Transition { state: JobState::Failed, due: now, answered },
@@ -265,7 +265,7 @@ pub fn next(job: Progress, event: Event, now: i64) -> Option<Transition> {
     })
 }
 
-/// Seconds until the attempt behind the `attempts`th: doubling, up to some hours.
+/// Seconds between the `attempts`th attempt and the next: doubling, up to some hours.
 pub fn back_off(attempts: i64) -> i64 {
     let doublings = u32::try_from(attempts.clamp(1, 16) - 1).unwrap_or_default();
     (FIRST_PAUSE << doublings).min(LONGEST_PAUSE)
@@ -278,7 +278,7 @@ impl Conduct {
         match record.reply {
             FinalReply::Accepted if is_own => self.accepted = true,
             FinalReply::RefusedByUpstream if is_own => self.refused = true,
-            // What the gate refuses says nothing of what the upstream thinks.
+            // What the gate refuses says nothing about the upstream's opinion.
             FinalReply::Accepted | FinalReply::RefusedByUpstream | FinalReply::RefusedByGate => {}
         }
     }
@@ -298,7 +298,7 @@ fn jitter(parts: &[&str], window: i64) -> i64 {
 
 /// A name for what `parts` say.
 fn id(parts: &[&str]) -> String {
-    hash(parts).as_ref().iter().take(ID_OCTETS).map(|byte| format!("{byte:02x}")).collect()
+    hex(hash(parts).as_ref().iter().take(ID_OCTETS))
 }
 
 /// Every part is preceded by its length, so that no text can pass for two.
@@ -311,7 +311,7 @@ fn hash(parts: &[&str]) -> digest::Digest {
     hash.finish()
 }
 
-/// Seconds behind a period's end for which its reports are tried. What comes later helps nobody.
+/// Seconds after a period's end for which its reports are tried. A later report helps nobody.
 const KEEP_TRYING: i64 = 3 * SECONDS_PER_DAY;
 /// Seconds between the first attempt and the second; each further pause doubles.
 const FIRST_PAUSE: i64 = 15 * 60;
@@ -327,7 +327,7 @@ const MOST_OF_ORGANIZATION: i64 = 100;
 /// services that read reports for many owners give each an address.
 const ADDRESSES_OF_ORGANIZATION: i64 = 10;
 const SECONDS_PER_HOUR: i64 = 3600;
-/// Octets of a hash in an id: 96 bits, which nobody meets twice.
+/// Octets of a hash in an id: 96 bits, so that no two are the same.
 const ID_OCTETS: usize = 12;
 
 #[cfg(test)]

@@ -47,7 +47,7 @@ impl Key {
     ///
     /// See [`Error`].
     pub fn from_pem(domain: Domain, selector: &str, pem: &[u8]) -> Result<Self, Error> {
-        // One or several labels (RFC 6376 §3.1), with room for what comes behind them.
+        // One or more labels (RFC 6376 §3.1), with room for the rest of the name.
         Domain::parse(&format!("{selector}._domainkey.{domain}")).map_err(|_| Error::Selector)?;
         let mut der = PrivateKeyDer::from_pem_slice(pem).map_err(|_| Error::NoKey)?;
         let ed25519 = match &der {
@@ -86,7 +86,7 @@ impl fmt::Debug for Key {
 ///
 /// # Errors
 ///
-/// Ours; then the message must not be sent, for it would fail where it arrives.
+/// Ours; then the message must not be sent, since it would fail DMARC at its destination.
 pub fn sign(message: &[u8], keys: &[Key]) -> Result<Vec<u8>, Error> {
     let mut signed = Vec::new();
     for Key { signer, .. } in keys {
@@ -100,8 +100,8 @@ pub fn sign(message: &[u8], keys: &[Key]) -> Result<Vec<u8>, Error> {
     Ok(signed)
 }
 
-/// The fields that are signed. Those that stand here twice are there once: a second one, added by someone else, would
-/// break the signature (RFC 6376 §5.4).
+/// The fields that are signed. Those listed twice occur once: a second one, added by someone else, would break the
+/// signature (RFC 6376 §5.4).
 const SIGNED: [&str; 16] = [
     "From",
     "From",

@@ -14,15 +14,13 @@ use crate::causes::Causes;
 use crate::clock;
 use crate::envelope::Envelope;
 use crate::report::bounce::{Bounce, MAX_BODY};
-use crate::smtp::address::{DomainPart, ForwardPath};
+use crate::smtp::address::ForwardPath;
 use crate::smtp::reply::Reply;
 
 impl Session {
     /// Whether a recipient is in the domain that is for bounces alone; then nothing of it goes upstream.
     pub(super) fn is_bounce_domain(&self, path: &ForwardPath) -> bool {
-        let settings = self.transaction.as_ref().map(|transaction| &transaction.settings);
-        let ours = settings.and_then(|settings| settings.bounce_domain.as_ref());
-        ours.is_some_and(|ours| matches!(path.mailbox().domain(), DomainPart::Name(domain) if domain == *ours))
+        self.transaction.as_ref().is_some_and(|transaction| transaction.settings.takes_bounces(path))
     }
 
     /// What becomes of a recipient in that domain: a signed address takes mail alone and from nobody.
@@ -63,7 +61,7 @@ impl Session {
                 return cannot_take();
             }
         };
-        let bounce = Bounce::read(subject.section.as_bytes(), &octets);
+        let bounce = Bounce::read(&subject.section, &octets);
         let stored = timeout(STORE_WAIT, self.gate.reports.bounced(job, &bounce)).await;
         let (outcome, reply) = match &stored {
             Ok(Ok(())) => (Outcome::Bounce, Reply::new(250, "2.0.0", "Noted")),

@@ -7,42 +7,40 @@
 
 use std::fmt::Display;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use tracing::warn;
 
+use crate::throttle::Throttle;
+
 /// What is complained of; of all listeners together.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Complaints {
-    crowded: Sparing,
-    full: Sparing,
-    missing_header: Sparing,
-    unlisted_header: Sparing,
+    crowded: Throttle,
+    full: Throttle,
+    missing_header: Throttle,
+    unlisted_header: Throttle,
 }
 
-/// One thing that is said once a minute at most.
-#[derive(Debug, Default)]
-struct Sparing(Mutex<Said>);
-
-#[derive(Debug, Default)]
-struct Said {
-    last: Option<Instant>,
-    since: u64,
+impl Default for Complaints {
+    fn default() -> Self {
+        let [crowded, full, missing_header, unlisted_header] = [const { Throttle::new(PAUSE) }; 4];
+        Self { crowded, full, missing_header, unlisted_header }
+    }
 }
 
 impl Complaints {
     /// A client was refused, since its network has reached the bound that `reason` names.
     pub fn crowded(&self, ip: IpAddr, network: IpNet, reason: &dyn Display) {
-        if let Some(times) = self.crowded.again(Instant::now()) {
+        if let Some(times) = self.crowded.permits(Instant::now()) {
             warn!(client_ip = %ip, %network, %reason, times, "connections are refused: their network has reached a limit");
         }
     }
 
     /// A client was turned away, since there was no slot. `largest` finds the network that has the most.
     pub fn full(&self, ip: IpAddr, largest: impl FnOnce() -> Option<(IpNet, u32)>) {
-        let Some(times) = self.full.again(Instant::now()) else { return };
+        let Some(times) = self.full.permits(Instant::now()) else { return };
         match largest() {
             Some((network, sessions)) => warn!(
                 client_ip = %ip, times, largest_network = %network, its_sessions = sessions,
@@ -56,7 +54,7 @@ impl Complaints {
 
     /// Somebody who has to send a PROXY header did not.
     pub fn missing_header(&self, ip: IpAddr) {
-        if let Some(times) = self.missing_header.again(Instant::now()) {
+        if let Some(times) = self.missing_header.permits(Instant::now()) {
             warn!(
                 client_ip = %ip, times,
                 "connections are closed: proxy_protocol_from has their network, and no PROXY header came in time"
@@ -66,7 +64,7 @@ impl Complaints {
 
     /// Somebody sent a PROXY header who may not.
     pub fn unlisted_header(&self, ip: IpAddr) {
-        if let Some(times) = self.unlisted_header.again(Instant::now()) {
+        if let Some(times) = self.unlisted_header.permits(Instant::now()) {
             warn!(
                 client_ip = %ip, times,
                 "connections are refused (554 5.7.0): they have a PROXY header, and proxy_protocol_from lacks their network"
@@ -75,33 +73,5 @@ impl Complaints {
     }
 }
 
-impl Sparing {
-    /// It has come up again. How often it has since it was said last, with this time, if now is the time to say it.
-    fn again(&self, now: Instant) -> Option<u64> {
-        // The numbers are right after every statement.
-        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        said.since = said.since.saturating_add(1);
-        if said.last.is_some_and(|last| now.saturating_duration_since(last) < PAUSE) {
-            return None;
-        }
-        said.last = Some(now);
-        Some(std::mem::take(&mut said.since))
-    }
-}
-
 /// Between two warnings of one kind.
 const PAUSE: Duration = Duration::from_mins(1);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn once_a_minute_with_what_has_come_up_since() {
-        let (sparing, start) = (Sparing::default(), Instant::now());
-        let cases = [(0, Some(1)), (0, None), (1, None), (59, None), (60, Some(4)), (61, None), (500, Some(2))];
-        for (second, expected) in cases {
-            assert_eq!(sparing.again(start + Duration::from_secs(second)), expected, "{second}");
-        }
-    }
-}

@@ -11,13 +11,13 @@ use crate::evaluation::subject::Subject;
 use crate::message::spool::Spool;
 use crate::record::FinalReply;
 use crate::report::failure::{Beginning, Delivered, Extent, MAX_BODY, may_be_reported, wants};
-use crate::report::messenger::{Case, Place};
-use crate::smtp::address::{DomainPart, ForwardPath};
+use crate::report::failure_reporter::{Case, QueueSlot};
+use crate::smtp::data::Unstuffer;
 use crate::verdict::Verdict;
 
 /// Room for a report, and the beginning of the body if that is to be told.
 pub struct Claim {
-    place: Place,
+    slot: QueueSlot,
     body: Option<Beginning>,
 }
 
@@ -36,11 +36,11 @@ impl Session {
         if !evaluation.dmarc.iter().any(|dmarc| wants(evaluation, dmarc)) {
             return None;
         }
-        let is_about_reports = envelope.recipients.iter().any(|path| is_for_reports(transaction, path));
+        let is_about_reports = envelope.recipients.iter().any(|path| transaction.settings.is_for_reports(path));
         if is_about_reports || !may_be_reported(&envelope.reverse_path, &subject.section) {
             return None;
         }
-        let place = self.gate.messenger.place()?;
+        let slot = self.gate.failure_reporter.slot()?;
         let body = match extent {
             Extent::Headers => None,
             Extent::Message => body
@@ -49,12 +49,12 @@ impl Session {
                 .ok()
                 .map(|wire| Beginning { octets: content(&wire), is_whole: wire.len() < MAX_BODY }),
         };
-        Some(Claim { place, body })
+        Some(Claim { slot, body })
     }
 
     /// Uses the room, unless the message will come again.
     pub(super) fn tell_owner(&self, transaction: &Transaction, envelope: &Envelope, ending: &mut Ending<'_>) {
-        let Some(Claim { place, body }) = ending.claim.take() else { return };
+        let Some(Claim { slot, body }) = ending.claim.take() else { return };
         let (Some(verdict), Some(subject)) = (&ending.verdict, ending.subject) else { return };
         let delivered = match final_reply(ending) {
             Some(FinalReply::Accepted) => Delivered::Taken,
@@ -63,7 +63,7 @@ impl Session {
         };
         let authserv_id = &transaction.settings.verdict.authserv_id;
         let names = Names { authserv_id, explain_id: "", receiver: None };
-        place.put(Case {
+        slot.put(Case {
             results: evaluated(&verdict.evaluation, &verdict.decision, &names),
             evaluation: verdict.evaluation.clone(),
             subject: subject.clone(),
@@ -77,27 +77,9 @@ impl Session {
     }
 }
 
-/// Whether a recipient is the sender of our reports, or in the domain for their bounces.
-fn is_for_reports(transaction: &Transaction, path: &ForwardPath) -> bool {
-    let settings = &transaction.settings;
-    let is_sender = |ours: &str| path.mailbox().as_str().eq_ignore_ascii_case(ours);
-    settings.report_address.as_deref().is_some_and(is_sender)
-        || settings.bounce_domain.as_ref().is_some_and(|ours| path.mailbox().domain() == DomainPart::Name(ours.clone()))
-}
-
-/// The content in what goes over the wire: without the dots that were doubled (RFC 5321 §4.5.2).
+/// The content in the beginning of what goes over the wire.
 fn content(wire: &[u8]) -> Vec<u8> {
-    let lines = wire.split_inclusive(|b| *b == b'\n');
-    lines.flat_map(|line| line.strip_prefix(b".").unwrap_or(line)).copied().collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn doubled_dots_are_one_again() {
-        assert_eq!(content(b"..\r\na.b\r\n...c\r\n\r\nd"), b".\r\na.b\r\n..c\r\n\r\nd");
-        assert_eq!(content(b""), b"");
-    }
+    let mut content = Vec::with_capacity(wire.len());
+    Unstuffer::default().unstuff(wire, &mut content);
+    content
 }

@@ -54,8 +54,8 @@ use crate::evaluation::gather::Gathered;
 use crate::explain::Recorder;
 use crate::message::spool::Spooler;
 use crate::report::delivery::Delivery;
+use crate::report::failure_reporter::FailureReporter;
 use crate::report::inbound::Collector;
-use crate::report::messenger::Messenger;
 use crate::smtp::command::{ChunkPosition, Command, CommandError};
 use crate::smtp::extension::{Offer, Terms};
 use crate::smtp::reply::Reply;
@@ -84,7 +84,7 @@ pub struct Gate {
     /// Where bounces of reports are written down.
     pub reports: Delivery,
     /// Where it goes what failed and whose owner wants to know.
-    pub messenger: Messenger,
+    pub failure_reporter: FailureReporter,
     /// Since when mail is deferred for DNS, at this listener: another may put off nothing.
     pub doubts: Doubts,
     /// Where it goes what happened to a message that was no plain pass.

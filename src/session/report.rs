@@ -171,7 +171,7 @@ impl Session {
         if let Some(reply) = upstream_reply(ending) {
             metrics.verdict_replies.inc(Opinion::of(evaluation, decision), reply);
         }
-        let deciding = decision.deciding.and_then(|index| evaluation.dmarc.get(index));
+        let deciding = decision.deciding_dmarc(evaluation);
         if deciding.is_some_and(|dmarc| dmarc.result == DmarcResult::Fail) {
             decision.signs.iter().for_each(|found| metrics.signs.inc(found.sign, found.counting));
         }
@@ -251,8 +251,7 @@ pub(super) fn final_reply(ending: &Ending<'_>) -> Option<FinalReply> {
 /// All its recipients are addresses of our own reports, or it passes DMARC and is a report by its form; the form alone
 /// anyone can give to anything.
 fn is_about_reports(transaction: &Transaction, envelope: &Envelope, ending: &Ending<'_>) -> bool {
-    let ours = transaction.settings.report_address.as_deref();
-    let is_ours = |path: &ForwardPath| ours.is_some_and(|ours| path.mailbox().as_str().eq_ignore_ascii_case(ours));
+    let is_ours = |path: &ForwardPath| transaction.settings.is_for_reports(path);
     if !envelope.recipients.is_empty() && envelope.recipients.iter().all(is_ours) {
         return true;
     }
@@ -289,7 +288,7 @@ struct Findings {
 impl Findings {
     fn of(verdict: &Verdict) -> Self {
         let Verdict { evaluation, decision, shadow, .. } = verdict;
-        let deciding = decision.deciding.and_then(|index| evaluation.dmarc.get(index));
+        let deciding = decision.deciding_dmarc(evaluation);
         Self {
             author_domain: match &evaluation.author {
                 Author::Usable { domains, .. } => join(domains.iter().map(Domain::to_string)),

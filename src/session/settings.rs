@@ -127,6 +127,18 @@ impl Settings {
         client.login.is_some() || self.trusts(client.ip()) || self.bypass.knows(certificate(client))
     }
 
+    /// Whether a recipient is in the domain that is for bounces of reports alone.
+    pub fn takes_bounces(&self, path: &ForwardPath) -> bool {
+        let is_domain = |ours: &Domain| matches!(path.mailbox().domain(), DomainPart::Name(domain) if domain == *ours);
+        self.bounce_domain.as_ref().is_some_and(is_domain)
+    }
+
+    /// Whether a recipient is the sender of our reports, or in the domain for their bounces.
+    pub fn is_for_reports(&self, path: &ForwardPath) -> bool {
+        let is_sender = |ours: &str| path.mailbox().as_str().eq_ignore_ascii_case(ours);
+        self.report_address.as_deref().is_some_and(is_sender) || self.takes_bounces(path)
+    }
+
     /// Whether a client's mail is not evaluated, and its recipients are not guarded, for its address.
     pub fn trusts(&self, ip: IpAddr) -> bool {
         self.bypass.trusts(ip)

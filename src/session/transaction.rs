@@ -25,7 +25,7 @@ use crate::message::body_hash::BodyHashes;
 use crate::message::trace::Hop;
 use crate::policy::Circumstances;
 use crate::policy::bypass::BypassReason;
-use crate::report::inbound::Letter;
+use crate::report::inbound::InboundMessage;
 use crate::smtp::data::Encoder;
 use crate::smtp::reply::Reply;
 use crate::upstream::{self, MessageParts};
@@ -134,8 +134,12 @@ impl Session {
         let claim = self.claim(&transaction, envelope, verdict.as_ref(), (&subject, &body)).await;
 
         let evaluation = verdict.as_ref().map(|verdict| &verdict.evaluation);
-        let inbound =
-            Letter::of(&transaction.settings.inbound, (&transaction.id, envelope), evaluation, (&subject, &body));
+        let inbound = InboundMessage::of(
+            &transaction.settings.inbound,
+            (&transaction.id, envelope),
+            evaluation,
+            (&subject, &body),
+        );
 
         // Done.
         let (reply, answered_by) = match action {
@@ -173,8 +177,8 @@ impl Session {
         let outcome = report::outcome(verdict.as_ref(), &reply, answered_by);
         if reply.is_positive() {
             self.patience.delivered();
-            if let Some(letter) = inbound.filter(|_| answered_by == AnsweredBy::Upstream) {
-                self.gate.inbound.hand_in(letter);
+            if let Some(message) = inbound.filter(|_| answered_by == AnsweredBy::Upstream) {
+                self.gate.inbound.hand_in(message);
             }
         }
         let (subject, size) = (Some(&subject), Some(size));

@@ -1,9 +1,9 @@
 //! check_host() (RFC 7208 §4): one client, one identity, one result with its reason.
 //!
-//! Limits of §4.6.4: ten terms that ask DNS, two of them in vain, ten exchangers for each `mx`, ten names of the
-//! client. A look-up that fails is temperror, never fail or permerror; but not those for the client's own names, which
-//! fail as if the client had none (§5.5, §7.3): their zone is the client's, who could turn each fail into temperror by
-//! silence. `exp=` is not fetched: no text of others is shown to senders.
+//! Limits of §4.6.4: ten terms that ask DNS, two of them void, ten exchangers for each `mx`, ten names of the client. A
+//! look-up that fails is temperror, never fail or permerror; but not those for the client's own names, which fail as if
+//! the client had none (§5.5, §7.3): their zone is the client's, who could turn each fail into temperror by silence.
+//! `exp=` is not fetched: no text of others is shown to senders.
 
 use std::future::Future;
 use std::net::IpAddr;
@@ -45,8 +45,8 @@ impl<'a> Request<'a> {
         Self { ip, helo, local_part, domain, identity: Identity::MailFrom }
     }
 
-    /// The HELO identity (RFC 7208 §2.3); none where the name is no domain of several labels, an address literal say:
-    /// then there is nothing to check.
+    /// The HELO identity (RFC 7208 §2.3); none where the name is not a domain of several labels (an address literal,
+    /// for example): then there is nothing to check.
     pub fn helo(ip: IpAddr, helo: &'a str) -> Option<Self> {
         let is_checkable = Domain::parse(helo).is_ok_and(|domain| domain.label_count() > 1);
         is_checkable.then_some(Self { ip, helo, local_part: "", domain: helo, identity: Identity::Helo })
@@ -359,8 +359,8 @@ impl<L: Lookup> Check<'_, L> {
         }
     }
 
-    /// The records of a name, or none if there are none. One that DNS can't carry, made by a macro say, has none (RFC
-    /// 7208 §4.8), and is no look-up in vain, since nothing is asked.
+    /// The records of a name, or none if there are none. One that DNS can't carry (from a macro, for example) has none
+    /// (RFC 7208 §4.8), and does not count as a void look-up, since nothing is asked.
     async fn records(&mut self, name: &str, record_type: RecordType) -> Result<Option<Arc<Records>>, Stop> {
         if !fits_dns(name) {
             return Ok(None);
@@ -377,7 +377,7 @@ impl<L: Lookup> Check<'_, L> {
         if self.cost.terms > MAX_TERMS { Err(Stop::PermError("more than ten terms that ask DNS")) } else { Ok(()) }
     }
 
-    /// Counts a term that found nothing. RFC 7208 §4.6.4 limits the terms, not the look-ups, that are in vain: an `mx`
+    /// Counts a term that found nothing. RFC 7208 §4.6.4 limits the terms, not the look-ups, that find nothing: an `mx`
     /// counts once, and only if none of its hosts has an address, or every sender without IPv6 would fail over IPv6.
     fn spend_void(&mut self) -> Result<(), Stop> {
         self.cost.void_terms += 1;

@@ -51,7 +51,7 @@ pub struct SpfOutput {
     pub result: SpfResult,
     /// The identity that was checked.
     pub identity: Identity,
-    /// The SPF domain; none where the identity has no domain that DNS could know (an address literal, say).
+    /// The SPF domain; none where the identity has no domain that DNS could know (an address literal, for example).
     pub domain: Option<Domain>,
     /// The term that decided, as published, if one did (`ip4:192.0.2.0/24`, `-all`).
     pub term: Option<Box<str>>,

@@ -161,7 +161,7 @@ impl Record {
                     return Err(SyntaxError::RepeatedModifier);
                 }
             } else if name.eq_ignore_ascii_case("exp") {
-                // The gate shows no text of others to senders: checked, never fetched.
+                // The gate shows senders no text of others: checked, never fetched.
                 DomainSpec::parse(value)?;
                 if std::mem::replace(&mut explained, true) {
                     return Err(SyntaxError::RepeatedModifier);

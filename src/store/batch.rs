@@ -20,7 +20,7 @@ pub struct Waiting {
     comparisons: BTreeMap<Key, ComparisonRow>,
     /// Their octets.
     compared: usize,
-    /// Explanations, which are tried once more with each attempt and spilled never.
+    /// Explanations, which are tried once more with each attempt and never spilled.
     pub explanations: Vec<Explanation>,
     /// Their octets.
     pub explained: usize,
@@ -32,11 +32,11 @@ pub struct Waiting {
 /// database took it can be offered again under the same stamp.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
-    /// Under which the database has it once.
+    /// The stamp under which the database takes it once.
     pub stamp: Stamp,
     /// By key, which is the order in which they are written.
     pub rows: BTreeMap<Key, Row>,
-    /// The same of comparisons.
+    /// The same for comparisons.
     pub comparisons: BTreeMap<Key, ComparisonRow>,
     /// Messages that the rows stand for.
     pub messages: u64,

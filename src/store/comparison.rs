@@ -1,7 +1,7 @@
 //! What was done with messages beside what the shadow policy would have done and what the upstream said, added up.
 //!
-//! Messages of one UTC day that this does not tell apart are one row. Author domain, source and list are kept where the
-//! shadow policy differs alone, so that all other messages of a day take a few rows together.
+//! Messages of one UTC day that this does not tell apart are one row. Author domain, source and list are kept only
+//! where the shadow policy differs, so that all other messages of a day take a few rows.
 
 use serde::{Deserialize, Serialize};
 use sqlx::any::AnyRow;
@@ -27,7 +27,7 @@ pub struct Comparison {
     pub reply: Option<UpstreamReply>,
     /// What the shadow policy would have done; none without one.
     pub shadow: Option<Treatment>,
-    /// Where that differs: who and whence.
+    /// Where that differs: whose message it is, and from where.
     pub origin: Option<Origin>,
 }
 
@@ -51,7 +51,7 @@ pub struct ComparisonRow {
     texts: [Text; 7],
 }
 
-/// What some days have come to.
+/// The sums over some days.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Comparisons {
     /// Each combination with its number of messages.
@@ -135,8 +135,7 @@ impl Line for (&Key, &ComparisonRow) {
     }
 }
 
-/// Deletes what is of days before `first`, and of what is left the oldest beyond `most` rows; a bounded number at a
-/// time.
+/// Deletes the rows of days before `first`, then the oldest beyond `most` rows; a bounded number at a time.
 ///
 /// # Errors
 ///
@@ -147,7 +146,7 @@ pub async fn prune(connection: &mut AnyConnection, first: i64, most: i64) -> Res
     Ok(())
 }
 
-/// What the days from `first` to `last` have come to, with at most `most` names of each kind.
+/// The sums over the days from `first` to `last`, with at most `most` names of each kind.
 ///
 /// # Errors
 ///
@@ -188,7 +187,7 @@ fn word<L: Label>(row: &AnyRow, column: usize) -> Result<Option<L>, sqlx::Error>
     if text.is_empty() {
         return Ok(None);
     }
-    L::ALL.iter().find(|label| label.as_str() == text).map(|label| Some(*label)).ok_or_else(unknown)
+    L::parse(text).map(Some).ok_or_else(unknown)
 }
 
 fn unknown() -> sqlx::Error {

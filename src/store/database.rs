@@ -24,8 +24,8 @@ use crate::store::{Error, Location};
 ///
 /// # Errors
 ///
-/// The operator's: a path that can't be made or opened, a file that is no database or of a newer version, a server
-/// that doesn't let us in; of a server also that it does not answer.
+/// The operator's: a path that can't be made or opened, a file that is no database or of a newer version, a server that
+/// doesn't let us in or does not answer.
 pub async fn open(location: &Location) -> Result<AnyConnection, Error> {
     if let Location::Sqlite(path) = location {
         make_file(path).map_err(|source| Error::Path { path: path.clone(), source })?;
@@ -83,7 +83,7 @@ pub fn file_identity(location: &Location) -> Option<(u64, u64)> {
     fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }
 
-/// What `work` comes to, if that doesn't take longer than `limit`: a server that is cut off says nothing for minutes.
+/// The result of `work`, if that doesn't take longer than `limit`: a server that is cut off says nothing for minutes.
 /// The connection in use is to be dropped then.
 ///
 /// # Errors
@@ -127,7 +127,7 @@ async fn connect_to_write(location: &Location) -> Result<AnyConnection, sqlx::Er
             for pragma in SQLITE_WRITER_PRAGMAS {
                 sqlx::query(*pragma).execute(&mut connection).await?;
             }
-            // A file that may only be read is opened all the same; whoever else writes just now is no hindrance.
+            // A file that may only be read is opened all the same; another writer at the same time does no harm.
             match begin(&mut connection).await {
                 Ok(transaction) => transaction.rollback().await?,
                 Err(error) if is_read_only(&error) => return Err(error),
@@ -234,9 +234,9 @@ const SQLITE_OCTETS: &str = "SELECT CAST((page_count - freelist_count) * page_si
 const POSTGRES_OCTETS: &str = "SELECT CAST(pg_database_size(current_database()) AS BIGINT)";
 const POSTGRES_CLOCK: &str = "SELECT CAST(EXTRACT(EPOCH FROM CURRENT_TIMESTAMP) AS BIGINT)";
 const POSTGRES_READ_ONLY: &str = "SET default_transaction_read_only = on";
-/// The name by which sqlx tells SQLite.
+/// The name by which sqlx identifies SQLite.
 pub const SQLITE: &str = "SQLite";
-/// How long a connection may take to come about: a server over a slow link takes a second.
+/// How long opening a connection may take: a server over a slow link takes a second.
 const CONNECTING: Duration = Duration::from_secs(10);
 
 #[cfg(test)]

@@ -44,14 +44,13 @@ fn observation(row: &AnyRow) -> Result<Observation, sqlx::Error> {
     }
     identities.extend(Domain::parse(text(7)?).ok().map(|d| (Identity::Spf(d), text(8).is_ok_and(|r| r == PASS))));
     let fails = AlignmentOutcome::Fail.as_str();
-    let reply = text(9)?;
     Ok(Observation {
         day: row.try_get(1)?,
         source_ip: text(2)?.parse().map_err(|_| unknown("source_ip"))?,
         policy_domain: Domain::parse(text(3)?).ok(),
         is_unaligned: text(4)? == fails && text(5)? == fails,
         identities,
-        reply: *FinalReply::ALL.iter().find(|r| r.as_str() == reply).ok_or_else(|| unknown("reply"))?,
+        reply: FinalReply::parse(text(9)?).ok_or_else(|| unknown("reply"))?,
         messages: row.try_get::<i64, _>(10)?.unsigned_abs(),
     })
 }

@@ -1,8 +1,8 @@
 //! What others report about our domains: the values, and how they are stored and read.
 //!
 //! A report goes in whole or not at all, and the same one only once, whichever gate reads it. It is written over a
-//! connection of its own, opened for it: reports are some hundred a day, and the rows of our own mail don't wait for
-//! them.
+//! connection of its own, opened for it: there are some hundred reports a day, and the rows of our own mail don't wait
+//! for them.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::domain::Domain;
 use crate::label::Label;
-use crate::record::{AlignmentOutcome, Disposition};
+use crate::record::{AlignmentOutcome, ReportDisposition};
 use crate::store::{Error, Location, Reader, database};
 
 /// An aggregate report of someone else. Texts are bounded and without control characters.
@@ -23,7 +23,7 @@ pub struct Report {
     /// The author domain of the message that it came with, if SPF or DKIM vouches for it; none: anybody may have
     /// written it.
     pub reporter: Option<Domain>,
-    /// Who it says has made it.
+    /// The organization that it names as its author.
     pub organization: String,
     /// Its id, by which it counts once.
     pub report_id: String,
@@ -37,7 +37,7 @@ pub struct Report {
     pub end: i64,
     /// What it tells apart, each with a number of messages.
     pub rows: Vec<(Row, u64)>,
-    /// Records in it without an address or a number that can be.
+    /// Records in it without an address or a plausible number.
     pub left_out: u64,
 }
 
@@ -49,7 +49,7 @@ pub struct Row {
     /// The author domain; none if it doesn't say.
     pub header_from: Option<Domain>,
     /// What was done; none if it doesn't say.
-    pub disposition: Option<Disposition>,
+    pub disposition: Option<ReportDisposition>,
     /// Whether DKIM gave an aligned pass.
     pub dkim: AlignmentOutcome,
     /// Whether SPF gave an aligned pass.
@@ -80,8 +80,8 @@ pub enum Put {
     Known,
 }
 
-/// Where reports are put; one at a time.
-pub struct Shelf {
+/// Puts the reports of others into the store, one at a time.
+pub struct InboundStore {
     location: Location,
     retention: Retention,
     prune_at: Instant,
@@ -98,10 +98,10 @@ pub struct Source {
     pub source_ip: IpAddr,
     /// Who vouches for that; empty: nobody does.
     pub reporter: String,
-    /// Who says it.
+    /// The organization that the reports name as their author.
     pub organization: String,
     /// What was done; none if it was not said.
-    pub disposition: Option<Disposition>,
+    pub disposition: Option<ReportDisposition>,
     /// Whether DKIM gave an aligned pass.
     pub dkim: AlignmentOutcome,
     /// Whether SPF gave an aligned pass.
@@ -123,7 +123,7 @@ pub struct Reporting {
     pub policy: String,
     /// Who vouches for the reports; empty: nobody does.
     pub reporter: String,
-    /// Who says that they are its.
+    /// The organization that they name as their author.
     pub organization: String,
     /// How many reports.
     pub reports: u64,
@@ -139,7 +139,7 @@ impl Report {
         self.rows.iter().fold(0, |sum, (_, messages)| sum.saturating_add(*messages))
     }
 
-    /// The same for each copy of a report. Who forges another's organization and id has a key of his own.
+    /// The same for each copy of a report. A forgery of another's organization and id gets a key of its own.
     fn key(&self) -> Vec<u8> {
         let reporter = self.reporter.as_ref().map_or("", Domain::as_str);
         let organization = self.organization.to_lowercase();
@@ -155,8 +155,8 @@ impl Default for Retention {
     }
 }
 
-impl Shelf {
-    /// A shelf in the database at `location`, which is opened for each report.
+impl InboundStore {
+    /// The part of the database at `location`, which is opened for each report.
     pub fn new(location: Location, retention: Retention) -> Self {
         Self { location, retention, prune_at: Instant::now(), put: 0 }
     }
@@ -166,8 +166,8 @@ impl Shelf {
         i64::try_from(self.retention.keep.as_secs()).unwrap_or(i64::MAX)
     }
 
-    /// Puts a report that was received at `received`, in seconds since the epoch, with all its rows or not at all. Now
-    /// and then it deletes what is too old or too much.
+    /// Puts a report that was received at `received`, in seconds since the epoch, with all its rows or not at all. From
+    /// time to time it deletes what is too old or too much.
     ///
     /// # Errors
     ///
@@ -260,7 +260,7 @@ async fn put(connection: &mut AnyConnection, report: &Report, received: i64) -> 
     }
     let mut place = 0_i64;
     for rows in report.rows.chunks(ROWS_AT_ONCE) {
-        // The text hangs on a number of ours alone.
+        // The text depends only on a number of ours.
         let mut query = sqlx::query(AssertSqlSafe(insert_rows(rows.len())));
         for (row, messages) in rows {
             query = query
@@ -320,18 +320,13 @@ async fn prune(connection: &mut AnyConnection, before: i64, most: i64) -> Result
 fn source(row: &sqlx::any::AnyRow) -> Result<Source, sqlx::Error> {
     let word = |place: usize| row.try_get::<&str, _>(place);
     let broken = |what: &'static str| sqlx::Error::Decode(what.into());
-    let outcome = |place: usize| {
-        let word = word(place)?;
-        let known = AlignmentOutcome::ALL.iter().find(|outcome| outcome.as_str() == word);
-        known.copied().ok_or_else(|| broken("neither pass nor fail"))
-    };
-    let disposition = word(4)?;
+    let outcome = |place: usize| AlignmentOutcome::parse(word(place)?).ok_or_else(|| broken("neither pass nor fail"));
     Ok(Source {
         policy_domain: row.try_get(0)?,
         source_ip: word(1)?.parse().map_err(|_| broken("not an address"))?,
         reporter: row.try_get(2)?,
         organization: row.try_get(3)?,
-        disposition: Disposition::ALL.iter().find(|known| known.as_str() == disposition).copied(),
+        disposition: ReportDisposition::parse(word(4)?),
         dkim: outcome(5)?,
         spf: outcome(6)?,
         dkim_passed: row.try_get(7)?,
@@ -352,7 +347,7 @@ const INSERT_ROWS: &str = "INSERT INTO inbound_rows (
 /// The columns above.
 const ROW_COLUMNS: usize = 11;
 
-/// No number above `$2` is added up, whoever put it there: a sum that overflows is an error of the database, for as
+/// Numbers above `$2` are not added up, whatever their origin: a sum that overflows is an error of the database, for as
 /// long as the row is kept.
 const SOURCES: &str = "SELECT r.policy_domain, w.source_ip, r.reporter, r.organization, w.disposition, w.dkim_aligned,
     w.spf_aligned, w.dkim_passed, w.spf_passed, CAST(SUM(CASE WHEN w.n > $2 THEN $2 ELSE w.n END) AS BIGINT)
@@ -374,8 +369,8 @@ const DELETE_OLD_ROWS: &str = "DELETE FROM inbound_rows WHERE report_key IN
 const DELETE_OLD_REPORTS: &str = "DELETE FROM inbound_reports WHERE report_key IN
     (SELECT report_key FROM inbound_reports WHERE received < $1 ORDER BY received, report_key LIMIT $2)";
 
-/// Messages of one report: ten thousand millions, as the largest provider may see in a day. A hundred million rows,
-/// which is as many as may be kept, add up to a ninth of what a sum can hold.
+/// Messages of one report: ten billion, as the largest provider may see in a day. A hundred million rows, which is as
+/// many as may be kept, add up to a ninth of what a sum can hold.
 pub const MAX_MESSAGES: u64 = 10_000_000_000;
 /// The same as the database takes it.
 const MOST: i64 = 10_000_000_000;
@@ -385,9 +380,9 @@ const ROWS_AT_ONCE: usize = 50;
 const DELETED_AT_ONCE: i64 = 20;
 /// Transactions of one pruning.
 const DELETIONS: usize = 500;
-/// How often it is looked whether something has to go.
+/// How often to check whether something has to be deleted.
 const PRUNING_INTERVAL: Duration = Duration::from_secs(600);
-/// After how many rows it is looked earlier.
+/// After how many rows to check earlier.
 const PRUNED_AFTER: usize = 100_000;
 /// How long the database may take for the largest report, or for a pruning.
 const PUTTING: Duration = Duration::from_secs(60);

@@ -1,9 +1,9 @@
 //! The jobs of reporting: one report to one destination each, shared by all gates on one database.
 //!
 //! Any gate plans them, and planning twice changes nothing. A gate that takes a job up holds it by a lease: one
-//! conditional statement, of which one rival alone has an answer. Only the holder settles a job. A gate that dies
-//! leaves its lease to run out, and another goes on; so does a clock that is wrong by less than [`CLOCK_TOLERANCE`].
-//! Addresses that reports are not to go to for a while stand beside the jobs.
+//! conditional statement that only one rival can win. Only the holder settles a job. A gate that dies leaves its lease
+//! to run out, and another goes on; so does a clock that is wrong by less than [`CLOCK_TOLERANCE`]. Addresses that get
+//! no reports for a while are kept beside the jobs.
 
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row as _};
@@ -45,7 +45,7 @@ pub struct NewJob {
     pub report_id: String,
     /// The policy domain.
     pub policy_domain: String,
-    /// Which of the policies that it published in the period.
+    /// Which of the policies that the domain published in the period.
     pub configuration: String,
     /// The first second of the period, since the epoch.
     pub begin: i64,
@@ -59,8 +59,8 @@ pub struct NewJob {
     pub deadline: i64,
 }
 
-/// How many jobs there may be. Whoever sends mail owns domains with subdomains and addresses without end, each with a
-/// record: bounds hold for organizations by the list, which he has to register.
+/// How many jobs there may be. A sender may own domains with any number of subdomains and addresses, each with a
+/// record: bounds apply to organizations by the list, whose names have to be registered.
 #[derive(Debug, Clone, Copy)]
 pub struct Shares<'a> {
     /// What tells organizations apart.
@@ -89,7 +89,7 @@ pub struct Job {
     pub state: JobState,
     /// How often it was taken up.
     pub attempts: i64,
-    /// How often the end of the message was sent without a reply being heard: so many times it may have been delivered.
+    /// How often the end of the message was sent without a reply: it may have been delivered as often.
     pub unanswered: i64,
     /// Who has it; empty if nobody.
     pub holder: String,
@@ -101,7 +101,7 @@ pub struct Job {
     pub recipient: String,
     /// Why it stands as it does, in words.
     pub note: String,
-    /// Messages that the report tells of; 0 as long as it was not made.
+    /// Messages that the report covers; 0 until it is made.
     pub messages: i64,
     /// The message as it is sent, once it has been on its way: a further attempt sends the very same one.
     pub message: Vec<u8>,
@@ -110,7 +110,7 @@ pub struct Job {
 /// Who wants a job, and until when.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim<'a> {
-    /// A name of which there is one: of this process.
+    /// A name unique to this process.
     pub holder: &'a str,
     /// Now, in seconds since the epoch.
     pub now: i64,
@@ -129,7 +129,7 @@ pub struct Departure<'a> {
     pub lease: i64,
     /// Where to.
     pub recipient: &'a str,
-    /// Messages that it tells of.
+    /// Messages that it covers.
     pub messages: i64,
     /// What is sent.
     pub message: &'a [u8],
@@ -148,7 +148,7 @@ pub struct Settlement<'a> {
     pub due: i64,
     /// Ends of data of this attempt that got their reply after all.
     pub answered: i64,
-    /// Whether the attempt counts for the rate: one that sent nothing leaves its place to another.
+    /// Whether the attempt counts for the rate: one that sent nothing makes room for another.
     pub effort: Effort,
     /// Why, in words.
     pub note: &'a str,
@@ -189,9 +189,9 @@ pub struct Suppression {
 
 /// Where a page of rows ends and the next one goes on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Place(Vec<u8>);
+pub struct PageCursor(Vec<u8>);
 
-/// The jobs, for who works on them: one connection that writes.
+/// The jobs, for the tasks that work on them: one connection that writes.
 pub struct Jobs {
     connection: AnyConnection,
 }
@@ -298,18 +298,18 @@ impl Jobs {
         &mut self,
         (day, part): (i64, Option<Part>),
         policy_domain: &str,
-        place: &Place,
-    ) -> Result<(Vec<Counted>, Option<Place>), Error> {
+        cursor: &PageCursor,
+    ) -> Result<(Vec<Counted>, Option<PageCursor>), Error> {
         let (hours, lengths) =
             part.map_or((0..=23, 1..=24), |part| (part.begin_hour..=part.begin_hour, part.hours..=part.hours));
-        let query = sqlx::query(ROWS).bind(day).bind(policy_domain).bind(&*place.0).bind(ROWS_AT_ONCE);
+        let query = sqlx::query(ROWS).bind(day).bind(policy_domain).bind(&*cursor.0).bind(ROWS_AT_ONCE);
         let query = query.bind(*hours.start()).bind(*hours.end()).bind(*lengths.start()).bind(*lengths.end());
         let rows = query.fetch_all(&mut self.connection).await?;
         let counted = |row: &AnyRow| row::counted(row.try_get(1)?, row.try_get(2)?, texts::<TEXT_COLUMNS>(row, 3)?);
         let page = rows.iter().map(counted).collect::<Result<Vec<_>, sqlx::Error>>()?;
         let is_full = i64::try_from(page.len()).is_ok_and(|rows| rows >= ROWS_AT_ONCE);
         let next = rows.last().filter(|_| is_full).map(|row| row.try_get(0)).transpose()?;
-        Ok((page, next.map(Place)))
+        Ok((page, next.map(PageCursor)))
     }
 
     /// Takes up a job whose time has come, or whose holder's lease has run out; none if there is none, or the rate is
@@ -353,7 +353,7 @@ impl Jobs {
         Ok(query.fetch_one(&mut self.connection).await?.try_get(0)?)
     }
 
-    /// How many jobs have not come to their end, whenever they are due.
+    /// How many jobs are unfinished, whenever they are due.
     ///
     /// # Errors
     ///
@@ -389,7 +389,7 @@ impl Jobs {
         Ok(query.execute(&mut self.connection).await?.rows_affected() == 1)
     }
 
-    /// Settles how a job goes on. False if it is not the holder's any more: another has it, and its word counts.
+    /// Settles how a job goes on. False if it is not the holder's any more: then another gate decides.
     ///
     /// # Errors
     ///
@@ -467,7 +467,7 @@ impl Jobs {
         Ok(())
     }
 
-    /// To whom the failure report of this id went; none if it is none, or is not known any more.
+    /// The address that the failure report of this id went to; none if there is no such report any more.
     ///
     /// # Errors
     ///
@@ -503,8 +503,8 @@ impl Jobs {
         Ok(sqlx::query(PRUNE).bind(before).bind(PRUNED_AT_ONCE).execute(&mut self.connection).await?.rows_affected())
     }
 
-    /// Lets no reports go to `address` for a while, which grows each time it comes to this again: a week, a month, a
-    /// quarter, a year. While it is suppressed already nothing changes, since one cause makes many bounces.
+    /// Suppresses reports to `address` for a while, longer each time: a week, a month, a quarter, a year. While it is
+    /// suppressed already nothing changes, since one cause makes many bounces.
     ///
     /// # Errors
     ///
@@ -578,8 +578,7 @@ fn texts<const N: usize>(row: &AnyRow, first: usize) -> Result<[String; N], sqlx
 }
 
 fn read(row: &AnyRow) -> Result<Job, sqlx::Error> {
-    let word: &str = row.try_get(9)?;
-    let state = JobState::ALL.iter().find(|state| state.as_str() == word);
+    let state = JobState::parse(row.try_get(9)?);
     Ok(Job {
         planned: NewJob {
             id: row.try_get(0)?,
@@ -592,7 +591,7 @@ fn read(row: &AnyRow) -> Result<Job, sqlx::Error> {
             due: row.try_get(7)?,
             deadline: row.try_get(8)?,
         },
-        state: *state.ok_or_else(|| sqlx::Error::Decode("not the state of a job".into()))?,
+        state: state.ok_or_else(|| sqlx::Error::Decode("not the state of a job".into()))?,
         attempts: row.try_get(10)?,
         unanswered: row.try_get(11)?,
         holder: row.try_get(12)?,
@@ -659,10 +658,10 @@ WHERE owners.jobs < $16 AND (
 
 const IS_THERE: &str = "SELECT CAST(COUNT(*) AS BIGINT) FROM report_jobs WHERE id = $1";
 
-/// First what a dead gate has left, which may be on its way; then by turns, so that who has one report does not wait
-/// behind who has hundreds. Each is the first entry of an index, however many jobs wait: one condition for both would
-/// have all of them read and sorted for each that is taken up. The plus sign keeps SQLite from the index by `due`,
-/// which has another order.
+/// First what a dead gate has left, which may be on its way; then by turns, so that a domain with one report does not
+/// wait behind one with hundreds. Each is the first entry of an index, however many jobs wait: one condition for both
+/// would have all of them read and sorted for each that is taken up. The plus sign keeps SQLite from the index by
+/// `due`, which has another order.
 ///
 /// The conditions stand outside as well: under READ COMMITTED a rival that waited for the row looks at them again.
 const CLAIM: &str = concat!(
@@ -743,7 +742,7 @@ const FORGIVE: &str = "DELETE FROM report_suppressions WHERE address = $1";
 pub const CLOCK_TOLERANCE: i64 = 5 * 60;
 /// Seconds without reports after the first, the second, the third and each further refusal.
 const PAUSES: [i64; 4] = [7 * 86_400, 30 * 86_400, 90 * 86_400, 365 * 86_400];
-/// How often a job is asked for while rivals are faster: more gates than that wait for their next turn.
+/// How often a gate asks for a job while rivals are faster; after that it waits for its next turn.
 const RIVALRIES: usize = 32;
 /// Policy domains of a page.
 const DOMAINS_AT_ONCE: i64 = 500;

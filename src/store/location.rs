@@ -19,7 +19,7 @@ pub enum Location {
     Postgres(Postgres),
 }
 
-/// A database on a PostgreSQL server. Neither `Debug` nor `Display` tell the password.
+/// A database on a PostgreSQL server. Neither `Debug` nor `Display` shows the password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Postgres {
     /// It may have a password in it.
@@ -27,7 +27,7 @@ pub struct Postgres {
     password_file: Option<PathBuf>,
 }
 
-/// Why a URL names no database that we can use; the operator's to mend. Each says what is expected.
+/// Why a URL names no database that we can use; for the operator to fix. Each says what is expected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum LocationError {
     /// No URL of the kinds that we know.

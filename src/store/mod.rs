@@ -14,8 +14,9 @@
 //!
 //! - writes `NNNN_name.sql` under `migrations/sqlite` and under `migrations/postgres`, which differ in BLOB and BYTEA
 //!   and in `COLLATE "C"` alone (for texts that are compared or sorted), and names it in `database::MIGRATIONS`.
-//!   Numbers go up by one; who lands second takes the next. There are BIGINT, TEXT and BLOB and no NULL; times are
-//!   seconds since the epoch, days are days since it, keys are made by us (a hash, a text), not by the database;
+//!   Numbers go up by one; the one merged second takes the next number. There are BIGINT, TEXT and BLOB and no NULL;
+//!   times are seconds since the epoch, days are days since it, keys are made by us (a hash, a text), not by the
+//!   database;
 //! - puts its statements into a file of its own here, beside its value types: `$n` parameters; `ON CONFLICT (key) DO
 //!   UPDATE SET n = t.n + excluded.n`; `CAST(SUM(..) AS BIGINT)`; a claim is one conditional `UPDATE .. RETURNING` with
 //!   a lease. No `QueryBuilder`, no `query!`, no function that one of them lacks (such as MAX of two values).
@@ -42,7 +43,8 @@ mod upsert;
 mod writer;
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -52,13 +54,14 @@ use tracing::error;
 use crate::forwarders::Observation;
 use crate::label_enum;
 use crate::metrics::{Family, Histogram, IntCounter, IntGauge, Registry};
-use crate::record::{Disposition, Record};
+use crate::record::{Record, ReportDisposition};
 use crate::store::comparison::{Comparison, Comparisons};
 pub use crate::store::database::in_time;
 pub use crate::store::location::{Location, LocationError, Postgres};
 pub use crate::store::row::{Part, Periods, SETTLING};
 pub use crate::store::spill::Settings as SpillSettings;
-use crate::store::writer::{LogLimit, Opened, Writer};
+use crate::store::writer::{LOG_INTERVAL, Opened, Writer};
+use crate::throttle::Throttle;
 
 /// What the operator sets.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,7 +104,7 @@ pub struct Retention {
 /// What is kept about one message, opaque to the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation {
-    /// Under which it is found; of a message, hence unique.
+    /// The id under which it is found; a message's, hence unique.
     pub id: Box<str>,
     /// Seconds since the epoch.
     pub arrived: i64,
@@ -109,7 +112,7 @@ pub struct Explanation {
     pub body: Box<[u8]>,
 }
 
-/// Why the store can't be opened or read; the operator's to mend.
+/// Why the store can't be opened or read; for the operator to fix.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file is no database, or can't be opened; the server does not answer or does not let us in.
@@ -167,7 +170,7 @@ pub struct SummaryLine {
     /// The policy domain; empty where no policy applied.
     pub policy_domain: String,
     /// What was done.
-    pub disposition: Disposition,
+    pub disposition: ReportDisposition,
     /// How many.
     pub messages: i64,
 }
@@ -185,7 +188,7 @@ pub struct Store {
 pub struct Appender {
     queue: mpsc::Sender<Item>,
     metrics: Metrics,
-    log: LogLimit,
+    log: Arc<Throttle>,
 }
 
 /// What is handed in.
@@ -239,7 +242,7 @@ impl Store {
         let metrics = Metrics::register(registry);
         let (queue, records) = mpsc::channel(settings.queue.max(1));
         let (stop, stopped) = oneshot::channel();
-        let appender = Appender { queue, metrics: metrics.clone(), log: LogLimit::default() };
+        let appender = Appender { queue, metrics: metrics.clone(), log: Arc::new(Throttle::new(LOG_INTERVAL)) };
         let writer = Writer::new(settings, opened, records, metrics);
         let behind = writer.behind();
         Ok(Self { appender, behind, stop, task: tokio::spawn(writer.run(stopped)) })
@@ -286,13 +289,13 @@ impl Appender {
         };
         self.metrics.pending.dec();
         self.metrics.lost.inc(reason);
-        if self.log.permits() {
+        if self.log.permits(Instant::now()).is_some() {
             error!(%reason, "rows for reports are lost: the store can't keep up; dmarcgate_store_rows_lost_total counts");
         }
     }
 
-    /// Hands in what there is to tell about a message; never waits. What can't be kept is counted: it is of less
-    /// worth than a row, and there is one for each message in a flood of forgeries.
+    /// Hands in the explanation of a message; never waits. What can't be kept is counted: it is worth less than a row,
+    /// and a flood of forgeries has one for each message.
     pub fn explain(&self, explanation: Explanation) {
         let reason = match self.queue.try_send(Item::Explanation(explanation)) {
             Ok(()) => return,
@@ -376,8 +379,8 @@ impl Reader {
 }
 
 impl Error {
-    /// Whether it may be otherwise in a while, with nobody doing anything about the gate: a server that is away, starts
-    /// or has no place for us.
+    /// Whether it may pass by itself, without a change to the gate: a server that is away, starts or has no place for
+    /// us.
     fn may_pass(&self) -> bool {
         let Self::Open { location: Location::Postgres(_), source } = self else { return false };
         match source {
@@ -392,7 +395,7 @@ impl Error {
 }
 
 impl Settings {
-    /// The settings for a database, all else as it is by default.
+    /// The settings for a database, with defaults for everything else.
     pub fn new(location: Location) -> Self {
         Self {
             location,

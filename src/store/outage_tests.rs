@@ -11,7 +11,7 @@ use tokio::net::{UnixListener, UnixStream};
 use super::batch::{Batch, Stamp, Waiting};
 use super::row::Row;
 use super::testing::{Home, SERVER, on_both};
-use super::tests::{Gate, count_rows, lasting, messages, now};
+use super::tests::{Gate, count_rows, lasting, messages, now, wait_for};
 use super::*;
 use crate::record::sample;
 
@@ -197,19 +197,19 @@ async fn what_waits_in_the_file_survives_kill_9(home: Home) {
     assert_eq!(messages(&home).await, 500);
 }
 
-/// Not a test of its own: the process that the test above kills, a second after the last row, with its database away.
+/// Not a test of its own: the process that the test above kills once its rows are in the file, with its database away.
 #[tokio::test]
 async fn the_gate_that_is_killed() {
     let Ok(url) = std::env::var(KILLED_GATE) else { return };
     let mut settings = Settings::new(Location::parse(&url).unwrap());
     with_file(&mut settings, Path::new(&std::env::var_os(KILLED_GATE_FILES).unwrap()));
-    let store = Store::open(settings, &Registry::new()).await.unwrap();
+    let registry = Registry::new();
+    let store = Store::open(settings, &registry).await.unwrap();
     for i in 0..500_u32 {
         let source_ip = std::net::Ipv4Addr::from_bits(i).into();
         store.appender().append(Record { source_ip, ..sample::record() });
     }
-    // The first attempt fails, then the file takes them: two delays and a half.
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    wait_for(&registry, "dmarcgate_store_rows_spilled_total 500\n", Duration::from_secs(10)).await;
     println!("{APPENDED}");
     std::future::pending().await
 }
@@ -550,8 +550,7 @@ mod server {
             gate.append(sample::record());
             gate.wait_for("dmarcgate_store_failed_batches_total 1\n").await;
             // A second, and what opening may take.
-            tokio::time::sleep(Duration::from_secs(12)).await;
-            gate.wait_for("dmarcgate_store_failed_batches_total 2\n").await;
+            wait_for(&gate.registry, "dmarcgate_store_failed_batches_total 2\n", Duration::from_secs(30)).await;
             line.is_mute.store(false, Ordering::SeqCst);
             gate.wait_until_written(2).await;
             gate.close().await;

@@ -8,7 +8,7 @@ use sqlx::{Connection as _, Row as _};
 
 use crate::calendar::SECONDS_PER_DAY;
 use crate::label::Label as _;
-use crate::record::Disposition;
+use crate::record::ReportDisposition;
 use crate::store::jobs::JobState;
 use crate::store::{Error, Reader, database};
 
@@ -36,7 +36,7 @@ pub struct Tally {
     pub state: JobState,
     /// How many reports.
     pub reports: i64,
-    /// Messages that they tell of.
+    /// Messages that they cover.
     pub messages: i64,
 }
 
@@ -111,9 +111,8 @@ impl Reader {
         let rows = database::in_time(PATIENCE, rows).await?;
         let _ = connection.close().await;
         let tally = |row: &AnyRow| {
-            let word: &str = row.try_get(0)?;
-            let state = JobState::ALL.iter().find(|state| state.as_str() == word);
-            let state = *state.ok_or_else(|| sqlx::Error::Decode("not a state of reports".into()))?;
+            let state = JobState::parse(row.try_get(0)?);
+            let state = state.ok_or_else(|| sqlx::Error::Decode("not a state of reports".into()))?;
             Ok(Tally { state, reports: row.try_get(1)?, messages: row.try_get(2)? })
         };
         Ok(rows.iter().map(tally).collect::<Result<_, sqlx::Error>>()?)
@@ -157,9 +156,9 @@ fn add(domains: &mut BTreeMap<String, Failing>, row: &AnyRow) -> Result<(), sqlx
         from: Vec::new(),
     });
     domain.messages = domain.messages.saturating_add(messages);
-    if disposition == Disposition::Reject.as_str() {
+    if disposition == ReportDisposition::Reject.as_str() {
         domain.refused = domain.refused.saturating_add(messages);
-    } else if disposition == Disposition::Quarantine.as_str() {
+    } else if disposition == ReportDisposition::Quarantine.as_str() {
         domain.quarantined = domain.quarantined.saturating_add(messages);
     }
     // Rows of one address come one after the other.

@@ -25,7 +25,7 @@ pub struct Pruned {
 }
 
 /// Takes one step. Rows of the last two days are never deleted: their reports are due. A gate whose clock is ahead of
-/// that of the server deletes by the server's: it would take the rows of all others away.
+/// that of the server deletes by the server's: otherwise it would delete the rows of all others.
 ///
 /// # Errors
 ///
@@ -55,7 +55,7 @@ pub async fn step(connection: &mut AnyConnection, retention: &Retention, now: Du
     Ok(Pruned { explained, rows_deleted, octets, ahead, is_unfinished })
 }
 
-/// Counts the rows, on a connection of its own: ten millions take half a second from memory and many seconds from a
+/// Counts the rows, on a connection of its own: ten million take half a second from memory and many seconds from a
 /// disk, and those that come in wait for the writer's.
 ///
 /// # Errors
@@ -81,7 +81,7 @@ const DELETE_ROWS: &str = "DELETE FROM report_rows WHERE row_key IN
 
 const COUNT_ROWS: &str = "SELECT COUNT(*) FROM report_rows";
 
-/// How far a gate's clock may be ahead of the server's with nobody being told.
+/// How far a gate's clock may be ahead of the server's without a warning.
 pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(300);
 
 /// How long counting may take; a server that is cut off would never let it be done again.
@@ -89,8 +89,8 @@ const COUNTING: Duration = Duration::from_secs(300);
 
 const DELETE_WRITERS: &str = "DELETE FROM store_writers WHERE seen < $1";
 
-/// Rows of comparisons that are kept at most, whoever invents author domains: some hundred megabytes. The oldest go
-/// first.
+/// Rows of comparisons that are kept at most, however many author domains are invented: some hundred megabytes. The
+/// oldest go first.
 const MAX_COMPARISONS: i64 = 500_000;
 /// Rows of one step: some ten milliseconds.
 const DELETED_ROWS: i64 = 1000;

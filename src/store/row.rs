@@ -52,7 +52,7 @@ pub struct Row {
 /// What a column holds. Most are words of ours.
 pub type Text = Cow<'static, str>;
 
-/// SHA-256 over the day, its part and the texts: equal keys are equal rows, and no peer can find two others with one
+/// SHA-256 over the day, its part and the texts: equal keys are equal rows, and no peer can find two rows with the same
 /// key.
 pub type Key = [u8; 32];
 
@@ -263,7 +263,7 @@ pub fn counted(count: i64, arrived: i64, texts: [String; TEXT_COLUMNS]) -> Resul
     Ok(Counted { record, count: count.unsigned_abs() })
 }
 
-/// The policy that the texts from `policy_domain` to `requested` tell of; none where none applied.
+/// The policy in the texts from `policy_domain` to `requested`; none where none applied.
 ///
 /// # Errors
 ///
@@ -294,7 +294,7 @@ fn domain(text: &str) -> Result<Domain, sqlx::Error> {
 }
 
 fn label<L: Label>(text: &str) -> Result<L, sqlx::Error> {
-    L::ALL.iter().copied().find(|label| label.as_str() == text).ok_or_else(|| unknown(text))
+    L::parse(text).ok_or_else(|| unknown(text))
 }
 
 fn unknown(text: &str) -> sqlx::Error {
@@ -323,14 +323,14 @@ pub const TEXT_COLUMNS: usize = 24;
 /// What divides a UTC day.
 const HOURS: [i64; 8] = [1, 2, 3, 4, 6, 8, 12, 24];
 const SECONDS_PER_HOUR: i64 = 3600;
-/// Seconds behind a period's end for the last rows of all gates: they are written within a second of the message's end
-/// while the store works, and a message may take half an hour only where its sender is very slow.
+/// Seconds after a period's end until the last rows of all gates are in: they are written within a second of the
+/// message's end while the store works, and a message may take half an hour only where its sender is very slow.
 pub const SETTLING: i64 = 15 * 60;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::{Disposition, FinalReply, sample};
+    use crate::record::{FinalReply, ReportDisposition, sample};
 
     fn row(record: Record) -> Row {
         Row::new(record, Periods::Days)
@@ -416,7 +416,7 @@ mod tests {
             ("no policy", &|r| r.policy = None),
             ("policy record", &|r| r.policy.as_mut().unwrap().record.push(' ')),
             ("sp", &|r| r.policy.as_mut().unwrap().sp = None),
-            ("disposition", &|r| r.evaluated.disposition = Disposition::Quarantine),
+            ("disposition", &|r| r.evaluated.disposition = ReportDisposition::Quarantine),
             ("envelope from", &|r| r.envelope_from.clear()),
             ("envelope to", &|r| r.envelope_to = Some("example.com".into())),
             ("selector", &|r| r.dkim[0].selector.push('x')),

@@ -3,7 +3,7 @@
 use sqlx::{Any, AnyConnection, Row as _, Transaction};
 
 use crate::label::Label;
-use crate::record::Disposition;
+use crate::record::ReportDisposition;
 use crate::store::batch::{Batch, Stamp};
 use crate::store::comparison::ComparisonRow;
 use crate::store::row::{Key, Row, TEXT_COLUMNS};
@@ -179,12 +179,11 @@ pub async fn summary(connection: &mut AnyConnection, first: i64, last: i64) -> R
     let rows = sqlx::query(SUMMARY).bind(first).bind(last).fetch_all(connection).await?;
     rows.iter()
         .map(|row| {
-            let word: &str = row.try_get(2)?;
-            let disposition = Disposition::ALL.iter().find(|d| d.as_str() == word);
+            let disposition = ReportDisposition::parse(row.try_get(2)?);
             Ok(SummaryLine {
                 day: row.try_get(0)?,
                 policy_domain: row.try_get(1)?,
-                disposition: *disposition.ok_or_else(|| sqlx::Error::Decode("not a disposition".into()))?,
+                disposition: disposition.ok_or_else(|| sqlx::Error::Decode("not a disposition".into()))?,
                 messages: row.try_get(3)?,
             })
         })

@@ -29,18 +29,10 @@ pub type Put<'q> = Query<'q, Any, AnyArguments>;
 ///
 /// The database's; the transaction should then be rolled back.
 pub async fn put<L: Line>(transaction: &mut Transaction<'_, Any>, lines: &[L]) -> Result<(), sqlx::Error> {
-    put_by(transaction, lines, TOGETHER).await
-}
-
-async fn put_by<L: Line>(
-    transaction: &mut Transaction<'_, Any>,
-    lines: &[L],
-    together: usize,
-) -> Result<(), sqlx::Error> {
     let (mut rest, marks) = (lines, Marks::of(transaction));
     while !rest.is_empty() {
         // Powers of two, so that there are few different statements: each is prepared once.
-        let count = 1 << rest.len().min(together).max(1).ilog2();
+        let count = 1 << rest.len().min(TOGETHER).ilog2();
         let (group, behind) = rest.split_at(count);
         let mut query = sqlx::query(AssertSqlSafe(statement::<L>(count, marks)));
         for line in group {
@@ -144,10 +136,10 @@ fn statement<L: Line>(count: usize, marks: Marks) -> String {
 }
 
 /// Lines of one statement at most. PostgreSQL takes 65,535 values, SQLite 32,766; beyond some dozen lines nothing is
-/// won.
+/// gained.
 pub const TOGETHER: usize = 32;
 /// Lines of one kind that are looked for in a batch, so that all of it takes some seconds over a slow network, too. A
-/// batch that has more is of a make that this database has no place for.
+/// batch with more consists of values that this database can't hold.
 const MAX_SOUGHT: usize = 16;
 /// Cardinality violation, data exception, integrity constraint violation, program limit exceeded, and what a trigger
 /// raises.
@@ -168,47 +160,6 @@ mod tests {
 
         fn bind<'q>(&'q self, query: Put<'q>) -> Put<'q> {
             query.bind(1).bind(2)
-        }
-    }
-
-    /// What `TOGETHER` stands on: milliseconds for batches of 2000 different rows, by lines of a statement.
-    /// `tests/postgres cargo test --lib store::upsert::tests::figures -- --ignored --nocapture`
-    #[tokio::test]
-    #[ignore = "prints figures, proves nothing"]
-    async fn figures() {
-        use std::time::Instant;
-
-        use crate::record::{Record, sample};
-        use crate::store::row::{Periods, Row};
-        use crate::store::testing::{Home, SERVER};
-
-        let mut homes = vec![("SQLite", Home::sqlite())];
-        if std::env::var_os(SERVER).is_some() {
-            homes.push(("PostgreSQL", Home::postgres().await));
-        }
-        for (name, home) in &homes {
-            let mut connection = crate::store::database::open(&home.location).await.unwrap();
-            let mut address = 0_u32;
-            for together in [1, 4, 8, 16, 32, 64, 256] {
-                let mut times = Vec::new();
-                for _ in 0..5 {
-                    let rows = std::iter::repeat_with(|| {
-                        address += 1;
-                        let source_ip = std::net::Ipv4Addr::from_bits(address).into();
-                        Row::new(Record { source_ip, ..sample::record() }, Periods::Days)
-                    });
-                    let mut rows: Vec<_> = rows.take(2000).map(|row| (row.key(), row)).collect();
-                    rows.sort_by_key(|(key, _)| *key);
-                    let lines: Vec<_> = rows.iter().map(|(key, row)| (key, row)).collect();
-                    let begun = Instant::now();
-                    let mut transaction = crate::store::database::begin(&mut connection).await.unwrap();
-                    put_by(&mut transaction, &lines, together).await.unwrap();
-                    transaction.commit().await.unwrap();
-                    times.push(begun.elapsed().as_millis());
-                }
-                times.sort_unstable();
-                println!("{name}: {together:3} together: median {} ms of {times:?}", times[2]);
-            }
         }
     }
 

@@ -26,6 +26,7 @@ use crate::store::row::Row;
 use crate::store::spill::{self, Spill};
 use crate::store::statements::Refused;
 use crate::store::{Error, Explanation, Item, Location, Loss, Metrics, Settings, database, statements};
+use crate::throttle::Throttle;
 
 /// Owns the write connection and all rows that wait for it. It goes on taking records while the database writes.
 pub struct Writer {
@@ -64,11 +65,11 @@ pub struct Writer {
     behind: watch::Sender<bool>,
     /// Counts the rows; ends with the writer.
     counting: JoinSet<()>,
-    log: LogLimit,
+    log: Throttle,
 }
 
-/// The write connection and the file that it was opened on. A file that is removed or put in another's place (a
-/// backup) would otherwise go on being written to where nobody finds it.
+/// The write connection and the file that it was opened on. Without the latter, a file that was removed or replaced (by
+/// a backup) would be written to where nobody finds it.
 pub struct Database {
     connection: AnyConnection,
     file: Option<(u64, u64)>,
@@ -123,10 +124,6 @@ enum Pace {
     Stopping,
 }
 
-/// Lets one line through in ten seconds, so that a flood of one fault does not drown all else.
-#[derive(Clone, Default)]
-pub struct LogLimit(Arc<Mutex<Option<Instant>>>);
-
 impl Writer {
     /// A writer with an open connection, or one that has yet to be opened.
     pub fn new(settings: Settings, opened: Opened, items: mpsc::Receiver<Item>, metrics: Metrics) -> Self {
@@ -164,8 +161,13 @@ impl Writer {
             is_full: false,
             behind: watch::Sender::new(is_behind),
             counting: JoinSet::new(),
-            log: LogLimit::default(),
+            log: Throttle::new(LOG_INTERVAL),
         }
+    }
+
+    /// Whether a line may be written now.
+    fn may_log(&self) -> bool {
+        self.log.permits(Instant::now().into_std()).is_some()
     }
 
     /// Whether rows are late, now and later.
@@ -174,7 +176,7 @@ impl Writer {
     }
 
     /// Runs until all appenders are gone or `stopped` is told, then writes what waits, to the database or the spill
-    /// file, however long that takes: who stops it has the deadline.
+    /// file, however long that takes: the caller has the deadline.
     pub async fn run(mut self, mut stopped: oneshot::Receiver<()>) {
         let mut taken = Vec::with_capacity(TAKEN_AT_ONCE);
         let mut stopping = false;
@@ -220,7 +222,7 @@ impl Writer {
     async fn drain(mut self, mut working: Option<Job>) {
         loop {
             match working.take() {
-                // With a file to go to, no batch waits long for a database that says nothing.
+                // If there is a spill file, no batch waits long for a database that says nothing.
                 Some(job) if self.spill.is_some() => match time::timeout(STOPPING_ATTEMPT, job).await {
                     Ok(done) => self.settle(done),
                     Err(_) => self.fail(&"the database does not answer"),
@@ -247,10 +249,10 @@ impl Writer {
         }
         let lost = self.waiting.explanations.len();
         self.metrics.explanations_lost.of(Loss::Stopped).inc_by(lost as u64);
-        // A connection that reads would keep the log from being folded.
+        // A reading connection would keep the log from being checkpointed.
         self.counting.shutdown().await;
         if let Some(database) = self.database.take() {
-            // Everything is committed; closing only folds the log into the database.
+            // Everything is committed; closing only checkpoints the log.
             let _ = database.connection.close().await;
         }
     }
@@ -260,7 +262,7 @@ impl Writer {
         if self.is_full {
             self.metrics.pending.dec();
             self.metrics.lost.inc(Loss::StoreFull);
-            if self.log.permits() {
+            if self.may_log() {
                 let (stored, most) = (self.stored, self.settings.retention.most);
                 error!(
                     stored,
@@ -275,7 +277,7 @@ impl Writer {
         } else {
             self.metrics.pending.dec();
             self.metrics.lost.inc(Loss::MemoryFull);
-            if self.log.permits() {
+            if self.may_log() {
                 let rows = self.waiting.messages;
                 error!(waiting = rows, "rows for reports are lost: the database takes none and all room is full");
             }
@@ -548,7 +550,7 @@ impl Writer {
             }
             Err(fault) => {
                 self.spill_again = Instant::now() + SPILL_PAUSE;
-                if self.log.permits() {
+                if self.may_log() {
                     warn!(error = %Causes(&fault), "rows can't wait in the spill file; they wait in memory");
                 }
             }
@@ -560,7 +562,7 @@ impl Writer {
         match result {
             Ok(pruned) => {
                 self.database = database;
-                if pruned.ahead > retention::CLOCK_TOLERANCE && self.log.permits() {
+                if pruned.ahead > retention::CLOCK_TOLERANCE && self.may_log() {
                     let seconds = pruned.ahead.as_secs();
                     warn!(seconds, "the clock is ahead of the database's, by which what is old is deleted; set it");
                 }
@@ -585,7 +587,7 @@ impl Writer {
         self.prune_at = Instant::now() + next;
     }
 
-    /// Begins to count the rows, unless that is still being done. They are told and nothing more.
+    /// Begins to count the rows, unless that is still being done. The count is only shown.
     fn count(&mut self) {
         while self.counting.try_join_next().is_some() {}
         if !self.counting.is_empty() {
@@ -604,7 +606,7 @@ impl Writer {
         let is_spilled = self.spill().is_some_and(|spill| !spill.is_empty());
         let waits_long = self.rows_since.is_some_and(|since| since.elapsed() > LAG);
         self.behind.send_if_modified(|behind| {
-            // The last batch of those that waited long is under way without being told by anything else.
+            // The last batch of those that waited long is under way, and nothing else would say so.
             let is_behind = self.retry.is_some() || is_spilled || waits_long || (*behind && self.held.is_some());
             std::mem::replace(behind, is_behind) != is_behind
         });
@@ -738,19 +740,6 @@ async fn finished(working: &mut Option<Job>) -> Done {
     }
 }
 
-impl LogLimit {
-    /// Whether a line may be written now.
-    pub fn permits(&self) -> bool {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        let permits = last.is_none_or(|last| now - last >= LOG_INTERVAL);
-        if permits {
-            *last = Some(now);
-        }
-        permits
-    }
-}
-
 /// Records taken from the queue in one go.
 const TAKEN_AT_ONCE: usize = 256;
 /// The pause after the first failure; each further one doubles it.
@@ -777,4 +766,4 @@ const PRUNING_STEP_PAUSE: Duration = Duration::from_millis(50);
 /// The pause between attempts when the gate stops and there is no time for more.
 const RETRY_WHILE_STOPPING: Duration = Duration::from_millis(200);
 /// The interval of lines about one fault.
-const LOG_INTERVAL: Duration = Duration::from_secs(10);
+pub const LOG_INTERVAL: Duration = Duration::from_secs(10);

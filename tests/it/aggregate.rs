@@ -7,8 +7,9 @@ use std::process::Command;
 use dmarcgate::domain::Domain;
 use dmarcgate::label::Label;
 use dmarcgate::record::{
-    AlignmentMode, AlignmentOutcome, Counted, DiscoveryMethod, Disposition, DkimAuthResult, FinalReply, OverrideKind,
-    OverrideReason, Policy, PolicyEvaluated, PolicyPublished, Record, SpfAuthResult, SpfScope, TestMode,
+    AlignmentMode, AlignmentOutcome, Counted, DiscoveryMethod, DkimAuthResult, FinalReply, OverrideKind,
+    OverrideReason, Policy, PolicyEvaluated, PolicyPublished, Record, ReportDisposition, SpfAuthResult, SpfScope,
+    TestMode,
 };
 use dmarcgate::report::aggregate::{
     Draft, Drafts, Feedback, Format, LeftOut, Limits, Period, PrivateAddresses, Reporter, check,
@@ -105,7 +106,7 @@ type Told = ([String; 5], [BTreeSet<String>; 2]);
 fn told(record: &Record, format: Format) -> Told {
     let evaluated = &record.evaluated;
     let disposition = match (format, evaluated.disposition) {
-        (Format::Rfc7489, Disposition::Pass) => Disposition::None,
+        (Format::Rfc7489, ReportDisposition::Pass) => ReportDisposition::None,
         (_, disposition) => disposition,
     };
     let passed = |name: &str, result: &str| {
@@ -180,7 +181,7 @@ fn day() -> Vec<Counted> {
     let mut honest = row("reject", Policy::Reject);
     honest.count = 240;
     honest.record.source_ip = "2001:db8::25".parse().unwrap();
-    honest.record.evaluated.disposition = Disposition::Pass;
+    honest.record.evaluated.disposition = ReportDisposition::Pass;
     honest.record.evaluated.dkim = AlignmentOutcome::Pass;
     honest.record.evaluated.spf = AlignmentOutcome::Pass;
     honest.record.envelope_from = "bounce.reject.example".into();
@@ -203,7 +204,7 @@ fn day() -> Vec<Counted> {
         Some(SpfAuthResult { domain: "mail.example".into(), scope: SpfScope::Helo, result: "none".into() });
     let mut list = row("reject", Policy::Reject);
     list.record.source_ip = [203, 0, 113, 7].into();
-    list.record.evaluated.disposition = Disposition::Quarantine;
+    list.record.evaluated.disposition = ReportDisposition::Quarantine;
     list.record.evaluated.reasons = vec![
         OverrideReason { kind: OverrideKind::PolicyTestMode, comment: String::new() },
         OverrideReason { kind: OverrideKind::MailingList, comment: "List-Id & co".into() },
@@ -228,7 +229,7 @@ fn world(dice: &mut Dice) -> Vec<Counted> {
                 1 => IpAddr::from([10, 0, 0, low]),
                 _ => IpAddr::from([192, 0, 2, low]),
             };
-            record.evaluated.disposition = dice.of(Disposition::ALL);
+            record.evaluated.disposition = dice.of(ReportDisposition::ALL);
             record.evaluated.dkim = dice.of(AlignmentOutcome::ALL);
             record.evaluated.spf = dice.of(AlignmentOutcome::ALL);
             let kinds: Vec<_> = (0..dice.below(3) + 1).map(|_| dice.of(OverrideKind::ALL)).collect();
@@ -266,7 +267,7 @@ fn row(name: &str, p: Policy) -> Counted {
         arrived: 20_454 * 86_400,
         source_ip: IpAddr::from([198, 51, 100, 66]),
         policy: Some(policy),
-        evaluated: PolicyEvaluated::new(Disposition::Reject, (false, false), &[]),
+        evaluated: PolicyEvaluated::new(ReportDisposition::Reject, (false, false), &[]),
         header_from: Some(domain("reject.example")),
         envelope_from: "evil.example".into(),
         envelope_to: None,

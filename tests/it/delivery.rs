@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime};
 use dmarcgate::domain::Domain;
 use dmarcgate::metrics::Registry;
 use dmarcgate::record::{
-    AlignmentMode, AlignmentOutcome, DiscoveryMethod, Disposition, FinalReply, Policy, PolicyEvaluated,
-    PolicyPublished, Record, SpfAuthResult, SpfScope, TestMode,
+    AlignmentMode, AlignmentOutcome, DiscoveryMethod, FinalReply, Policy, PolicyEvaluated, PolicyPublished, Record,
+    ReportDisposition, SpfAuthResult, SpfScope, TestMode,
 };
 use dmarcgate::store::{Location, Periods, Settings, Store};
 use flate2::read::GzDecoder;
@@ -140,7 +140,7 @@ fn forgery(domain: &str, rua: &str) -> Record {
             requested: Policy::Reject,
         }),
         evaluated: PolicyEvaluated {
-            disposition: Disposition::Reject,
+            disposition: ReportDisposition::Reject,
             dkim: AlignmentOutcome::Fail,
             spf: AlignmentOutcome::Fail,
             reasons: Vec::new(),
@@ -157,7 +157,7 @@ fn forgery(domain: &str, rua: &str) -> Record {
 fn own_mail(domain: &str, rua: &str, reply: FinalReply) -> Record {
     let mut record = Record { reply, ..forgery(domain, rua) };
     record.evaluated.spf = AlignmentOutcome::Pass;
-    record.evaluated.disposition = Disposition::Pass;
+    record.evaluated.disposition = ReportDisposition::Pass;
     record
 }
 
@@ -323,6 +323,18 @@ async fn a_relay_that_is_not_there_makes_reports_wait() {
     assert_eq!(site.send().await, ["postponed"]);
     site.config = config;
     assert_eq!(site.send().await, ["sent"]);
+}
+
+#[tokio::test]
+async fn a_report_that_has_no_time_for_another_attempt_is_given_up() {
+    let (zone, records) = one();
+    let mut site = Site::new(zone, Script::new(), records).await;
+    site.config = site.config.clone().set("reports.relay", "127.0.0.1:1");
+    assert_eq!(site.send().await, ["postponed"]);
+    // Another attempt would be a quarter of an hour from now.
+    site.execute("UPDATE report_jobs SET deadline = unixepoch() + 120").await;
+    assert_eq!(site.send().await, ["given_up"]);
+    assert_eq!(site.jobs().await["a.example mailto:dmarc@a.example"].0, "failed");
 }
 
 #[tokio::test]

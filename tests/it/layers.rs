@@ -3,12 +3,14 @@
 use crate::source;
 
 /// The modules in the order in which data flows: each may use those above it, never those below.
-const ORDER: [&str; 35] = [
+const ORDER: [&str; 37] = [
     "calendar",
     "clock",
     "domain",
+    "hex",
     "label",
     "secret",
+    "throttle",
     "causes",
     "personal",
     "metrics",
@@ -45,7 +47,8 @@ const ORDER: [&str; 35] = [
 const SMTP_MAY_USE: [&str; 4] = ["domain", "label", "secret", "smtp"];
 
 /// Modules that are functions over values; with `::`, one file of a module.
-const PURE: [&str; 12] = [
+const PURE: [&str; 13] = [
+    "message::mime",
     "spf::record",
     "spf::macros",
     "dmarc",

@@ -63,7 +63,7 @@ label_enum! {
 impl View {
     /// The page of a path.
     pub fn of(path: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|view| view.as_str() == path)
+        Self::parse(path)
     }
 
     /// How many refusals it shows at most.
@@ -596,8 +596,7 @@ fn words(label: &str) -> String {
 }
 
 fn kind_of(outcome: &str) -> Kind {
-    let known = Outcome::ALL.iter().copied().find(|known| known.as_str() == outcome);
-    known.map_or(Kind::Server, Kind::of)
+    Outcome::parse(outcome).map_or(Kind::Server, Kind::of)
 }
 
 /// A number for people, with the plain one beside it for programs.

@@ -116,7 +116,7 @@ pub fn quoted(text: &[u8]) -> String {
 
 /// Whether [`said`] tells of a failure.
 pub fn is_failure(said: &str) -> bool {
-    crate::dns::Failure::ALL.iter().any(|failure| failure.as_str() == said)
+    crate::dns::Failure::parse(said).is_some()
 }
 
 /// Serializes a label as its word.

@@ -14,7 +14,7 @@ use crate::domain::Domain;
 use crate::label::Label;
 use crate::record::{Counted, DkimAuthResult, OverrideReason};
 use crate::store::Error;
-use crate::store::jobs::{Jobs, Place};
+use crate::store::jobs::{Jobs, PageCursor};
 
 /// Print the recorded rows for other programs
 ///
@@ -78,15 +78,15 @@ impl Export {
             let mut jobs = Jobs::open_read_only(&location).await?;
             for day in days {
                 for domain in domains(&mut jobs, day, self.domain.as_ref()).await? {
-                    let mut place = Some(Place::default());
-                    while let Some(from) = place {
+                    let mut cursor = Some(PageCursor::default());
+                    while let Some(from) = cursor {
                         let (page, next) = jobs.rows((day, None), &domain, &from).await?;
                         let text: String = page.iter().map(|row| self.line(day, row)).collect();
                         result = print(output, &text);
                         if result.is_err() {
                             return Ok(());
                         }
-                        place = next;
+                        cursor = next;
                     }
                 }
             }

@@ -206,8 +206,7 @@ fn plain(text: &str) -> String {
 }
 
 fn state(text: &str) -> Result<JobState, &'static str> {
-    let known = JobState::ALL.iter().copied().find(|state| state.as_str() == text);
-    known.ok_or("expected due, claimed, sent, failed, suppressed or skipped")
+    JobState::parse(text).ok_or("expected due, claimed, sent, failed, suppressed or skipped")
 }
 
 /// Jobs that one list shows at most.

@@ -11,7 +11,7 @@ use crate::clock::epoch_seconds_signed;
 use crate::config::Config;
 use crate::domain::Domain;
 use crate::report::aggregate::{Drafts, Limits, Period, Reporter, check};
-use crate::store::jobs::{Jobs, Place};
+use crate::store::jobs::{Jobs, PageCursor};
 
 /// Print the report on a domain as it would be sent
 ///
@@ -36,11 +36,11 @@ impl Preview {
         let drafts = block_on(async {
             let mut jobs = Jobs::open_read_only(&config.store.url).await?;
             let mut drafts = Drafts::new(config.reports.private_addresses, Limits::default());
-            let mut place = Some(Place::default());
-            while let Some(from) = place {
+            let mut cursor = Some(PageCursor::default());
+            while let Some(from) = cursor {
                 let (page, next) = jobs.rows((day, None), self.domain.as_str(), &from).await?;
                 page.into_iter().for_each(|row| drafts.add(row));
-                place = next;
+                cursor = next;
             }
             Ok::<_, crate::store::Error>(drafts)
         })?;

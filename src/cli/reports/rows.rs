@@ -82,7 +82,7 @@ mod tests {
     use super::*;
     use crate::cli::tests::{configuration, run};
     use crate::metrics::Registry;
-    use crate::record::{Disposition, Record, sample};
+    use crate::record::{Record, ReportDisposition, sample};
     use crate::store::{Location, Settings, Store};
 
     #[test]
@@ -100,7 +100,7 @@ mod tests {
         assert_eq!(run(&arguments).unwrap().lines().count(), 1, "nothing recorded: the heading alone");
         let now = epoch_seconds_signed();
         let mut pass = sample::record();
-        pass.evaluated.disposition = Disposition::Pass;
+        pass.evaluated.disposition = ReportDisposition::Pass;
         for record in [sample::record(), pass] {
             store.appender().append(Record { arrived: now, ..record });
         }

@@ -114,10 +114,10 @@ impl<'a> Reader<'a> {
         if !method.eq_ignore_ascii_case(b"dmarc") {
             return Some(Outcome::Other);
         }
-        let result = DmarcResult::ALL.iter().find(|r| word.eq_ignore_ascii_case(r.as_str().as_bytes()));
+        let result = DmarcResult::parse_ignore_case(word);
         let finding = match (result, authors.as_slice()) {
             (Some(result), [Some(author)]) if is_known_version => {
-                Some(DmarcFinding { result: *result, author_domain: author.clone() })
+                Some(DmarcFinding { result, author_domain: author.clone() })
             }
             _ => None,
         };

@@ -1,8 +1,8 @@
-//! Picks the domains out of From as a mail client might that knows little grammar.
+//! Picks the domains out of From as a mail client with little knowledge of the grammar might.
 //!
-//! Written apart from the strict reader, and simpler by intention: split at commas and semicolons, take what stands in
-//! the last angle brackets wherever these are, else the whole piece without its comments, and there what follows the
-//! last at sign.
+//! Written independently of the strict reader, and deliberately simpler: split at commas and semicolons, take what
+//! stands in the last angle brackets wherever these are, else the whole piece without its comments, and there what
+//! follows the last at sign.
 
 use super::MAX_DOMAINS;
 use crate::domain::Domain;

@@ -156,7 +156,7 @@ impl<'a> Reader<'a> {
             }
         }
         let host = self.host()?.ok_or(UnusableFrom::Syntax)?;
-        // Who does not know routes takes the first domain for the author's. No honest mail has them any more.
+        // Readers that do not know routes take the first domain for the author's. No honest mail has them any more.
         if route.iter().any(|hop| *hop != host) {
             return Err(UnusableFrom::Disagreement);
         }
@@ -170,7 +170,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Looks at what was read since `start`, a local part, for what leads readers astray: an address inside its quotes,
-    /// after which some look no further, and characters that turn the writing of what follows them.
+    /// after which some look no further, and characters that change the writing direction.
     fn check_local_part(&self, start: &[u8]) -> Result<(), UnusableFrom> {
         let local = start.get(..start.len().saturating_sub(self.rest.len())).unwrap_or_default();
         let is_name = |b: &u8| b.is_ascii_alphanumeric() || b"-._".contains(b) || !b.is_ascii();

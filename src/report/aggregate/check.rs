@@ -1,4 +1,4 @@
-//! Reads a report before it leaves, so that none that its reader would throw away is ever sent.
+//! Reads a report before it leaves, so that none is sent that its reader would reject.
 //!
 //! Written apart from the writer, as a table of what the schemas say in the order of RFC 9990's tables, which is
 //! stricter than the schema: that leaves the order open in places.
@@ -155,7 +155,7 @@ impl Place {
     }
 
     fn close(&mut self) -> Result<(), Fault> {
-        // The reader has seen to it that something is open.
+        // The reader makes sure that an element is open.
         let Some(open) = self.stack.last_mut() else { return Err(Fault::Malformed) };
         match open.element.content {
             Content::Elements(elements) => {
@@ -436,5 +436,5 @@ fn is_outcome(text: &str) -> bool {
     ["pass", "fail"].contains(&text)
 }
 
-/// Octets of a document: what drafts hold by default, and as much again for who wants larger ones.
+/// Octets of a document: twice what drafts hold by default, for operators who want larger ones.
 const MAX_OCTETS: usize = 96 * 1024 * 1024;

@@ -55,8 +55,8 @@ impl Drafts {
     }
 
     /// Takes a row of the period, of whatever domain and configuration. One of a configuration beyond
-    /// `MAX_CONFIGURATIONS` is left out: no owner changes his record so often, but a name server may well make one up
-    /// for each question.
+    /// `MAX_CONFIGURATIONS` is left out: no owner changes a record that often, but a name server may well make one up
+    /// for each query.
     pub fn add(&mut self, row: Counted) {
         let Some(configuration) = row.record.policy.as_ref().map(Configuration::from) else {
             return self.left_out.subjectless = self.left_out.subjectless.saturating_add(row.count);
@@ -133,8 +133,8 @@ impl Draft {
                     0
                 });
                 *count = count.saturating_add(row.count);
-                // Twice the room, so that it is seldom tidied; a line that is thrown away and comes back has lost what
-                // it had counted, which is told.
+                // Twice the room, so that lines are seldom dropped; a line that is dropped and comes back has lost its
+                // count, which the report mentions.
                 if self.lines.len() > 2 * self.limits.records || self.octets > 2 * self.limits.octets {
                     self.shorten(self.limits);
                 }
@@ -165,7 +165,7 @@ impl Draft {
         }
     }
 
-    /// What is wrong with the record (RFC 9990 §3.1.5), and what is not in the report for want of room.
+    /// What is wrong with the record (RFC 9990 §3.1.5), and what the report has no room for.
     fn error(&self) -> Option<String> {
         let surplus = match self.left_out.surplus {
             0 => String::new(),

@@ -1,11 +1,11 @@
 //! The id of a report.
 
 use std::fmt;
-use std::fmt::Write as _;
 
 use aws_lc_rs::digest::{Context, SHA256};
 
 use crate::domain::Domain;
+use crate::hex::hex;
 use crate::label::Label;
 use crate::report::aggregate::{Configuration, Period};
 
@@ -45,12 +45,7 @@ impl ReportId {
         }
         hash.update(&period.begin.to_be_bytes());
         hash.update(&period.end.to_be_bytes());
-        let mut text = String::with_capacity(2 * ID_OCTETS);
-        for octet in hash.finish().as_ref().iter().take(ID_OCTETS) {
-            // Writing to a string does not fail.
-            let _ = write!(text, "{octet:02x}");
-        }
-        Self(text.into())
+        Self(hex(hash.finish().as_ref().iter().take(ID_OCTETS)).into())
     }
 
     /// The id as text.
@@ -65,5 +60,5 @@ impl fmt::Display for ReportId {
     }
 }
 
-/// Octets of the hash that are used: nobody finds two reports with one id.
+/// Octets of the hash that are used: nobody can find two reports with the same id.
 const ID_OCTETS: usize = 16;

@@ -3,8 +3,8 @@
 use crate::domain::Domain;
 use crate::label::Label;
 use crate::record::{
-    AlignmentOutcome, Disposition, DkimAuthResult, MAX_DKIM_RESULTS, OverrideKind, OverrideReason, Policy, Record,
-    SpfAuthResult, SpfScope,
+    AlignmentOutcome, DkimAuthResult, MAX_DKIM_RESULTS, OverrideKind, OverrideReason, Policy, Record,
+    ReportDisposition, SpfAuthResult, SpfScope,
 };
 use crate::report::aggregate::{Format, PrivateAddresses, Source, clean};
 
@@ -15,7 +15,7 @@ pub struct Line {
     /// Where they came from.
     pub source: Source,
     /// What was done.
-    pub disposition: Disposition,
+    pub disposition: ReportDisposition,
     /// Whether DKIM gave an aligned pass.
     pub dkim_aligned: AlignmentOutcome,
     /// Whether SPF gave an aligned pass.
@@ -80,8 +80,8 @@ impl Line {
             Format::Rfc9990 => self.spf.iter_mut().for_each(|spf| spf.scope = SpfScope::MailFrom),
             Format::Rfc7489 => {
                 // RFC 7489 has no word for it.
-                if self.disposition == Disposition::Pass {
-                    self.disposition = Disposition::None;
+                if self.disposition == ReportDisposition::Pass {
+                    self.disposition = ReportDisposition::None;
                 }
                 self.reasons = self.reasons.into_iter().map(older_reason).collect();
                 // Its schema wants one in any case.

@@ -3,7 +3,7 @@
 //! A report is about one policy domain and one configuration of its record (RFC 9990 §3.1). [`Drafts`] sorts rows by
 //! [`Configuration`]; a [`Draft`] adds up what a report does not tell apart. Whatever a peer wrote is cleaned before it
 //! is compared, and [`check()`] reads a report once more before it leaves. What is left out is counted ([`LeftOut`]),
-//! and what was left out for want of room is told in the report itself.
+//! and the report itself says what it had no room for.
 
 pub mod check;
 mod configuration;

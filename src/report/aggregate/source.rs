@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::label_enum;
 
 label_enum! {
-    /// What is done with messages from private and reserved addresses: a report that names them tells how the site is
+    /// What is done with messages from private and reserved addresses: a report that names them reveals how the site is
     /// built, and its reader can do nothing with them.
     pub enum PrivateAddresses {
         /// They are in no report, and counted.
@@ -23,7 +23,7 @@ label_enum! {
 pub enum Source {
     /// An address.
     Address(IpAddr),
-    /// A private one that is not told.
+    /// A private one that is not disclosed.
     Masked,
 }
 
@@ -48,11 +48,11 @@ impl fmt::Display for Source {
     }
 }
 
-/// What stands for an address that is not told.
+/// What replaces an address that is not disclosed.
 pub(super) const MASK: &str = "X.X.X.X";
 
 /// Whether an address has no meaning outside the site or is none that mail can come from (RFC 6890 and its registries).
-/// Addresses for documentation are not among them: they tell nothing of any site, and tests are written with them.
+/// Addresses for documentation are not among them: they reveal nothing about any site, and tests use them.
 fn is_private(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => is_private_v4(ip),

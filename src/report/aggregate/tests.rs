@@ -6,8 +6,8 @@ use super::check::Fault;
 use super::*;
 use crate::label::Label;
 use crate::record::{
-    AlignmentOutcome, Counted, DiscoveryMethod, Disposition, DkimAuthResult, OverrideKind, OverrideReason, Policy,
-    Record, SpfAuthResult, SpfScope, TestMode, sample,
+    AlignmentOutcome, Counted, DiscoveryMethod, DkimAuthResult, OverrideKind, OverrideReason, Policy, Record,
+    ReportDisposition, SpfAuthResult, SpfScope, TestMode, sample,
 };
 
 const LIMITS: Limits = Limits { records: 1000, octets: 1_000_000 };
@@ -53,7 +53,7 @@ fn rows_that_a_report_does_not_tell_apart_are_one_record() {
         ("who answered, and how", |r| r.reply = crate::record::FinalReply::Accepted, 1),
         ("an address in another form", |r| r.source_ip = "::ffff:192.0.2.1".parse().unwrap(), 1),
         ("address", |r| r.source_ip = "192.0.2.2".parse().unwrap(), 2),
-        ("disposition", |r| r.evaluated.disposition = Disposition::Quarantine, 2),
+        ("disposition", |r| r.evaluated.disposition = ReportDisposition::Quarantine, 2),
         ("DKIM alignment", |r| r.evaluated.dkim = AlignmentOutcome::Pass, 2),
         ("SPF alignment", |r| r.evaluated.spf = AlignmentOutcome::Pass, 2),
         (
@@ -200,10 +200,10 @@ fn the_owner_reads_what_is_wrong_with_the_record() {
 fn a_failure_that_was_treated_otherwise_has_a_reason() {
     use AlignmentOutcome::{Fail, Pass};
     let cases = [
-        ("as asked", Disposition::Reject, Fail, Policy::Reject, 0),
-        ("milder, and nobody said why", Disposition::None, Fail, Policy::Reject, 1),
-        ("passed", Disposition::Pass, Pass, Policy::Reject, 0),
-        ("asked for nothing", Disposition::None, Fail, Policy::None, 0),
+        ("as asked", ReportDisposition::Reject, Fail, Policy::Reject, 0),
+        ("milder, and nobody said why", ReportDisposition::None, Fail, Policy::Reject, 1),
+        ("passed", ReportDisposition::Pass, Pass, Policy::Reject, 0),
+        ("asked for nothing", ReportDisposition::None, Fail, Policy::None, 0),
     ];
     for (name, disposition, dkim, requested, reasons) in cases {
         let feedback = simple(vec![row(1, |r| {
@@ -385,8 +385,8 @@ fn what_a_format_does_not_tell_apart_is_added_up() {
         ("SPF scope", |_| {}, |r| r.spf.as_mut().unwrap().scope = SpfScope::Helo, [1, 2]),
         (
             "pass and none",
-            |r| (r.evaluated.disposition, r.evaluated.dkim) = (Disposition::Pass, AlignmentOutcome::Pass),
-            |r| (r.evaluated.disposition, r.evaluated.dkim) = (Disposition::None, AlignmentOutcome::Pass),
+            |r| (r.evaluated.disposition, r.evaluated.dkim) = (ReportDisposition::Pass, AlignmentOutcome::Pass),
+            |r| (r.evaluated.disposition, r.evaluated.dkim) = (ReportDisposition::None, AlignmentOutcome::Pass),
             [2, 1],
         ),
         (
@@ -459,7 +459,7 @@ prop_compose! {
         list.into_iter().map(|((ip, is_v4, disposition, is_helo), (from, to, spf, comment), dkim, count)| row(count, |r| {
             let [a, b, c, d, ..] = ip.to_be_bytes();
             r.source_ip = if is_v4 { [a, b, c, d].into() } else { std::net::Ipv6Addr::from(ip).into() };
-            r.evaluated.disposition = Disposition::ALL[disposition];
+            r.evaluated.disposition = ReportDisposition::ALL[disposition];
             r.evaluated.reasons = vec![OverrideReason { kind: OverrideKind::ALL[disposition], comment }];
             (r.envelope_from, r.envelope_to, r.dkim) = (from, to, dkim);
             let scope = if is_helo { SpfScope::Helo } else { SpfScope::MailFrom };

@@ -1,7 +1,8 @@
 //! What a failure report shows of a body: its text. Parts that are something else, or that can't be read as they stand,
-//! are left out: they are what harms who opens a report (RFC 9991 §7.3), and nothing in them could be redacted.
+//! are left out: they could harm whoever opens the report (RFC 9991 §7.3), and nothing in them could be redacted.
 
 use crate::message::header::HeaderSection;
+use crate::message::mime::MimeField;
 
 /// The lines of a body that are shown, and notes in place of the others. `body` may be cut off anywhere.
 pub fn shown(header: &HeaderSection, body: &str) -> Vec<String> {
@@ -47,39 +48,26 @@ enum Delimiter {
 
 /// What follows the header of a part, or of the message.
 fn begin(header: &HeaderSection, boundaries: &mut Vec<String>, lines: &mut Vec<String>) -> Place {
-    let value = |name| {
-        let field = header.named(name).next();
-        field.map(|field| String::from_utf8_lossy(field.value).trim().to_owned()).unwrap_or_default()
-    };
-    let kind = value("Content-Type");
-    let word = kind.split([';', ' ', '\t', '\r', '\n']).next().unwrap_or_default().to_ascii_lowercase();
-    if word.starts_with("multipart/") {
-        if let Some(boundary) = boundary(&kind)
+    let kind = MimeField::first(header, "Content-Type");
+    if kind.is_multipart() {
+        if let Some(boundary) = kind.boundary()
             && boundaries.len() < MAX_BOUNDARIES
         {
-            boundaries.push(boundary);
+            boundaries.push(String::from_utf8_lossy(boundary).into_owned());
+            return Place::Shown;
         }
-        return Place::Shown;
+        // Its parts can't be told apart, so that none of them could be left out.
+        lines.push("[left out: no plain text]".to_owned());
+        return Place::LeftOut;
     }
-    let is_text = word.is_empty() || word.starts_with("text/");
-    let is_encoded = value("Content-Transfer-Encoding").eq_ignore_ascii_case("base64");
-    let is_attached = value("Content-Disposition").to_ascii_lowercase().starts_with("attachment");
+    let is_text = kind.value.is_empty() || kind.value.starts_with("text/");
+    let is_encoded = MimeField::first(header, "Content-Transfer-Encoding").value == "base64";
+    let is_attached = MimeField::first(header, "Content-Disposition").value.starts_with("attachment");
     if is_text && !is_encoded && !is_attached {
         return Place::Shown;
     }
     lines.push("[left out: no plain text]".to_owned());
     Place::LeftOut
-}
-
-/// The parameter of a Content-Type (RFC 2045 §5.1).
-fn boundary(kind: &str) -> Option<String> {
-    let at = kind.to_ascii_lowercase().find("boundary=")? + "boundary=".len();
-    let rest = kind.get(at..)?;
-    let value = match rest.strip_prefix('"') {
-        Some(quoted) => quoted.split('"').next()?,
-        None => rest.split([';', ' ', '\t', '\r', '\n']).next()?,
-    };
-    (!value.is_empty()).then(|| value.to_owned())
 }
 
 fn delimiter(line: &str, boundaries: &[String]) -> Option<Delimiter> {
@@ -115,6 +103,28 @@ mod tests {
         ];
         for (header, body, expected) in cases {
             assert_eq!(lines(header, body), expected, "{header}");
+        }
+    }
+
+    #[test]
+    fn no_spelling_of_a_header_makes_an_attachment_text() {
+        let part = "--b\r\nContent-Type: application/pdf\r\n\r\n%PDF\r\n--b--\r\n";
+        for kind in ["x-boundary=a; boundary=b", "x=\"boundary=a\"; boundary=b", "(boundary=a) boundary = b"] {
+            let header = format!("Content-Type: multipart/mixed; {kind}\r\n");
+            let expected = ["--b", "Content-Type: application/pdf", "", LEFT_OUT, "--b--"];
+            assert_eq!(lines(&header, part), expected, "{kind}");
+        }
+        for kind in ["", "boundary=", "boundary*=us-ascii''b", "boundary*0=b"] {
+            let header = format!("Content-Type: multipart/mixed; {kind}\r\n");
+            assert_eq!(lines(&header, part), [LEFT_OUT], "{kind}");
+        }
+        for header in [
+            "Content-Transfer-Encoding: base64 (it is)\r\n",
+            "Content-Disposition: (an) attachment; filename=x\r\n",
+            "Content-Disposition: attachment filename=x\r\n",
+            "Content-Type: (text/plain) application/pdf\r\n",
+        ] {
+            assert_eq!(lines(header, "%PDF\r\n"), [LEFT_OUT], "{header}");
         }
     }
 

@@ -1,9 +1,8 @@
-//! How often failures are reported, and how many stand behind a report (RFC 9991 §2 and §8.1): the owner is to see what
+//! How often failures are reported, and how many a report stands for (RFC 9991 §2 and §8.1): the owner is to see what
 //! kinds of failure there are, not each one.
 //!
-//! Whoever forges mail owns domains, too: he has subdomains and addresses without end, each with a record. So what is
-//! counted by domain is counted by [`organization`], and above all that stands a share of the hour for everyone
-//! together.
+//! Forgers own domains, too, with any number of subdomains and addresses, each with a record. So domains are counted by
+//! [`organization`], and a limit for the hour applies to all reports together.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -30,16 +29,28 @@ label_enum! {
     /// Whose share of the hour is used up.
     pub enum Share {
         /// The address's.
-        Address = "the address has had its share of the hour",
+        Address = "address",
         /// That of all addresses of its organization.
-        Destination = "the organization of the address has had its share of the hour",
+        Destination = "destination",
         /// That of all reports.
-        Overall = "all reports of the hour have gone out",
+        Overall = "overall",
     }
 }
 
-/// Under which name a domain is counted: the organizational domain that the tree walk found, cut to what is registered
-/// by the list. The walk alone would not do: with `psd=n` in its record any subdomain says that it is an organization.
+impl Share {
+    /// As a note in the log says it.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::Address => "the address has had its share of the hour",
+            Self::Destination => "the organization of the address has had its share of the hour",
+            Self::Overall => "all reports of the hour have gone out",
+        }
+    }
+}
+
+/// The name under which a domain is counted: the organizational domain that the tree walk found, cut to the registered
+/// domain by the list. The walk alone is not enough: with `psd=n` in its record any subdomain says that it is an
+/// organization.
 pub fn organization(list: &List, domain: &Domain, walked: Option<&Domain>) -> Domain {
     list.organizational_domain(walked.unwrap_or(domain))
 }
@@ -78,7 +89,7 @@ impl RateLimit {
     ///
     /// # Errors
     ///
-    /// Whose share is used up; then it is taken from nobody's.
+    /// Whose share is used up; then nothing is taken from any share.
     pub fn admit_to(
         &mut self,
         rates: Rates,
@@ -121,7 +132,7 @@ impl RateLimit {
     }
 }
 
-/// The window of a key; none if there are too many: whoever makes us remember so many gets nothing told.
+/// The window of a key; none if there are too many: then nothing is reported.
 fn window<'a, K: Clone + Eq + Hash>(windows: &'a mut HashMap<K, Window>, key: &K, now: i64) -> Option<&'a mut Window> {
     if windows.len() >= MAX_WINDOWS && !windows.contains_key(key) {
         windows.retain(|_, window| !window.is_over(now));

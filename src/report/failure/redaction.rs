@@ -1,7 +1,9 @@
-//! Hides the local parts of addresses (RFC 6590): the same one always by the same text, so that a reader can tell that
-//! two messages are about one user, and nobody without the key can tell which.
+//! Hides the local parts of addresses (RFC 6590): always by the same text for the same local part, so that a reader can
+//! tell that two messages concern one user, but not which user without the key.
 
 use aws_lc_rs::hmac;
+
+use crate::hex::hex;
 
 /// Replaces local parts.
 #[derive(Clone)]
@@ -39,7 +41,7 @@ impl Redaction {
             out.push_str(name);
             if !local_part.is_empty() {
                 let code = hmac::sign(&self.0, local_part.as_bytes());
-                out.extend(code.as_ref().iter().take(REDACTED_OCTETS).map(|octet| format!("{octet:02x}")));
+                out.push_str(&hex(code.as_ref().iter().take(REDACTED_OCTETS)));
             }
             out.push('@');
             rest = after.get(1..).unwrap_or_default();
@@ -58,7 +60,7 @@ fn start_of_local_part(text: &str) -> usize {
     }
 }
 
-/// Octets of the code that stands for a local part: nobody finds two with one code.
+/// Octets of the code that stands for a local part: nobody can find two with the same code.
 const REDACTED_OCTETS: usize = 10;
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Takes reports out of mail that was delivered, reads them on a blocking thread and puts them into the store.
 //!
-//! A session takes a [`Letter`] before a message goes to the upstream, and hands it in once the upstream has said 250.
-//! Nothing that happens here can be felt by mail: it waits in a bounded queue, and beyond that it is counted and not
-//! read. One letter is read at a time, so that memory and threads are bounded however many come.
+//! A session makes an [`InboundMessage`] before a message goes to the upstream, and hands it in once the upstream has
+//! said 250. Nothing here delays mail: the message waits in a bounded queue, and beyond that it is counted and not
+//! read. One message is read at a time, so that memory and threads are bounded however many come.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -24,7 +24,7 @@ use crate::metrics::{Family, IntCounter, Registry};
 use crate::report::inbound::{Refusal, Report, read};
 use crate::smtp::data::Unstuffer;
 use crate::spf::SpfResult;
-use crate::store::inbound::{Put, Shelf};
+use crate::store::inbound::{InboundStore, Put};
 
 /// What the operator sets.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,7 +49,7 @@ label_enum! {
 
 /// A message that may bring a report.
 #[derive(Debug)]
-pub struct Letter {
+pub struct InboundMessage {
     /// Of its transaction, for the log.
     id: Box<str>,
     /// Its author domain, if there is one alone and it is verified.
@@ -63,10 +63,10 @@ struct Content {
     body: Duplicate,
 }
 
-/// Where sessions hand letters in; cheap to clone.
+/// Where sessions hand in messages; cheap to clone.
 #[derive(Clone)]
 pub struct Collector {
-    letters: mpsc::Sender<Letter>,
+    messages: mpsc::Sender<InboundMessage>,
     metrics: Metrics,
 }
 
@@ -85,9 +85,9 @@ impl Settings {
     }
 }
 
-impl Letter {
+impl InboundMessage {
     /// What is needed to read the report in a message later; none if it goes to no address for reports. Costs a copy of
-    /// what the spool has in memory, and of other mail nothing.
+    /// what the spool has in memory; for other mail it costs nothing.
     pub fn of(
         settings: &Settings,
         (id, envelope): (&str, &Envelope),
@@ -137,7 +137,7 @@ impl Content {
 
 impl Collector {
     /// Starts the task that reads, on the current runtime. It ends when all collectors are gone and what waits is read.
-    pub fn start(shelf: Shelf, registry: &Registry) -> (Self, JoinHandle<()>) {
+    pub fn start(store: InboundStore, registry: &Registry) -> (Self, JoinHandle<()>) {
         let metrics = Metrics {
             read: registry
                 .counter("dmarcgate_inbound_reports_total", "Aggregate reports of others that were read and stored."),
@@ -148,21 +148,21 @@ impl Collector {
             ),
             rows: registry.counter("dmarcgate_inbound_rows_total", "Rows of the reports that were read."),
         };
-        let (letters, waiting) = mpsc::channel(MAX_WAITING);
-        let task = tokio::spawn(run(waiting, shelf, metrics.clone()));
-        (Self { letters, metrics }, task)
+        let (messages, waiting) = mpsc::channel(MAX_WAITING);
+        let task = tokio::spawn(run(waiting, store, metrics.clone()));
+        (Self { messages, metrics }, task)
     }
 
-    /// Hands in the letter of a message that the upstream has taken; never waits.
-    pub fn hand_in(&self, letter: Letter) {
-        if self.letters.try_send(letter).is_err() {
+    /// Hands in a message that the upstream has taken; never waits.
+    pub fn hand_in(&self, message: InboundMessage) {
+        if self.messages.try_send(message).is_err() {
             self.metrics.refused.inc(Refusal::QueueFull);
         }
     }
 }
 
-async fn run(mut letters: mpsc::Receiver<Letter>, mut shelf: Shelf, metrics: Metrics) {
-    while let Some(Letter { id, reporter, content }) = letters.recv().await {
+async fn run(mut messages: mpsc::Receiver<InboundMessage>, mut store: InboundStore, metrics: Metrics) {
+    while let Some(InboundMessage { id, reporter, content }) = messages.recv().await {
         let read = match content {
             Ok(content) => {
                 let read = spawn_blocking(move || caught_in(|| content.read()));
@@ -171,7 +171,7 @@ async fn run(mut letters: mpsc::Receiver<Letter>, mut shelf: Shelf, metrics: Met
             Err(refusal) => Err(refusal),
         };
         let taken = match read {
-            Ok(report) => take(Report { reporter: reporter.clone(), ..report }, &mut shelf).await,
+            Ok(report) => take(Report { reporter: reporter.clone(), ..report }, &mut store).await,
             Err(refusal) => Err(refusal),
         };
         let reporter = reporter.as_ref().map_or("", Domain::as_str);
@@ -199,15 +199,15 @@ async fn run(mut letters: mpsc::Receiver<Letter>, mut shelf: Shelf, metrics: Met
 }
 
 /// Puts a report into the store, in several attempts.
-async fn take(report: Report, shelf: &mut Shelf) -> Result<Report, Refusal> {
+async fn take(report: Report, store: &mut InboundStore) -> Result<Report, Refusal> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-    if report.end > now + EARLY || report.end < now - shelf.keeps() {
+    if report.end > now + EARLY || report.end < now - store.keeps() {
         return Err(Refusal::Period);
     }
     let mut pauses = PAUSES.iter();
     loop {
-        match shelf.put(&report, now).await {
+        match store.put(&report, now).await {
             Ok(Put::Stored) => return Ok(report),
             Ok(Put::Known) => return Err(Refusal::Duplicate),
             Err(fault) => {
@@ -218,8 +218,8 @@ async fn take(report: Report, shelf: &mut Shelf) -> Result<Report, Refusal> {
     }
 }
 
-/// Letters that may wait: each has a descriptor and, beside its header section, a quarter of a megabyte at most that
-/// counts for no budget. Whole pieces, up to 2 MiB of a letter, are the spool's and count for its budget until it was
+/// Messages that may wait: each has a descriptor and, beside its header section, a quarter of a megabyte at most that
+/// counts for no budget. Whole pieces, up to 2 MiB of a message, are the spool's and count for its budget until it was
 /// read.
 const MAX_WAITING: usize = 32;
 /// Seconds that a period may end after now: reporters' clocks and days are not ours.

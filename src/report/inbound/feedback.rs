@@ -2,7 +2,7 @@
 //!
 //! RFC 7489 and RFC 9990 differ in elements that are not read here. Real reports differ from both: what is not known is
 //! passed over, what is missing and not needed stays empty, words may be written in capitals. XML beyond its simplest
-//! form is refused: a document type, and with it every entity of one's own. Attributes are never looked at.
+//! form is refused: a document type, and with it any custom entity. Attributes are never looked at.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -14,7 +14,7 @@ use quick_xml::events::{BytesRef, Event};
 
 use crate::domain::Domain;
 use crate::label::Label;
-use crate::record::{AlignmentOutcome, Disposition};
+use crate::record::{AlignmentOutcome, Policy, ReportDisposition};
 use crate::report::inbound::{Refusal, unpack};
 use crate::store::inbound::{MAX_MESSAGES, Report, Row};
 
@@ -126,7 +126,7 @@ struct Draft {
 struct Record {
     source_ip: Option<IpAddr>,
     count: Option<u64>,
-    disposition: Option<Disposition>,
+    disposition: Option<ReportDisposition>,
     dkim: Option<AlignmentOutcome>,
     spf: Option<AlignmentOutcome>,
     reasons: Vec<&'static str>,
@@ -163,7 +163,7 @@ impl Draft {
         if self.path.is_empty() && !text.trim().is_empty() {
             return Err(Refusal::Malformed);
         }
-        // Text between elements belongs to nobody; what is longer than anything that counts is cut.
+        // Text between elements is ignored; text longer than any that counts is cut.
         let room = MAX_TEXT.saturating_sub(self.text.len());
         self.text.push_str(text.get(..text.floor_char_boundary(room)).unwrap_or_default());
         Ok(())
@@ -183,15 +183,13 @@ impl Draft {
             ["feedback", "report_metadata", "date_range", "end"] => self.end = epoch(text),
             ["feedback", "policy_published", "domain"] => self.policy_domain = Domain::parse(text).ok(),
             ["feedback", "policy_published", "p"] => {
-                self.policy = word(text, &[Disposition::None, Disposition::Quarantine, Disposition::Reject])
-                    .map_or("", Label::as_str)
-                    .to_owned();
+                self.policy = Policy::parse_ignore_case(text).map_or("", Label::as_str).to_owned();
             }
             ["feedback", "record"] => self.end_of_record()?,
             ["feedback", "record", rest @ ..] => self.record.take(rest, text),
             _ => {}
         }
-        // The XML reader has seen to it that what ends is what was begun.
+        // The XML reader makes sure that end tags match.
         self.path.pop();
         Ok(())
     }
@@ -248,9 +246,9 @@ impl Record {
         match path {
             ["row", "source_ip"] => self.source_ip = text.parse::<IpAddr>().ok().map(|ip| ip.to_canonical()),
             ["row", "count"] => self.count = text.parse().ok().filter(|count| *count <= MAX_COUNT),
-            ["row", "policy_evaluated", "disposition"] => self.disposition = word(text, Disposition::ALL),
-            ["row", "policy_evaluated", "dkim"] => self.dkim = word(text, AlignmentOutcome::ALL),
-            ["row", "policy_evaluated", "spf"] => self.spf = word(text, AlignmentOutcome::ALL),
+            ["row", "policy_evaluated", "disposition"] => self.disposition = ReportDisposition::parse_ignore_case(text),
+            ["row", "policy_evaluated", "dkim"] => self.dkim = AlignmentOutcome::parse_ignore_case(text),
+            ["row", "policy_evaluated", "spf"] => self.spf = AlignmentOutcome::parse_ignore_case(text),
             ["row", "policy_evaluated", "reason", "type"] => {
                 let known = REASONS.iter().find(|known| known.eq_ignore_ascii_case(text)).copied().unwrap_or("other");
                 insert(&mut self.reasons, known, REASONS.len());
@@ -268,7 +266,7 @@ impl Record {
         }
     }
 
-    /// The row and its number of messages; none without an address or a number that can be.
+    /// The row and its number of messages; none without an address or a plausible number.
     fn row(self) -> Option<(Row, u64)> {
         let joined = |domains: Vec<Domain>| domains.iter().map(Domain::as_str).collect::<Vec<_>>().join(" ");
         let row = Row {
@@ -292,11 +290,6 @@ fn insert<T: Ord>(list: &mut Vec<T>, item: T, most: usize) {
     {
         list.insert(place, item);
     }
-}
-
-/// One of the words, in whatever case.
-fn word<L: Label>(text: &str, words: &[L]) -> Option<L> {
-    words.iter().find(|word| word.as_str().eq_ignore_ascii_case(text)).copied()
 }
 
 /// Seconds since the epoch; what follows a decimal point is dropped.
@@ -355,7 +348,7 @@ const MAX_DEPTH: usize = 16;
 const MAX_RECORDS: usize = 500_000;
 /// Different rows of a report: some ten megabytes in memory, half a second for the database.
 pub const MAX_ROWS: usize = 25_000;
-/// Messages of one `record`: a thousand millions, more than any provider gets from one address in a day.
+/// Messages of one `record`: a billion, more than any provider gets from one address in a day.
 pub const MAX_COUNT: u64 = 1_000_000_000;
 /// Domains that passed which a row lists, by DKIM and by SPF.
 const MAX_PASSED: usize = 4;

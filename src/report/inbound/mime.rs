@@ -1,19 +1,20 @@
 //! Finds what may be a report among the parts of a message (RFC 2045, RFC 2046, RFC 2183).
 //!
-//! Own code, since what libraries give is a tree of all parts, and a hostile message decides how large and how deep
-//! that is: mail-parser 0.11.9 overflows its stack, and takes the process with it, on 300 KiB of `message/rfc822` in
-//! one another. Here nothing is kept but the parts wanted, few and whole. The message is scanned once for each level.
+//! Own code, since libraries build a tree of all parts, and a hostile message decides how large and how deep that is:
+//! mail-parser 0.11.9 overflows its stack, and takes the process with it, on 300 KiB of nested `message/rfc822`. Here
+//! only the few parts that are wanted are kept, each as a whole. The message is scanned once for each level.
 
 use crate::message::base64;
 use crate::message::header::HeaderSection;
+use crate::message::mime::MimeField;
 use crate::report::inbound::Refusal;
 
 /// The octets of each part that may be a report, in their order.
 ///
 /// # Errors
 ///
-/// There is none, or the message goes beyond the bounds of this module; a part whose encoding is broken is an error if
-/// no other part can be read.
+/// There is none, or the message exceeds the bounds of this module; a part whose encoding is broken is an error if no
+/// other part can be read.
 pub fn candidates(message: &[u8]) -> Result<Vec<Vec<u8>>, Refusal> {
     let mut search = Search::default();
     search.entity(message, 0)?;
@@ -35,9 +36,7 @@ struct Search {
 
 /// What the header section of a part says.
 struct Part {
-    /// `type/subtype`, lower case; empty if there is none.
-    media_type: String,
-    boundary: Option<Vec<u8>>,
+    content_type: MimeField,
     /// Whether a file name in it is one that reports have.
     named_as_report: bool,
     encoding: Encoding,
@@ -61,9 +60,7 @@ impl Search {
         }
         let (head, body) = split(octets);
         let part = Part::read(head)?;
-        if part.media_type.starts_with("multipart/")
-            && let Some(boundary) = &part.boundary
-        {
+        if let Some(boundary) = part.content_type.boundary() {
             return each_part(body, boundary, |octets| self.entity(octets, depth + 1));
         }
         if !part.is_candidate() || self.found.len() >= MAX_CANDIDATES {
@@ -83,17 +80,15 @@ impl Part {
             return Err(Refusal::Structure);
         }
         let section = HeaderSection::parse(head.to_vec());
-        let value = |name: &str| section.named(name).next().map_or(&b""[..], |field| field.value);
-        let (media_type, parameters) = parameters(value("Content-Type"));
-        let (_, more) = self::parameters(value("Content-Disposition"));
-        let boundary = parameters.iter().find(|(name, _)| name == "boundary").map(|(_, value)| value.clone());
-        let named_as_report = parameters.iter().chain(&more).any(|(name, value)| is_report_name(name, value));
-        let (encoding, _) = self::parameters(value("Content-Transfer-Encoding"));
+        let content_type = MimeField::first(&section, "Content-Type");
+        let disposition = MimeField::first(&section, "Content-Disposition");
+        let mut parameters = content_type.parameters.iter().chain(&disposition.parameters);
+        let named_as_report = parameters.any(|(name, value)| is_report_name(name, value));
+        let encoding = MimeField::first(&section, "Content-Transfer-Encoding");
         Ok(Self {
-            media_type,
-            boundary: boundary.filter(|boundary| (1..=MAX_BOUNDARY).contains(&boundary.len())),
+            content_type,
             named_as_report,
-            encoding: match encoding.as_str() {
+            encoding: match encoding.value.as_str() {
                 "base64" => Encoding::Base64,
                 "quoted-printable" => Encoding::QuotedPrintable,
                 _ => Encoding::Identity,
@@ -101,9 +96,9 @@ impl Part {
         })
     }
 
-    /// Reporters disagree on the type: what has the name of a report is one, whatever its type.
+    /// Reporters disagree on the type: a file with the name of a report counts as one, whatever its type.
     fn is_candidate(&self) -> bool {
-        TYPES.contains(&self.media_type.as_str()) || self.named_as_report
+        TYPES.contains(&self.content_type.value.as_str()) || self.named_as_report
     }
 }
 
@@ -168,8 +163,8 @@ fn split(octets: &[u8]) -> (&[u8], &[u8]) {
     (octets, b"")
 }
 
-/// Calls `each` with the octets of each part between the lines of the boundary (RFC 2046 §5.1.1). A part that the
-/// closing line is missing of ends with the body.
+/// Calls `each` with the octets of each part between the lines of the boundary (RFC 2046 §5.1.1). A part without a
+/// closing line ends with the body.
 fn each_part(body: &[u8], boundary: &[u8], mut each: impl FnMut(&[u8]) -> Result<(), Refusal>) -> Result<(), Refusal> {
     let mut part = None;
     let mut at = 0;
@@ -190,53 +185,6 @@ fn each_part(body: &[u8], boundary: &[u8], mut each: impl FnMut(&[u8]) -> Result
         at = next;
     }
     part.map_or(Ok(()), |start| each(body.get(start..).unwrap_or_default()))
-}
-
-/// A value and its parameters, both with lower-case names (RFC 2045 §5.1); what is no parameter is passed over.
-fn parameters(value: &[u8]) -> (String, Vec<(String, Vec<u8>)>) {
-    let mut pieces = Pieces { rest: value };
-    let first = pieces.next().unwrap_or_default();
-    let lower = |octets: &[u8]| String::from_utf8_lossy(octets.trim_ascii()).to_ascii_lowercase();
-    let pairs = pieces.take(MAX_PARAMETERS).filter_map(|piece| {
-        let equals = memchr::memchr(b'=', &piece)?;
-        let (name, value) = piece.split_at(equals);
-        Some((lower(name), value.get(1..)?.trim_ascii().to_vec()))
-    });
-    (lower(&first), pairs.collect())
-}
-
-/// What stands between semicolons, without quotes, escapes and comments.
-struct Pieces<'a> {
-    rest: &'a [u8],
-}
-
-impl Iterator for Pieces<'_> {
-    type Item = Vec<u8>;
-
-    fn next(&mut self) -> Option<Vec<u8>> {
-        if self.rest.is_empty() {
-            return None;
-        }
-        let (mut piece, mut quoted, mut comment) = (Vec::new(), false, 0_usize);
-        let mut octets = self.rest.iter();
-        while let Some(&octet) = octets.next() {
-            match octet {
-                b'\\' if quoted || comment > 0 => {
-                    let escaped = octets.next();
-                    piece.extend(escaped.filter(|_| comment == 0));
-                }
-                b'"' if comment == 0 => quoted = !quoted,
-                b'(' if !quoted => comment += 1,
-                b')' if !quoted => comment = comment.saturating_sub(1),
-                b';' if !quoted && comment == 0 => break,
-                b'\r' | b'\n' => {}
-                _ if comment == 0 => piece.push(octet),
-                _ => {}
-            }
-        }
-        self.rest = octets.as_slice();
-        Some(piece)
-    }
 }
 
 /// Whether a parameter is a file name that reports have. A name in pieces or with a character set (RFC 2231) has its
@@ -261,16 +209,12 @@ const TYPES: &[&str] = &[
 const SUFFIXES: &[&str] = &[".xml", ".xml.gz", ".gz", ".zip"];
 /// Parts of a message: a report has one beside a text or two.
 const MAX_PARTS: usize = 64;
-/// Multiparts in one another: two are in use.
+/// Nested multiparts: two are in use.
 const MAX_DEPTH: usize = 5;
 /// Parts that are tried as a report: one is in use.
 const MAX_CANDIDATES: usize = 4;
 /// Octets of a header section: that of the message is bounded by `limits.header_size`, too.
 const MAX_HEAD: usize = 1024 * 1024;
-/// Octets of a boundary (RFC 2046 §5.1.1).
-const MAX_BOUNDARY: usize = 70;
-/// Parameters of one field.
-const MAX_PARAMETERS: usize = 32;
 
 #[cfg(test)]
 mod tests {

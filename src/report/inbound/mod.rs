@@ -1,15 +1,15 @@
-//! Reads in passing the aggregate reports that others send about our domains.
+//! Reads the aggregate reports that others send about our domains, as they pass through.
 //!
 //! [`read`] and what stands below it are pure: octets of a message become a [`Report`], or a [`Refusal`] says why not.
-//! Whoever wrote the message decides what is in it, so that everything is bounded: parts and their depth (`mime`), what
-//! comes out of a compressed file (`unpack`), and what is held of the XML (`feedback`). [`Collector`] drives them.
+//! The sender decides what is in a message, so everything is bounded: parts and their depth (`mime`), what a compressed
+//! file expands to (`unpack`), and what is kept of the XML (`feedback`). [`Collector`] drives them.
 
 mod collector;
 pub mod feedback;
 pub mod mime;
 pub mod unpack;
 
-pub use self::collector::{Collector, Letter, Senders, Settings};
+pub use self::collector::{Collector, InboundMessage, Senders, Settings};
 use crate::label_enum;
 pub use crate::store::inbound::{Report, Row};
 
@@ -18,7 +18,7 @@ label_enum! {
     pub enum Refusal {
         /// The message has no part that could be a report.
         NoReport = "no_report",
-        /// The message has too many parts, too deep in one another, or too large a header section in one.
+        /// The message has too many parts, too deeply nested, or one with too large a header section.
         Structure = "structure",
         /// What should be base64 is not.
         TransferEncoding = "transfer_encoding",
@@ -32,11 +32,11 @@ label_enum! {
         Doctype = "doctype",
         /// It is no well-formed XML.
         Malformed = "malformed",
-        /// A tag or a text is too long, elements are too deep in one another, or there are too many rows.
+        /// A tag or a text is too long, elements are too deeply nested, or there are too many rows.
         Bounds = "bounds",
-        /// It is no aggregate report: something is missing that each has, or can't be read.
+        /// It is no aggregate report: something required is missing or can't be read.
         Content = "content",
-        /// Its period is not over by far, or it is older than what is kept.
+        /// Its period ends well in the future, or it is older than what is kept.
         Period = "period",
         /// The message is larger than `reports.inbound.message_size`.
         MessageSize = "message_size",
@@ -44,9 +44,9 @@ label_enum! {
         Unverified = "unverified",
         /// The same report was read before.
         Duplicate = "duplicate",
-        /// More came than could be read. Ours.
+        /// More came than could be read. Our fault.
         QueueFull = "queue_full",
-        /// The store did not take it. Ours.
+        /// The store did not take it. Our fault.
         Store = "store",
         /// A fault of ours: its spool could not be read, or reading it panicked.
         Fault = "fault",

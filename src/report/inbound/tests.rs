@@ -7,7 +7,7 @@ use rawzip::{CompressionMethod, ZipArchiveWriter};
 use super::*;
 use crate::domain::Domain;
 use crate::label::Label;
-use crate::record::{AlignmentOutcome, Disposition};
+use crate::record::{AlignmentOutcome, ReportDisposition};
 
 /// As a large provider writes it: RFC 7489, no namespace, white space all over.
 const LARGE_PROVIDER: &str = r#"<?xml version="1.0" encoding="UTF-8" ?>
@@ -126,7 +126,7 @@ const RFC_9990: &str = r#"<?xml version="1.0" encoding="utf-8"?>
 </d:feedback>
 "#;
 
-fn row(source_ip: &str, header_from: &str, disposition: Disposition) -> Row {
+fn row(source_ip: &str, header_from: &str, disposition: ReportDisposition) -> Row {
     Row {
         source_ip: source_ip.parse().unwrap(),
         header_from: Some(Domain::parse(header_from).unwrap()),
@@ -156,11 +156,17 @@ fn reports_of_all_kinds_are_read() {
                     dkim: AlignmentOutcome::Pass,
                     dkim_passed: "esp.example example.net".into(),
                     spf_passed: "bounce.esp.example".into(),
-                    ..row("192.0.2.17", "example.net", Disposition::None)
+                    ..row("192.0.2.17", "example.net", ReportDisposition::None)
                 },
                 42,
             ),
-            (Row { reasons: "local_policy".into(), ..row("2001:db8::25", "news.example.net", Disposition::Reject) }, 3),
+            (
+                Row {
+                    reasons: "local_policy".into(),
+                    ..row("2001:db8::25", "news.example.net", ReportDisposition::Reject)
+                },
+                3,
+            ),
         ],
         left_out: 0,
     };
@@ -175,7 +181,7 @@ fn reports_of_all_kinds_are_read() {
         spf: AlignmentOutcome::Pass,
         dkim_passed: "example.net".into(),
         spf_passed: "example.net".into(),
-        ..row("192.0.2.17", "example.net", Disposition::None)
+        ..row("192.0.2.17", "example.net", ReportDisposition::None)
     };
     assert_eq!(another.rows, [(expected, 7)]);
 
@@ -186,7 +192,7 @@ fn reports_of_all_kinds_are_read() {
         spf: AlignmentOutcome::Pass,
         dkim_passed: "example.net".into(),
         reasons: "other policy_test_mode".into(),
-        ..row("198.51.100.9", "example.net", Disposition::Pass)
+        ..row("198.51.100.9", "example.net", ReportDisposition::Pass)
     };
     assert_eq!(careful.rows, [(expected, 1)]);
 }

@@ -1,7 +1,7 @@
 //! Gives the XML of a report, whatever it is packed in, as a stream of UTF-8 that can't grow beyond its bounds.
 //!
-//! What it is packed in is told by its first octets, since reporters disagree with their own media types. Packed twice
-//! is never a report.
+//! The first octets tell what it is packed in, since reporters get their own media types wrong. Packed twice is never a
+//! report.
 
 use std::io::{self, BufRead, BufReader, Cursor, Read};
 
@@ -14,7 +14,7 @@ use crate::report::inbound::Refusal;
 ///
 /// # Errors
 ///
-/// It is packed in nothing that is known, or its character set is none that is read.
+/// It is packed in an unknown way, or its character set is not supported.
 pub fn xml(packed: &[u8]) -> Result<Box<dyn BufRead + '_>, Refusal> {
     if packed.starts_with(GZIP) {
         return text(metered(GzDecoder::new(packed), packed.len()));

@@ -17,7 +17,7 @@ fn row(source_ip: IpAddr, dkim: AlignmentOutcome) -> Row {
     Row {
         source_ip,
         header_from: Some(domain("example.net")),
-        disposition: Some(Disposition::None),
+        disposition: Some(ReportDisposition::None),
         dkim,
         spf: AlignmentOutcome::Fail,
         dkim_passed: "example.net".into(),
@@ -56,20 +56,20 @@ async fn sources(home: &Home, since: i64) -> Vec<Source> {
 }
 
 async fn the_same_report_counts_once_and_a_forged_copy_apart(home: Home) {
-    let mut shelf = Shelf::new(home.location.clone(), Retention::default());
+    let mut store = InboundStore::new(home.location.clone(), Retention::default());
     let original = report("1", vec![(row([192, 0, 2, 1].into(), AlignmentOutcome::Fail), 3)]);
-    assert_eq!(shelf.put(&original, NOW).await.unwrap(), Put::Stored);
-    assert_eq!(shelf.put(&original, NOW + 60).await.unwrap(), Put::Known);
+    assert_eq!(store.put(&original, NOW).await.unwrap(), Put::Stored);
+    assert_eq!(store.put(&original, NOW + 60).await.unwrap(), Put::Known);
     let shouted = Report { organization: "REPORTER B\u{dc}RO".into(), rows: rows(2), ..original.clone() };
-    assert_eq!(shelf.put(&shouted, NOW).await.unwrap(), Put::Known);
+    assert_eq!(store.put(&shouted, NOW).await.unwrap(), Put::Known);
     for other in [
         Report { reporter: None, ..original.clone() },
         Report { report_id: "2".into(), ..original.clone() },
         Report { policy_domain: domain("example.com"), ..original.clone() },
         Report { organization: "Another".into(), ..original.clone() },
     ] {
-        assert_eq!(shelf.put(&other, NOW).await.unwrap(), Put::Stored);
-        let mut again = Shelf::new(home.location.clone(), Retention::default());
+        assert_eq!(store.put(&other, NOW).await.unwrap(), Put::Stored);
+        let mut again = InboundStore::new(home.location.clone(), Retention::default());
         assert_eq!(again.put(&other, NOW).await.unwrap(), Put::Known, "another gate, or a later start");
     }
 
@@ -88,12 +88,12 @@ async fn the_same_report_counts_once_and_a_forged_copy_apart(home: Home) {
 }
 
 async fn the_largest_report_goes_in_whole_and_is_told_by_source(home: Home) {
-    let mut shelf = Shelf::new(home.location.clone(), Retention::default());
+    let mut store = InboundStore::new(home.location.clone(), Retention::default());
     // The last statement of a report has fewer rows than the others.
     let largest = report("1", rows(2_503));
-    assert_eq!(shelf.put(&largest, NOW).await.unwrap(), Put::Stored);
-    assert_eq!(shelf.put(&report("2", rows(1)), NOW).await.unwrap(), Put::Stored);
-    assert_eq!(shelf.put(&report("3", Vec::new()), NOW).await.unwrap(), Put::Stored);
+    assert_eq!(store.put(&largest, NOW).await.unwrap(), Put::Stored);
+    assert_eq!(store.put(&report("2", rows(1)), NOW).await.unwrap(), Put::Stored);
+    assert_eq!(store.put(&report("3", Vec::new()), NOW).await.unwrap(), Put::Stored);
 
     let told = sources(&home, 0).await;
     assert_eq!(told.len(), 2_503);
@@ -103,7 +103,7 @@ async fn the_largest_report_goes_in_whole_and_is_told_by_source(home: Home) {
         source_ip: [0, 0, 0, 0].into(),
         reporter: "reporter.example".into(),
         organization: "Reporter B\u{fc}ro".into(),
-        disposition: Some(Disposition::None),
+        disposition: Some(ReportDisposition::None),
         dkim: AlignmentOutcome::Pass,
         spf: AlignmentOutcome::Fail,
         dkim_passed: "example.net".into(),
@@ -116,10 +116,10 @@ async fn the_largest_report_goes_in_whole_and_is_told_by_source(home: Home) {
 }
 
 async fn numbers_beyond_belief_do_not_stop_the_reading(home: Home) {
-    let mut shelf = Shelf::new(home.location.clone(), Retention::default());
+    let mut store = InboundStore::new(home.location.clone(), Retention::default());
     for id in ["1", "2", "3"] {
         let rows = vec![(row([192, 0, 2, 1].into(), AlignmentOutcome::Fail), u64::MAX)];
-        shelf.put(&report(id, rows), NOW).await.unwrap();
+        store.put(&report(id, rows), NOW).await.unwrap();
     }
     // As an earlier version would have stored them.
     home.execute("UPDATE inbound_rows SET n = 9000000000000000000").await;
@@ -137,18 +137,18 @@ async fn what_is_too_old_goes_and_beyond_the_bound_the_oldest(home: Home) {
         let sum = home.number("SELECT CAST(SUM(CAST(report_id AS BIGINT)) AS BIGINT) FROM inbound_reports").await;
         (sum, home.number("SELECT COUNT(*) FROM inbound_rows").await)
     };
-    // Each shelf prunes with its first report.
+    // Each store prunes with its first report.
     for (id, received) in [("1", NOW - 11 * day), ("10", NOW - 9 * day), ("100", NOW)] {
-        let mut shelf = Shelf::new(home.location.clone(), retention);
-        shelf.put(&report(id, rows(30)), received).await.unwrap();
+        let mut store = InboundStore::new(home.location.clone(), retention);
+        store.put(&report(id, rows(30)), received).await.unwrap();
     }
     assert_eq!(ids().await, (110, 60), "the first was too old");
-    let mut shelf = Shelf::new(home.location.clone(), retention);
+    let mut store = InboundStore::new(home.location.clone(), retention);
     for id in 1000..1025 {
-        shelf.put(&report(&id.to_string(), Vec::new()), NOW + 1).await.unwrap();
+        store.put(&report(&id.to_string(), Vec::new()), NOW + 1).await.unwrap();
     }
-    shelf = Shelf::new(home.location.clone(), retention);
-    shelf.put(&report("10000", rows(40)), NOW + 2).await.unwrap();
+    store = InboundStore::new(home.location.clone(), retention);
+    store.put(&report("10000", rows(40)), NOW + 2).await.unwrap();
     // 3 reports of 100 rows and 25 without any are 128; the twenty oldest went, 30 + 30 rows with two of them.
     assert_eq!(home.number("SELECT COUNT(*) FROM inbound_reports").await, 8);
     assert_eq!(home.number("SELECT COUNT(*) FROM inbound_rows").await, 40);

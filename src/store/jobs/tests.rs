@@ -256,11 +256,11 @@ async fn rows_come_back_in_pages_with_their_policies(home: Home) {
     expected.push(record.policy.unwrap());
     assert_eq!(policies, expected.into_iter().map(|policy| (policy, Part::default())).collect::<Vec<_>>());
 
-    let (mut pages, mut place, mut sources) = (0, Some(Place::default()), BTreeSet::new());
-    while let Some(from) = place {
+    let (mut pages, mut cursor, mut sources) = (0, Some(PageCursor::default()), BTreeSet::new());
+    while let Some(from) = cursor {
         let (page, next) = jobs.rows((day, None), "example.org", &from).await.unwrap();
         sources.extend(page.iter().map(|row| row.record.source_ip));
-        (pages, place) = (pages + 1, next);
+        (pages, cursor) = (pages + 1, next);
     }
     assert_eq!((pages, sources.len()), (3, 2500));
 }
@@ -284,7 +284,7 @@ async fn rows_of_parts_of_a_day_are_told_apart(home: Home) {
     let parts: Vec<_> = policies.iter().map(|(policy, part)| (policy.record.contains("ri="), *part)).collect();
     assert_eq!(parts, [(true, halves[0]), (true, halves[1]), (false, Part::default())]);
     for (part, expected) in [(Some(halves[0]), 2), (Some(halves[1]), 1), (Some(Part::default()), 1), (None, 4)] {
-        let (page, _) = jobs.rows((day, part), "example.org", &Place::default()).await.unwrap();
+        let (page, _) = jobs.rows((day, part), "example.org", &PageCursor::default()).await.unwrap();
         assert_eq!(page.iter().map(|row| row.count).sum::<u64>(), expected, "{part:?}");
     }
 }

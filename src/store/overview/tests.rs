@@ -4,7 +4,7 @@ use super::*;
 use crate::domain::Domain;
 use crate::metrics::Registry;
 use crate::record::{AlignmentOutcome, Record, sample};
-use crate::store::inbound::{Report, Retention as Kept, Row, Shelf};
+use crate::store::inbound::{InboundStore, Report, Retention as Kept, Row};
 use crate::store::jobs::{Jobs, NewJob};
 use crate::store::testing::{Home, on_both};
 use crate::store::{Retention, Settings, Store};
@@ -14,7 +14,7 @@ on_both![failing_mail_is_summed_up_by_author_domain_and_address, jobs_are_tallie
 /// The day of [`sample::record`], in seconds since the epoch.
 const DAY: i64 = 1_767_225_600;
 
-fn record(author: &str, address: [u8; 4], disposition: Disposition, aligned: AlignmentOutcome) -> Record {
+fn record(author: &str, address: [u8; 4], disposition: ReportDisposition, aligned: AlignmentOutcome) -> Record {
     let mut record = sample::record();
     record.header_from = Some(Domain::parse(author).unwrap());
     record.source_ip = address.into();
@@ -29,12 +29,12 @@ async fn failing_mail_is_summed_up_by_author_domain_and_address(home: Home) {
     let store = Store::open(settings, &Registry::new()).await.unwrap();
     let fail = |author, address, disposition| record(author, address, disposition, AlignmentOutcome::Fail);
     let all = [
-        fail("b.example", [192, 0, 2, 1], Disposition::Reject),
-        fail("b.example", [192, 0, 2, 1], Disposition::Reject),
-        fail("b.example", [192, 0, 2, 1], Disposition::Quarantine),
-        fail("b.example", [192, 0, 2, 2], Disposition::None),
-        fail("a.example", [192, 0, 2, 3], Disposition::None),
-        record("a.example", [192, 0, 2, 4], Disposition::Pass, AlignmentOutcome::Pass),
+        fail("b.example", [192, 0, 2, 1], ReportDisposition::Reject),
+        fail("b.example", [192, 0, 2, 1], ReportDisposition::Reject),
+        fail("b.example", [192, 0, 2, 1], ReportDisposition::Quarantine),
+        fail("b.example", [192, 0, 2, 2], ReportDisposition::None),
+        fail("a.example", [192, 0, 2, 3], ReportDisposition::None),
+        record("a.example", [192, 0, 2, 4], ReportDisposition::Pass, AlignmentOutcome::Pass),
     ];
     all.into_iter().for_each(|record| store.appender().append(record));
     store.close(Duration::from_secs(10)).await;
@@ -79,7 +79,7 @@ async fn others_tell_of_addresses(home: Home) {
     let row = |address: [u8; 4], dkim, signers: &str| Row {
         source_ip: address.into(),
         header_from: Some(domain("example.net")),
-        disposition: Some(Disposition::None),
+        disposition: Some(ReportDisposition::None),
         dkim,
         spf: AlignmentOutcome::Fail,
         dkim_passed: signers.into(),
@@ -99,10 +99,10 @@ async fn others_tell_of_addresses(home: Home) {
     };
     let (pass, fail) = (AlignmentOutcome::Pass, AlignmentOutcome::Fail);
     let reader = Reader::new(home.location.clone());
-    let mut shelf = Shelf::new(home.location.clone(), Kept::default());
+    let mut store = InboundStore::new(home.location.clone(), Kept::default());
     let first = vec![(row([192, 0, 2, 1], pass, "example.net"), 40), (row([192, 0, 2, 2], fail, "bulk.example"), 3)];
-    shelf.put(&report("One", first), DAY).await.unwrap();
-    shelf.put(&report("Two", vec![(row([192, 0, 2, 2], fail, ""), 4)]), DAY).await.unwrap();
+    store.put(&report("One", first), DAY).await.unwrap();
+    store.put(&report("Two", vec![(row([192, 0, 2, 2], fail, ""), 4)]), DAY).await.unwrap();
     let found = reader.inbound(DAY, 1).await.unwrap();
     let numbers = (found.reports, found.messages, found.last_end, found.reporters);
     assert_eq!(numbers, (2, 47, DAY, 2));

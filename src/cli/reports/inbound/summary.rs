@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::calendar::{Date, SECONDS_PER_DAY};
 use crate::envelope::network;
 use crate::explain::escape::escaped;
-use crate::record::{AlignmentOutcome, Disposition};
+use crate::record::{AlignmentOutcome, ReportDisposition};
 use crate::store::inbound::{Reporting, Source};
 
 /// All that was reported.
@@ -154,7 +154,7 @@ impl Tally {
         &mut self,
         messages: u64,
         (dkim, spf): (AlignmentOutcome, AlignmentOutcome),
-        disposition: Option<Disposition>,
+        disposition: Option<ReportDisposition>,
     ) {
         let passes = |outcome| outcome == AlignmentOutcome::Pass;
         let add = |sum: &mut u64, counts: bool| *sum = sum.saturating_add(if counts { messages } else { 0 });
@@ -163,9 +163,9 @@ impl Tally {
         add(&mut self.dkim_passed, passes(dkim));
         add(&mut self.spf_passed, passes(spf));
         match disposition {
-            Some(Disposition::Reject) => add(&mut self.rejected, true),
-            Some(Disposition::Quarantine) => add(&mut self.quarantined, true),
-            Some(Disposition::None | Disposition::Pass) | None => {}
+            Some(ReportDisposition::Reject) => add(&mut self.rejected, true),
+            Some(ReportDisposition::Quarantine) => add(&mut self.quarantined, true),
+            Some(ReportDisposition::None | ReportDisposition::Pass) | None => {}
         }
     }
 }

@@ -2,11 +2,11 @@
 
 use super::*;
 use crate::cli::tests::{configuration, run};
-use crate::record::{AlignmentOutcome, Disposition};
+use crate::record::{AlignmentOutcome, ReportDisposition};
 use crate::store::Location;
-use crate::store::inbound::{Report, Retention, Row, Shelf};
+use crate::store::inbound::{InboundStore, Report, Retention, Row};
 
-fn row(source_ip: &str, outcome: AlignmentOutcome, disposition: Disposition, passed: &str) -> Row {
+fn row(source_ip: &str, outcome: AlignmentOutcome, disposition: ReportDisposition, passed: &str) -> Row {
     Row {
         source_ip: source_ip.parse().unwrap(),
         header_from: None,
@@ -38,9 +38,9 @@ fn who_sends_in_our_name_is_shown_by_domain_and_source() {
         rows: rows.to_vec(),
         left_out: 0,
     };
-    let ours = row("192.0.2.1", Pass, Disposition::None, "example.net");
-    let forger = row("198.51.100.7", Fail, Disposition::Reject, "");
-    let list = row("198.51.100.8", Fail, Disposition::None, "list.example esp.example");
+    let ours = row("192.0.2.1", Pass, ReportDisposition::None, "example.net");
+    let forger = row("198.51.100.7", Fail, ReportDisposition::Reject, "");
+    let list = row("198.51.100.8", Fail, ReportDisposition::None, "list.example esp.example");
     let reports = [
         report("1", Some("a.example"), &[(ours.clone(), 980), (forger.clone(), 5), (list, 10)]),
         report("2", Some("b.example"), &[(ours, 4), (forger.clone(), 1)]),
@@ -49,9 +49,9 @@ fn who_sends_in_our_name_is_shown_by_domain_and_source() {
     ];
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let location = Location::Sqlite(directory.path().join("store.db"));
-    let mut shelf = Shelf::new(location, Retention::default());
+    let mut store = InboundStore::new(location, Retention::default());
     for report in &reports {
-        runtime.block_on(shelf.put(report, now)).unwrap();
+        runtime.block_on(store.put(report, now)).unwrap();
     }
 
     let today = crate::calendar::Date::of_day(now.div_euclid(86_400));

@@ -1,9 +1,9 @@
-//! Sends failure reports as messages fail, at once: a report of yesterday's forgery helps nobody to stop today's.
+//! Sends failure reports as messages fail, at once: a report of yesterday's forgery does not help to stop today's.
 //!
 //! A session puts a [`Case`] into a bounded queue once its client has the reply; mail never waits for it. One task
 //! takes them out, holds the rest of a flood back ([`RateLimit`]), settles who may be told, and hands the message to
 //! the relay. No store keeps them: what the relay does not take after a few attempts, and what comes faster than it can
-//! be sent, is counted as lost. The rows of the aggregate reports have it all the same.
+//! be sent, is counted as lost. The aggregate reports still cover it.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -36,9 +36,9 @@ use crate::smtp::address::ReversePath;
 pub struct Settings {
     /// Whether they are sent; the master switch for all reports stands above it.
     pub enabled: bool,
-    /// What they have of a message.
+    /// How much of a message they contain.
     pub extent: Extent,
-    /// What they have of what a failed signature was made over.
+    /// How much they contain of what a failed signature was made over.
     pub canonicalized: Canonicalized,
     /// Whether local parts are hidden.
     pub redact: bool,
@@ -53,7 +53,7 @@ pub struct Case {
     pub evaluation: Evaluation,
     /// The message.
     pub subject: Arc<Subject>,
-    /// The beginning of its body, if that is to be told.
+    /// The beginning of its body, if that is to be shown.
     pub body: Option<Beginning>,
     /// From MAIL.
     pub reverse_path: ReversePath,
@@ -71,42 +71,42 @@ pub struct Case {
 
 /// Where sessions put their cases; cheap to clone.
 #[derive(Clone)]
-pub struct Messenger {
+pub struct FailureReporter {
     cases: mpsc::Sender<Box<Case>>,
     metrics: FailureMetrics,
 }
 
 /// Room for one case in the queue.
-pub struct Place(mpsc::OwnedPermit<Box<Case>>);
+pub struct QueueSlot(mpsc::OwnedPermit<Box<Case>>);
 
-/// What is needed to send.
+/// Makes and sends the reports; cheap to clone.
 #[derive(Clone)]
-struct Courier {
+struct FailureWorker {
     delivery: Delivery,
     limit: Arc<Mutex<RateLimit>>,
     metrics: FailureMetrics,
 }
 
-/// Whose addresses are told of a message, and of which author domain: that is enough, however many author domains it
-/// names.
-type Told = Arc<Mutex<HashMap<Domain, Domain>>>;
+/// The organizations that were told of a message, each with the author domain that it was told of: one is enough,
+/// however many the message names.
+type NotifiedOrganizations = Arc<Mutex<HashMap<Domain, Domain>>>;
 
-/// One failure to tell of.
-struct Matter<'a> {
+/// A failure of one author domain, to be reported.
+struct Failure<'a> {
     case: &'a Case,
     dmarc: &'a DmarcOutput,
     policy_domain: &'a Domain,
-    /// As the policy domain is counted.
+    /// The organization under which the policy domain is counted.
     organization: Domain,
-    told: &'a Told,
+    notified: &'a NotifiedOrganizations,
     incidents: u64,
 }
 
 /// What became of a report to one address, and why.
 type Ending = (FailureOutcome, String);
 
-impl Messenger {
-    /// Starts the task that sends, on the current runtime. It ends when all messengers are gone and what was in the
+impl FailureReporter {
+    /// Starts the task that sends, on the current runtime. It ends when all copies are gone and what was in the
     /// queue has been dealt with.
     pub fn start(
         delivery: Delivery,
@@ -115,21 +115,21 @@ impl Messenger {
     ) -> (Self, JoinHandle<()>) {
         let (sender, cases) = mpsc::channel(MAX_WAITING);
         let metrics = FailureMetrics::new(registry);
-        let courier = Courier { delivery, limit: Arc::default(), metrics: metrics.clone() };
-        (Self { cases: sender, metrics }, tokio::spawn(run(cases, settings, courier)))
+        let worker = FailureWorker { delivery, limit: Arc::default(), metrics: metrics.clone() };
+        (Self { cases: sender, metrics }, tokio::spawn(run(cases, settings, worker)))
     }
 
     /// Room for a case, taken before anything is kept for it; none if too many wait, which is counted. Never waits.
-    pub fn place(&self) -> Option<Place> {
-        let place = self.cases.clone().try_reserve_owned().ok();
-        if place.is_none() {
+    pub fn slot(&self) -> Option<QueueSlot> {
+        let slot = self.cases.clone().try_reserve_owned().ok();
+        if slot.is_none() {
             self.metrics.reports.inc(FailureOutcome::Lost);
         }
-        place.map(Place)
+        slot.map(QueueSlot)
     }
 }
 
-impl Place {
+impl QueueSlot {
     /// Hands in the case.
     pub fn put(self, case: Case) {
         self.0.send(Box::new(case));
@@ -139,41 +139,41 @@ impl Place {
 async fn run(
     mut cases: mpsc::Receiver<Box<Case>>,
     settings: watch::Receiver<Option<Arc<delivery::Settings>>>,
-    courier: Courier,
+    worker: FailureWorker,
 ) {
     let mut workers = JoinSet::new();
     while let Some(case) = cases.recv().await {
         let in_force = settings.borrow().clone();
         let Some(settings) = in_force.filter(|s| s.enabled && s.failure.enabled) else { continue };
         let case: Arc<Case> = case.into();
-        let told = Told::default();
-        for (place, dmarc) in case.evaluation.dmarc.iter().enumerate() {
+        let notified = NotifiedOrganizations::default();
+        for (index, dmarc) in case.evaluation.dmarc.iter().enumerate() {
             let Some(policy) = dmarc.policy.as_ref().filter(|_| wants(&case.evaluation, dmarc)) else { continue };
-            let counted = courier.organization(&policy.domain, dmarc.organizational_domain.as_ref());
-            match courier.with_limit(|limit| limit.admit(settings.failure.rates, &counted, epoch_seconds())) {
+            let counted = worker.organization(&policy.domain, dmarc.organizational_domain.as_ref());
+            match worker.with_limit(|limit| limit.admit(settings.failure.rates, &counted, epoch_seconds())) {
                 Some(incidents) => {
-                    let of = (Arc::clone(&case), Arc::clone(&told));
-                    workers.spawn(courier.clone().tell(Arc::clone(&settings), of, place, incidents));
+                    let of = (Arc::clone(&case), Arc::clone(&notified));
+                    workers.spawn(worker.clone().tell(Arc::clone(&settings), of, index, incidents));
                 }
-                None => courier.metrics.reports.inc(FailureOutcome::HeldBack),
+                None => worker.metrics.reports.inc(FailureOutcome::HeldBack),
             }
         }
         while let Some(ended) = workers.try_join_next() {
-            courier.ended(ended);
+            worker.ended(ended);
         }
         while workers.len() >= PARALLEL {
             match workers.join_next().await {
-                Some(ended) => courier.ended(ended),
+                Some(ended) => worker.ended(ended),
                 None => break,
             }
         }
     }
     while let Some(ended) = workers.join_next().await {
-        courier.ended(ended);
+        worker.ended(ended);
     }
 }
 
-impl Courier {
+impl FailureWorker {
     fn with_limit<T>(&self, work: impl FnOnce(&mut RateLimit) -> T) -> T {
         // Counts that a panic left half done are still counts.
         work(&mut self.limit.lock().unwrap_or_else(PoisonError::into_inner))
@@ -190,18 +190,19 @@ impl Courier {
         }
     }
 
-    /// Tells all who are to know of a failure.
+    /// Reports a failure to everyone who is to know of it.
     async fn tell(
         self,
         settings: Arc<delivery::Settings>,
-        (case, told): (Arc<Case>, Told),
-        place: usize,
+        (case, notified): (Arc<Case>, NotifiedOrganizations),
+        index: usize,
         incidents: u64,
     ) {
-        let Some(dmarc) = case.evaluation.dmarc.get(place) else { return };
+        let Some(dmarc) = case.evaluation.dmarc.get(index) else { return };
         let Some(policy) = &dmarc.policy else { return };
         let organization = self.organization(&policy.domain, dmarc.organizational_domain.as_ref());
-        let matter = Matter { case: &case, dmarc, policy_domain: &policy.domain, organization, told: &told, incidents };
+        let failure =
+            Failure { case: &case, dmarc, policy_domain: &policy.domain, organization, notified: &notified, incidents };
         let shared = self.delivery.shared();
         let lookup = shared.resolver.for_message(None);
         let rules = Arc::clone(&shared.rules.borrow());
@@ -209,18 +210,18 @@ impl Courier {
         let about = (&policy.domain, &*policy.record);
         let found = recipients(&lookup.unmetered(), &rules, &chosen, ReportKind::Failure, about).await;
         for (uri, refusal) in &found.refused {
-            self.note(&matter, uri.as_str(), (FailureOutcome::NoConsent, refusal.to_string()));
+            self.note(&failure, uri.as_str(), (FailureOutcome::NoConsent, refusal.to_string()));
         }
         for address in &found.postponed {
             let why = "DNS does not say whether the destination takes reports".to_owned();
-            self.note(&matter, &address.to_string(), (FailureOutcome::Unverified, why));
+            self.note(&failure, &address.to_string(), (FailureOutcome::Unverified, why));
         }
         for address in &found.to {
-            let ending = match self.settle(&settings, &matter, address).await {
+            let ending = match self.settle(&settings, &failure, address).await {
                 Ok(ending) => ending,
                 Err(cause) => (FailureOutcome::Failed, Causes(&cause).to_string()),
             };
-            self.note(&matter, &address.to_string(), ending);
+            self.note(&failure, &address.to_string(), ending);
         }
     }
 
@@ -228,10 +229,10 @@ impl Courier {
     async fn settle(
         &self,
         settings: &delivery::Settings,
-        matter: &Matter<'_>,
+        failure: &Failure<'_>,
         address: &Address,
     ) -> Result<Ending, crate::store::Error> {
-        if settings.denies(matter.policy_domain, address) {
+        if settings.denies(failure.policy_domain, address) {
             return Ok((FailureOutcome::Denied, "reports.deny names it".to_owned()));
         }
         if settings.is_own(address) {
@@ -241,7 +242,7 @@ impl Courier {
         if let Some(found) = self.delivery.with_jobs(async |jobs| jobs.suppression(&text, now).await).await? {
             return Ok((FailureOutcome::Suppressed, found.reason));
         }
-        let incidents = match self.admit(settings.failure.rates, matter, address, now) {
+        let incidents = match self.admit(settings.failure.rates, failure, address, now) {
             Ok(incidents) => incidents,
             Err(ending) => return Ok(ending),
         };
@@ -254,13 +255,13 @@ impl Courier {
             true => Some(self.redaction().await?),
             false => None,
         };
-        let message = matter.message(incidents, redaction.as_ref(), (settings, address), (&id, now));
+        let message = failure.message(incidents, redaction.as_ref(), (settings, address), (&id, now));
         let message = match sign(&message, &settings.keys) {
             Ok(message) => message,
             Err(cause) => return Ok((FailureOutcome::Fault, Causes(&cause).to_string())),
         };
         if let Some(directory) = &settings.dry_run {
-            return Ok(write(directory, format!("{}-{id}.eml", matter.dmarc.author_domain), message).await);
+            return Ok(write(directory, format!("{}-{id}.eml", failure.dmarc.author_domain), message).await);
         }
         if settings.bounce_domain.is_some() {
             // Any gate on the store may get the bounce.
@@ -270,27 +271,28 @@ impl Courier {
         self.hand_over(&settings.relay, &envelope, &message).await
     }
 
-    /// For how many failures a report to `address` stands, if one may go there.
-    fn admit(&self, rates: Rates, matter: &Matter<'_>, address: &Address, now: i64) -> Result<u64, Ending> {
+    /// The number of failures that a report to `address` stands for, if one may go there.
+    fn admit(&self, rates: Rates, failure: &Failure<'_>, address: &Address, now: i64) -> Result<u64, Ending> {
         let destination = self.organization(address.domain(), None);
-        let author = &matter.dmarc.author_domain;
-        let mut told = matter.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let author = &failure.dmarc.author_domain;
+        let mut notified = failure.notified.lock().unwrap_or_else(PoisonError::into_inner);
         // RFC 9991 §2: each address of one record is to be tried.
-        if let Some(other) = told.get(&destination).filter(|other| *other != author) {
+        if let Some(other) = notified.get(&destination).filter(|other| *other != author) {
             return Err((
                 FailureOutcome::Repeated,
                 format!("{destination} is told of the message for {other} already"),
             ));
         }
-        let about = (&matter.organization, matter.incidents);
+        let about = (&failure.organization, failure.incidents);
         let incidents =
             self.with_limit(|limit| limit.admit_to(rates, about, (address, &destination), now)).map_err(|share| {
-                match share {
-                    Share::Address => (FailureOutcome::HeldBack, share.to_string()),
-                    Share::Destination | Share::Overall => (FailureOutcome::Capped, share.to_string()),
-                }
+                let outcome = match share {
+                    Share::Address => FailureOutcome::HeldBack,
+                    Share::Destination | Share::Overall => FailureOutcome::Capped,
+                };
+                (outcome, share.meaning().to_owned())
             })?;
-        told.insert(destination, author.clone());
+        notified.insert(destination, author.clone());
         Ok(incidents)
     }
 
@@ -310,7 +312,7 @@ impl Courier {
             return Ok(match outcome {
                 relay::Outcome::Taken(reply) => (FailureOutcome::Sent, reply.summary()),
                 relay::Outcome::MessageRefused(reply) => (FailureOutcome::MessageRefused, reply.summary()),
-                // Sent once more it might be there twice.
+                // Sent again, it might arrive twice.
                 relay::Outcome::Unanswered(why) => (FailureOutcome::Unanswered, why),
                 relay::Outcome::RecipientRefused(reply) => {
                     let (address, reason) = (envelope.recipient, reply.summary());
@@ -336,22 +338,22 @@ impl Courier {
         Ok(Redaction::new(&key))
     }
 
-    fn note(&self, matter: &Matter<'_>, destination: &str, (outcome, note): Ending) {
+    fn note(&self, failure: &Failure<'_>, destination: &str, (outcome, note): Ending) {
         self.metrics.reports.inc(outcome);
         info!(
-            transaction = &*matter.case.id,
-            author_domain = %matter.dmarc.author_domain,
-            policy_domain = %matter.policy_domain,
+            transaction = &*failure.case.id,
+            author_domain = %failure.dmarc.author_domain,
+            policy_domain = %failure.policy_domain,
             destination,
             outcome = %outcome,
-            incidents = matter.incidents,
+            incidents = failure.incidents,
             note,
             "failure report"
         );
     }
 }
 
-impl Matter<'_> {
+impl Failure<'_> {
     fn message(
         &self,
         incidents: u64,
@@ -405,7 +407,8 @@ async fn write(directory: &Path, name: String, message: Vec<u8>) -> Ending {
 
 /// Cases that wait: what a burst brings while the relay is busy.
 const MAX_WAITING: usize = 256;
-/// Failures that are told of at the same time; those whose relay pauses are among them.
+/// Failures that are reported at the same time; those whose relay pauses are among them.
 const PARALLEL: usize = 8;
-/// Pauses before further attempts: a relay that is restarted is back after them, and one that is down has other cares.
+/// Pauses before further attempts: a relay that was restarted is back after them; for one that is down, the report is
+/// given up.
 const PAUSES: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(30)];
