@@ -176,7 +176,7 @@ impl<'a> Message<'a> {
             return Err(Fault::permanent("l= is larger than the body"));
         }
         if signature.body_hash != body.digest() {
-            return Err(Fault::failed("body hash does not match"));
+            return Err(Fault::failed(BODY_HASH_MISMATCH));
         }
         let hash = self.signed_hash(signature, place);
         let key = keys.iter().find(|key| key.verifies(&hash, &signature.signer.signature));
@@ -269,6 +269,8 @@ impl Chosen {
 /// Octets of header fields that are hashed for the signatures of a message; the last one that begins below it is hashed
 /// whole. A header section of 200 kB can have twenty signatures over all of it.
 const MAX_OCTETS: usize = 4 << 20;
+/// Why a signature fails whose body hash is not that of the body (RFC 6376 §6.1.3).
+pub const BODY_HASH_MISMATCH: &str = "body hash does not match";
 /// Octets that the signed fields of most messages fit into.
 const SIGNED_CAPACITY: usize = 4096;
 

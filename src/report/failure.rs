@@ -1,7 +1,7 @@
 //! Failure reports (RFC 9991): one message that failed, reported to the owner of the domain in its From. Functions over
 //! values.
 //!
-//! [`wants`] says whether the owner asked for a report on this failure, [`may_be_reported`] whether we would send one
+//! [`wanted`] says which failure the owner asked to be told of, [`may_be_reported`] whether we would send one
 //! on such a message at all, [`build`] writes it as an ARF message (RFC 5965, RFC 6591). [`limit`] counts what is held
 //! back, which the next report gives as `Incidents`. Who gets it: [`recipient`](crate::report::recipient); who sends
 //! it: [`failure_reporter`](crate::report::failure_reporter).
@@ -17,8 +17,9 @@ use crate::dmarc::alignment::{Alignment, DmarcResult};
 use crate::dmarc::record::FailureScope;
 use crate::dmarc::report_destination::ReportKind;
 use crate::domain::Domain;
-use crate::evaluation::dkim::Signatures;
+use crate::evaluation::dkim::{BODY_HASH_MISMATCH, Signatures};
 use crate::evaluation::{DkimOutput, DkimResult, DmarcOutput, Evaluation};
+use crate::label::Label;
 use crate::label_enum;
 use crate::message::base64;
 use crate::message::body_hash::canonical;
@@ -60,6 +61,20 @@ label_enum! {
         Header = "header",
         /// The body, too, if all of it is at most [`MAX_BODY`] octets.
         Message = "message",
+    }
+}
+
+label_enum! {
+    /// The types of failure that are reported (RFC 6591 §3.1, RFC 9991 §4).
+    pub enum AuthFailure {
+        /// Mechanisms gave no aligned pass.
+        Dmarc = "dmarc",
+        /// A signature whose body hash does not match.
+        BodyHash = "bodyhash",
+        /// A signature that failed otherwise.
+        Signature = "signature",
+        /// SPF.
+        Spf = "spf",
     }
 }
 
@@ -106,29 +121,52 @@ pub struct Incident<'a> {
     pub id: &'a str,
     /// When it came, in epoch seconds.
     pub arrived: i64,
+    /// What failed.
+    pub failure: AuthFailure,
     /// For how many failures the report stands: itself and those that were held back.
     pub incidents: u64,
 }
 
-/// Whether the record asks for a report on what was found (`fo`, RFC 9989 §4.7). Never where DNS left the result open,
-/// and never for a public suffix domain, whose operator is not the message's owner (RFC 9991 §2).
-pub fn wants(evaluation: &Evaluation, dmarc: &DmarcOutput) -> bool {
-    let Some(policy) = &dmarc.policy else { return false };
-    let record = &policy.record;
+/// The failure that the record asks to be told of (`fo`, RFC 9989 §4.7): that of DMARC rather than those of its
+/// mechanisms, which are reported whatever their alignment. Never where DNS left the result open, and never for a
+/// public suffix domain, whose operator is not the message's owner (RFC 9991 §2).
+pub fn wanted(evaluation: &Evaluation, dmarc: &DmarcOutput) -> Option<AuthFailure> {
+    let record = &dmarc.policy.as_ref()?.record;
     if ReportKind::Failure.requested(record).is_empty()
         || !matches!(dmarc.result, DmarcResult::Pass | DmarcResult::Fail)
     {
-        return false;
+        return None;
     }
     let by_dmarc = match record.fo.dmarc {
         Some(FailureScope::AllFailed) => !dmarc.dkim_aligned && !dmarc.spf_aligned,
         Some(FailureScope::AnyFailed) => !dmarc.dkim_aligned || !dmarc.spf_aligned,
         None => false,
     };
-    let by_dkim = record.fo.dkim && evaluation.dkim.iter().any(has_failed);
+    if by_dmarc {
+        return Some(AuthFailure::Dmarc);
+    }
+    let signature = evaluation.dkim.iter().find(|signature| record.fo.dkim && has_failed(signature));
+    if let Some(signature) = signature {
+        let is_hash = signature.reason == BODY_HASH_MISMATCH;
+        return Some(if is_hash { AuthFailure::BodyHash } else { AuthFailure::Signature });
+    }
     let failed = [SpfResult::Fail, SpfResult::SoftFail, SpfResult::PermError];
-    let by_spf = record.fo.spf && failed.contains(&evaluation.spf.result);
-    by_dmarc || by_dkim || by_spf
+    (record.fo.spf && failed.contains(&evaluation.spf.result)).then_some(AuthFailure::Spf)
+}
+
+impl AuthFailure {
+    /// In a sentence about the message.
+    fn words(self) -> &'static str {
+        match self {
+            Self::Dmarc => "It failed DMARC, or a part of it.",
+            Self::BodyHash | Self::Signature => "A DKIM signature of it failed.",
+            Self::Spf => "It failed SPF.",
+        }
+    }
+
+    fn is_dkim(self) -> bool {
+        matches!(self, Self::BodyHash | Self::Signature)
+    }
 }
 
 /// Whether a report on such a message could not become part of a loop: not for a null reverse-path, not for what a
@@ -163,10 +201,11 @@ pub fn build(
     message.field("Content-Type", ["text/plain;", "charset=us-ascii"]);
     message.end_header();
     message.text(&format!(
-        "A message in the name of\r\n{domain}\r\ncame from {} on {}.\r\nIt failed DMARC, or a part of it. \
+        "A message in the name of\r\n{domain}\r\ncame from {} on {}.\r\n{} \
          The DMARC record asks for\r\nsuch reports by its tag ruf.\r\n",
         incident.evaluation.sender.ip,
         date(incident.arrived.max(0).unsigned_abs()),
+        incident.failure.words(),
     ));
     message.boundary(&boundary);
     message.field("Content-Type", ["message/feedback-report"]);
@@ -184,21 +223,21 @@ fn feedback(message: &mut Message, incident: &Incident<'_>, redaction: Option<&R
     message.field("Feedback-Type", ["auth-failure"]);
     message.field("User-Agent", [concat!("dmarcgate/", env!("CARGO_PKG_VERSION"))]);
     message.field("Version", ["1"]);
-    message.field("Auth-Failure", ["dmarc"]);
+    message.field("Auth-Failure", [incident.failure.as_str()]);
     let (_, results) = incident.results.split_once(':').unwrap_or_default();
     let results = results.split_ascii_whitespace().map(ascii).collect::<Vec<_>>().join(" ");
     let results = redaction.map_or_else(|| results.clone(), |redaction| redaction.apply_to_tags(&results));
     message.field("Authentication-Results", results.split(' '));
     message.field("Identity-Alignment", [alignment(dmarc)]);
     message.field("Delivery-Result", [incident.delivered.to_string().as_str()]);
-    if let Some((output, domain)) = failed_signature(evaluation, dmarc) {
+    if let Some((output, domain)) = failed_signature(incident) {
         let identity = output.identity.as_deref().map_or_else(|| format!("@{domain}"), ascii);
         message.field("DKIM-Domain", [domain.as_str()]);
         message.field("DKIM-Identity", words(&redacted(&identity, redaction)).iter().map(String::as_str));
         message.field("DKIM-Selector", words(&ascii(&output.selector)).iter().map(String::as_str));
         canonicalized(message, incident, output, redaction);
     }
-    if has_failed_aligned_spf(evaluation, dmarc) {
+    if incident.failure == AuthFailure::Spf || has_failed_aligned_spf(evaluation, dmarc) {
         for (name, text) in &evaluation.spf.records {
             let text = ascii(text).replace('\\', "\\\\").replace('"', "\\\"");
             let text = format!("txt : {} : \"{text}\"", ascii(name));
@@ -271,10 +310,12 @@ fn alignment(dmarc: &DmarcOutput) -> &'static str {
     }
 }
 
-/// The first signature of an aligned domain that failed.
-fn failed_signature<'a>(evaluation: &'a Evaluation, dmarc: &DmarcOutput) -> Option<(&'a DkimOutput, &'a Domain)> {
-    let pairs = evaluation.dkim.iter().zip(&dmarc.dkim_alignment);
-    let mut failed = pairs.filter(|(output, alignment)| **alignment != Alignment::Unaligned && has_failed(output));
+/// The first signature that failed: of an aligned domain, or of any where it is what is reported.
+fn failed_signature<'a>(incident: &Incident<'a>) -> Option<(&'a DkimOutput, &'a Domain)> {
+    let pairs = incident.evaluation.dkim.iter().zip(&incident.dmarc.dkim_alignment);
+    let mut failed = pairs.filter(|(output, alignment)| {
+        has_failed(output) && (incident.failure.is_dkim() || **alignment != Alignment::Unaligned)
+    });
     failed.find_map(|(output, _)| Some((output, output.domain.as_ref()?)))
 }
 

@@ -24,7 +24,9 @@ use crate::metrics::Registry;
 use crate::report::delivery::{self, Delivery, epoch_seconds};
 use crate::report::failure::limit::{RateLimit, Rates, Share, organization};
 use crate::report::failure::redaction::Redaction;
-use crate::report::failure::{Beginning, Canonicalized, Delivered, Extent, Incident, Signed, build, wants};
+use crate::report::failure::{
+    AuthFailure, Beginning, Canonicalized, Delivered, Extent, Incident, Signed, build, wanted,
+};
 use crate::report::metrics::{FailureMetrics, FailureOutcome};
 use crate::report::recipient::{self, Address, recipients};
 use crate::report::relay::{self, Envelope};
@@ -95,6 +97,7 @@ type NotifiedOrganizations = Arc<Mutex<HashMap<Domain, Domain>>>;
 struct Failure<'a> {
     case: &'a Case,
     dmarc: &'a DmarcOutput,
+    kind: AuthFailure,
     policy_domain: &'a Domain,
     /// The organization under which the policy domain is counted.
     organization: Domain,
@@ -148,7 +151,9 @@ async fn run(
         let case: Arc<Case> = case.into();
         let notified = NotifiedOrganizations::default();
         for (index, dmarc) in case.evaluation.dmarc.iter().enumerate() {
-            let Some(policy) = dmarc.policy.as_ref().filter(|_| wants(&case.evaluation, dmarc)) else { continue };
+            let Some(policy) = dmarc.policy.as_ref().filter(|_| wanted(&case.evaluation, dmarc).is_some()) else {
+                continue;
+            };
             let counted = worker.organization(&policy.domain, dmarc.organizational_domain.as_ref());
             match worker.with_limit(|limit| limit.admit(settings.failure.rates, &counted, epoch_seconds())) {
                 Some(incidents) => {
@@ -200,9 +205,17 @@ impl FailureWorker {
     ) {
         let Some(dmarc) = case.evaluation.dmarc.get(index) else { return };
         let Some(policy) = &dmarc.policy else { return };
+        let Some(kind) = wanted(&case.evaluation, dmarc) else { return };
         let organization = self.organization(&policy.domain, dmarc.organizational_domain.as_ref());
-        let failure =
-            Failure { case: &case, dmarc, policy_domain: &policy.domain, organization, notified: &notified, incidents };
+        let failure = Failure {
+            case: &case,
+            dmarc,
+            kind,
+            policy_domain: &policy.domain,
+            organization,
+            notified: &notified,
+            incidents,
+        };
         let shared = self.delivery.shared();
         let lookup = shared.resolver.for_message(None);
         let rules = Arc::clone(&shared.rules.borrow());
@@ -361,7 +374,7 @@ impl Failure<'_> {
         (settings, to): (&delivery::Settings, &Address),
         (id, now): (&str, i64),
     ) -> Vec<u8> {
-        let Self { case, dmarc, .. } = self;
+        let Self { case, dmarc, kind, .. } = self;
         let body = case.body.as_ref();
         let whole = body.filter(|body| body.is_whole).map(|body| &*body.octets);
         let body_of = |canonicalized| match canonicalized {
@@ -384,6 +397,7 @@ impl Failure<'_> {
             results: &case.results,
             id: &case.id,
             arrived: case.arrived,
+            failure: *kind,
             incidents,
         };
         build(&incident, redaction, &settings.author, to, (id, now))

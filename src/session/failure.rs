@@ -10,7 +10,7 @@ use crate::envelope::Envelope;
 use crate::evaluation::subject::Subject;
 use crate::message::spool::Spool;
 use crate::record::FinalReply;
-use crate::report::failure::{Beginning, Delivered, Extent, MAX_BODY, may_be_reported, wants};
+use crate::report::failure::{Beginning, Delivered, Extent, MAX_BODY, may_be_reported, wanted};
 use crate::report::failure_reporter::{Case, QueueSlot};
 use crate::smtp::data::Unstuffer;
 use crate::verdict::Verdict;
@@ -33,7 +33,7 @@ impl Session {
     ) -> Option<Claim> {
         let extent = transaction.settings.failure_reports?;
         let evaluation = &verdict?.evaluation;
-        if !evaluation.dmarc.iter().any(|dmarc| wants(evaluation, dmarc)) {
+        if !evaluation.dmarc.iter().any(|dmarc| wanted(evaluation, dmarc).is_some()) {
             return None;
         }
         let is_about_reports = envelope.recipients.iter().any(|path| transaction.settings.is_for_reports(path));

@@ -60,7 +60,7 @@ fn begin(header: &HeaderSection, boundaries: &mut Vec<String>, lines: &mut Vec<S
         lines.push("[left out: no plain text]".to_owned());
         return Place::LeftOut;
     }
-    let is_text = kind.value.is_empty() || kind.value.starts_with("text/");
+    let is_text = kind.value.is_empty() || kind.value == "text/plain";
     let is_encoded = MimeField::first(header, "Content-Transfer-Encoding").value == "base64";
     let is_attached = MimeField::first(header, "Content-Disposition").value.starts_with("attachment");
     if is_text && !is_encoded && !is_attached {
@@ -96,7 +96,9 @@ mod tests {
     fn a_body_of_one_part() {
         let cases = [
             ("", "text\r\n-- \r\nme\r\n", vec!["text", "-- ", "me"]),
-            ("Content-Type: text/html; charset=x\r\n", "<p>\r\n", vec!["<p>"]),
+            ("Content-Type: Text/Plain; charset=x\r\n", "<p>\r\n", vec!["<p>"]),
+            ("Content-Type: text/html; charset=x\r\n", "<p>\r\n", vec![LEFT_OUT]),
+            ("Content-Type: text/calendar\r\n", "BEGIN:VCALENDAR\r\n", vec![LEFT_OUT]),
             ("Content-Type: application/pdf\r\n", "%PDF\r\n", vec![LEFT_OUT]),
             ("Content-Transfer-Encoding: BASE64\r\n", "am9l\r\n", vec![LEFT_OUT]),
             ("Content-Type: text/plain\r\nContent-Disposition: Attachment\r\n", "x\r\n", vec![LEFT_OUT]),

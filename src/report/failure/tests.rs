@@ -22,21 +22,24 @@ fn author() -> Author {
 fn what_owners_ask_for() {
     use SpfResult::{Fail, Pass, PermError, TempError};
     // fo, DKIM aligned, SPF aligned, a failed signature, SPF's result, wanted
+    use AuthFailure::{Dmarc, Signature, Spf};
     let cases = [
-        ("", false, false, false, Fail, true),
-        ("", true, false, false, Fail, false),
-        ("fo=0; ", false, true, true, Pass, false),
-        ("fo=1; ", true, false, false, Pass, true),
-        ("fo=1; ", false, true, false, Pass, true),
-        ("fo=1; ", true, true, false, Pass, false),
-        ("fo=d; ", true, true, true, Pass, true),
-        ("fo=d; ", false, false, false, Fail, false),
-        ("fo=s; ", true, false, false, Fail, true),
-        ("fo=s; ", true, false, false, PermError, true),
-        ("fo=s; ", true, false, false, TempError, false),
-        ("fo=s; ", false, false, true, Pass, false),
-        ("fo=1:d:s; ", true, true, false, Fail, true),
-        ("psd=y; ", false, false, false, Fail, false),
+        ("", false, false, false, Fail, Some(Dmarc)),
+        ("", true, false, false, Fail, None),
+        ("fo=0; ", false, true, true, Pass, None),
+        ("fo=1; ", true, false, false, Pass, Some(Dmarc)),
+        ("fo=1; ", false, true, false, Pass, Some(Dmarc)),
+        ("fo=1; ", true, true, false, Pass, None),
+        ("fo=d; ", true, true, true, Pass, Some(Signature)),
+        ("fo=d; ", false, false, false, Fail, None),
+        ("fo=s; ", true, false, false, Fail, Some(Spf)),
+        ("fo=s; ", true, false, false, PermError, Some(Spf)),
+        ("fo=s; ", true, false, false, TempError, None),
+        ("fo=s; ", false, false, true, Pass, None),
+        ("fo=1:d:s; ", true, true, false, Fail, Some(Spf)),
+        ("fo=d:s; ", true, true, true, Fail, Some(Signature)),
+        ("fo=1:d:s; ", true, false, true, Fail, Some(Dmarc)),
+        ("psd=y; ", false, false, false, Fail, None),
     ];
     for (fo, dkim, spf, signature, spf_result, expected) in cases {
         let result = if dkim || spf { DmarcResult::Pass } else { DmarcResult::Fail };
@@ -46,11 +49,11 @@ fn what_owners_ask_for() {
         let mut evaluation = sample::evaluation(vec![dmarc.clone()]);
         evaluation.spf = sample::spf(spf_result, Identity::MailFrom, "b.example");
         evaluation.dkim.extend(signature.then(|| sample::signature(DkimResult::Fail, "b.example")));
-        assert_eq!(wants(&evaluation, &dmarc), expected, "{fo} {dkim} {spf} {signature} {spf_result}");
+        assert_eq!(wanted(&evaluation, &dmarc), expected, "{fo} {dkim} {spf} {signature} {spf_result}");
         let in_doubt = DmarcOutput { result: DmarcResult::TempError, ..dmarc.clone() };
-        assert!(!wants(&evaluation, &in_doubt), "DNS left it open");
+        assert_eq!(wanted(&evaluation, &in_doubt), None, "DNS left it open");
         let without = Some(sample::published("a.example", &format!("p=reject; {fo}rua=mailto:f@a.example")));
-        assert!(!wants(&evaluation, &DmarcOutput { policy: without, ..dmarc }), "no ruf");
+        assert_eq!(wanted(&evaluation, &DmarcOutput { policy: without, ..dmarc }), None, "no ruf");
     }
 }
 
@@ -110,6 +113,15 @@ const BODY: &str = "--b\r\n\r\nDear you@rcpt.example, go to https://evil.example
                     Content-Type: application/zip\r\n\r\nPK\r\n--b--\r\n";
 
 fn report(evaluation: &Evaluation, body: Option<&[u8]>, redaction: Option<&Redaction>) -> String {
+    report_on(AuthFailure::Dmarc, evaluation, body, redaction)
+}
+
+fn report_on(
+    failure: AuthFailure,
+    evaluation: &Evaluation,
+    body: Option<&[u8]>,
+    redaction: Option<&Redaction>,
+) -> String {
     let header = section(HEADER);
     let reverse_path = path("<joe@m.a.example>");
     let incident = Incident {
@@ -125,6 +137,7 @@ fn report(evaluation: &Evaluation, body: Option<&[u8]>, redaction: Option<&Redac
                   header.i=joe@m.a.example; dmarc=fail header.from=a.example\r\n",
         id: "0123456789ABC",
         arrived: 1_767_312_000,
+        failure,
         incidents: 3,
     };
     let to = Address::parse("f@a.example").unwrap();
@@ -178,6 +191,24 @@ fn fields_are_there_only_for_what_failed() {
     assert!(text.contains("Identity-Alignment: dkim, spf\r\n"), "{text}");
 }
 
+/// `fo=d` and `fo=s`: the failure of a mechanism, aligned or not, of a message that may have passed DMARC.
+#[test]
+fn a_mechanism_that_failed_is_reported_as_what_it_is() {
+    let mut evaluation = facts();
+    evaluation.dmarc[0].spf_alignment = Alignment::Unaligned;
+    evaluation.dmarc[0].dkim_alignment = vec![Alignment::Unaligned; 2];
+    let has = |failure, lines: &[&str]| {
+        let text = report_on(failure, &evaluation, None, None);
+        lines.iter().for_each(|line| assert!(text.contains(line), "no {line} in {text}"));
+    };
+    has(
+        AuthFailure::BodyHash,
+        &["Auth-Failure: bodyhash\r\n", "DKIM-Domain: m.a.example\r\n", "A DKIM signature of it"],
+    );
+    has(AuthFailure::Signature, &["Auth-Failure: signature\r\n", "DKIM-Selector: "]);
+    has(AuthFailure::Spf, &["Auth-Failure: spf\r\n", "SPF-DNS: txt : m.a.example", "It failed SPF."]);
+}
+
 #[test]
 fn whatever_the_message_is_the_report_is_sound() {
     let long = "x".repeat(5000);
@@ -207,6 +238,7 @@ fn whatever_the_message_is_the_report_is_sound() {
                 results: "Authentication-Results: x; none\r\n",
                 id: "0",
                 arrived: -1,
+                failure: AuthFailure::Dmarc,
                 incidents: 1,
             };
             let to = Address::parse("f@a.example").unwrap();
@@ -255,6 +287,7 @@ fn what_a_failed_signature_was_made_over_is_told_on_request() {
             results: "Authentication-Results: x; none\r\n",
             id: "0",
             arrived: 0,
+            failure: AuthFailure::Dmarc,
             incidents: 1,
         };
         String::from_utf8(build(&incident, redaction, &author(), &to, ("id", 0))).unwrap()
