@@ -2,7 +2,8 @@
 //!
 //! A [`Record`] holds everything that an aggregate report tells apart (RFC 9990 §3.1), so that equal records can be
 //! counted instead of kept, and no report has to look at a message again. A message whose From names several domains
-//! makes one record for each. Pure: who builds a record passes the time in; who stores it calls [`Record::bounded`].
+//! makes one record for each. Pure. Whoever builds a record passes the time in; whoever stores it calls
+//! [`Record::bounded`].
 
 use std::net::IpAddr;
 

@@ -1,8 +1,8 @@
 //! Decides what happens to a message: facts ([`Evaluation`]) and our operator's will ([`LocalPolicy`]) in, a
 //! [`Decision`] out.
 //!
-//! Pure and cheap: `dmarcgate check` asks for the decision in each mode. The verdict table that it follows stands in
-//! the README; every row is a [`Rule`].
+//! Pure. It is cheap, too: `dmarcgate check` asks for the decision in each mode. The verdict table that it follows is
+//! in the README; every row is a [`Rule`].
 
 pub mod bypass;
 pub mod corroboration;

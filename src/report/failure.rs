@@ -1,5 +1,5 @@
 //! Failure reports (RFC 9991): one message that failed, told to the owner of the domain in whose name it came.
-//! Functions over values.
+//! Pure.
 //!
 //! [`wants`] says whether the owner asked for a report on this failure, [`may_be_reported`] whether we would send one
 //! on such a message at all, [`build`] writes it as an ARF message (RFC 5965, RFC 6591). [`limit`] counts what is held

@@ -1,7 +1,7 @@
 //! Gives the XML of a report, whatever it is packed in, as a stream of UTF-8 that can't grow beyond its bounds.
 //!
 //! What it is packed in is told by its first octets, since reporters disagree with their own media types. Packed twice
-//! is never a report.
+//! is never a report. Pure.
 
 use std::io::{self, BufRead, BufReader, Cursor, Read};
 
