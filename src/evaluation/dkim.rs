@@ -6,9 +6,9 @@
 //! what one signature signs is hashed once, however many keys are tried, and of all of them 4 MiB at most.
 //!
 //! Reading signatures and key records, choosing and canonicalizing the signed fields and hashing the body are ours;
-//! mail-auth is asked for nothing but the length of a key. So none of what its verifier takes amiss can touch us
-//! (`mail_auth_defects` has a test of each): h= without From, keys for other services or hashes, rsa-sha1, short keys,
-//! missing v=, `l=0`, white space lines at the end of a relaxed body, signatures that vanish.
+//! mail-auth is asked for nothing but the length of a key. `verifier_traps` has a test of each mistake that its own
+//! verifier makes: h= without From, keys for other services or hashes, rsa-sha1, short keys, missing v=, `l=0`, white
+//! space lines at the end of a relaxed body, signatures that vanish.
 //!
 //! Results: `neutral` is what can't be read; `permerror` what can be read, but never pass; `fail` a signature that does
 //! not fit the message or is not in force; `policy` one that fits, but leaves the end of the body unsigned (`l=`);
@@ -278,7 +278,7 @@ const SIGNED_CAPACITY: usize = 4096;
 pub(super) mod signer;
 
 #[cfg(test)]
-mod mail_auth_defects;
+mod verifier_traps;
 #[cfg(test)]
 mod key_tests;
 #[cfg(test)]

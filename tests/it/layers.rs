@@ -3,7 +3,7 @@
 use crate::source;
 
 /// The modules in the order in which data flows: each may use those above it, never those below.
-const ORDER: [&str; 34] = [
+pub const ORDER: [&str; 34] = [
     "calendar",
     "domain",
     "label",
