@@ -263,7 +263,7 @@ async fn watch_survey(
         } else if found.blind && blind == upstream::Blind::Refused {
             let reason =
                 "the upstream can't see the client, and smtp.recipient_domains is not set, or not for every listener";
-            error!("not ready: {reason}");
+            error!(reason, "not ready");
             readiness.lacks(Condition::RelayGuard, reason);
         } else {
             readiness.holds(Condition::RelayGuard);

@@ -106,7 +106,7 @@ impl Serve {
 
 fn warn_of(config: &Config) {
     for warning in config.warnings() {
-        warn!("{warning}");
+        warn!(warning, "the configuration allows what is probably not meant");
     }
 }
 

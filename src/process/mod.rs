@@ -131,15 +131,15 @@ impl Confined {
         info!(user = self.account.name(), landlock = %self.granted, "the process has given up what it does not need");
         if self.account.is_root() {
             warn!(
-                "the gate runs as root: make a user {USER}, or name another one in process.user; what goes wrong in it \
-                 goes wrong with all rights"
+                hint = %format_args!("make a user {USER}, or name another one in process.user"),
+                "the gate runs as root: what goes wrong in it goes wrong with all rights"
             );
         }
         if self.granted.lacks_all() {
             warn!(landlock = %self.granted, "the kernel does not hold the process to the files that it needs");
         }
         for doubt in &self.doubts {
-            warn!("{doubt}");
+            warn!(warning = doubt, "the process is not set up as it should be");
         }
     }
 
