@@ -12,6 +12,7 @@ pub mod domain;
 pub mod label;
 pub mod secret;
 pub mod causes;
+pub mod panics;
 pub mod personal;
 pub mod metrics;
 pub mod readiness;

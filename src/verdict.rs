@@ -11,11 +11,11 @@ use crate::action::{Action, Names, Replies, ReplyText};
 use crate::dmarc::alignment::Alignment;
 use crate::domain::Domain;
 use crate::envelope::{Envelope, sender_network};
-use crate::evaluation::caught::caught_in;
 use crate::evaluation::{DkimResult, DmarcOutput, Evaluation};
 use crate::label::Label;
 use crate::message::author::Author;
 use crate::message::header::{AuthservIds, HeaderSection, Removals};
+use crate::panics::caught_in;
 use crate::policy::treatment::{Opinion, Treatment};
 use crate::policy::{
     Assessment, Circumstances, Decision, Disposition, LocalPolicy, Mode, OnTempError, Recipients, ReversePathKind,

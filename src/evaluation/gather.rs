@@ -10,13 +10,13 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 use super::Evaluation;
-use super::caught::caught;
 use super::discovery::{Discoveries, Rules, discover};
 use super::dkim::{Keys, Verified};
 use super::subject::{Claims, Subject};
 use crate::dns::{Evidence, Lookup, MessageLookup};
 use crate::domain::Domain;
 use crate::message::body_hash::BodyHashes;
+use crate::panics::caught;
 use crate::spf::evaluate::{Request, check_host};
 use crate::spf::{SpfOutput, SpfResult};
 

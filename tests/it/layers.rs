@@ -3,12 +3,13 @@
 use crate::source;
 
 /// The modules in the order in which data flows: each may use those above it, never those below.
-pub const ORDER: [&str; 34] = [
+pub const ORDER: [&str; 35] = [
     "calendar",
     "domain",
     "label",
     "secret",
     "causes",
+    "panics",
     "personal",
     "metrics",
     "readiness",
