@@ -124,8 +124,8 @@ impl Default for Replies {
 }
 
 /// One of [`REFUSED`], [`UNUSABLE_FROM`] and [`DEFERRED`].
+#[expect(clippy::expect_used, reason = "they are one line each, and well-formed, as a test shows")]
 pub fn text_of_ours(text: &'static str) -> Template {
-    // Invariant: they are one line each, and well-formed, as a test shows.
     Template::parse(&[text]).expect("a text of ours is well-formed")
 }
 

@@ -56,6 +56,7 @@ pub fn read<'a>(document: &'a Document<'a>) -> Config {
     }
 }
 
+#[expect(clippy::expect_used, reason = "the literal is a domain name")]
 fn names(top: &mut Section<'_>) -> (Domain, Domain, Vec<Domain>) {
     let system = system_hostname();
     let known = system.is_some();

@@ -434,6 +434,7 @@ impl Config {
 
     /// What holds where nothing is set, for commands that connect to no upstream: the one in it is that of
     /// [`REFERENCE`].
+    #[expect(clippy::expect_used, reason = "the defaults are valid, as tests show")]
     pub fn built_in() -> Self {
         let upstream = "[upstream]\nservers = [\"127.0.0.1:10025\"]\n";
         // A system without a host name that is a domain name needs one; with it both texts are valid, whatever the

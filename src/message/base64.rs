@@ -47,6 +47,7 @@ fn value(letter: u8) -> Option<u32> {
 }
 
 /// The value of each letter.
+#[expect(clippy::indexing_slicing, reason = "a constant: an index beyond the end would not compile")]
 const VALUES: [u8; 256] = {
     let mut values = [NO_LETTER; 256];
     let mut value = 0;
