@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
+#![cfg_attr(test, allow(clippy::string_slice, reason = "tests say by a panic what is wrong"))]
 
 pub mod calendar;
 pub mod domain;

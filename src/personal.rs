@@ -83,15 +83,21 @@ fn without_local_parts<'a>(line: &'a str, replacement: &dyn Fn(&str) -> String) 
 fn local_part(text: &str) -> usize {
     if let Some(inner) = text.strip_suffix("\\\"") {
         // An escaped quotation mark inside of it is `\\\"`: three characters of escape and one more.
-        let opening = inner.rmatch_indices("\\\"").map(|(at, _)| at).find(|at| !inner[..*at].ends_with('\\'));
+        let opening = inner.rmatch_indices("\\\"").map(|(at, _)| at).find(|at| !is_escaped(inner, *at));
         return opening.unwrap_or(text.len());
     }
     let ends = |c: char| c.is_ascii() && !c.is_ascii_alphanumeric() && !"!#$%&'*+-/=?^_`{|}~.".contains(c);
     // A field of a line for people: `name=value` without quotation marks.
     let start = text.rfind(ends).map_or(0, |at| at + 1);
     let part = text.get(start..).unwrap_or_default();
-    let name = part.find('=').filter(|at| start == 0 || text[..start].ends_with(' ') && is_name(&part[..*at]));
-    start + name.map_or(0, |at| at + 1)
+    let is_field = |name: &str| start == 0 || text.get(..start).is_some_and(|t| t.ends_with(' ')) && is_name(name);
+    let name = part.split_once('=').filter(|(name, _)| is_field(name));
+    start + name.map_or(0, |(name, _)| name.len() + 1)
+}
+
+/// Whether what is at this place of `text` stands behind a backslash.
+fn is_escaped(text: &str, at: usize) -> bool {
+    text.get(..at).is_some_and(|before| before.ends_with('\\'))
 }
 
 /// Whether it is the name of a field.
@@ -103,7 +109,7 @@ fn is_name(text: &str) -> bool {
 fn without_logins<'a>(line: &'a str, replacement: &dyn Fn(&str) -> String) -> Cow<'a, str> {
     for key in [" login=\"", "\"login\":\""] {
         let Some((before, rest)) = line.split_once(key) else { continue };
-        let end = rest.match_indices('"').map(|(at, _)| at).find(|at| !rest[..*at].ends_with('\\'));
+        let end = rest.match_indices('"').map(|(at, _)| at).find(|at| !is_escaped(rest, *at));
         if let Some((name, after)) = end.and_then(|at| rest.split_at_checked(at)).filter(|(name, _)| !name.is_empty()) {
             return Cow::Owned(format!("{before}{key}{}{after}", replacement(name)));
         }

@@ -384,7 +384,8 @@ fn excerpt(text: &str, span: &Range<usize>) -> String {
     let value = without_password(text.get(span.clone()).unwrap_or_default());
     let cut = value.floor_char_boundary(MAX_EXCERPT);
     let mark = if cut < value.len() { "..." } else { "" };
-    let shown: String = value[..cut].chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect();
+    let shown: String =
+        value.get(..cut).unwrap_or_default().chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect();
     shown + mark
 }
 

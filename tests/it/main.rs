@@ -5,6 +5,7 @@
     clippy::expect_used,
     clippy::indexing_slicing,
     clippy::panic,
+    clippy::string_slice,
     clippy::too_many_lines,
     clippy::unwrap_used,
     reason = "tests say by a panic what is wrong; a scenario is told in one piece"
