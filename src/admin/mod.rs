@@ -28,7 +28,7 @@ use tokio::time::timeout;
 
 use crate::admin::access::Token;
 use crate::admin::bounded::BoundedListener;
-use crate::admin::status::{Found, STYLE, Status};
+use crate::admin::status::{Resource, STYLE, Status};
 use crate::metrics::Registry;
 use crate::readiness::Readiness;
 
@@ -151,10 +151,10 @@ async fn answer(
         return reply(StatusCode::MISDIRECTED_REQUEST, TEXT, text.to_owned());
     }
     match sources.status.find(path).await {
-        Found::Html(page) => reply(StatusCode::OK, HTML, page),
-        Found::Json(text) => reply(StatusCode::OK, JSON, text),
-        Found::Busy => reply(StatusCode::SERVICE_UNAVAILABLE, TEXT, "not now, please try again\n".to_owned()),
-        Found::Nothing => {
+        Resource::Html(page) => reply(StatusCode::OK, HTML, page),
+        Resource::Json(text) => reply(StatusCode::OK, JSON, text),
+        Resource::Busy => reply(StatusCode::SERVICE_UNAVAILABLE, TEXT, "not now, please try again\n".to_owned()),
+        Resource::Nothing => {
             let text = "not found; try /, /api, /metrics, /healthz or /readyz\n";
             reply(StatusCode::NOT_FOUND, TEXT, text.to_owned())
         }

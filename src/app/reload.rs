@@ -24,7 +24,7 @@ use crate::upstream::servers::Servers;
 
 label_enum! {
     /// What became of a configuration that was read again.
-    pub enum Outcome {
+    pub enum ReloadOutcome {
         /// It is in force.
         Applied = "applied",
         /// Something is wrong with it, and the one before stays in force.
@@ -36,7 +36,7 @@ label_enum! {
 pub(super) struct Metrics {
     build: Info,
     listeners: Gauges<Mode>,
-    reloads: Family<Outcome>,
+    reloads: Family<ReloadOutcome>,
     started: IntGauge,
     loaded: IntGauge,
     successful: IntGauge,
@@ -143,7 +143,7 @@ impl Running {
         adopt(&config);
         self.metrics.tell(&self.listeners.settings);
         // Last: who sees it counted sees it in force.
-        self.metrics.reloads.inc(Outcome::Applied);
+        self.metrics.reloads.inc(ReloadOutcome::Applied);
         info!(changed = changes.applied.join(" "), "the configuration was read again");
         if !changes.restart.is_empty() {
             warn!(keys = changes.restart.join(" "), "what was changed in the configuration needs a restart");
@@ -212,7 +212,7 @@ impl Running {
 
     fn refused(&self, problems: Vec<ReloadProblem>) -> ReloadReport {
         self.metrics.successful.set(0);
-        self.metrics.reloads.inc(Outcome::Refused);
+        self.metrics.reloads.inc(ReloadOutcome::Refused);
         error!("the configuration was refused: all stays as it was");
         ReloadReport { problems, ..ReloadReport::default() }
     }

@@ -28,7 +28,7 @@ use crate::tls::ClientFingerprint;
 
 label_enum! {
     /// What a case expects.
-    pub enum Outcome {
+    pub enum CaseOutcome {
         /// The message goes on without a mark.
         Pass = "pass",
         /// With `X-DMARC-Fail-policy: quarantine`.
@@ -134,7 +134,7 @@ pub struct Sealer {
 #[derive(Debug)]
 pub struct Expected {
     /// What becomes of the message.
-    pub outcome: Option<Outcome>,
+    pub outcome: Option<CaseOutcome>,
     /// The rule that decides.
     pub rule: Option<Rule>,
     /// The comment of one of the reasons in the report row, the note of an override above all.

@@ -32,9 +32,9 @@ mod signature;
 mod tag_list;
 
 pub(in crate::evaluation) use canonical::{FieldIndex, write_field, write_own};
-pub(in crate::evaluation) use key::{Identity, Key};
+pub(in crate::evaluation) use key::{IdentityScope, Key};
 pub use key::{KeyFacts, Keys, inspect};
-pub(in crate::evaluation) use signature::{Fault, Signature, Signer};
+pub(in crate::evaluation) use signature::{Signature, SignatureFault, Signer};
 pub(in crate::evaluation) use tag_list::TagList;
 
 /// The signatures of one message that are evaluated.
@@ -154,9 +154,9 @@ impl<'a> Message<'a> {
     }
 
     /// The usable keys of a signature.
-    pub(in crate::evaluation) fn keys_of(&self, signature: &Signature) -> Result<Vec<&Key>, Fault> {
+    pub(in crate::evaluation) fn keys_of(&self, signature: &Signature) -> Result<Vec<&Key>, SignatureFault> {
         let below = signature.identity_below_domain;
-        self.keys.of(&signature.signer, if below { Identity::BelowDomain } else { Identity::OfDomain })
+        self.keys.of(&signature.signer, if below { IdentityScope::BelowDomain } else { IdentityScope::OfDomain })
     }
 
     /// Whether one of the keys fits the signature in the field at `place`; the key that does.
@@ -165,24 +165,27 @@ impl<'a> Message<'a> {
         signature: &Signature,
         place: usize,
         keys: &[&'k Key],
-    ) -> Result<&'k Key, Fault> {
+    ) -> Result<&'k Key, SignatureFault> {
         signature.signer.check_time(self.now)?;
         // A spec that was not hashed is our fault, and as such no verdict on the signature.
-        let unhashed = Fault { result: DkimResult::TempError, reason: "body was not hashed" };
+        let unhashed = SignatureFault { result: DkimResult::TempError, reason: "body was not hashed" };
         let body = self.hashes.get(&signature.body).ok_or(unhashed)?;
         // RFC 6376 §3.5 on l=: MUST NOT be larger than the body.
         let signed_length = signature.body.length.unwrap_or(body.canonical_length);
         if signed_length > body.canonical_length {
-            return Err(Fault::permanent("l= is larger than the body"));
+            return Err(SignatureFault::permanent("l= is larger than the body"));
         }
         if signature.body_hash != body.digest() {
-            return Err(Fault::failed("body hash does not match"));
+            return Err(SignatureFault::failed("body hash does not match"));
         }
         let hash = self.signed_hash(signature, place);
         let key = keys.iter().find(|key| key.verifies(&hash, &signature.signer.signature));
-        let key = key.ok_or(Fault::failed("signature does not match"))?;
+        let key = key.ok_or(SignatureFault::failed("signature does not match"))?;
         if signed_length < body.canonical_length {
-            return Err(Fault { result: DkimResult::Policy, reason: "the end of the body is not signed (l=)" });
+            return Err(SignatureFault {
+                result: DkimResult::Policy,
+                reason: "the end of the body is not signed (l=)",
+            });
         }
         Ok(key)
     }
@@ -211,7 +214,7 @@ struct Chosen {
     /// Its place among the fields.
     place: usize,
     claims: signature::Claims,
-    signature: Result<Signature, Fault>,
+    signature: Result<Signature, SignatureFault>,
 }
 
 impl Chosen {
@@ -219,7 +222,7 @@ impl Chosen {
         match TagList::parse(value) {
             Some(tags) => Self { place, claims: signature::Claims::read(&tags), signature: Signature::read(&tags) },
             None => {
-                let fault = Fault { result: DkimResult::Neutral, reason: "signature can't be read" };
+                let fault = SignatureFault { result: DkimResult::Neutral, reason: "signature can't be read" };
                 Self { place, claims: signature::Claims::default(), signature: Err(fault) }
             }
         }

@@ -51,7 +51,7 @@ pub struct Networks {
 
 /// A session's place in its network, given back when it is dropped.
 #[derive(Debug)]
-pub struct Place {
+pub struct NetworkPlace {
     networks: Arc<Networks>,
     network: IpNet,
 }
@@ -83,13 +83,13 @@ impl Networks {
     /// # Errors
     ///
     /// The bound that its network has reached.
-    pub fn enter(self: &Arc<Self>, ip: IpAddr, bounds: &Bounds) -> Result<Place, Refusal> {
+    pub fn enter(self: &Arc<Self>, ip: IpAddr, bounds: &Bounds) -> Result<NetworkPlace, Refusal> {
         let (network, now) = (bounds.network(ip), self.start.elapsed());
         let tag = self.hasher.hash_one(network);
         if let Some(mut shard) = self.shard(tag) {
             shard.enter((network, tag), bounds, now)?;
         }
-        Ok(Place { networks: Arc::clone(self), network })
+        Ok(NetworkPlace { networks: Arc::clone(self), network })
     }
 
     /// The network that has the most sessions, and how many. It looks at all of them.
@@ -107,7 +107,7 @@ impl Networks {
     }
 }
 
-impl Drop for Place {
+impl Drop for NetworkPlace {
     fn drop(&mut self) {
         let tag = self.networks.hasher.hash_one(self.network);
         if let Some(mut shard) = self.networks.shard(tag) {

@@ -161,12 +161,12 @@ pub struct Failing {
     /// From how many addresses.
     pub addresses: usize,
     /// The ones with most of them.
-    pub from: Vec<Source>,
+    pub from: Vec<SourceAddress>,
 }
 
 /// One address.
 #[derive(Debug, Clone, Serialize)]
-pub struct Source {
+pub struct SourceAddress {
     /// Which.
     pub ip: Text,
     /// Messages from it.

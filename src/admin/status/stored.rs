@@ -10,7 +10,7 @@ use super::Settings;
 use super::cached::Cached;
 use super::facts::{
     Among, Difference, Failing, Forwarder, Forwarders, Inbound, Job, Replies, Reported, Reports, Section, Shadow,
-    Snippet, Source, Tally,
+    Snippet, SourceAddress, Tally,
 };
 use super::text::Text;
 use crate::calendar::SECONDS_PER_DAY;
@@ -138,7 +138,7 @@ fn failed<T>(days: i64, error: &Error) -> Section<T> {
 
 impl From<overview::Failing> for Failing {
     fn from(failing: overview::Failing) -> Self {
-        let source = |(ip, messages): (String, i64)| Source { ip: Text::of(ip), messages };
+        let source = |(ip, messages): (String, i64)| SourceAddress { ip: Text::of(ip), messages };
         Self {
             author_domain: Text::of(failing.author_domain),
             messages: failing.messages,

@@ -54,13 +54,13 @@ pub enum Hint {
 pub struct Certificate {
     pub certificate: PathBuf,
     pub key: PathBuf,
-    pub source: Source,
+    pub source: CertificateSource,
     pub access: Access,
 }
 
 /// Whose certificate it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
+pub enum CertificateSource {
     /// The mail server has it in its own configuration.
     MailServer,
     /// Let's Encrypt's client has fetched it.

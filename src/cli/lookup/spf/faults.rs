@@ -1,6 +1,6 @@
 //! Says what is wrong with the records that `reader` reads, and what it means.
 
-use super::reader::{LedBy, Place, Reader, Role};
+use super::reader::{LedBy, Reader, RecordOrigin, Role};
 use super::{ABOUT, End, MAX_TERMS, MAX_VOIDS, Node};
 use crate::cli::lookup::facts::{Problem, is_failure, quoted};
 use crate::cli::lookup::near_miss;
@@ -74,7 +74,7 @@ impl<L: Lookup> Reader<'_, L> {
         self.wrong(what, "mend the record: one error makes the whole of it void");
     }
 
-    pub fn missing(&mut self, node: &Node, place: Place, texts: &[&[u8]]) {
+    pub fn missing(&mut self, node: &Node, place: RecordOrigin, texts: &[&[u8]]) {
         if is_failure(node.said) {
             self.problems.push(Problem::failure(ABOUT, &node.name, node.said));
             return;
