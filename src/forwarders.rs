@@ -1,9 +1,9 @@
-//! Finds in what was recorded who forwards mail: identities that were verified steadily, through which mail of many
-//! author domains fails DMARC.
+//! Finds out from what was recorded who forwards mail: identities that were verified steadily, through which mail of
+//! many author domains fails DMARC.
 //!
 //! An identity is the `d=` of a signature that passes, or an SPF domain that passes, where neither is aligned. A
-//! spammer who signs forged mail with a domain of his own looks the same in that; what tells them apart is time, the
-//! number of policy domains and what the upstream made of their mail. So there are thresholds for all of these, and
+//! spammer who signs forged mail with their own domain looks the same; what tells them apart is time, the number of
+//! policy domains and what the upstream made of their mail. So there are thresholds for all of these, and
 //! nothing is suggested that the upstream mostly refused, or never saw. Pure. The caller has the rows and prints the
 //! result.
 

@@ -52,7 +52,7 @@ impl Guard {
 /// What takes events and makes lines of them.
 pub type BoxedSubscriber = Box<dyn Subscriber + Send + Sync>;
 
-/// Puts another filter in the place of that which a subscriber has.
+/// Replaces the filter of a subscriber.
 type SetFilter = Box<dyn Fn(EnvFilter) + Send + Sync>;
 
 /// Why there can be no log.

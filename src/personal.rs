@@ -1,7 +1,7 @@
 //! Takes local parts of mail addresses, and login names, out of lines that are ready to be written.
 //!
-//! It looks at text, not at what was meant: whatever stands before an `@`, in any field of any line, so that no event
-//! can be forgotten. Message-IDs, which have the same form, go with it. Domains stay.
+//! It looks at text, not at meaning: whatever comes before an `@`, in any field of any line, so that no event can be
+//! forgotten. Message-IDs, which have the same form, go with it. Domains stay.
 
 use std::borrow::Cow;
 
@@ -21,7 +21,7 @@ label_enum! {
     }
 }
 
-/// Makes the codes, with a key that nobody else has and that goes with the process.
+/// Makes the codes, with a key that nobody else has and that ends with the process.
 pub struct Redactor(Key);
 
 impl Redactor {

@@ -80,7 +80,7 @@ pub(super) struct Listeners {
 /// The admin listener.
 pub(super) struct Admin {
     pub address: SocketAddr,
-    /// Whoever wants the configuration to be read again.
+    /// Requests to read the configuration again.
     pub reload_requests: mpsc::Receiver<admin::Asked>,
     /// What the status page goes by.
     pub status: watch::Sender<Arc<status::Settings>>,

@@ -108,8 +108,7 @@ impl Metrics {
 
 impl Running {
     /// Puts into force what can be changed while the gate runs, and says what can't. Transactions keep what they began
-    /// with.
-    /// `adopt` does what is left to do outside, before it is said that the new configuration holds.
+    /// with. `adopt` does the rest, outside the gate, before the new configuration is reported to hold.
     pub async fn reload(&mut self, loaded: Loaded, adopt: impl FnOnce(&config::Config)) -> ReloadReport {
         let Loaded { config, lines } = loaded;
         // First what can fail.
@@ -157,7 +156,7 @@ impl Running {
         }
     }
 
-    /// Waits for somebody who wants the configuration to be read again.
+    /// Waits for a request to read the configuration again.
     pub async fn asked_to_reload(&mut self) -> Asked {
         match self.admin.reload_requests.recv().await {
             Some(asked) => asked,
@@ -262,7 +261,7 @@ impl Running {
     }
 }
 
-/// A problem that no line of the file is to blame for.
+/// A problem that is in no line of the file.
 fn problem(key: &str, problem: String) -> ReloadProblem {
     ReloadProblem { line: None, key: key.to_owned(), problem }
 }

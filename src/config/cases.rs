@@ -1,5 +1,5 @@
-//! Cases for `dmarcgate policy test`: facts about messages as an operator writes them down, with what he expects the
-//! configuration to decide.
+//! Cases for `dmarcgate policy test`: facts about messages as an operator writes them down, with what the
+//! configuration is expected to decide.
 //!
 //! A case names what was found out about identifiers (SPF, signatures, the ARC chain) and what DNS has of DMARC.
 //! Alignment, the policy and the result of DMARC are no facts to be claimed: they follow from these, by the gate's own

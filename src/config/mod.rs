@@ -443,7 +443,7 @@ impl Config {
         Self::parse(upstream).or_else(|_| named()).expect("the defaults are valid").config
     }
 
-    /// What holds at one listener: its own tables in the place of the general ones.
+    /// What holds at one listener: its own tables in place of the general ones.
     pub fn at(&self, listener: &Listener) -> Self {
         let mut config = self.clone();
         config.policy = listener.policy.clone().unwrap_or(config.policy);

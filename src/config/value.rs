@@ -445,7 +445,7 @@ impl Setting for Denied {
 
 impl Setting for PathBuf {
     fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<ValueFault>> {
-        // A relative path would hang on where the gate was started.
+        // A relative path would depend on where the gate was started.
         text(value, "an absolute path", |text| {
             (text.starts_with('/') && !text.contains('\0')).then(|| Self::from(text))
         })

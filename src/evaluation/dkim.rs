@@ -51,7 +51,7 @@ pub struct Verified {
     pub outputs: Vec<DkimOutput>,
     /// DKIM-Signature fields that were not evaluated for a bound of ours.
     pub skipped: usize,
-    /// The `d=` of those of them that might have passed, each once.
+    /// The `d=` of those that might have passed, each once.
     pub skipped_domains: Vec<Domain>,
 }
 

@@ -81,7 +81,7 @@ pub struct Letter {
     message_id: Option<String>,
 }
 
-/// What there is to tell about one message.
+/// All that can be told about one message.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Explanation {
     id: String,

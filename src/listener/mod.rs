@@ -48,13 +48,13 @@ pub struct Settings {
 pub struct Listening {
     /// The socket.
     pub socket: TcpListener,
-    /// Whose the clients are that wait in its queue.
+    /// To whom the clients in its queue belong.
     pub backlog: Backlog,
     /// The settings in force; a connection keeps those that it came under.
     pub settings: watch::Receiver<Arc<Settings>>,
 }
 
-/// Whose the clients are that the kernel has let in and nobody has accepted yet.
+/// To whom clients belong that the kernel has let in and nobody has accepted yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backlog {
     /// Ours: with the socket they are gone.
@@ -188,9 +188,9 @@ enum NoHeader {
 }
 
 impl Host {
-    /// For a client that came when there was no slot: one comes free every few milliseconds in a busy gate, so the client
-    /// waits a moment for it, unless too many wait already. A 421 at once and another connection at once would cost both
-    /// sides more than that.
+    /// For a client that came when there was no slot: one comes free every few milliseconds in a busy gate, so the
+    /// client waits a moment for it, unless too many wait already. A 421 at once and another connection at once would
+    /// cost both sides more than that.
     async fn wait_for_slot(
         self,
         socket: TcpStream,
@@ -282,7 +282,7 @@ fn place(
     networks.enter(ip, &settings.networks).map(Some)
 }
 
-/// Who is on the line: by its PROXY header if it is one of those that must send it, else by its socket.
+/// Who the client is: by its PROXY header if it is one of those that must send it, else by its socket.
 async fn admit(
     socket: TcpStream,
     peer: SocketAddr,
@@ -349,7 +349,7 @@ async fn secure(
 }
 
 impl Settings {
-    /// What there is of TLS for a client.
+    /// Whether a client is offered TLS, and must use it.
     fn security(&self, ip: IpAddr, gate: &Gate) -> Security {
         let is_hidden = gate.tls.as_ref().is_none_or(|tls| tls.is_hidden_from(ip));
         match self.tls {

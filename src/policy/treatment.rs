@@ -51,7 +51,7 @@ label_enum! {
         None = "none",
         /// The owner finds failing mail suspicious.
         Quarantine = "quarantine",
-        /// The owner says that failing mail is not his.
+        /// The owner says that failing mail is not from the domain.
         Reject = "reject",
     }
 }

@@ -51,7 +51,7 @@ pub struct Section<T> {
     pub read: Option<i64>,
     /// How far back it looks, in days.
     pub days: i64,
-    /// What there is; none if it could not be read.
+    /// What is stored; none if it could not be read.
     pub found: Option<T>,
     /// Why it could not.
     pub error: Option<&'static str>,

@@ -1,4 +1,4 @@
-//! The status page and its API: what the gate does, at a glance, for who may see the admin listener.
+//! The status page and its API: what the gate does, at a glance, for those who may see the admin listener.
 //!
 //! Read-only. Everything that can be told without the store comes from the metrics of this moment (`facts`), so that
 //! the page and a scrape agree; the rest is read from the store in the background, now and then, however often somebody
@@ -34,7 +34,7 @@ use crate::readiness::Readiness;
 use crate::session::latest::{self, Latest};
 use crate::store::{Location, Reader};
 
-/// What of the configuration is told or goes into what is told.
+/// What the pages need of the configuration.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The gate's name.
@@ -181,7 +181,7 @@ fn now() -> i64 {
 const LOOK: Duration = Duration::from_secs(2);
 /// How long reading one story may take.
 const STORY: Duration = Duration::from_secs(5);
-/// Stories that are read at a time; who comes beyond that is told to come again.
+/// Stories that are read at a time; further requests are told to try again.
 const MOST_STORIES: usize = 4;
 /// Letters of an id, at most.
 const MAX_ID: usize = 32;

@@ -58,7 +58,7 @@ impl Default for Stored {
 }
 
 impl Stored {
-    /// What there is, read anew where it is too old.
+    /// The last reading, or a new one where that is too old.
     pub async fn read(&self, settings: &Arc<Settings>) -> (Arc<Sums>, Arc<Section<Forwarders>>) {
         let (sums, scan) = (Arc::clone(settings), Arc::clone(settings));
         let sums = self.sums.value(PATIENCE, move || read_sums(sums));

@@ -1,4 +1,4 @@
-//! Reads what there is on a machine: a few files, each bounded, none of them changed.
+//! Reads what is on a machine: a few files, each bounded, none of them changed.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, Metadata};

@@ -56,7 +56,7 @@ pub(super) fn instance_text(value: &[u8]) -> Option<&str> {
 
 /// One result.
 enum MethodResult {
-    /// `none` in the place of results.
+    /// `none` in place of results.
     NoResult,
     /// Of another method.
     Other,

@@ -25,7 +25,7 @@ use crate::message::base64;
 #[derive(Default)]
 pub struct Keys(Vec<(Box<str>, Found)>);
 
-/// What there is at one name.
+/// What was found at one name.
 type Found = Result<Arc<KeyRecords>, Miss>;
 
 /// What the TXT records at one name hold; kept with them in the cache.
