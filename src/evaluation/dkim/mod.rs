@@ -276,7 +276,7 @@ const MAX_OCTETS: usize = 4 << 20;
 const SIGNED_CAPACITY: usize = 4096;
 
 #[cfg(test)]
-#[path = "../../tests/it/support/signer.rs"]
+#[path = "../../../tests/it/support/signer.rs"]
 #[allow(missing_docs, dead_code, reason = "the socket tests use all of it")]
 pub(super) mod signer;
 
