@@ -1,4 +1,4 @@
-//! Days and dates (Gregorian, UTC). Leaf.
+//! Days and dates (Gregorian, UTC). Pure.
 
 /// Seconds of a day.
 pub const SECONDS_PER_DAY: i64 = 86_400;

@@ -1,4 +1,4 @@
-//! Domain names as DMARC compares them: A-labels, lower case, checked.
+//! Domain names as DMARC compares them: A-labels, lower case, checked. Pure.
 
 use std::borrow::Cow;
 use std::fmt;

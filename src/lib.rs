@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
+#![cfg_attr(test, allow(clippy::string_slice, reason = "tests say by a panic what is wrong"))]
 
 pub mod calendar;
 pub mod clock;
@@ -15,6 +16,7 @@ pub mod label;
 pub mod secret;
 pub mod throttle;
 pub mod causes;
+pub mod panics;
 pub mod personal;
 pub mod metrics;
 pub mod readiness;

@@ -1,8 +1,8 @@
 //! Log lines: how they look, and that writing them never holds up mail.
 //!
 //! Lines go through a bounded queue to a thread of their own; when the reader of standard output stalls (a journal on a
-//! full disk), lines are lost and counted, and sessions go on. Events say what a peer sent as `?field`, escaped; here
-//! control characters are escaped once more, so that no forgotten `%field` makes two lines of one.
+//! full disk), lines are lost and counted, and sessions go on. Events may hold what a peer sent as it is: control
+//! characters are escaped here, in every field and message, so that nothing makes two lines of one.
 
 use std::borrow::Cow;
 use std::env::{self, VarError};
@@ -52,7 +52,7 @@ impl Guard {
 /// What takes events and makes lines of them.
 pub type BoxedSubscriber = Box<dyn Subscriber + Send + Sync>;
 
-/// Puts another filter in the place of that which a subscriber has.
+/// Replaces the filter of a subscriber.
 type SetFilter = Box<dyn Fn(EnvFilter) + Send + Sync>;
 
 /// Why there can be no log.

@@ -59,6 +59,7 @@ pub struct Histograms<L> {
 #[derive(Clone)]
 pub struct Info(IntGaugeVec);
 
+#[expect(clippy::expect_used, reason = "names are literals of ours, each once: a fault would show at every start")]
 impl Registry {
     /// An empty registry.
     pub fn new() -> Self {
@@ -154,7 +155,6 @@ impl Registry {
     }
 
     fn register<C: Collector + Clone + 'static>(&self, metric: C) -> C {
-        // Fails only for a name registered twice: a fault of ours that every start would show.
         self.0.register(Box::new(metric.clone())).expect("metric names are unique");
         metric
     }
@@ -162,8 +162,8 @@ impl Registry {
 
 impl<L: Label> Family<L> {
     /// The counter of one variant.
+    #[expect(clippy::indexing_slicing, reason = "`index` is the place in `ALL`, and there is a counter for each")]
     pub fn of(&self, label: L) -> &IntCounter {
-        // Invariant: `index` is the place in `ALL`, and there is a counter for each of `ALL`.
         &self.counters[label.index()]
     }
 
@@ -175,16 +175,16 @@ impl<L: Label> Family<L> {
 
 impl<L: Label> Gauges<L> {
     /// The gauge of one variant.
+    #[expect(clippy::indexing_slicing, reason = "`index` is the place in `ALL`, and there is a gauge for each")]
     pub fn of(&self, label: L) -> &IntGauge {
-        // Invariant: `index` is the place in `ALL`, and there is a gauge for each of `ALL`.
         &self.gauges[label.index()]
     }
 }
 
 impl<L: Label, M: Label> Pairs<L, M> {
     /// Adds one to the counter of both labels.
+    #[expect(clippy::indexing_slicing, reason = "`index` is the place in `ALL`, and there is a family for each")]
     pub fn inc(&self, first: L, second: M) {
-        // Invariant: `index` is the place in `ALL`, and there is a family for each of `ALL`.
         self.counters[first.index()].inc(second);
     }
 }
@@ -203,8 +203,8 @@ impl<A: Label, B: Label, C: Label, D: Label> Quads<A, B, C, D> {
 
 impl<L: Label> Histograms<L> {
     /// The histogram of one variant.
+    #[expect(clippy::indexing_slicing, reason = "`index` is the place in `ALL`, and there is a histogram for each")]
     pub fn of(&self, label: L) -> &Histogram {
-        // Invariant: `index` is the place in `ALL`, and there is a histogram for each of `ALL`.
         &self.histograms[label.index()]
     }
 }

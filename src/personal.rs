@@ -1,7 +1,7 @@
 //! Takes local parts of mail addresses, and login names, out of lines that are ready to be written.
 //!
-//! It looks at text, not at what was meant: whatever stands before an `@`, in any field of any line, so that no event
-//! can be forgotten. Message-IDs, which have the same form, go with it. Domains stay.
+//! It looks at text, not at meaning: whatever comes before an `@`, in any field of any line, so that no event can be
+//! forgotten. Message-IDs, which have the same form, go with it. Domains stay.
 
 use std::borrow::Cow;
 
@@ -21,7 +21,7 @@ label_enum! {
     }
 }
 
-/// Makes the codes, with a key that nobody else has and that goes with the process.
+/// Makes the codes, with a key that nobody else has and that ends with the process.
 pub struct Redactor(Key);
 
 impl Redactor {
@@ -44,10 +44,10 @@ impl Redactor {
         }
     }
 
+    #[expect(clippy::indexing_slicing, reason = "an octet modulo 32 is an index into 32 digits")]
     fn code(&self, part: &str) -> String {
         const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
         let tag = sign(&self.0, part.to_ascii_lowercase().as_bytes());
-        // Invariant: an octet modulo 32 is an index into 32 digits.
         tag.as_ref().iter().take(CODE).map(|octet| char::from(DIGITS[usize::from(octet % 32)])).collect()
     }
 }
@@ -83,15 +83,21 @@ fn without_local_parts<'a>(line: &'a str, replacement: &dyn Fn(&str) -> String) 
 fn local_part(text: &str) -> usize {
     if let Some(inner) = text.strip_suffix("\\\"") {
         // An escaped quotation mark inside of it is `\\\"`: three characters of escape and one more.
-        let opening = inner.rmatch_indices("\\\"").map(|(at, _)| at).find(|at| !inner[..*at].ends_with('\\'));
+        let opening = inner.rmatch_indices("\\\"").map(|(at, _)| at).find(|at| !is_escaped(inner, *at));
         return opening.unwrap_or(text.len());
     }
     let ends = |c: char| c.is_ascii() && !c.is_ascii_alphanumeric() && !"!#$%&'*+-/=?^_`{|}~.".contains(c);
     // A field of a line for people: `name=value` without quotation marks.
     let start = text.rfind(ends).map_or(0, |at| at + 1);
     let part = text.get(start..).unwrap_or_default();
-    let name = part.find('=').filter(|at| start == 0 || text[..start].ends_with(' ') && is_name(&part[..*at]));
-    start + name.map_or(0, |at| at + 1)
+    let is_field = |name: &str| start == 0 || text.get(..start).is_some_and(|t| t.ends_with(' ')) && is_name(name);
+    let name = part.split_once('=').filter(|(name, _)| is_field(name));
+    start + name.map_or(0, |(name, _)| name.len() + 1)
+}
+
+/// Whether what is at this place of `text` stands behind a backslash.
+fn is_escaped(text: &str, at: usize) -> bool {
+    text.get(..at).is_some_and(|before| before.ends_with('\\'))
 }
 
 /// Whether it is the name of a field.
@@ -103,7 +109,7 @@ fn is_name(text: &str) -> bool {
 fn without_logins<'a>(line: &'a str, replacement: &dyn Fn(&str) -> String) -> Cow<'a, str> {
     for key in [" login=\"", "\"login\":\""] {
         let Some((before, rest)) = line.split_once(key) else { continue };
-        let end = rest.match_indices('"').map(|(at, _)| at).find(|at| !rest[..*at].ends_with('\\'));
+        let end = rest.match_indices('"').map(|(at, _)| at).find(|at| !is_escaped(rest, *at));
         if let Some((name, after)) = end.and_then(|at| rest.split_at_checked(at)).filter(|(name, _)| !name.is_empty()) {
             return Cow::Owned(format!("{before}{key}{}{after}", replacement(name)));
         }

@@ -2,7 +2,7 @@
 //!
 //! A [`Record`] holds everything that an aggregate report tells apart (RFC 9990 §3.1), so that equal records can be
 //! counted instead of kept, and no report has to look at a message again. A message whose From names several domains
-//! makes one record for each. Pure: the caller that builds a record passes the time in; the store calls
+//! makes one record for each. Pure. The caller that builds a record passes the time in; the store calls
 //! [`Record::bounded`].
 
 use std::net::IpAddr;

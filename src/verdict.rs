@@ -11,11 +11,11 @@ use crate::action::{Action, Names, Replies, ReplyText};
 use crate::dmarc::alignment::Alignment;
 use crate::domain::Domain;
 use crate::envelope::{Envelope, sender_network};
-use crate::evaluation::caught::caught_in;
 use crate::evaluation::{DkimResult, DmarcOutput, Evaluation};
 use crate::label::Label;
 use crate::message::author::Author;
 use crate::message::header::{AuthservIds, HeaderSection, Removals};
+use crate::panics::caught_in;
 use crate::policy::treatment::{Opinion, Treatment};
 use crate::policy::{
     Assessment, Circumstances, Decision, Disposition, LocalPolicy, Mode, OnTempError, Recipients, ReversePathKind,
@@ -48,7 +48,7 @@ pub struct Settings {
     pub replies: Replies,
     /// What rows tell of recipients.
     pub recipients_in_rows: RecipientsInRows,
-    /// What is only asked what it would do.
+    /// A policy that is evaluated but never acted on.
     pub shadow: Option<ShadowPolicy>,
 }
 
@@ -61,7 +61,7 @@ pub enum RecipientsInRows {
     ByDomain,
 }
 
-/// A policy beside the one in force: it sees the same facts under the same circumstances, and is never acted on.
+/// A second policy beside the one in force: it sees the same facts under the same circumstances, and is never acted on.
 #[derive(Debug)]
 pub struct ShadowPolicy {
     /// What it wants.
@@ -110,7 +110,7 @@ impl Settings {
         section.removals(&self.own_ids)
     }
 
-    /// What counts beside the message: its envelope and the time in epoch seconds. What takes a look-up or a memory,
+    /// What counts besides the message: its envelope and the time in epoch seconds. What takes a look-up or a memory,
     /// the client's name and how long DNS has failed, is for the caller to add.
     pub fn circumstances(&self, envelope: &Envelope, now: u64) -> Circumstances {
         let policies = std::iter::once(&self.policy).chain(self.shadow.as_ref().map(|shadow| &shadow.policy));
@@ -188,7 +188,7 @@ pub fn conclude(
     Verdict { evaluation, decision, action, shadow }
 }
 
-/// What is done with a message whose evaluation did not come to an end: a fault of ours, never a 5xx.
+/// What is done with a message whose evaluation did not finish: a fault of ours, never a 5xx.
 pub fn undecided(settings: &Settings, id: &str) -> Action {
     match (settings.policy.mode, settings.policy.on_temperror) {
         (Mode::Enforce, OnTempError::DeferIfItMatters | OnTempError::Defer) => Action::Defer(ReplyText {
@@ -315,7 +315,7 @@ fn evaluated(decision: &Decision, dmarc: Option<(&DmarcOutput, &Assessment)>) ->
 }
 
 /// In the order that RFC 9990 §3.1.3 prefers: strictly aligned passes, aligned passes, passes, the rest. Anybody can
-/// write signatures that fail, with names as long as he likes, and each row would hold them: few of those stay.
+/// write signatures that fail, with names of any length, and each row would hold them: few of those are kept.
 fn dkim_results(evaluation: &Evaluation, dmarc: Option<&DmarcOutput>) -> Vec<DkimAuthResult> {
     let alignments = dmarc.map_or(&[][..], |dmarc| &dmarc.dkim_alignment);
     let mut results: Vec<_> = evaluation
@@ -351,7 +351,7 @@ fn within(count: &mut usize, most: usize) -> bool {
     *count <= most
 }
 
-/// Failed signatures of a row that would have been aligned: what an owner looks for when his own mail fails.
+/// Failed signatures of a row that would have been aligned: what owners look for when their own mail fails.
 const MOST_FAILED_ALIGNED: usize = 5;
 /// Failed signatures of a row that would have been no use to anybody.
 const MOST_FAILED: usize = 2;

@@ -3,6 +3,15 @@
 //! `cargo run --release --example demo` sends them, shows what happens and checks it: exit code 0 only if each came out
 //! as it should. With `-- --hold` everything keeps running, for mail of your own.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::string_slice,
+    clippy::unwrap_used,
+    reason = "what goes wrong here ends the program"
+)]
+
 mod letters;
 mod show;
 mod support;

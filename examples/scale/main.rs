@@ -5,6 +5,15 @@
 //! very delivery that a gate runs, into files. Everything that is claimed of it is checked: exit code 0 only if no
 //! message was lost, and each is in one report, as far as that may grow.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::string_slice,
+    clippy::unwrap_used,
+    reason = "what goes wrong here ends the program"
+)]
+
 mod measure;
 #[path = "../demo/support.rs"]
 mod support;

@@ -2,7 +2,7 @@
 //! an id that our own postmaster can look up (RFC 9989 §7.2).
 //!
 //! The words are the operator's, or ours by default. Whatever they are, a refusal has the word DMARC in it and each
-//! reply the id; a domain of a peer gets in as a checked [`Domain`](crate::domain::Domain), his address as an address.
+//! reply the id; a peer's domain gets in as a checked [`Domain`](crate::domain::Domain), its address as an address.
 
 use crate::evaluation::{DkimResult, DmarcOutput, Evaluation};
 use crate::label::Label;
@@ -124,8 +124,8 @@ impl Default for Replies {
 }
 
 /// One of [`REFUSED`], [`UNUSABLE_FROM`] and [`DEFERRED`].
+#[expect(clippy::expect_used, reason = "they are one line each, and well-formed, as a test shows")]
 pub fn text_of_ours(text: &'static str) -> Template {
-    // Invariant: they are one line each, and well-formed, as a test shows.
     Template::parse(&[text]).expect("a text of ours is well-formed")
 }
 

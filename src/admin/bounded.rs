@@ -39,8 +39,8 @@ impl Listener for BoundedListener {
     type Io = Bounded;
     type Addr = SocketAddr;
 
+    #[expect(clippy::expect_used, reason = "the semaphore is never closed, so that a place always comes")]
     async fn accept(&mut self) -> (Bounded, SocketAddr) {
-        // Invariant: the semaphore is never closed, so that a place always comes.
         let place = Arc::clone(&self.places).acquire_owned().await.expect("the semaphore is open");
         loop {
             match self.listener.accept().await {

@@ -1,9 +1,9 @@
 //! HTTP for those who watch the gate: the status page and its API, `/metrics`, `/healthz`, `/readyz`; and `/reload` for
 //! `dmarcgate reload`.
 //!
-//! One request a connection, GET or HEAD; who may see what is settled by `access`. POST is for `/reload` alone, from
-//! this machine and from no browser. What a connection may take of us is bounded by `bounded`, so that nobody who
-//! reaches the port can harm mail.
+//! One request a connection, GET or HEAD; `access` decides who may see what. POST is for `/reload` alone, from this
+//! machine and from no browser. `bounded` bounds what a connection may take of us, so that nobody who reaches the port
+//! can harm mail.
 
 pub mod access;
 mod bounded;
@@ -28,7 +28,7 @@ use tokio::time::timeout;
 
 use crate::admin::access::Token;
 use crate::admin::bounded::BoundedListener;
-use crate::admin::status::{Found, STYLE, Status};
+use crate::admin::status::{Resource, STYLE, Status};
 use crate::metrics::Registry;
 use crate::readiness::Readiness;
 
@@ -78,7 +78,7 @@ pub struct ReloadProblem {
     pub problem: String,
 }
 
-/// Who is on the line.
+/// Who has connected.
 #[derive(Debug, Clone, Copy)]
 struct Peer {
     ip: IpAddr,
@@ -94,8 +94,8 @@ impl Connected<IncomingStream<'_, BoundedListener>> for Peer {
 }
 
 impl Peer {
-    /// Whether it is on this machine: on loopback, or at the address that it has asked. From elsewhere nobody can hold
-    /// a connection to an address by that very address: our answers to it do not leave.
+    /// Whether it is on this machine: on loopback, or at the very address that it connected to. From elsewhere nobody
+    /// can hold a connection from that address: our answers to it do not leave the machine.
     fn is_here(self) -> bool {
         self.ip.is_loopback() || self.own == Some(self.ip)
     }
@@ -151,10 +151,10 @@ async fn answer(
         return reply(StatusCode::MISDIRECTED_REQUEST, TEXT, text.to_owned());
     }
     match sources.status.find(path).await {
-        Found::Html(page) => reply(StatusCode::OK, HTML, page),
-        Found::Json(text) => reply(StatusCode::OK, JSON, text),
-        Found::Busy => reply(StatusCode::SERVICE_UNAVAILABLE, TEXT, "not now, please try again\n".to_owned()),
-        Found::Nothing => {
+        Resource::Html(page) => reply(StatusCode::OK, HTML, page),
+        Resource::Json(text) => reply(StatusCode::OK, JSON, text),
+        Resource::Busy => reply(StatusCode::SERVICE_UNAVAILABLE, TEXT, "not now, please try again\n".to_owned()),
+        Resource::Nothing => {
             let text = "not found; try /, /api, /metrics, /healthz or /readyz\n";
             reply(StatusCode::NOT_FOUND, TEXT, text.to_owned())
         }

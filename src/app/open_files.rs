@@ -32,7 +32,7 @@ impl OpenFiles {
                 limits_sessions = wanted,
                 sessions = fit,
                 open_files = self.limit,
-                needed = FIXED + QUESTIONS + FAREWELLS + u64::from(connections) + needed(wanted),
+                needed = FIXED + QUESTIONS + REFUSALS + u64::from(connections) + needed(wanted),
                 "limits.sessions is lowered to what the limit of open files has room for: set LimitNOFILE= in the \
                  systemd unit (ulimit -n elsewhere) to what is needed, or limits.sessions to less"
             );
@@ -47,7 +47,7 @@ impl OpenFiles {
 
     /// What is left for sessions.
     fn room(self) -> u64 {
-        self.limit.saturating_sub(FIXED + self.share(QUESTIONS) + self.share(FAREWELLS))
+        self.limit.saturating_sub(FIXED + self.share(QUESTIONS) + self.share(REFUSALS))
     }
 
     /// An eighth at most goes to each of those that can do with less.
@@ -69,7 +69,7 @@ const FIXED: u64 = 64;
 /// Sockets for DNS: one for each question under way, for either purpose (`dns::Settings::outstanding` and `spare`).
 const QUESTIONS: u64 = 2048;
 /// Clients that are being told that there is no room, on two listeners.
-const FAREWELLS: u64 = 512;
+const REFUSALS: u64 = 512;
 
 #[cfg(test)]
 mod tests {

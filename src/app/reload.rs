@@ -24,7 +24,7 @@ use crate::upstream::servers::Servers;
 
 label_enum! {
     /// What became of a configuration that was read again.
-    pub enum Outcome {
+    pub enum ReloadOutcome {
         /// It is in force.
         Applied = "applied",
         /// Something is wrong with it, and the one before stays in force.
@@ -36,7 +36,7 @@ label_enum! {
 pub(super) struct Metrics {
     build: Info,
     listeners: Gauges<Mode>,
-    reloads: Family<Outcome>,
+    reloads: Family<ReloadOutcome>,
     started: IntGauge,
     loaded: IntGauge,
     successful: IntGauge,
@@ -108,19 +108,18 @@ impl Metrics {
 
 impl Running {
     /// Puts into force what can be changed while the gate runs, and says what can't. Transactions keep what they began
-    /// with.
-    /// `adopt` does what is left to do outside, before it is said that the new configuration holds.
+    /// with. `adopt` does the rest, outside the gate, before the new configuration is reported to hold.
     pub async fn reload(&mut self, loaded: Loaded, adopt: impl FnOnce(&config::Config)) -> ReloadReport {
         let Loaded { config, lines } = loaded;
         // First what can fail.
-        let security = match config.security(self.upstream_tls_metrics.clone()) {
+        let security = match config.security(self.upstream.tls_metrics.clone()) {
             Ok(security) => security,
             Err(cause) => {
                 error!(error = %Causes(&cause), "upstream.tls: nobody is known who could vouch for the upstream");
                 return self.refused(vec![problem("upstream.tls", Causes(&cause).to_string())]);
             }
         };
-        let reports = match config.reports(self.upstream_tls_metrics.clone()) {
+        let reports = match config.reports(self.upstream.tls_metrics.clone()) {
             Ok(reports) => reports,
             Err(cause) => {
                 error!(error = %Causes(&cause), "reports can't be sent as they are configured");
@@ -137,13 +136,13 @@ impl Running {
         self.shutdown = config.timeouts.shutdown;
         let servers = self.reload_servers(&config, security);
         self.reload_listeners(&config, &servers);
-        self.reports.settings.send_replace(reports.map(Arc::new));
-        self.status.send_replace(Arc::new(config.status()));
+        self.reporting.settings.send_replace(reports.map(Arc::new));
+        self.admin.status.send_replace(Arc::new(config.status()));
 
         adopt(&config);
-        self.metrics.tell(&self.listener_settings);
+        self.metrics.tell(&self.listeners.settings);
         // Last: who sees it counted sees it in force.
-        self.metrics.reloads.inc(Outcome::Applied);
+        self.metrics.reloads.inc(ReloadOutcome::Applied);
         info!(changed = changes.applied.join(" "), "the configuration was read again");
         if !changes.restart.is_empty() {
             warn!(keys = changes.restart.join(" "), "what was changed in the configuration needs a restart");
@@ -157,9 +156,9 @@ impl Running {
         }
     }
 
-    /// Waits for somebody who wants the configuration to be read again.
+    /// Waits for a request to read the configuration again.
     pub async fn asked_to_reload(&mut self) -> Asked {
-        match self.asked.recv().await {
+        match self.admin.reload_requests.recv().await {
             Some(asked) => asked,
             // The admin listener is gone: nobody will ask.
             None => std::future::pending().await,
@@ -212,7 +211,7 @@ impl Running {
 
     fn refused(&self, problems: Vec<ReloadProblem>) -> ReloadReport {
         self.metrics.successful.set(0);
-        self.metrics.reloads.inc(Outcome::Refused);
+        self.metrics.reloads.inc(ReloadOutcome::Refused);
         error!("the configuration was refused: all stays as it was");
         ReloadReport { problems, ..ReloadReport::default() }
     }
@@ -221,7 +220,7 @@ impl Running {
     /// One that is gone from the file goes on until the restart, with what it had of its own.
     fn reload_listeners(&mut self, config: &config::Config, servers: &Arc<Servers>) {
         let mut rest: Vec<_> = config.listeners.iter().collect();
-        for listener in &mut self.listener_settings {
+        for listener in &mut self.listeners.settings {
             match rest.iter().position(|l| l.address == listener.configured.address) {
                 Some(place) => {
                     listener.configured = config.kept(rest.remove(place));
@@ -241,7 +240,7 @@ impl Running {
     fn reload_servers(&mut self, config: &config::Config, security: Security) -> Arc<Servers> {
         let relay_test = config.relay_test();
         let upstream = config.upstream(security);
-        let present = Arc::clone(&self.servers.borrow());
+        let present = Arc::clone(&self.upstream.servers.borrow());
         let same = **present.settings() == upstream && config.upstream.tls_ca.is_none();
         let servers = match same {
             true => present,
@@ -251,18 +250,18 @@ impl Running {
                 Arc::new(Servers::new(Arc::new(upstream), metrics, self.readiness.clone()))
             }
         };
-        self.servers.send_replace(Arc::clone(&servers));
-        if !same || self.prober.relay_test != relay_test {
-            self.prober.task.abort();
-            let survey = self.prober.survey.clone();
-            self.prober.relay_test = relay_test;
-            self.prober.task = self.tasks.spawn(probe::run(Arc::clone(&servers), relay_test, survey));
+        self.upstream.servers.send_replace(Arc::clone(&servers));
+        if !same || self.upstream.prober.relay_test != relay_test {
+            self.upstream.prober.task.abort();
+            let survey = self.upstream.prober.survey.clone();
+            self.upstream.prober.relay_test = relay_test;
+            self.upstream.prober.task = self.tasks.spawn(probe::run(Arc::clone(&servers), relay_test, survey));
         }
         servers
     }
 }
 
-/// A problem that no line of the file is to blame for.
+/// A problem that is in no line of the file.
 fn problem(key: &str, problem: String) -> ReloadProblem {
     ReloadProblem { line: None, key: key.to_owned(), problem }
 }

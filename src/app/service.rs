@@ -1,6 +1,6 @@
 //! Tells the service manager how the gate is: ready, reloading, stopping, and alive (systemd's sd_notify protocol).
 //!
-//! Without `NOTIFY_SOCKET` in the environment nothing is said. A message that can't be sent is no reason to harm mail:
+//! Without `NOTIFY_SOCKET` in the environment nothing is said. A message that can't be sent must not harm mail:
 //! the manager draws its own conclusions.
 
 use std::env;

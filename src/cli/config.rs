@@ -78,7 +78,7 @@ fn silence(config: &Config) -> Option<String> {
     })
 }
 
-/// Who asks may read files that the gate's user may not, or there is no such user.
+/// The caller may read files that the gate's user may not, or there is no such user.
 ///
 /// # Errors
 ///

@@ -27,9 +27,9 @@ pub enum Command {
 /// steadily, with the numbers and the `[[policy.override]]` to paste. Nothing is applied, and what an override or a
 /// trusted network covers already is not listed.
 ///
-/// What the numbers cannot tell: whether that mail is wanted. A spammer who signs forged mail with a domain of his own
-/// looks like a forwarder here, if he keeps at it for days and your mail server accepts what he sends; so does a
-/// service that sends in the name of customers whose DNS is not set up for it. Look at who it is before you paste.
+/// What the numbers cannot tell: whether that mail is wanted. A spammer who signs forged mail with their own domain
+/// looks like a forwarder here, after some days in which your mail server accepts that mail; so does a service that
+/// sends in the name of customers whose DNS is not set up for it. Look at who it is before you paste.
 /// "accepted" is what your mail server said to the failing mail that reached it: where it accepts everything, it says
 /// nothing.
 #[derive(Debug, Args)]

@@ -1,7 +1,7 @@
 //! `dmarcgate man` and `dmarcgate completions`: what packages ship beside the binary, made from the command line
 //! itself.
 //!
-//! Neither is in the help: users have no need of them.
+//! Neither is in the help: users don't need them.
 
 use std::io::Write;
 use std::path::PathBuf;

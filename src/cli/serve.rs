@@ -71,7 +71,7 @@ impl Serve {
             running.stop(told_to_end()).await;
             Ok(())
         });
-        // A blocking thread that hangs on a dead disk must not keep the process.
+        // A blocking thread that is stuck on a dead disk must not keep the process alive.
         runtime.shutdown_background();
         result
     }
@@ -106,7 +106,7 @@ impl Serve {
 
 fn warn_of(config: &Config) {
     for warning in config.warnings() {
-        warn!("{warning}");
+        warn!(warning, "the configuration allows what is probably not meant");
     }
 }
 
@@ -131,7 +131,7 @@ fn tell_addresses(running: &Running) {
     }
 }
 
-/// Whole or not at all: who waits for the file reads it as soon as it is there.
+/// Whole or not at all: a waiting reader reads it as soon as it is there.
 fn replace(path: &Path, text: &str) -> io::Result<()> {
     let draft = path.with_extension("new");
     fs::write(&draft, text)?;

@@ -1,5 +1,5 @@
-//! Cases for `dmarcgate policy test`: facts about messages as an operator writes them down, with what he expects the
-//! configuration to decide.
+//! Cases for `dmarcgate policy test`: facts about messages as an operator writes them down, with what the
+//! configuration is expected to decide.
 //!
 //! A case names what was found out about identifiers (SPF, signatures, the ARC chain) and what DNS has of DMARC.
 //! Alignment, the policy and the result of DMARC are no facts to be claimed: they follow from these, by the gate's own
@@ -28,7 +28,7 @@ use crate::tls::ClientFingerprint;
 
 label_enum! {
     /// What a case expects.
-    pub enum Outcome {
+    pub enum CaseOutcome {
         /// The message goes on without a mark.
         Pass = "pass",
         /// With `X-DMARC-Fail-policy: quarantine`.
@@ -134,7 +134,7 @@ pub struct Sealer {
 #[derive(Debug)]
 pub struct Expected {
     /// What becomes of the message.
-    pub outcome: Option<Outcome>,
+    pub outcome: Option<CaseOutcome>,
     /// The rule that decides.
     pub rule: Option<Rule>,
     /// The comment of one of the reasons in the report row, the note of an override above all.
@@ -288,6 +288,7 @@ fn recipients(section: &mut Section<'_>) -> Vec<ForwardPath> {
 }
 
 /// Stands for a domain that is missing, and never used: there is a problem.
+#[expect(clippy::expect_used, reason = "the literal is a domain name")]
 fn placeholder() -> Domain {
     Domain::parse("invalid").expect("a literal of ours is a domain name")
 }

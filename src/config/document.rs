@@ -138,7 +138,7 @@ impl<'a> Document<'a> {
         self.section(name, instance, None, None).read(read)
     }
 
-    /// Adds a problem that lies in how several keys stand to each other; `key` is the full path of one of them.
+    /// Adds a problem of how several keys relate to each other; `key` is the full path of one of them.
     pub fn problem(&self, key: &str, message: &str) {
         self.problem_in(0, key, message);
     }
@@ -370,7 +370,7 @@ fn unknown_key(path: &str, lines: &[Line]) -> String {
     }
 }
 
-/// The table at the top that a table is, or lies in.
+/// The outermost table that a table is, or is in.
 fn outermost(table: &str) -> &str {
     table.split('.').next().unwrap_or(table)
 }
@@ -384,7 +384,8 @@ fn excerpt(text: &str, span: &Range<usize>) -> String {
     let value = without_password(text.get(span.clone()).unwrap_or_default());
     let cut = value.floor_char_boundary(MAX_EXCERPT);
     let mark = if cut < value.len() { "..." } else { "" };
-    let shown: String = value[..cut].chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect();
+    let shown: String =
+        value.get(..cut).unwrap_or_default().chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect();
     shown + mark
 }
 

@@ -23,7 +23,7 @@ use crate::process::Landlock;
 use crate::report::recipient::Address;
 use crate::store::{Location, Retention, inbound};
 
-/// Reads all tables. What is wrong stands in the document afterwards; the values are then of no use.
+/// Reads all tables. Problems are in the document afterwards; the values are then of no use.
 pub fn read<'a>(document: &'a Document<'a>) -> Config {
     let (hostname, authserv_id, strip_authserv_ids) = document.top(TABLES, names);
     // First what listeners fall back on.
@@ -56,6 +56,7 @@ pub fn read<'a>(document: &'a Document<'a>) -> Config {
     }
 }
 
+#[expect(clippy::expect_used, reason = "the literal is a domain name")]
 fn names(top: &mut Section<'_>) -> (Domain, Domain, Vec<Domain>) {
     let system = system_hostname();
     let known = system.is_some();

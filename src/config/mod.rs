@@ -434,6 +434,7 @@ impl Config {
 
     /// What holds where nothing is set, for commands that connect to no upstream: the one in it is that of
     /// [`REFERENCE`].
+    #[expect(clippy::expect_used, reason = "the defaults are valid, as tests show")]
     pub fn built_in() -> Self {
         let upstream = "[upstream]\nservers = [\"127.0.0.1:10025\"]\n";
         // A system without a host name that is a domain name needs one; with it both texts are valid, whatever the
@@ -442,7 +443,7 @@ impl Config {
         Self::parse(upstream).or_else(|_| named()).expect("the defaults are valid").config
     }
 
-    /// What holds at one listener: its own tables in the place of the general ones.
+    /// What holds at one listener: its own tables in place of the general ones.
     pub fn at(&self, listener: &Listener) -> Self {
         let mut config = self.clone();
         config.policy = listener.policy.clone().unwrap_or(config.policy);

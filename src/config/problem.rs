@@ -72,6 +72,7 @@ pub fn suggestion<'a>(word: &str, words: impl IntoIterator<Item = &'a str>) -> O
 }
 
 /// How many characters have to be put in, taken out, changed or swapped with their neighbour.
+#[expect(clippy::indexing_slicing, reason = "each row has one place more than `to` has characters")]
 fn distance(from: &str, to: &str) -> usize {
     let (from, to): (Vec<char>, Vec<char>) = (from.chars().collect(), to.chars().collect());
     let mut before: Vec<usize> = Vec::new();

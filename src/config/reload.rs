@@ -51,8 +51,8 @@ impl InForce {
 /// key.
 fn differences(old: &[Line], new: &[Line], takes: Takes) -> Vec<String> {
     let (before, after) = (values(old), values(new));
-    let is_known = |place: &Place<'_>| {
-        let address = Place { path: ADDRESS.to_owned(), instance: 0, ..place.clone() };
+    let is_known = |place: &KeyPlace<'_>| {
+        let address = KeyPlace { path: ADDRESS.to_owned(), instance: 0, ..place.clone() };
         !place.path.starts_with("listener.") || before.contains_key(&address) && after.contains_key(&address)
     };
     let is_general = |line: &Line| matches!(line.origin, Origin::General(_));
@@ -77,7 +77,7 @@ fn differences(old: &[Line], new: &[Line], takes: Takes) -> Vec<String> {
 
 /// Where a key stands.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Place<'a> {
+struct KeyPlace<'a> {
     path: String,
     /// For a listener, its address and how many before it have the same (several may have port 0).
     listener: (&'a str, usize),
@@ -85,7 +85,7 @@ struct Place<'a> {
     instance: usize,
 }
 
-fn values(lines: &[Line]) -> BTreeMap<Place<'_>, &Line> {
+fn values(lines: &[Line]) -> BTreeMap<KeyPlace<'_>, &Line> {
     let mut listeners = BTreeMap::new();
     let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
     for line in lines.iter().filter(|line| line.path() == ADDRESS) {
@@ -98,7 +98,7 @@ fn values(lines: &[Line]) -> BTreeMap<Place<'_>, &Line> {
         let path = line.path();
         let listener = path.starts_with("listener.").then(|| listeners.get(&line.outer)).flatten();
         let instance = if line.table == file::LISTENER { 0 } else { line.instance };
-        Place { path, listener: listener.copied().unwrap_or_default(), instance }
+        KeyPlace { path, listener: listener.copied().unwrap_or_default(), instance }
     };
     lines.iter().map(|line| (place(line), line)).collect()
 }

@@ -476,7 +476,7 @@ impl Config {
         if is_safe { self.smtp.auth } else { AuthOffer::Never }
     }
 
-    /// The domains that recipients may be in at a listener; empty: nobody says.
+    /// The domains that recipients may be in at a listener; empty: not set.
     pub(super) fn guard_at<'a>(&'a self, listener: &'a super::Listener) -> &'a [RecipientDomain] {
         listener.recipient_domains.as_ref().unwrap_or(&self.smtp.recipient_domains)
     }

@@ -90,6 +90,7 @@ fn the_example_of_the_design_is_understood() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one table of cases")]
 fn each_problem_is_named_with_line_key_value_and_what_is_allowed() {
     let cases = [
         ("", "no upstream", ": upstream.servers: is missing; write for example: servers = [\"127.0.0.1:10025\"]"),

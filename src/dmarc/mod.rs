@@ -1,4 +1,4 @@
-//! DMARC (RFC 9989) as pure functions: what a policy record says, which names to ask, what the answers mean.
+//! DMARC (RFC 9989): what a policy record says, which names to ask, what the answers mean. Pure.
 //!
 //! Nothing here asks DNS or waits: `evaluation::discovery` asks, and hands the answers down.
 

@@ -1,4 +1,4 @@
-//! Runs what needs DNS beside the transfer of the message, and draws the [`Evaluation`] from it at the end.
+//! Runs what needs DNS during the transfer of the message, and draws the [`Evaluation`] from it at the end.
 
 use std::future::{Future, poll_fn};
 use std::net::IpAddr;
@@ -10,13 +10,13 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 use super::Evaluation;
-use super::caught::caught;
 use super::discovery::{Discoveries, Rules, discover};
 use super::dkim::{Keys, Verified};
 use super::subject::{Claims, Subject};
 use crate::dns::{Evidence, Lookup, MessageLookup};
 use crate::domain::Domain;
 use crate::message::body_hash::BodyHashes;
+use crate::panics::caught;
 use crate::spf::evaluate::{Request, check_host};
 use crate::spf::{SpfOutput, SpfResult};
 
@@ -39,7 +39,7 @@ pub struct Gathered {
     rest: Option<Rest>,
 }
 
-/// What hangs on the header section.
+/// What depends on the header section.
 struct Rest {
     subject: Arc<Subject>,
     keys: Keys,
@@ -246,7 +246,7 @@ mod tests {
         assert_eq!((helo.result, helo.identity), (SpfResult::Pass, Identity::Helo));
         assert_eq!((found.spf.result, found.spf.identity), (SpfResult::Fail, Identity::MailFrom));
         assert_eq!((found.dmarc[0].result, found.dmarc[0].spf_aligned), (DmarcResult::Fail, false));
-        // Only where it is the SPF domain itself, for want of another.
+        // Only where it is the SPF domain itself, for lack of another.
         let bounce = evaluate(&zone, &zone, sender("bank.example", "")).await;
         assert_eq!((bounce.spf.result, bounce.dmarc[0].result), (SpfResult::Pass, DmarcResult::Pass));
         assert!(bounce.spf_helo.is_none());

@@ -4,7 +4,6 @@
 //! row, metrics and `dmarcgate check` are all drawn from this one value.
 
 pub mod arc;
-pub mod caught;
 pub mod discovery;
 pub mod dkim;
 pub mod gather;

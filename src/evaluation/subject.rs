@@ -1,11 +1,11 @@
 //! What is read out of a header section for evaluation, once it is complete and while the body is still coming.
 
 use super::arc::Chain;
-use super::caught::caught_in;
 use super::dkim::Signatures;
 use crate::message::author::Author;
 use crate::message::body_hash::BodyHashSpec;
 use crate::message::header::HeaderSection;
+use crate::panics::caught_in;
 
 /// A header section and what is to be evaluated of it.
 #[derive(Debug)]

@@ -26,11 +26,11 @@ use self::facts::{Addresses, Client, From, Question, Results, Word, one_line};
 use self::story::Story;
 use crate::dns::Asked;
 use crate::envelope::Envelope;
-use crate::evaluation::caught::caught_in;
 use crate::evaluation::discovery::Rules;
 use crate::message::header::HeaderSection;
 use crate::message::trace::date;
 use crate::metrics::{IntCounter, Registry};
+use crate::panics::caught_in;
 use crate::personal::{PersonalData, Redactor};
 use crate::smtp::reply::Reply;
 use crate::store::{self, Appender};
@@ -81,7 +81,7 @@ pub struct Letter {
     message_id: Option<String>,
 }
 
-/// What there is to tell about one message.
+/// All that can be told about one message.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Explanation {
     id: String,

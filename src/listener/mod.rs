@@ -17,12 +17,12 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
-use self::networks::{Networks, Place, Refusal};
+use self::networks::{NetworkPlace, Networks, Refusal};
 use self::proxy::{Origin, Parsed};
 use self::slots::Slots;
 use crate::envelope::{Client, unmapped};
 use crate::metrics::{Family, IntCounter, Registry};
-use crate::session::metrics::Ended;
+use crate::session::Ended;
 use crate::session::state::{ClientKind, Security};
 use crate::session::{self, Arrival, Gate, HASTE};
 use crate::smtp::reply::Reply;
@@ -48,13 +48,13 @@ pub struct Settings {
 pub struct Listening {
     /// The socket.
     pub socket: TcpListener,
-    /// Whose the clients are that wait in its queue.
+    /// To whom the clients in its queue belong.
     pub backlog: Backlog,
     /// The settings in force; a connection keeps those that it came under.
     pub settings: watch::Receiver<Arc<Settings>>,
 }
 
-/// Whose the clients are that the kernel has let in and nobody has accepted yet.
+/// To whom clients belong that the kernel has let in and nobody has accepted yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backlog {
     /// Ours: with the socket they are gone.
@@ -122,7 +122,8 @@ pub fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<std::net::TcpLi
 /// ended.
 pub async fn run(listening: Listening, gate: Arc<Gate>, room: Room, metrics: Metrics) {
     let mut stop: watch::Receiver<bool> = gate.stop.clone();
-    let (farewells, chairs) = (Arc::new(Semaphore::new(FAREWELLS)), Arc::new(Semaphore::new(CHAIRS)));
+    let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
+    let waiting_clients = Arc::new(Semaphore::new(MAX_WAITING));
     loop {
         let accepted = tokio::select! {
             biased;
@@ -144,14 +145,14 @@ pub async fn run(listening: Listening, gate: Arc<Gate>, room: Room, metrics: Met
             gate: Arc::clone(&gate),
             networks: Arc::clone(&room.networks),
             metrics: metrics.clone(),
-            farewells: Arc::clone(&farewells),
+            refusals: Arc::clone(&refusals),
         };
         let peer = unmapped(peer);
         if let Some(slot) = room.slots.take() {
             tokio::spawn(host.receive(socket, peer, slot));
-        } else if let Ok(place) = Arc::clone(&farewells).try_acquire_owned() {
-            let chair = Arc::clone(&chairs).try_acquire_owned().ok();
-            tokio::spawn(host.seat(socket, peer, Arc::clone(&room.slots), (place, chair)));
+        } else if let Ok(refusal) = Arc::clone(&refusals).try_acquire_owned() {
+            let waiting = Arc::clone(&waiting_clients).try_acquire_owned().ok();
+            tokio::spawn(host.wait_for_slot(socket, peer, Arc::clone(&room.slots), (refusal, waiting)));
         } else {
             metrics.turned_away.inc();
             gate.complaints.full(peer.ip(), || room.networks.largest());
@@ -159,7 +160,7 @@ pub async fn run(listening: Listening, gate: Arc<Gate>, room: Room, metrics: Met
         }
     }
     match listening.backlog {
-        Backlog::Own => dismiss(listening.socket).await,
+        Backlog::Own => refuse_backlog(listening.socket).await,
         Backlog::Inherited => {}
     }
 }
@@ -170,7 +171,8 @@ struct Host {
     gate: Arc<Gate>,
     networks: Arc<Networks>,
     metrics: Metrics,
-    farewells: Arc<Semaphore>,
+    /// Bounds those who are told that there is no room, or wait for it.
+    refusals: Arc<Semaphore>,
 }
 
 /// The gate stops.
@@ -186,17 +188,18 @@ enum NoHeader {
 }
 
 impl Host {
-    /// For a client that came when there was no slot: one comes free every few milliseconds in a busy gate, so it waits
-    /// a moment if it has a chair. To be told 421 at once and come back at once would cost both sides more than that.
-    async fn seat(
+    /// For a client that came when there was no slot: one comes free every few milliseconds in a busy gate, so the
+    /// client waits a moment for it, unless too many wait already. A 421 at once and another connection at once would
+    /// cost both sides more than that.
+    async fn wait_for_slot(
         self,
         socket: TcpStream,
         peer: SocketAddr,
         slots: Arc<Slots>,
-        (place, chair): (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
+        (refusal, waiting): (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
     ) {
         let mut stop = self.gate.stop.clone();
-        if chair.is_some() {
+        if waiting.is_some() {
             let waited = tokio::select! {
                 // The slots that come free then are not for anybody new.
                 biased;
@@ -205,24 +208,24 @@ impl Host {
             };
             match waited {
                 Some(Ok(slot)) => {
-                    drop((place, chair));
+                    drop((refusal, waiting));
                     return self.receive(socket, peer, slot).await;
                 }
                 Some(Err(Stopping)) => return turn_away(Stream::new(socket), STOPPING, HASTE).await,
                 None => {}
             }
         }
-        // Whoever comes next may sit down while this one reads why it has to go.
-        drop(chair);
+        // The next client may wait while this one reads why it has to go.
+        drop(waiting);
         self.metrics.turned_away.inc();
         self.gate.complaints.full(peer.ip(), || self.networks.largest());
-        turn_away(Stream::new(socket), FULL, FAREWELL).await;
-        drop(place);
+        turn_away(Stream::new(socket), FULL, REFUSAL_PATIENCE).await;
+        drop(refusal);
     }
 
     /// Serves a connection to its end: PROXY header, the bounds on its client's network, the handshake, the session.
     async fn receive(self, socket: TcpStream, peer: SocketAddr, slot: OwnedSemaphorePermit) {
-        let Self { settings, gate, networks, metrics, farewells } = self;
+        let Self { settings, gate, networks, metrics, refusals } = self;
         let Some((stream, client, kind)) = Box::pin(admit(socket, peer, &settings, &gate)).await else { return };
         let place = match place(&networks, &settings, &gate, (client.ip(), kind)) {
             Ok(place) => place,
@@ -230,12 +233,12 @@ impl Host {
                 metrics.refused.inc(refusal);
                 gate.complaints.crowded(client.ip(), settings.networks.network(client.ip()), &refusal);
                 debug!(client_ip = %client.ip(), reason = %refusal, "connection refused");
-                // A farewell is no session: others may have the slot. Before a handshake nothing can be said.
+                // A refusal needs no slot: others may have it. Before a handshake nothing can be said.
                 drop(slot);
                 if settings.tls != ListenerTls::Implicit
-                    && let Ok(_place) = farewells.try_acquire()
+                    && let Ok(_refusal) = refusals.try_acquire()
                 {
-                    Box::pin(turn_away(stream, CROWDED, FAREWELL)).await;
+                    Box::pin(turn_away(stream, CROWDED, REFUSAL_PATIENCE)).await;
                 }
                 return;
             }
@@ -249,10 +252,10 @@ impl Host {
 }
 
 /// Tells those who wait to be accepted that the gate stops; they would only see their connection reset.
-async fn dismiss(socket: TcpListener) {
+async fn refuse_backlog(socket: TcpListener) {
     let Ok(socket) = socket.into_std() else { return };
     let mut clients = JoinSet::new();
-    while clients.len() < FAREWELLS
+    while clients.len() < MAX_REFUSALS
         && let Ok((client, _)) = socket.accept()
     {
         if client.set_nonblocking(true).is_ok()
@@ -272,14 +275,14 @@ fn place(
     settings: &Settings,
     gate: &Gate,
     (ip, kind): (IpAddr, ClientKind),
-) -> Result<Option<Place>, Refusal> {
+) -> Result<Option<NetworkPlace>, Refusal> {
     if kind == ClientKind::HealthCheck || ip.is_loopback() || gate.settings.borrow().trusts(ip) {
         return Ok(None);
     }
     networks.enter(ip, &settings.networks).map(Some)
 }
 
-/// Who is on the line: by its PROXY header if it is one of those that must send it, else by its socket.
+/// Who the client is: by its PROXY header if it is one of those that must send it, else by its socket.
 async fn admit(
     socket: TcpStream,
     peer: SocketAddr,
@@ -346,7 +349,7 @@ async fn secure(
 }
 
 impl Settings {
-    /// What there is of TLS for a client.
+    /// Whether a client is offered TLS, and must use it.
     fn security(&self, ip: IpAddr, gate: &Gate) -> Security {
         let is_hidden = gate.tls.as_ref().is_none_or(|tls| tls.is_hidden_from(ip));
         match self.tls {
@@ -404,13 +407,13 @@ const CROWDED: (&str, &str) = ("4.7.0", "Too many sessions from your network, pl
 const BACKLOG: i32 = 4096;
 /// Clients at one time that wait for a slot or are told that there is none, and may take a moment to read it; more are
 /// told and closed at once.
-const FAREWELLS: usize = 256;
+const MAX_REFUSALS: usize = 256;
 /// How many of them may wait for a slot: as many again can be told to go meanwhile.
-const CHAIRS: usize = FAREWELLS / 2;
+const MAX_WAITING: usize = MAX_REFUSALS / 2;
 /// How long they may.
 const MAX_WAIT: Duration = Duration::from_millis(250);
 /// How long one of them may take to close.
-const FAREWELL: Duration = Duration::from_secs(1);
+const REFUSAL_PATIENCE: Duration = Duration::from_secs(1);
 /// What clients read while the gate stops.
 const STOPPING: (&str, &str) = ("4.3.2", "Service is being restarted, please try again");
 /// After a failed accept.

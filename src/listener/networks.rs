@@ -22,7 +22,7 @@ use crate::label_enum;
 pub struct Bounds {
     /// Sessions at a time; 0: any number.
     pub sessions: u32,
-    /// New sessions a minute: so many at once, then one each time that its share of a minute has passed. 0: any number.
+    /// New sessions a minute: this many at once, then one each time its share of a minute has passed. 0: any number.
     pub rate: u32,
     /// Leading bits of an IPv4 address that make a network.
     pub prefix_v4: u8,
@@ -51,7 +51,7 @@ pub struct Networks {
 
 /// A session's place in its network, given back when it is dropped.
 #[derive(Debug)]
-pub struct Place {
+pub struct NetworkPlace {
     networks: Arc<Networks>,
     network: IpNet,
 }
@@ -83,13 +83,13 @@ impl Networks {
     /// # Errors
     ///
     /// The bound that its network has reached.
-    pub fn enter(self: &Arc<Self>, ip: IpAddr, bounds: &Bounds) -> Result<Place, Refusal> {
+    pub fn enter(self: &Arc<Self>, ip: IpAddr, bounds: &Bounds) -> Result<NetworkPlace, Refusal> {
         let (network, now) = (bounds.network(ip), self.start.elapsed());
         let tag = self.hasher.hash_one(network);
         if let Some(mut shard) = self.shard(tag) {
             shard.enter((network, tag), bounds, now)?;
         }
-        Ok(Place { networks: Arc::clone(self), network })
+        Ok(NetworkPlace { networks: Arc::clone(self), network })
     }
 
     /// The network that has the most sessions, and how many. It looks at all of them.
@@ -107,7 +107,7 @@ impl Networks {
     }
 }
 
-impl Drop for Place {
+impl Drop for NetworkPlace {
     fn drop(&mut self) {
         let tag = self.networks.hasher.hash_one(self.network);
         if let Some(mut shard) = self.networks.shard(tag) {
@@ -282,7 +282,7 @@ mod tests {
         }
         assert_eq!(shard.enter((network(0), tag(0)), &bounds, seconds(30)), Err(Refusal::Rate));
         assert!(shard.enter((network(0), tag(0)), &bounds, seconds(60)).is_ok());
-        assert!(shard.enter((network(99), tag(99)), &bounds, seconds(60)).is_ok(), "in the place of the second");
+        assert!(shard.enter((network(99), tag(99)), &bounds, seconds(60)).is_ok(), "in place of the second");
         assert_eq!(shard.enter((network(0), tag(0)), &bounds, seconds(60)), Err(Refusal::Rate));
         for n in 100..100_000 {
             assert!(shard.enter((network(n), tag(n)), &bounds, seconds(60)).is_ok());

@@ -167,6 +167,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "one table of cases")]
     fn honest_fields_are_usable() {
         let cases: [(&str, &[u8]); 77] = [
             ("bare address", b" john@x.example"),
@@ -315,6 +316,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "one table of cases")]
     fn what_names_no_author_is_unusable() {
         let cases: [(&str, &[u8], UnusableFrom); 89] = [
             ("empty", b"", NoDomain),

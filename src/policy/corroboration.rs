@@ -99,7 +99,7 @@ pub fn signs(evaluation: &Evaluation, dmarc: &DmarcOutput) -> Vec<Sign> {
 /// What the signs of a message weigh where `switched_off` are those of [`Sign::SWITCHABLE`] that don't count.
 ///
 /// With `trusted_in_doubt` the chain whose keys could not be had is that of a sealer whose word would count: then
-/// nothing is refused for want of it, whatever is switched off.
+/// nothing is refused because it is missing, whatever is switched off.
 pub fn weigh(found: &[Sign], switched_off: &[Sign], reject: Reject, trusted_in_doubt: bool) -> Vec<FoundSign> {
     let weigh = |sign: Sign| match (sign, sign.switch()) {
         (_, None) => Weight::Always,

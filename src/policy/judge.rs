@@ -105,8 +105,8 @@ impl Judge<'_> {
         }
     }
 
-    /// Whether the sender has been put off for so long that he would be cut off, whoever is at fault: a forger who
-    /// floods us for hours gains a mark.
+    /// Whether the sender has been put off for so long that its mail would never get through, whoever is at fault: a
+    /// forger who floods us for hours gains a mark.
     fn doubt_lasts(&self) -> bool {
         self.in_doubt_for.is_some_and(|time| time >= self.local.defer_at_most)
     }

@@ -1,8 +1,8 @@
 //! Decides what happens to a message: facts ([`Evaluation`]) and our operator's will ([`LocalPolicy`]) in, a
 //! [`Decision`] out.
 //!
-//! Pure and cheap: `dmarcgate check` asks for the decision in each mode. The verdict table that it follows stands in
-//! the README; every row is a [`Rule`].
+//! Pure. It is cheap, too: `dmarcgate check` asks for the decision in each mode. The verdict table that it follows is
+//! in the README; every row is a [`Rule`].
 
 pub mod bypass;
 pub mod corroboration;
@@ -130,7 +130,7 @@ label_enum! {
         LastingDoubt = "lasting_doubt",
         /// It failed; the owner asks for nothing.
         FailNone = "fail_none",
-        /// It failed, but a sealer whom the operator trusts says that it passed when it reached him.
+        /// It failed, but a sealer that the operator trusts says that it passed when it reached it.
         TrustedSealer = "trusted_sealer",
         /// It failed or was in doubt, and one of `policy.override` fits.
         Override = "override",
@@ -204,7 +204,7 @@ pub struct LocalPolicy {
     pub overrides: Vec<LocalOverride>,
 }
 
-/// What counts beside the message itself.
+/// What counts besides the message itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Circumstances {
     /// The kind of reverse-path.
@@ -335,7 +335,7 @@ impl Default for LocalPolicy {
 }
 
 impl LocalPolicy {
-    /// Whether an override hangs on the client's host name, so that it has to be looked up.
+    /// Whether an override depends on the client's host name, so that it has to be looked up.
     pub fn wants_host(&self) -> bool {
         self.overrides.iter().any(|o| !o.criteria.hosts.is_empty())
     }
@@ -386,7 +386,7 @@ impl ReportDisposition {
 }
 
 impl Assessment {
-    /// Fills in the report row, once it is known what becomes of the message as a whole.
+    /// Fills in the report row, once it is known what happens to the message as a whole.
     fn report(&mut self, dmarc: &DmarcOutput, whole: Disposition) {
         let enforcing = self.policy.is_some_and(|p| p != Policy::None);
         self.reported = match ReportDisposition::of(whole) {

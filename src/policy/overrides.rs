@@ -1,11 +1,11 @@
-//! What the operator knows better than the policy record: overrides for single senders, written as a list of which the
-//! first that fits wins.
+//! What the operator knows better than the policy record: overrides for single senders, in a list whose first match
+//! wins.
 //!
-//! What an override may hang on is of two kinds. *Evidence* was verified for this very message: the client's network,
+//! An override may depend on two kinds of things. *Evidence* was verified for this very message: the client's network,
 //! its forward-confirmed host name, the `d=` of a signature that passed, the SPF domain that passed, the sealers of an
 //! ARC chain that validates. *Claims* are what anyone can write: the author domain, List-Id, the recipients. List-Id
-//! never fits alone, which the configuration sees to; an override for an author domain alone is the operator's to
-//! answer for.
+//! never fits alone, which the configuration sees to; an override for an author domain alone is the operator's
+//! responsibility.
 
 use std::borrow::Cow;
 

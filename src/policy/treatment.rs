@@ -51,7 +51,7 @@ label_enum! {
         None = "none",
         /// The owner finds failing mail suspicious.
         Quarantine = "quarantine",
-        /// The owner says that failing mail is not his.
+        /// The owner says that failing mail is not from the domain.
         Reject = "reject",
     }
 }
@@ -73,37 +73,38 @@ pub fn possible_words() -> impl Iterator<Item = Words> {
     use DmarcResult::{Fail, PermError, TempError};
     use Treatment::{Deferred, PassedOn, Refused, TaggedQuarantine, TaggedReject};
     let any = [A::Absent, A::None, A::Quarantine, A::Reject].as_slice();
+    let published = [A::None, A::Quarantine, A::Reject].as_slice();
     let strict = [A::Quarantine, A::Reject].as_slice();
     Rule::ALL.iter().flat_map(move |rule| {
         let rows: Vec<(DmarcResult, &[A], &[Treatment])> = match rule {
-            Rule::Pass => vec![(DmarcResult::Pass, &any[1..], &[PassedOn])],
-            Rule::NoRecord => vec![(DmarcResult::None, &any[..1], &[PassedOn])],
-            Rule::BrokenRecord => vec![(PermError, &any[..1], &[PassedOn])],
+            Rule::Pass => vec![(DmarcResult::Pass, published, &[PassedOn])],
+            Rule::NoRecord => vec![(DmarcResult::None, &[A::Absent], &[PassedOn])],
+            Rule::BrokenRecord => vec![(PermError, &[A::Absent], &[PassedOn])],
             Rule::PolicyDoubt | Rule::OwnLimits => vec![(TempError, any, &[PassedOn, Deferred])],
             // A trusted sealer whose key can't be had leaves a failure in doubt.
             Rule::IdentifierDoubt => {
                 vec![
-                    (TempError, &any[1..2], &[PassedOn]),
+                    (TempError, &[A::None], &[PassedOn]),
                     (TempError, strict, &[PassedOn, Deferred]),
                     (Fail, strict, &[Deferred]),
                 ]
             }
             Rule::LastingDoubt => vec![(TempError, any, &[TaggedQuarantine]), (Fail, strict, &[TaggedQuarantine])],
-            Rule::FailNone => vec![(Fail, &any[1..2], &[PassedOn])],
+            Rule::FailNone => vec![(Fail, &[A::None], &[PassedOn])],
             Rule::TrustedSealer => vec![(Fail, strict, &[PassedOn])],
             Rule::Override => vec![
-                (Fail, &any[1..], &[TaggedQuarantine, TaggedReject, Refused]),
+                (Fail, published, &[TaggedQuarantine, TaggedReject, Refused]),
                 (Fail, strict, &[PassedOn]),
                 (TempError, any, &[PassedOn, TaggedQuarantine]),
             ],
-            Rule::FailQuarantine => vec![(Fail, &any[2..3], &[PassedOn, TaggedQuarantine])],
-            Rule::FailReject => vec![(Fail, &any[3..], &[PassedOn, TaggedReject, Refused])],
-            Rule::IndirectFlow => vec![(Fail, &any[1..], &[TaggedQuarantine])],
-            Rule::NeverReject => vec![(Fail, &any[3..], &[TaggedReject])],
+            Rule::FailQuarantine => vec![(Fail, &[A::Quarantine], &[PassedOn, TaggedQuarantine])],
+            Rule::FailReject => vec![(Fail, &[A::Reject], &[PassedOn, TaggedReject, Refused])],
+            Rule::IndirectFlow => vec![(Fail, published, &[TaggedQuarantine])],
+            Rule::NeverReject => vec![(Fail, &[A::Reject], &[TaggedReject])],
             Rule::ExemptRecipients => {
-                vec![(Fail, &any[1..], &[TaggedQuarantine]), (PermError, &any[..1], &[TaggedQuarantine])]
+                vec![(Fail, published, &[TaggedQuarantine]), (PermError, &[A::Absent], &[TaggedQuarantine])]
             }
-            Rule::UnusableFrom => vec![(PermError, &any[..1], &[PassedOn, TaggedQuarantine, Refused])],
+            Rule::UnusableFrom => vec![(PermError, &[A::Absent], &[PassedOn, TaggedQuarantine, Refused])],
         };
         let words = rows.into_iter().flat_map(|(result, policies, treatments)| {
             policies.iter().flat_map(move |policy| treatments.iter().map(move |t| (result, *policy, *t)))

@@ -1,8 +1,8 @@
-//! Finds the sealer whose word for an author domain counts, if the operator trusts him.
+//! Finds the sealer whose word for an author domain counts, if the operator trusts it.
 //!
-//! A forwarder that seals says in its ARC-Authentication-Results what DMARC came to when the message reached it, before
-//! it broke the signatures. Anyone can say so. It is believed only if that sealer and all that sealed after him are
-//! trusted, since each of them could have put in what stands below (RFC 8617 §9).
+//! A forwarder that seals says in its ARC-Authentication-Results what the DMARC result was when the message reached it,
+//! before it broke the signatures. Anyone can say so. It is believed only if that sealer and all that sealed after it
+//! are trusted, since each of them could have put in what stands below (RFC 8617 §9).
 
 use crate::domain::Domain;
 use crate::evaluation::{ArcOutput, ArcResult, ArcSet, DmarcResult};
@@ -17,8 +17,8 @@ pub fn voucher<'a>(arc: &'a ArcOutput, trusted: &[Domain], author: &Domain) -> O
     word(&arc.sets, trusted, author)
 }
 
-/// Whether there would be a [`voucher`] had DNS given every key of the chain: it is not known for now what his word is
-/// worth, so that nothing may be refused for want of it. Anyone can bring that about, so that nothing may pass for it.
+/// Whether there would be a [`voucher`] had DNS given every key of the chain. For now its word can't be verified, so
+/// nothing may be refused for the lack of it. Anyone can bring that about, so nothing may pass because of it.
 pub fn may_be_vouched_for(arc: &ArcOutput, trusted: &[Domain], author: &Domain) -> bool {
     arc.result == ArcResult::TempError && word(&arc.unverified, trusted, author).is_some()
 }

@@ -1,8 +1,8 @@
-//! Takes from the process what it needs no more once its sockets are bound: root, capabilities, files, core dumps.
+//! Takes from the process what it no longer needs once its sockets are bound: root, capabilities, files, core dumps.
 //!
 //! A leaf that `cli` calls once, between [`bind`](crate::app::bind) and the first thread: what the kernel is told here
-//! holds for the thread that says it and for those that it starts. Nothing of it can be taken back. What can't be had
-//! (an older kernel, no such user) is told in the log, or ends the start where the operator demands it.
+//! holds for the calling thread and for those that it starts. None of it can be undone. What can't be had (an older
+//! kernel, no such user) is logged, or ends the start where the operator demands it.
 
 mod confinement;
 mod limits;
@@ -23,23 +23,23 @@ use crate::label_enum;
 label_enum! {
     /// Whether the kernel has to hold the process to the files that it needs.
     pub enum Landlock {
-        /// As far as the kernel can; what it can't is told.
+        /// As far as the kernel can; what it can't is logged.
         BestEffort = "best-effort",
-        /// The same, but where the kernel has nothing of it there is no start.
+        /// The same, but the gate doesn't start where the kernel can't do it at all.
         Required = "required",
         /// Not at all.
         Off = "off",
     }
 }
 
-/// What a process is to be.
+/// What the process is to become.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Whose it is to be when root has started it; none: [`USER`]'s, if there is one.
+    /// Its user when root has started it; none: [`USER`], if there is one.
     pub user: Option<String>,
-    /// Whether files are out of reach that it has no need of.
+    /// Whether files that it doesn't need are out of reach.
     pub landlock: Landlock,
-    /// What it has need of.
+    /// The files that it needs.
     pub files: Vec<Needed>,
     /// What its limits have to hold.
     pub demand: Demand,
@@ -131,15 +131,15 @@ impl Confined {
         info!(user = self.account.name(), landlock = %self.granted, "the process has given up what it does not need");
         if self.account.is_root() {
             warn!(
-                "the gate runs as root: make a user {USER}, or name another one in process.user; what goes wrong in it \
-                 goes wrong with all rights"
+                hint = %format_args!("make a user {USER}, or name another one in process.user"),
+                "the gate runs as root: what goes wrong in it goes wrong with all rights"
             );
         }
         if self.granted.lacks_all() {
             warn!(landlock = %self.granted, "the kernel does not hold the process to the files that it needs");
         }
         for doubt in &self.doubts {
-            warn!("{doubt}");
+            warn!(warning = doubt, "the process is not set up as it should be");
         }
     }
 
@@ -164,5 +164,5 @@ fn unreadable(files: &[Needed]) -> Vec<String> {
     faults.collect()
 }
 
-/// The user whose the process becomes when root starts it and the configuration names none.
+/// The user that the process becomes when root starts it and the configuration names none.
 pub const USER: &str = "dmarcgate";

@@ -1,4 +1,4 @@
-//! Makes a process of root one of a user who has no rights but his own.
+//! Turns a process of root into one of an ordinary user.
 
 use std::fs::DirBuilder;
 use std::io;
@@ -31,7 +31,7 @@ struct Change {
     gid: Gid,
 }
 
-/// How the user of a gate differs from who asks.
+/// How the user of a gate differs from the caller's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Otherness {
     /// The process will become this user's.
@@ -47,11 +47,11 @@ enum Root {
     No,
     /// Root's, as the configuration says.
     Wanted,
-    /// Root's, for want of anybody else.
+    /// Root's, for lack of another user.
     Left,
 }
 
-/// The name of the user whose the process is now; his number, where he has no name.
+/// The name of the user that the process runs as now; the number, where there is no name.
 pub fn present_user() -> String {
     let present = Uid::effective();
     match User::from_uid(present) {
@@ -61,7 +61,7 @@ pub fn present_user() -> String {
 }
 
 impl Account {
-    /// Finds out whose the process is and whose it is to be.
+    /// Finds out which user the process has and which it is to have.
     pub fn of(wanted: Option<&str>) -> Result<Self, Error> {
         let present = Uid::effective();
         let own = present_user;
@@ -83,14 +83,14 @@ impl Account {
         Ok(Self { name: user.name, change: Some(Change { uid: user.uid, gid: user.gid }), doubt: None, root: Root::No })
     }
 
-    /// What keeps whoever asks from seeing the gate's files as it will: it will be somebody else, or nobody knows who.
+    /// Why the caller does not see the gate's files as the gate will, which runs as another user or as an unknown one.
     pub fn otherness(wanted: Option<&str>) -> Result<Option<Otherness>, Error> {
         let account = Self::of(wanted)?;
         if account.change.is_some() {
             return Ok(Some(Otherness::Will(account.name)));
         }
-        // Only for root is it an error, and so is a user database that can't be read: a gate that somebody else starts
-        // stays his, and asks nobody.
+        // An unknown user and a user database that can't be read are errors for root alone: a gate that another user
+        // starts stays that user's, and looks nobody up.
         match wanted {
             Some(name) if matches!(look_up(name), Ok(None)) => Ok(Some(Otherness::Unknown(name.to_owned()))),
             _ => Ok(None),
@@ -102,13 +102,13 @@ impl Account {
         &self.name
     }
 
-    /// Whether the process is root's although nobody has said so.
+    /// Whether the process stays root although the configuration does not say so.
     pub fn is_root(&self) -> bool {
         self.root == Root::Left
     }
 
-    /// Makes the directories that are not there yet, for the user: he could not, below root's. What fails will be told
-    /// by who opens the file.
+    /// Makes the directories that are not there yet, for the user, who could not make them below root's. What fails is
+    /// reported when the file is opened.
     pub fn make_directories(&self, files: &[Needed]) {
         for file in files {
             let directory = match file.usage {
@@ -137,8 +137,8 @@ impl Account {
         }
     }
 
-    /// Becomes that user, for good, and gives up all capabilities; root who stays root keeps his. Gives what is not as
-    /// it should be.
+    /// Becomes that user, for good, and gives up all capabilities; a process that stays root keeps them. Returns what
+    /// is not as it should be.
     pub fn adopt(&self) -> Result<Vec<String>, Error> {
         let failed = |step| move |source| Error::Privileges { name: self.name.clone(), step, source };
         let mut doubts: Vec<String> = self.doubt.iter().cloned().collect();
@@ -167,11 +167,11 @@ fn look_up(name: &str) -> Result<Option<User>, Error> {
 
 fn become_user(name: &str, Change { uid, gid }: Change) -> io::Result<()> {
     let name = std::ffi::CString::new(name)?;
-    // Supplementary groups are his: those of root go.
+    // Supplementary groups become the user's: those of root go.
     initgroups(&name, gid)?;
     setresgid(gid, gid, gid)?;
     setresuid(uid, uid, uid)?;
-    // A kernel that lets him back has not understood.
+    // Going back must fail.
     match setresuid(Uid::from_raw(0), Uid::from_raw(0), Uid::from_raw(0)) {
         Ok(()) => Err(io::Error::other("the way back to root is open")),
         Err(_) => Ok(()),

@@ -1,4 +1,4 @@
-//! Bounces of reports: the addresses that they come back to, and what they say. Functions over values.
+//! Bounces of reports: the addresses that they come back to, and what they say. Pure.
 //!
 //! Each report leaves with a reverse-path of its own in a domain reserved for bounces. The address names the job and a
 //! day and is signed, so that nobody else can make one. What arrives there is not trusted: only a delivery status

@@ -1,5 +1,4 @@
-//! Failure reports (RFC 9991): one message that failed, reported to the owner of the domain in its From. Functions over
-//! values.
+//! Failure reports (RFC 9991): one message that failed, reported to the owner of the domain in its From. Pure.
 //!
 //! [`wanted`] says which failure the owner asked to be told of, [`may_be_reported`] whether we would send one
 //! on such a message at all, [`build`] writes it as an ARF message (RFC 5965, RFC 6591). [`limit`] counts what is held

@@ -1,4 +1,4 @@
-//! Settles which reports are due, when each is tried, and what becomes of it. Functions over values.
+//! Settles which reports are due, when each is tried, and what becomes of it. Pure.
 //!
 //! A job is one report to one destination: (policy domain, period, configuration, destination). Its id, its report's id
 //! and the moment at which it is due are hashes over these, so that all gates of a fleet plan the same job, which is in

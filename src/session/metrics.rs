@@ -189,6 +189,7 @@ pub struct Metrics {
 
 impl Metrics {
     /// Registers the metrics.
+    #[expect(clippy::too_many_lines, reason = "one table: each metric with its help")]
     pub fn new(registry: &Registry) -> Self {
         let verdicts = registry.quads(
             "dmarcgate_verdicts_total",

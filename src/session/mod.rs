@@ -39,7 +39,8 @@ use self::data::Incoming;
 use self::doubts::Doubts;
 use self::latest::Latest;
 use self::login::MAX_AUTH_LINE;
-use self::metrics::{Ended, Limit, Metrics};
+pub use self::metrics::{Ended, Outcome};
+use self::metrics::{Limit, Metrics};
 use self::patience::{Answer, Patience};
 use self::reverse::ReverseLookup;
 use self::settings::AuthOffer;
@@ -48,11 +49,11 @@ use self::state::{Bounds, ClientKind, Effect, Event, Login, Security, State, ste
 use self::transaction::Transaction;
 use crate::dns::resolver::Resolver;
 use crate::envelope::{Client, Envelope, Hello, Protocol};
-use crate::evaluation::caught::{Panicked, caught};
 use crate::evaluation::discovery::Rules;
 use crate::evaluation::gather::Gathered;
 use crate::explain::Recorder;
 use crate::message::spool::Spooler;
+use crate::panics::{Panicked, caught};
 use crate::report::delivery::Delivery;
 use crate::report::failure_reporter::FailureReporter;
 use crate::report::inbound::Collector;
@@ -320,6 +321,7 @@ impl Session {
     }
 
     /// Performs what the state machine says about `event`, and about what comes of it.
+    #[expect(clippy::too_many_lines, reason = "one match: each effect with what performs it")]
     async fn perform(&mut self, mut state: State, mut event: Event) -> Result<State, End> {
         let settings = self.settings();
         if let Event::Line(line) = &event {

@@ -1,6 +1,6 @@
 //! Counts what a client does without sending mail: commands that lead to none, and errors. Pure.
 
-use super::metrics::Ended;
+use super::Ended;
 use crate::smtp::command::{Command, CommandError};
 use crate::smtp::reply::Reply;
 

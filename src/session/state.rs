@@ -424,6 +424,7 @@ mod tests {
     /// Every (state, event) pair. A row says what happens where nothing is awaited (greeted, ready, no recipient, one
     /// recipient, full, bounce, chunked), and what while something is; `=` means that the state stays.
     #[test]
+    #[expect(clippy::too_many_lines, reason = "one table of cases")]
     fn every_state_meets_every_event() {
         type Row = ([&'static str; 7], &'static str);
         let same = |outcome| ([outcome; 7], outcome);

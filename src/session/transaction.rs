@@ -17,12 +17,12 @@ use crate::action::Action;
 use crate::clock;
 use crate::dns::message_lookup::MessageLookup;
 use crate::envelope::{Envelope, Hello};
-use crate::evaluation::caught::caught_in;
 use crate::evaluation::gather::{Gathered, within};
 use crate::evaluation::subject::Subject;
 use crate::label_enum;
 use crate::message::body_hash::BodyHashes;
 use crate::message::trace::Hop;
+use crate::panics::caught_in;
 use crate::policy::Circumstances;
 use crate::policy::bypass::BypassReason;
 use crate::report::inbound::InboundMessage;
@@ -306,11 +306,11 @@ impl Session {
 }
 
 /// An id of 13 characters that no one can guess and everyone can read out (Crockford's base 32 of 64 random bits).
+#[expect(clippy::indexing_slicing, reason = "a number modulo 32 is an index into 32 digits")]
 pub fn new_id() -> Box<str> {
     const DIGITS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
     let mut random = rand::rng().random::<u64>();
     let digit = |_| {
-        // Invariant: a number modulo 32 is an index into 32 digits.
         let digit = char::from(DIGITS[(random % 32) as usize]);
         random /= 32;
         digit

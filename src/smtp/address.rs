@@ -158,6 +158,7 @@ impl Mailbox {
         self.local_start > 0 || self.local_part().bytes().any(|b| matches!(b, b'%' | b'!' | b'@'))
     }
 
+    #[expect(clippy::indexing_slicing, reason = "`end` is a place in `inner`")]
     fn parse(text: &[u8]) -> Result<(Self, &[u8]), PathError> {
         let (inner, rest) = match text.strip_prefix(b"<") {
             Some(inner) => {

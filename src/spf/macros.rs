@@ -1,7 +1,7 @@
 //! Macros of SPF records (RFC 7208 §7): read once with the record, expanded for each message.
 //!
 //! The letters `c`, `r` and `t` are for explanations alone (§7.2). The gate fetches none, so that they are known here
-//! only to be refused in a domain.
+//! only to be refused in a domain. Pure.
 
 use std::net::IpAddr;
 

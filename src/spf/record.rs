@@ -1,7 +1,7 @@
 //! SPF records (RFC 7208 §4.5, §4.6, §5, §6): from the TXT records of a name to terms.
 //!
 //! Strict by the grammar of RFC 7208 §12: one error anywhere makes the whole record a permerror, whatever stands
-//! before it.
+//! before it. Pure.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;

@@ -123,12 +123,12 @@ impl Client {
 /// # Errors
 ///
 /// No certificate could ever be trusted.
+#[expect(clippy::expect_used, reason = "the provider is a constant of ours, and it has ciphers for both versions")]
 pub fn client_config(trust: &Trust) -> Result<ClientConfig, TrustError> {
     let provider = provider();
     let verifier = Verifier { rule: rule(trust, &provider)?, provider: Arc::clone(&provider) };
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        // The provider is a constant of ours, and it has ciphers for both versions.
         .expect("the provider speaks TLS 1.2 and 1.3")
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))

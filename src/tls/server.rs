@@ -387,10 +387,10 @@ fn days(seconds: i64) -> String {
     }
 }
 
+#[expect(clippy::expect_used, reason = "the provider is a constant of ours, and it has ciphers for both versions")]
 fn builder(provider: &Arc<CryptoProvider>) -> ConfigBuilder<ServerConfig, WantsVerifier> {
     ServerConfig::builder_with_provider(Arc::clone(provider))
         .with_safe_default_protocol_versions()
-        // The provider is a constant of ours, and it has ciphers for both versions.
         .expect("the provider speaks TLS 1.2 and 1.3")
 }
 

@@ -129,7 +129,7 @@ fn both_see_the_same_sample() {
     }
 }
 
-/// Whoever writes signatures that fail writes as many as he likes, and with long names.
+/// Anyone can write any number of signatures that fail, with long names.
 #[test]
 fn rows_hold_few_signatures_that_failed() {
     let output = |n: usize, result| sample::signature(result, &format!("s{n}.example"));

@@ -10,6 +10,7 @@ use dmarcgate::config::reload::is_taken;
 use dmarcgate::config::{Config, Line, REFERENCE};
 
 use crate::citations::section;
+use crate::layers::ORDER;
 use crate::source;
 use crate::support::gate::Scrape;
 
@@ -72,6 +73,15 @@ fn the_table_of_limits_has_every_bound_with_its_default() {
     assert!(missing.is_empty(), "not in README's table of limits: {missing:?}");
     let unknown: Vec<_> = limit_series().iter().map(|s| name(s)).filter(|n| !readme_metrics().contains(n)).collect();
     assert!(unknown.is_empty(), "limits have metrics that README lacks: {unknown:?}");
+}
+
+#[test]
+fn the_table_of_modules_has_all_of_them_in_their_order() {
+    let architecture = section(&source::read("README.md"), "## Architecture");
+    let cells = architecture.lines().filter_map(|line| line.strip_prefix("| ")?.split_once(" | "));
+    let names = cells.flat_map(|(names, _)| names.split(", ")).filter_map(|name| name.strip_prefix('`'));
+    let names: Vec<_> = names.map(|name| name.trim_end_matches('`')).collect();
+    assert_eq!(names, ORDER);
 }
 
 #[test]

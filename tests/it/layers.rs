@@ -3,7 +3,7 @@
 use crate::source;
 
 /// The modules in the order in which data flows: each may use those above it, never those below.
-const ORDER: [&str; 37] = [
+pub const ORDER: [&str; 38] = [
     "calendar",
     "clock",
     "domain",
@@ -12,6 +12,7 @@ const ORDER: [&str; 37] = [
     "secret",
     "throttle",
     "causes",
+    "panics",
     "personal",
     "metrics",
     "readiness",
@@ -47,21 +48,37 @@ const ORDER: [&str; 37] = [
 const SMTP_MAY_USE: [&str; 4] = ["domain", "label", "secret", "smtp"];
 
 /// Modules that are functions over values; with `::`, one file of a module.
-const PURE: [&str; 13] = [
+const PURE: [&str; 26] = [
+    "calendar",
+    "domain",
     "message::mime",
+    "message::trace",
     "spf::record",
     "spf::macros",
     "dmarc",
     "policy",
     "action",
     "record",
-    "report::aggregate",
     "forwarders",
+    "report::aggregate",
+    "report::bounce",
     "report::failure",
+    "report::inbound::feedback",
+    "report::inbound::mime",
+    "report::inbound::unpack",
+    "report::schedule",
+    "session::pace",
+    "session::patience",
     "session::state",
-    "domain",
-    "calendar",
+    "admin::status::page",
+    "admin::status::plot",
+    "cli::init::configuration",
+    "cli::init::found",
+    "cli::init::mta",
 ];
+
+/// How the description of a pure module (its `//!` lines) says so: a sentence of its own.
+const PURE_SENTENCE: &str = "Pure.";
 
 /// What a pure module has no word for.
 const IMPURE_WORDS: [&str; 7] = ["async", "await", "tokio", "Instant", "SystemTime", "tracing", "metrics"];
@@ -82,6 +99,19 @@ fn pure_modules_have_no_clock_no_runtime_no_log() {
         violations.extend(impurities(&module, &code).into_iter().map(|word| format!("src/{path}: {word}")));
     }
     assert!(violations.is_empty(), "{violations:#?}");
+}
+
+#[test]
+fn pure_modules_say_so_and_those_that_say_so_are_pure() {
+    let described = source::sources().into_iter().map(|(path, text)| {
+        let lines = text.lines().map_while(|line| line.strip_prefix("//!"));
+        (module_of(&path).join("::"), lines.flat_map(str::split_whitespace).any(|word| word == PURE_SENTENCE))
+    });
+    let mut said: Vec<_> = described.filter_map(|(module, is_said)| is_said.then_some(module)).collect();
+    let mut listed = PURE.map(str::to_owned).to_vec();
+    said.sort();
+    listed.sort();
+    assert_eq!(said, listed, "modules whose //! says \"{PURE_SENTENCE}\", and those of PURE");
 }
 
 #[test]

@@ -1,6 +1,16 @@
 //! The integration tests, one binary: real sockets on loopback, the built gate between a scripted client and a scripted
 //! upstream, DNS from a zone written in the test.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::string_slice,
+    clippy::too_many_lines,
+    clippy::unwrap_used,
+    reason = "tests say by a panic what is wrong; a scenario is told in one piece"
+)]
+
 mod aggregate;
 mod auth;
 mod check;

@@ -1,6 +1,6 @@
 //! What was read from the store a while ago, read anew by one task at a time however many ask.
 //!
-//! Whoever asks gets what there is, and waits a moment where that is too old. A reading that took long is not repeated
+//! A caller gets the last reading, and waits a moment where that is too old. A reading that took long is not repeated
 //! soon, so that readings never take more than a twentieth of the time, whoever asks how often.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,8 +31,8 @@ impl<T: Send + Sync + 'static> Cached<T> {
         Self { state: Arc::default(), value: Arc::new(watch::Sender::new(Arc::new(value))), rest }
     }
 
-    /// What there is; if it is too old, `read` is begun in a task of its own, which goes on if nobody waits any more,
-    /// and waited for until `patience` is over.
+    /// The last reading; if it is too old, `read` is begun in a task of its own, which goes on if nobody waits any
+    /// more, and waited for until `patience` is over.
     pub async fn value<F>(&self, patience: Duration, read: impl FnOnce() -> F) -> Arc<T>
     where
         F: Future<Output = T> + Send + 'static,
@@ -112,7 +112,7 @@ mod tests {
         assert_eq!(*ask().await, 1, "young enough: nobody is let read");
 
         cached.state().next = Some(Instant::now());
-        assert_eq!(*cached.value(Duration::ZERO, read).await, 1, "what there is, for who can't wait");
+        assert_eq!(*cached.value(Duration::ZERO, read).await, 1, "the last reading, for a caller that can't wait");
         let second = tokio::join!(ask(), async { readings.send_replace(2) });
         assert_eq!(*second.0, 2, "the reading that was begun went on");
     }

@@ -51,7 +51,7 @@ pub struct Section<T> {
     pub read: Option<i64>,
     /// How far back it looks, in days.
     pub days: i64,
-    /// What there is; none if it could not be read.
+    /// What is stored; none if it could not be read.
     pub found: Option<T>,
     /// Why it could not.
     pub error: Option<&'static str>,
@@ -161,12 +161,12 @@ pub struct Failing {
     /// From how many addresses.
     pub addresses: usize,
     /// The ones with most of them.
-    pub from: Vec<Source>,
+    pub from: Vec<SourceAddress>,
 }
 
 /// One address.
 #[derive(Debug, Clone, Serialize)]
-pub struct Source {
+pub struct SourceAddress {
     /// Which.
     pub ip: Text,
     /// Messages from it.

@@ -1,4 +1,4 @@
-//! The status page and its API: what the gate does, at a glance, for who may see the admin listener.
+//! The status page and its API: what the gate does, at a glance, for those who may see the admin listener.
 //!
 //! Read-only. Everything that can be told without the store comes from the metrics of this moment (`facts`), so that
 //! the page and a scrape agree; the rest is read from the store in the background, now and then, however often somebody
@@ -34,7 +34,7 @@ use crate::readiness::Readiness;
 use crate::session::latest::{self, Latest};
 use crate::store::{Location, Reader};
 
-/// What of the configuration is told or goes into what is told.
+/// What the pages need of the configuration.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The gate's name.
@@ -68,7 +68,7 @@ struct Inner {
 }
 
 /// What a path leads to.
-pub enum Found {
+pub enum Resource {
     /// A page.
     Html(String),
     /// What the API says.
@@ -103,24 +103,24 @@ impl Status {
     }
 
     /// What a path leads to; a path that is none of the page's leads to nothing.
-    pub async fn find(&self, path: &str) -> Found {
+    pub async fn find(&self, path: &str) -> Resource {
         if let Some(id) = path.strip_prefix("/explain/") {
             return self
-                .story(id, |explanation| Found::Html(page::story(explanation, &Text::of(self.hostname()))))
+                .story(id, |explanation| Resource::Html(page::story(explanation, &Text::of(self.hostname()))))
                 .await;
         }
         if let Some(id) = path.strip_prefix("/api/explain/") {
-            return self.story(id, |explanation| Found::Json(explanation.to_json())).await;
+            return self.story(id, |explanation| Resource::Json(explanation.to_json())).await;
         }
         if let Some(name) = path.strip_prefix("/api/") {
             if !page::API.contains(&name) {
-                return Found::Nothing;
+                return Resource::Nothing;
             }
             let facts = self.facts(usize::MAX).await;
-            return page::api(name, &facts).map_or(Found::Nothing, Found::Json);
+            return page::api(name, &facts).map_or(Resource::Nothing, Resource::Json);
         }
-        let Some(view) = page::View::of(path) else { return Found::Nothing };
-        Found::Html(page::page(view, &self.facts(view.refusals()).await))
+        let Some(view) = page::View::of(path) else { return Resource::Nothing };
+        Resource::Html(page::page(view, &self.facts(view.refusals()).await))
     }
 
     /// Everything, with at most `refusals` of them.
@@ -138,27 +138,27 @@ impl Status {
     }
 
     /// The story of a message, if one is kept.
-    async fn story(&self, id: &str, tell: impl FnOnce(&Explanation) -> Found) -> Found {
+    async fn story(&self, id: &str, tell: impl FnOnce(&Explanation) -> Resource) -> Resource {
         // As the gate writes them: nothing else is asked of the store.
         if id.is_empty() || id.len() > MAX_ID || !id.bytes().all(|b| b.is_ascii_alphanumeric()) {
-            return Found::Nothing;
+            return Resource::Nothing;
         }
         let location = self.0.settings.borrow().location.clone();
-        let Ok(_place) = self.0.stories.try_acquire() else { return Found::Busy };
+        let Ok(_place) = self.0.stories.try_acquire() else { return Resource::Busy };
         match timeout(STORY, Reader::new(location).explanation(&id.to_ascii_uppercase())).await {
             Ok(Ok(Some(body))) => match Explanation::decode(&body) {
                 Ok(explanation) => tell(&explanation),
                 Err(error) => {
                     warn!(error = %Causes(&error), "an explanation can't be told");
-                    Found::Nothing
+                    Resource::Nothing
                 }
             },
-            Ok(Ok(None)) => Found::Nothing,
+            Ok(Ok(None)) => Resource::Nothing,
             Ok(Err(error)) => {
                 warn!(error = %Causes(&error), "the status page can't read the store");
-                Found::Busy
+                Resource::Busy
             }
-            Err(_) => Found::Busy,
+            Err(_) => Resource::Busy,
         }
     }
 
@@ -181,7 +181,7 @@ fn now() -> i64 {
 const LOOK: Duration = Duration::from_secs(2);
 /// How long reading one story may take.
 const STORY: Duration = Duration::from_secs(5);
-/// Stories that are read at a time; who comes beyond that is told to come again.
+/// Stories that are read at a time; further requests are told to try again.
 const MOST_STORIES: usize = 4;
 /// Letters of an id, at most.
 const MAX_ID: usize = 32;

@@ -1,4 +1,4 @@
-//! Facts as HTML. Pure: everything that a page says comes in as [`Facts`].
+//! Facts as HTML; everything that a page says comes in as [`Facts`]. Pure.
 //!
 //! maud escapes every text and closes every tag; texts of peers come as [`Text`], without what could
 //! reorder or hide them. Pages have no script and name nothing outside themselves but links to others of them.
@@ -17,7 +17,7 @@ use crate::calendar::{Date, SECONDS_PER_DAY};
 use crate::explain::Explanation;
 use crate::label::Label;
 use crate::label_enum;
-use crate::session::metrics::Outcome;
+use crate::session::Outcome;
 
 /// The style sheet, as it stands in each page.
 pub const STYLE: &str = include_str!("style.css");

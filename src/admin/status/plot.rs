@@ -7,7 +7,7 @@ use maud::{Markup, Render, html};
 use super::history::{Counts, MINUTE, MINUTES, Minute};
 use crate::label::Label;
 use crate::label_enum;
-use crate::session::metrics::Outcome;
+use crate::session::Outcome;
 
 label_enum! {
     /// What became of messages, as few kinds as an eye can tell apart; the words are classes of the style sheet.

@@ -10,7 +10,7 @@ use super::Settings;
 use super::cached::Cached;
 use super::facts::{
     Among, Difference, Failing, Forwarder, Forwarders, Inbound, Job, Replies, Reported, Reports, Section, Shadow,
-    Snippet, Source, Tally,
+    Snippet, SourceAddress, Tally,
 };
 use super::text::Text;
 use crate::calendar::SECONDS_PER_DAY;
@@ -58,7 +58,7 @@ impl Default for Stored {
 }
 
 impl Stored {
-    /// What there is, read anew where it is too old.
+    /// The last reading, or a new one where that is too old.
     pub async fn read(&self, settings: &Arc<Settings>) -> (Arc<Sums>, Arc<Section<Forwarders>>) {
         let (sums, scan) = (Arc::clone(settings), Arc::clone(settings));
         let sums = self.sums.value(PATIENCE, move || read_sums(sums));
@@ -138,7 +138,7 @@ fn failed<T>(days: i64, error: &Error) -> Section<T> {
 
 impl From<overview::Failing> for Failing {
     fn from(failing: overview::Failing) -> Self {
-        let source = |(ip, messages): (String, i64)| Source { ip: Text::of(ip), messages };
+        let source = |(ip, messages): (String, i64)| SourceAddress { ip: Text::of(ip), messages };
         Self {
             author_domain: Text::of(failing.author_domain),
             messages: failing.messages,

@@ -57,7 +57,7 @@ pub struct Findings<'a> {
     pub received: &'a Received,
     pub evaluation: &'a Evaluation,
     pub rules: &'a Rules,
-    /// The client's confirmed name, if an override hangs on it.
+    /// The client's confirmed name, if an override depends on it.
     pub host: Option<&'a Domain>,
 }
 

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::Mta;
-use super::found::{Access, Certificate, Found, Hint, Presence, Source};
+use super::found::{Access, Certificate, CertificateSource, Found, Hint, Presence};
 use crate::process::USER;
 
 /// The whole file. It is a valid one.
@@ -101,9 +101,9 @@ fn tls(found: &Found, text: &mut String) {
         return;
     };
     let whose = match certificate.source {
-        Source::MailServer => "The certificate that the mail server has in its configuration.",
-        Source::LetsEncrypt => "Let's Encrypt's; a renewed one is read within a minute.",
-        Source::Snakeoil => {
+        CertificateSource::MailServer => "The certificate that the mail server has in its configuration.",
+        CertificateSource::LetsEncrypt => "Let's Encrypt's; a renewed one is read within a minute.",
+        CertificateSource::Snakeoil => {
             "Debian's self-signed one: as good as any for senders, who hardly ever verify. Get a real one."
         }
     };
@@ -208,7 +208,7 @@ pub mod tests {
         }
     }
 
-    fn with_certificate(found: Found, source: Source, access: Access) -> Found {
+    fn with_certificate(found: Found, source: CertificateSource, access: Access) -> Found {
         let path = |name: &str| PathBuf::from(format!("/etc/letsencrypt/live/mx.example.net/{name}.pem"));
         let certificate = Certificate { certificate: path("fullchain"), key: path("privkey"), source, access };
         Found { certificate: Some(certificate), ..found }
@@ -217,15 +217,18 @@ pub mod tests {
     fn cases() -> Vec<(&'static str, Found)> {
         let installed = |mta| Found { presence: Presence::Installed, taken: BTreeSet::from([25]), ..bare(mta) };
         let inside = |port, identity| Some(Inside { address: ([127, 0, 0, 1], port).into(), identity });
-        let postfix = with_certificate(installed(Mta::Postfix), Source::LetsEncrypt, Access::Granted);
+        let postfix = with_certificate(installed(Mta::Postfix), CertificateSource::LetsEncrypt, Access::Granted);
         let group = Access::Group("ssl-cert".to_owned());
         vec![
             ("postfix", postfix.clone()),
             ("postfix-behind", Found { inside: inside(10025, Hint::Proxy), processes: Some(50), ..postfix }),
-            ("exim", with_certificate(installed(Mta::Exim), Source::MailServer, Access::Root)),
+            ("exim", with_certificate(installed(Mta::Exim), CertificateSource::MailServer, Access::Root)),
             (
                 "opensmtpd",
-                Found { has_ipv6: false, ..with_certificate(installed(Mta::OpenSmtpd), Source::Snakeoil, group) },
+                Found {
+                    has_ipv6: false,
+                    ..with_certificate(installed(Mta::OpenSmtpd), CertificateSource::Snakeoil, group)
+                },
             ),
             ("exchange", bare(Mta::Exchange)),
             (

@@ -54,13 +54,13 @@ pub enum Hint {
 pub struct Certificate {
     pub certificate: PathBuf,
     pub key: PathBuf,
-    pub source: Source,
+    pub source: CertificateSource,
     pub access: Access,
 }
 
 /// Whose certificate it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
+pub enum CertificateSource {
     /// The mail server has it in its own configuration.
     MailServer,
     /// Let's Encrypt's client has fetched it.
@@ -173,7 +173,7 @@ pub fn opensmtpd_inside(configuration: &str) -> Option<Inside> {
         let words: Vec<_> = line.split_whitespace().collect();
         let ["listen", "on", host, rest @ ..] = words.as_slice() else { return None };
         let host: IpAddr = if *host == "lo" { Ipv4Addr::LOCALHOST.into() } else { host.parse().ok()? };
-        let port = rest.windows(2).find_map(|pair| (pair[0] == "port").then(|| pair[1].parse().ok())?)?;
+        let port = rest.iter().skip_while(|word| **word != "port").nth(1)?.parse().ok()?;
         let speaks = rest.contains(&"proxy-v2") && host.is_loopback();
         speaks.then_some(Inside { address: (host, port).into(), identity: Hint::Proxy })
     })
@@ -205,6 +205,7 @@ pub fn listening_ports(table: &str) -> BTreeSet<u16> {
 }
 
 /// The first of these names that has a domain; else the first that is a name at all; else an example.
+#[expect(clippy::expect_used, reason = "the example is a domain name")]
 pub fn hostname<'a>(candidates: impl IntoIterator<Item = &'a str>) -> Domain {
     let names: Vec<_> = candidates.into_iter().filter_map(|name| Domain::parse(name.trim()).ok()).collect();
     let is_local = |name: &Domain| {

@@ -1,4 +1,4 @@
-//! Reads what there is on a machine: a few files, each bounded, none of them changed.
+//! Reads what is on a machine: a few files, each bounded, none of them changed.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, Metadata};
@@ -10,20 +10,20 @@ use nix::unistd::{Gid, Group, User, getgrouplist};
 
 use super::Mta;
 use super::found::{
-    Access, Certificate, Found, Inside, Postfix, Presence, Source, exim_inside, hostname, hosts_name, listening_ports,
-    opensmtpd_inside,
+    Access, Certificate, CertificateSource, Found, Inside, Postfix, Presence, exim_inside, hostname, hosts_name,
+    listening_ports, opensmtpd_inside,
 };
 use crate::label::Label;
 use crate::process::USER;
 
 /// A machine, and who the gate will be on it.
-pub struct Place {
+pub struct Machine {
     root: PathBuf,
-    user: Option<Identity>,
+    user: Option<GateUser>,
 }
 
 /// The gate's user.
-pub struct Identity {
+pub struct GateUser {
     uid: u32,
     groups: BTreeSet<u32>,
 }
@@ -37,11 +37,11 @@ struct Installed {
     processes: Option<u32>,
 }
 
-impl Place {
+impl Machine {
     /// The machine that this runs on.
     pub fn of_this_machine() -> Self {
         let user = User::from_name(USER).ok().flatten();
-        Self { root: PathBuf::from("/"), user: user.map(|user| Identity::of(&user)) }
+        Self { root: PathBuf::from("/"), user: user.map(|user| GateUser::of(&user)) }
     }
 
     /// Looks around; `wanted` is the mail server that was named.
@@ -115,14 +115,15 @@ impl Place {
 
     /// The mail server's own, one of Let's Encrypt for this host, any of Let's Encrypt, the self-signed one.
     fn certificate(&self, own: Option<(PathBuf, PathBuf)>, hostname: &str) -> Option<Certificate> {
-        let lineage = |name: &Path| (name.join("fullchain.pem"), name.join("privkey.pem"), Source::LetsEncrypt);
+        let lineage =
+            |name: &Path| (name.join("fullchain.pem"), name.join("privkey.pem"), CertificateSource::LetsEncrypt);
         let live = Path::new(LETS_ENCRYPT);
         let mut others: Vec<_> =
             fs::read_dir(self.at(LETS_ENCRYPT)).into_iter().flatten().filter_map(Result::ok).collect();
         others.sort_by_key(fs::DirEntry::file_name);
-        let own = own.map(|(certificate, key)| (certificate, key, Source::MailServer));
+        let own = own.map(|(certificate, key)| (certificate, key, CertificateSource::MailServer));
         let own = own.filter(|(certificate, ..)| certificate != Path::new(SNAKEOIL.0));
-        let snakeoil = (SNAKEOIL.0.into(), SNAKEOIL.1.into(), Source::Snakeoil);
+        let snakeoil = (SNAKEOIL.0.into(), SNAKEOIL.1.into(), CertificateSource::Snakeoil);
         let candidates = own.into_iter().chain([lineage(&live.join(hostname))]);
         let candidates = candidates.chain(others.iter().map(|entry| lineage(&live.join(entry.file_name()))));
         candidates.chain([snakeoil]).find_map(|(certificate, key, source)| {
@@ -177,7 +178,7 @@ impl Place {
     }
 }
 
-impl Identity {
+impl GateUser {
     fn of(user: &User) -> Self {
         let name = std::ffi::CString::new(user.name.as_str()).unwrap_or_default();
         let groups = getgrouplist(&name, user.gid).unwrap_or_default();
@@ -210,7 +211,7 @@ mod tests {
     use super::*;
 
     /// A machine in a directory.
-    fn place(files: &[(&str, &str)]) -> (tempfile::TempDir, Place) {
+    fn machine(files: &[(&str, &str)]) -> (tempfile::TempDir, Machine) {
         let directory = tempfile::tempdir().unwrap();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
         for (path, text) in files {
@@ -219,16 +220,16 @@ mod tests {
             fs::write(path, text).unwrap();
         }
         let root = directory.path().canonicalize().unwrap();
-        (directory, Place { root, user: Some(Identity { uid: 4_000_000, groups: BTreeSet::from([4_000_000]) }) })
+        (directory, Machine { root, user: Some(GateUser { uid: 4_000_000, groups: BTreeSet::from([4_000_000]) }) })
     }
 
     #[test]
     fn an_empty_machine_has_no_mail_server_and_a_name_all_the_same() {
-        let (_directory, place) = place(&[]);
-        let found = place.look(None);
+        let (_directory, machine) = machine(&[]);
+        let found = machine.look(None);
         assert_eq!((found.mta, found.presence), (Mta::Other, Presence::Assumed));
         assert_eq!((found.hostname.as_str(), found.certificate), ("mx.example.net", None));
-        assert_eq!(place.look(Some(Mta::Exim)).mta, Mta::Exim);
+        assert_eq!(machine.look(Some(Mta::Exim)).mta, Mta::Exim);
     }
 
     #[test]
@@ -239,11 +240,11 @@ mod tests {
             ("etc/smtpd.conf", "listen on 127.0.0.1 port 10026 proxy-v2\n"),
             ("proc/7/comm", "smtpd\n"),
         ];
-        let (_directory, both) = place(&files);
+        let (_directory, both) = machine(&files);
         assert_eq!(both.look(None).mta, Mta::OpenSmtpd);
         let named = both.look(Some(Mta::Postfix));
         assert_eq!((named.hostname.as_str(), named.presence), ("mx.example.org", Presence::Installed));
-        let (_directory, idle) = place(&files[..3]);
+        let (_directory, idle) = machine(&files[..3]);
         assert_eq!(idle.look(None).mta, Mta::Postfix);
     }
 
@@ -256,7 +257,7 @@ mod tests {
             (archive, "key"),
             ("etc/letsencrypt/live/mx.example.org/fullchain.pem", "chain"),
         ];
-        let (directory, mut place) = place(&files);
+        let (directory, mut machine) = machine(&files);
         symlink("../../archive/mx.example.org/privkey1.pem", directory.path().join(live).join("privkey.pem")).unwrap();
         let set = |path: &str, mode| {
             fs::set_permissions(directory.path().join(path), fs::Permissions::from_mode(mode)).unwrap();
@@ -265,17 +266,17 @@ mod tests {
         for (above, key, expected) in cases {
             set("etc/letsencrypt/archive", above);
             set(archive, key);
-            let found = place.look(None).certificate.unwrap();
-            assert_eq!((found.source, found.access), (Source::LetsEncrypt, expected), "{above:o} {key:o}");
+            let found = machine.look(None).certificate.unwrap();
+            assert_eq!((found.source, found.access), (CertificateSource::LetsEncrypt, expected), "{above:o} {key:o}");
         }
         set("etc/letsencrypt/archive", 0o755);
         set(archive, 0o640);
         let owner = fs::metadata(directory.path().join(archive)).unwrap();
-        place.user = Some(Identity { uid: 4_000_000, groups: BTreeSet::from([owner.gid()]) });
-        assert_eq!(place.look(None).certificate.unwrap().access, Access::Granted);
-        place.user = Some(Identity { uid: owner.uid(), groups: BTreeSet::new() });
-        assert_eq!(place.look(None).certificate.unwrap().access, Access::Granted);
-        place.user = None;
-        assert_ne!(place.look(None).certificate.unwrap().access, Access::Granted);
+        machine.user = Some(GateUser { uid: 4_000_000, groups: BTreeSet::from([owner.gid()]) });
+        assert_eq!(machine.look(None).certificate.unwrap().access, Access::Granted);
+        machine.user = Some(GateUser { uid: owner.uid(), groups: BTreeSet::new() });
+        assert_eq!(machine.look(None).certificate.unwrap().access, Access::Granted);
+        machine.user = None;
+        assert_ne!(machine.look(None).certificate.unwrap().access, Access::Granted);
     }
 }

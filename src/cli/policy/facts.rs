@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 
-use crate::config::cases::{Case, Outcome};
+use crate::config::cases::{Case, CaseOutcome};
 use crate::explain::facts::decision::Decision;
 use crate::explain::story::Story;
 use crate::label::Label;
@@ -125,7 +125,7 @@ impl<'a> CaseFacts<'a> {
                 differences.push(Difference { what, expected: expected.to_owned(), found: found.to_owned() });
             }
         };
-        compare("outcome", expected.outcome.map(Outcome::as_str), outcome.as_str());
+        compare("outcome", expected.outcome.map(CaseOutcome::as_str), outcome.as_str());
         compare("rule", expected.rule.map(Label::as_str), rule);
         let missing_note = expected.note.as_deref().filter(|note| !notes().any(|found| found == *note));
         compare("note", missing_note, if said.is_empty() { "none" } else { &said });
@@ -171,14 +171,14 @@ impl<'a> CaseFacts<'a> {
 }
 
 impl Judged {
-    fn outcome(&self) -> Outcome {
-        let Self::Evaluated(verdict) = self else { return Outcome::Bypass };
+    fn outcome(&self) -> CaseOutcome {
+        let Self::Evaluated(verdict) = self else { return CaseOutcome::Bypass };
         match verdict.decision.disposition {
-            Disposition::Accept => Outcome::Pass,
-            Disposition::Tag(Mark::Quarantine) => Outcome::TagQuarantine,
-            Disposition::Tag(Mark::Reject) => Outcome::TagReject,
-            Disposition::Defer => Outcome::Defer,
-            Disposition::Refuse => Outcome::Refuse,
+            Disposition::Accept => CaseOutcome::Pass,
+            Disposition::Tag(Mark::Quarantine) => CaseOutcome::TagQuarantine,
+            Disposition::Tag(Mark::Reject) => CaseOutcome::TagReject,
+            Disposition::Defer => CaseOutcome::Defer,
+            Disposition::Refuse => CaseOutcome::Refuse,
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::store::jobs::{Jobs, PageCursor};
 
 /// Print the report on a domain as it would be sent
 ///
-/// For a day of the last ones, or of today what there is of it so far: one XML document for each policy that the domain
+/// For one of the last days, or for today so far: one XML document for each policy that the domain
 /// published. Nothing is sent and nothing changes.
 #[derive(Debug, Args)]
 pub struct Preview {

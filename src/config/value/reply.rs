@@ -3,7 +3,7 @@
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::{Fault, OneOrMore, Setting, fault, quoted};
+use super::{OneOrMore, Setting, ValueFault, fault, quoted};
 use crate::action::template::{self, HelpUrl, MAX_LINE, MAX_LINES, MAX_REPLY_LINES, MAX_URL, Placeholder, Template};
 use crate::config::problem::suggestion;
 use crate::label::Label;
@@ -12,7 +12,7 @@ use crate::label::Label;
 struct Written(String);
 
 impl Setting for Written {
-    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Fault>> {
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<ValueFault>> {
         let text = value.get_ref().as_str();
         text.map(|text| Self(text.to_owned())).ok_or_else(|| fault(value, "a text, or a list of texts, one a line"))
     }
@@ -23,7 +23,7 @@ impl Setting for Written {
 }
 
 impl Setting for Template {
-    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Fault>> {
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<ValueFault>> {
         let OneOrMore::<Written>(written) = OneOrMore::read(value)?;
         let lines: Vec<&str> = written.iter().map(|line| line.0.as_str()).collect();
         Self::parse(&lines).map_err(|(index, wrong)| {
@@ -38,7 +38,7 @@ impl Setting for Template {
 }
 
 impl Setting for HelpUrl {
-    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Fault>> {
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<ValueFault>> {
         let parsed = value.get_ref().as_str().map(Self::parse);
         match parsed {
             Some(Ok(url)) => Ok(url),
@@ -85,7 +85,7 @@ mod tests {
     fn read<T: Setting>(text: &str) -> Result<String, String> {
         let value = DeValue::parse(text).unwrap();
         T::read(&value).map(|value| value.show()).map_err(|faults| {
-            let place = |fault: &Fault| format!("{}: {}", &text[fault.span.clone()], fault.expected);
+            let place = |fault: &ValueFault| format!("{}: {}", &text[fault.span.clone()], fault.expected);
             faults.iter().map(place).collect::<Vec<_>>().join("\n")
         })
     }

@@ -39,11 +39,11 @@ pub fn dmarc_finding(value: &[u8]) -> Option<DmarcFinding> {
         let is_first = results == 1;
         match reader.result()? {
             // RFC 8601 §2.2: `none` stands alone.
-            Outcome::NoResult if is_first && reader.is_at_end() => {}
-            Outcome::NoResult => return None,
-            Outcome::Other => {}
-            Outcome::Dmarc(_) if found.is_some() => return None,
-            Outcome::Dmarc(finding) => found = Some(finding),
+            MethodResult::NoResult if is_first && reader.is_at_end() => {}
+            MethodResult::NoResult => return None,
+            MethodResult::Other => {}
+            MethodResult::Dmarc(_) if found.is_some() => return None,
+            MethodResult::Dmarc(finding) => found = Some(finding),
         }
     }
     found.flatten()
@@ -55,8 +55,8 @@ pub(super) fn instance_text(value: &[u8]) -> Option<&str> {
 }
 
 /// One result.
-enum Outcome {
-    /// `none` in the place of results.
+enum MethodResult {
+    /// `none` in place of results.
     NoResult,
     /// Of another method.
     Other,
@@ -95,11 +95,11 @@ impl<'a> Reader<'a> {
     }
 
     /// `method ["/" version] "=" result [reasonspec] *propspec [CFWS]`.
-    fn result(&mut self) -> Option<Outcome> {
+    fn result(&mut self) -> Option<MethodResult> {
         let method = self.keyword()?;
         self.skip()?;
         if self.is_between_results() {
-            return method.eq_ignore_ascii_case(b"none").then_some(Outcome::NoResult);
+            return method.eq_ignore_ascii_case(b"none").then_some(MethodResult::NoResult);
         }
         let mut is_known_version = true;
         if self.take(b'/').is_some() {
@@ -112,7 +112,7 @@ impl<'a> Reader<'a> {
         let word = self.keyword()?;
         let authors = self.properties()?;
         if !method.eq_ignore_ascii_case(b"dmarc") {
-            return Some(Outcome::Other);
+            return Some(MethodResult::Other);
         }
         let result = DmarcResult::parse_ignore_case(word);
         let finding = match (result, authors.as_slice()) {
@@ -121,7 +121,7 @@ impl<'a> Reader<'a> {
             }
             _ => None,
         };
-        Some(Outcome::Dmarc(finding))
+        Some(MethodResult::Dmarc(finding))
     }
 
     /// The properties of one result up to its end: each `header.from` among them, `None` for one that is no domain.

@@ -15,7 +15,7 @@ use aws_lc_rs::signature::{
 use mail_auth::common::parse::TxtRecordParser;
 use mail_auth::common::verify::DomainKey;
 
-use super::signature::{Algorithm, Fault, Signer};
+use super::signature::{Algorithm, SignatureFault, Signer};
 use super::tag_list::{TagList, colon_list};
 use crate::dns::{Lookup, Miss};
 use crate::evaluation::DkimResult;
@@ -25,7 +25,7 @@ use crate::message::base64;
 #[derive(Default)]
 pub struct Keys(Vec<(Box<str>, Found)>);
 
-/// What there is at one name.
+/// What was found at one name.
 type Found = Result<Arc<KeyRecords>, Miss>;
 
 /// What the TXT records at one name hold; kept with them in the cache.
@@ -55,27 +55,31 @@ impl Keys {
     }
 
     /// The usable keys of a signer, at most [`MAX_KEYS`]; an error if there is none, or if that is not known for now.
-    pub(in crate::evaluation) fn of(&self, signer: &Signer, identity: Identity) -> Result<Vec<&Key>, Fault> {
+    pub(in crate::evaluation) fn of(
+        &self,
+        signer: &Signer,
+        identity: IdentityScope,
+    ) -> Result<Vec<&Key>, SignatureFault> {
         let found = self.0.iter().find(|(name, _)| *name == signer.key_name).map(|(_, found)| found);
         let records = match found {
             Some(Ok(records)) => records,
-            Some(Err(Miss::NoData | Miss::NxDomain)) => return Err(Fault::permanent("no key")),
+            Some(Err(Miss::NoData | Miss::NxDomain)) => return Err(SignatureFault::permanent("no key")),
             // A name that was not asked for is our fault, and as such no verdict on the signature.
             Some(Err(Miss::Failed(_))) | None => {
-                return Err(Fault { result: DkimResult::TempError, reason: "key look-up failed" });
+                return Err(SignatureFault { result: DkimResult::TempError, reason: "key look-up failed" });
             }
         };
         let Some(_) = records.keys.first() else {
-            return Err(Fault::permanent(records.fault.unwrap_or("no key")));
+            return Err(SignatureFault::permanent(records.fault.unwrap_or("no key")));
         };
         let fitting: Vec<_> = records.keys.iter().filter(|key| key.algorithm == signer.algorithm).collect();
         if fitting.is_empty() {
-            return Err(Fault::permanent("key type does not fit the algorithm"));
+            return Err(SignatureFault::permanent("key type does not fit the algorithm"));
         }
-        let allowed = |key: &&Key| identity == Identity::OfDomain || !key.strict_identity;
+        let allowed = |key: &&Key| identity == IdentityScope::OfDomain || !key.strict_identity;
         let allowed: Vec<_> = fitting.into_iter().filter(allowed).take(MAX_KEYS).collect();
         if allowed.is_empty() {
-            return Err(Fault::permanent("key does not allow i= below d="));
+            return Err(SignatureFault::permanent("key does not allow i= below d="));
         }
         Ok(allowed)
     }
@@ -83,7 +87,7 @@ impl Keys {
 
 /// How the domain of `i=` stands to `d=`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::evaluation) enum Identity {
+pub(in crate::evaluation) enum IdentityScope {
     /// They are the same, or there is no `i=`.
     OfDomain,
     /// It is below.

@@ -15,7 +15,7 @@ pub(in crate::evaluation) enum Algorithm {
 
 /// Why a signature is not verified, or did not pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::evaluation) struct Fault {
+pub(in crate::evaluation) struct SignatureFault {
     pub(in crate::evaluation) result: DkimResult,
     pub(in crate::evaluation) reason: &'static str,
 }
@@ -61,7 +61,7 @@ pub(super) struct Claims {
     pub(super) signature_start: Box<str>,
 }
 
-impl Fault {
+impl SignatureFault {
     /// It can't be read (RFC 8601 §2.7.1: neutral).
     const fn unreadable(reason: &'static str) -> Self {
         Self { result: DkimResult::Neutral, reason }
@@ -94,16 +94,16 @@ impl Claims {
 
 impl Signer {
     /// The tags of §3.5 that a seal has too: `a b d s t x`.
-    pub(in crate::evaluation) fn read(tags: &TagList<'_>) -> Result<Self, Fault> {
+    pub(in crate::evaluation) fn read(tags: &TagList<'_>) -> Result<Self, SignatureFault> {
         let algorithm = algorithm(required(tags, "a")?)?;
-        let signature =
-            base64::decode(&without_white_space(required(tags, "b")?)).ok_or(Fault::unreadable("b= is not base64"))?;
-        let domain = name(tags, "d")?.ok_or(Fault::unreadable("d= is no domain name"))?;
-        let selector = name(tags, "s")?.ok_or(Fault::unreadable("s= is no selector"))?;
-        let timestamp = number(tags, "t").map_err(|()| Fault::unreadable("t= is no number"))?;
-        let expiration = number(tags, "x").map_err(|()| Fault::unreadable("x= is no number"))?;
+        let signature = base64::decode(&without_white_space(required(tags, "b")?))
+            .ok_or(SignatureFault::unreadable("b= is not base64"))?;
+        let domain = name(tags, "d")?.ok_or(SignatureFault::unreadable("d= is no domain name"))?;
+        let selector = name(tags, "s")?.ok_or(SignatureFault::unreadable("s= is no selector"))?;
+        let timestamp = number(tags, "t").map_err(|()| SignatureFault::unreadable("t= is no number"))?;
+        let expiration = number(tags, "x").map_err(|()| SignatureFault::unreadable("x= is no number"))?;
         if timestamp.zip(expiration).is_some_and(|(t, x)| x <= t) {
-            return Err(Fault::permanent("x= is not after t="));
+            return Err(SignatureFault::permanent("x= is not after t="));
         }
         let key_name = format!("{selector}._domainkey.{domain}").into();
         let own_value = tags.without_value("b");
@@ -112,12 +112,12 @@ impl Signer {
 
     /// Whether the signature is in force at `now`, in epoch seconds. RFC 6376 §3.5 lets a verifier take an expired one
     /// for invalid, and ignore one of the future; here both fail, since the signer does not stand by them now.
-    pub(in crate::evaluation) fn check_time(&self, now: u64) -> Result<(), Fault> {
+    pub(in crate::evaluation) fn check_time(&self, now: u64) -> Result<(), SignatureFault> {
         if self.expiration.is_some_and(|x| x < now) {
-            return Err(Fault::failed("signature has expired"));
+            return Err(SignatureFault::failed("signature has expired"));
         }
         if self.timestamp.is_some_and(|t| t > now.saturating_add(CLOCK_TOLERANCE)) {
-            return Err(Fault::failed("signature is of the future"));
+            return Err(SignatureFault::failed("signature is of the future"));
         }
         Ok(())
     }
@@ -125,17 +125,17 @@ impl Signer {
 
 impl Signature {
     /// A DKIM-Signature.
-    pub(super) fn read(tags: &TagList<'_>) -> Result<Self, Fault> {
+    pub(super) fn read(tags: &TagList<'_>) -> Result<Self, SignatureFault> {
         match tags.get("v") {
             Some(b"1") => {}
-            Some(_) => return Err(Fault::permanent("unknown version")),
-            None => return Err(Fault::permanent("v= is missing")),
+            Some(_) => return Err(SignatureFault::permanent("unknown version")),
+            None => return Err(SignatureFault::permanent("v= is missing")),
         }
         let mut signature = Self::read_versionless(tags)?;
         if let Some(identity) = tags.squeezed("i") {
-            let domain = identity_domain(&identity).ok_or(Fault::unreadable("i= is no identity"))?;
+            let domain = identity_domain(&identity).ok_or(SignatureFault::unreadable("i= is no identity"))?;
             if !domain.is_within(&signature.signer.domain) {
-                return Err(Fault::permanent("i= is not within d="));
+                return Err(SignatureFault::permanent("i= is not within d="));
             }
             signature.identity_below_domain = domain != signature.signer.domain;
         }
@@ -143,26 +143,26 @@ impl Signature {
     }
 
     /// The tags that an ARC-Message-Signature shares: all but `v=` and `i=` (RFC 8617 §4.1.2).
-    pub(in crate::evaluation) fn read_versionless(tags: &TagList<'_>) -> Result<Self, Fault> {
+    pub(in crate::evaluation) fn read_versionless(tags: &TagList<'_>) -> Result<Self, SignatureFault> {
         let signer = Signer::read(tags)?;
         let body_hash = base64::decode(&without_white_space(required(tags, "bh")?))
-            .ok_or(Fault::unreadable("bh= is not base64"))?;
-        let (header, body) = canonicalizations(tags).ok_or(Fault::unreadable("unknown canonicalization"))?;
-        let length = number(tags, "l").map_err(|()| Fault::unreadable("l= is no number"))?;
+            .ok_or(SignatureFault::unreadable("bh= is not base64"))?;
+        let (header, body) = canonicalizations(tags).ok_or(SignatureFault::unreadable("unknown canonicalization"))?;
+        let length = number(tags, "l").map_err(|()| SignatureFault::unreadable("l= is no number"))?;
         let methods = tags.get("q").unwrap_or(b"dns/txt");
         if !colon_list(methods).any(|method| method.eq_ignore_ascii_case(b"dns/txt")) {
-            return Err(Fault::permanent("unknown query method"));
+            return Err(SignatureFault::permanent("unknown query method"));
         }
-        let signed = tags.get("h").ok_or(Fault::permanent("h= is missing"))?;
+        let signed = tags.get("h").ok_or(SignatureFault::permanent("h= is missing"))?;
         if colon_list(signed).take(MAX_SIGNED + 1).count() > MAX_SIGNED {
-            return Err(Fault::unreadable("h= has too many names"));
+            return Err(SignatureFault::unreadable("h= has too many names"));
         }
         if names(signed).any(|name| !name.iter().all(u8::is_ascii_graphic)) {
-            return Err(Fault::unreadable("h= is no list of names"));
+            return Err(SignatureFault::unreadable("h= is no list of names"));
         }
         // RFC 6376 §5.4: From MUST be signed, §6.1.1: else PERMFAIL.
         if !names(signed).any(|name| name.eq_ignore_ascii_case(b"from")) {
-            return Err(Fault::permanent("From is not signed"));
+            return Err(SignatureFault::permanent("From is not signed"));
         }
         let signed = signed.to_vec();
         let body = BodyHashSpec { canonicalization: body, algorithm: HashAlgorithm::Sha256, length };
@@ -193,7 +193,7 @@ const MAX_IDENTITY: usize = 512;
 const CLOCK_TOLERANCE: u64 = 3600;
 
 /// RFC 6376 §6.1.1: a signature that lacks a required tag is in error for good.
-fn required<'a>(tags: &TagList<'a>, name: &str) -> Result<&'a [u8], Fault> {
+fn required<'a>(tags: &TagList<'a>, name: &str) -> Result<&'a [u8], SignatureFault> {
     let missing = match name {
         "a" => "a= is missing",
         "b" => "b= is missing",
@@ -201,24 +201,24 @@ fn required<'a>(tags: &TagList<'a>, name: &str) -> Result<&'a [u8], Fault> {
         "d" => "d= is missing",
         _ => "s= is missing",
     };
-    tags.get(name).filter(|value| !value.is_empty()).ok_or(Fault::permanent(missing))
+    tags.get(name).filter(|value| !value.is_empty()).ok_or(SignatureFault::permanent(missing))
 }
 
-fn algorithm(name: &[u8]) -> Result<Algorithm, Fault> {
+fn algorithm(name: &[u8]) -> Result<Algorithm, SignatureFault> {
     if name.eq_ignore_ascii_case(b"rsa-sha256") {
         Ok(Algorithm::RsaSha256)
     } else if name.eq_ignore_ascii_case(b"ed25519-sha256") {
         Ok(Algorithm::Ed25519Sha256)
     } else if name.eq_ignore_ascii_case(b"rsa-sha1") {
         // RFC 8301 §3.1: permanently failed, whatever the key.
-        Err(Fault::permanent("rsa-sha1 is not accepted"))
+        Err(SignatureFault::permanent("rsa-sha1 is not accepted"))
     } else {
-        Err(Fault::permanent("unknown algorithm"))
+        Err(SignatureFault::permanent("unknown algorithm"))
     }
 }
 
 /// A domain or selector; U-labels become A-labels (RFC 8616 §4). The grammar has no dot at the end.
-fn name(tags: &TagList<'_>, tag: &str) -> Result<Option<Domain>, Fault> {
+fn name(tags: &TagList<'_>, tag: &str) -> Result<Option<Domain>, SignatureFault> {
     let value = required(tags, tag)?;
     let text = std::str::from_utf8(value).ok().filter(|text| !text.ends_with('.'));
     Ok(text.and_then(|text| Domain::parse(text).ok()))

@@ -90,7 +90,7 @@ const RESULTS: [&str; 8] = [
     "temperror/above",
     "temperror/own",
 ];
-/// The signs, one of them in two more kinds: the chain of a trusted sealer who vouches, or would if DNS gave his key.
+/// The signs, one of them in two more kinds: the chain of a trusted sealer that vouches, or would if DNS gave its key.
 const SIGNS: [&str; 9] = [
     "none",
     "broken_signature",
@@ -114,7 +114,7 @@ const COLUMNS: [(Mode, Option<Reject>); 5] = [
 const ACTIONS: [Option<OverrideAction>; 4] =
     [None, Some(OverrideAction::Pass), Some(OverrideAction::Tag), Some(OverrideAction::Reject)];
 
-/// One combination of all that a decision hangs on.
+/// One combination of all that a decision depends on.
 #[derive(Debug, Clone, Copy)]
 struct Combination {
     result: &'static str,
@@ -374,7 +374,7 @@ fn messages() -> impl Iterator<Item = (&'static str, Policy, bool, &'static str)
     facts.flat_map(|(result, p, t)| SIGNS.into_iter().map(move |sign| (result, p, t, sign)))
 }
 
-/// Who sends it, whether he has been put off for too long, who gets it.
+/// Who sends it, whether the sender has been put off for too long, who gets it.
 fn circumstances() -> impl Iterator<Item = (Client, bool, Recipients)> {
     let recipients = Recipients::ALL.iter().flat_map(|recipients| [(false, *recipients), (true, *recipients)]);
     Client::ALL.iter().flat_map(move |client| recipients.clone().map(move |(l, r)| (*client, l, r)))
@@ -387,7 +387,7 @@ fn operators() -> impl Iterator<Item = (bool, OnTempError, (Mode, Reject))> {
     [true, false].into_iter().flat_map(move |sign_is_on| doubts.clone().map(move |(on, mode)| (sign_is_on, on, mode)))
 }
 
-/// A message of `example.org`; only a DMARC result that hangs on a record has one.
+/// A message of `example.org`; only a DMARC result that depends on a record has one.
 fn message(result: &str, p: Policy, testing: bool, sign: &str) -> Evaluation {
     let has_record = matches!(result, "pass" | "fail" | "temperror/identifier");
     let tags = format!("p={p}; t={}", if testing { "y" } else { "n" });
@@ -414,7 +414,7 @@ fn message(result: &str, p: Policy, testing: bool, sign: &str) -> Evaluation {
     }
 }
 
-/// The operator's will; he trusts the sealer `list.example`.
+/// The operator's will, with the trusted sealer `list.example`.
 fn local(
     sign: &str,
     sign_is_on: bool,

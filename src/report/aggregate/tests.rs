@@ -237,6 +237,7 @@ fn every_word_that_a_row_can_have_is_one_of_the_schema() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one table of cases")]
 fn a_damaged_report_is_found() {
     let good = simple(vec![row(1, |_| {}), row(2, |r| r.source_ip = "2001:db8::1".parse().unwrap())]).to_xml();
     check(&good, Format::Rfc9990).unwrap();

@@ -1,4 +1,4 @@
-//! Reads the XML of an aggregate report, event by event, into a value whose size is bounded.
+//! Reads the XML of an aggregate report, event by event, into a value whose size is bounded. Pure.
 //!
 //! RFC 7489 and RFC 9990 differ in elements that are not read here. Real reports differ from both: what is not known is
 //! passed over, what is missing and not needed stays empty, words may be written in capitals. XML beyond its simplest

@@ -1,4 +1,4 @@
-//! Finds what may be a report among the parts of a message (RFC 2045, RFC 2046, RFC 2183).
+//! Finds what may be a report among the parts of a message (RFC 2045, RFC 2046, RFC 2183). Pure.
 //!
 //! Own code, since libraries build a tree of all parts, and a hostile message decides how large and how deep that is:
 //! mail-parser 0.11.9 overflows its stack, and takes the process with it, on 300 KiB of nested `message/rfc822`. Here

@@ -1,7 +1,7 @@
 //! Gives the XML of a report, whatever it is packed in, as a stream of UTF-8 that can't grow beyond its bounds.
 //!
 //! The first octets tell what it is packed in, since reporters get their own media types wrong. Packed twice is never a
-//! report.
+//! report. Pure.
 
 use std::io::{self, BufRead, BufReader, Cursor, Read};
 

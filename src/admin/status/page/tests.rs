@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::admin::status::facts::{Difference, Forwarder, Job, Lacking, Reported, Source, Tally};
+use crate::admin::status::facts::{Difference, Forwarder, Job, Lacking, Reported, SourceAddress, Tally};
 use crate::admin::status::history::Minute;
 
 const NOW: i64 = 1_767_225_600;
@@ -45,7 +45,7 @@ fn full(text: &str) -> Facts {
         reply: text(),
         explained: true,
     };
-    let from = vec![Source { ip: text(), messages: 3 }];
+    let from = vec![SourceAddress { ip: text(), messages: 3 }];
     let failing = Failing { author_domain: text(), messages: 4, refused: 2, quarantined: 1, addresses: 3, from };
     let toml = Snippet("[[policy.override]]\n".to_owned());
     let (domain, identity) = (text(), "dkim");

@@ -1,6 +1,6 @@
 //! Says what is wrong with the records that `reader` reads, and what it means.
 
-use super::reader::{LedBy, Place, Reader, Role};
+use super::reader::{LedBy, Reader, RecordOrigin, Role};
 use super::{ABOUT, End, MAX_TERMS, MAX_VOIDS, Node};
 use crate::cli::lookup::facts::{Problem, is_failure, quoted};
 use crate::cli::lookup::near_miss;
@@ -43,7 +43,7 @@ impl<L: Lookup> Reader<'_, L> {
             let is_mechanism = |word: &&str| name.trim_start_matches(['+', '-', '~', '?']).eq_ignore_ascii_case(word);
             if MECHANISMS.iter().any(is_mechanism) {
                 let what = format!("{} in the record of {} is no mechanism", escaped(term.as_bytes()), node.name);
-                self.wrong(what, "write a colon in the place of the equals sign");
+                self.wrong(what, "write a colon in place of the equals sign");
             }
         }
     }
@@ -74,7 +74,7 @@ impl<L: Lookup> Reader<'_, L> {
         self.wrong(what, "mend the record: one error makes the whole of it void");
     }
 
-    pub fn missing(&mut self, node: &Node, place: Place, texts: &[&[u8]]) {
+    pub fn missing(&mut self, node: &Node, place: RecordOrigin, texts: &[&[u8]]) {
         if is_failure(node.said) {
             self.problems.push(Problem::failure(ABOUT, &node.name, node.said));
             return;
@@ -112,10 +112,7 @@ impl<L: Lookup> Reader<'_, L> {
         if self.terms > MAX_TERMS {
             let least = if self.cut_short || self.depending[1] > 0 { "at least " } else { "" };
             let what = format!("{least}{} terms ask DNS, ten are allowed: permerror (RFC 7208 §4.6.4)", self.terms);
-            self.wrong(
-                what,
-                "take out includes of services that you no longer use; name networks in the place of hosts",
-            );
+            self.wrong(what, "take out includes of services that you no longer use; name networks in place of hosts");
         }
         let [four, six] = self.voids;
         for (voids, family) in [(four, "IPv4"), (six, "IPv6")] {

@@ -25,7 +25,7 @@ pub async fn read<L: Lookup>(lookup: &L, domain: &Domain) -> Spf {
         end: None,
         problems: Vec::new(),
     };
-    let record = reader.record(domain.to_string(), Place { role: Role::Speaks, led_by: LedBy::Question }).await;
+    let record = reader.record(domain.to_string(), RecordOrigin { role: Role::Speaks, led_by: LedBy::Question }).await;
     reader.judge(&record);
     let Reader { terms, voids: [void_terms, void_terms_ipv6], depending, cut_short, end, problems, .. } = reader;
     let [depending_terms, depending_records] = depending;
@@ -45,7 +45,7 @@ pub async fn read<L: Lookup>(lookup: &L, domain: &Domain) -> Spf {
 
 /// How a record came to be read.
 #[derive(Clone, Copy)]
-pub struct Place {
+pub struct RecordOrigin {
     pub role: Role,
     pub led_by: LedBy,
 }
@@ -86,7 +86,7 @@ pub struct Reader<'a, L> {
 
 impl<L: Lookup> Reader<'_, L> {
     /// Boxed, since `include` and `redirect` come back here; at most [`MAX_FOLLOWED`] times.
-    fn record(&mut self, name: String, place: Place) -> Pin<Box<dyn Future<Output = Node> + Send + '_>> {
+    fn record(&mut self, name: String, place: RecordOrigin) -> Pin<Box<dyn Future<Output = Node> + Send + '_>> {
         Box::pin(async move {
             let shown = escaped(name.as_bytes());
             let mut node = Node { name: shown, said: "not_followed", ttl_seconds: 0, text: None, terms: Vec::new() };
@@ -160,7 +160,7 @@ impl<L: Lookup> Reader<'_, L> {
             }
             Some(redirect) => {
                 self.terms += 1;
-                let place = Place { role, led_by: LedBy::Redirect };
+                let place = RecordOrigin { role, led_by: LedBy::Redirect };
                 let term = self.followed(&redirect.domain, (&redirect.text, name), place).await;
                 node.terms.push(term);
             }
@@ -177,7 +177,7 @@ impl<L: Lookup> Reader<'_, L> {
             Mechanism::All | Mechanism::Ip4(..) | Mechanism::Ip6(..) => return shown(),
             Mechanism::Include(spec) => {
                 self.terms += 1;
-                return self.followed(spec, (text, name), Place { role: inner, led_by: LedBy::Include }).await;
+                return self.followed(spec, (text, name), RecordOrigin { role: inner, led_by: LedBy::Include }).await;
             }
             Mechanism::Ptr(_) => {
                 self.terms += 1;
@@ -217,7 +217,7 @@ impl<L: Lookup> Reader<'_, L> {
         Term { found, ..shown() }
     }
 
-    async fn followed(&mut self, spec: &DomainSpec, (text, name): (&str, &str), place: Place) -> Term {
+    async fn followed(&mut self, spec: &DomainSpec, (text, name): (&str, &str), place: RecordOrigin) -> Term {
         let text = escaped(text.as_bytes());
         match self.target(Some(spec), name) {
             Some(target) => {

@@ -30,7 +30,7 @@ pub trait Setting: Sized {
     /// # Errors
     ///
     /// What is expected instead, for each place that is wrong.
-    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Fault>>;
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<ValueFault>>;
 
     /// The value as TOML.
     fn show(&self) -> String;
@@ -38,7 +38,7 @@ pub trait Setting: Sized {
 
 /// A value that is not allowed.
 #[derive(Debug)]
-pub struct Fault {
+pub struct ValueFault {
     /// Where it stands in the text.
     pub span: Range<usize>,
     /// What is allowed instead.
@@ -143,12 +143,12 @@ fn text<T>(
     value: &Spanned<DeValue<'_>>,
     expected: &str,
     parse: impl FnOnce(&str) -> Option<T>,
-) -> Result<T, Vec<Fault>> {
+) -> Result<T, Vec<ValueFault>> {
     value.get_ref().as_str().and_then(parse).ok_or_else(|| fault(value, expected))
 }
 
-fn fault(value: &Spanned<DeValue<'_>>, expected: impl Into<String>) -> Vec<Fault> {
-    vec![Fault { span: value.span(), expected: expected.into() }]
+fn fault(value: &Spanned<DeValue<'_>>, expected: impl Into<String>) -> Vec<ValueFault> {
+    vec![ValueFault { span: value.span(), expected: expected.into() }]
 }
 
 fn quoted(text: impl ToString) -> String {
@@ -156,7 +156,7 @@ fn quoted(text: impl ToString) -> String {
 }
 
 impl<L: Label> Setting for L {
-    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Fault>> {
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<ValueFault>> {
         one_of(value, L::ALL)
     }
 
@@ -166,7 +166,7 @@ impl<L: Label> Setting for L {
 }
 
 impl Setting for SwitchableSign {
-    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Fault>> {
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<ValueFault>> {
         let mut read = one_of(value, &Sign::SWITCHABLE);
         let why = match value.get_ref().as_str() {
             Some("skipped_signature") => {
@@ -187,7 +187,7 @@ impl Setting for SwitchableSign {
 }
 
 /// Reads one of some labels.
-fn one_of<L: Label>(value: &Spanned<DeValue<'_>>, labels: &[L]) -> Result<L, Vec<Fault>> {
+fn one_of<L: Label>(value: &Spanned<DeValue<'_>>, labels: &[L]) -> Result<L, Vec<ValueFault>> {
     let text = value.get_ref().as_str();
     if let Some(label) = labels.iter().find(|label| Some(label.as_str()) == text) {
         return Ok(*label);
@@ -201,7 +201,7 @@ fn one_of<L: Label>(value: &Spanned<DeValue<'_>>, labels: &[L]) -> Result<L, Vec
 }
 
 impl Setting for ModuleLevel {
-    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Fault>> {
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<ValueFault>> {
         let expected =
             format!("a module and a level such as \"dns=debug\"; there are the modules {}", LOG_MODULES.join(", "));
         text(value, &expected, |text| {
@@ -218,7 +218,7 @@ impl Setting for ModuleLevel {
 }
 
 impl Setting for ListUrl {
-    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Fault>> {
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<ValueFault>> {
         let expected = r#"an address such as "https://publicsuffix.org/list/public_suffix_list.dat""#;
         text(value, expected, |text| is_list_url(text).then(|| Self(text.to_owned())))
     }
@@ -240,7 +240,7 @@ fn is_list_url(text: &str) -> bool {
 }
 
 impl Setting for bool {
-    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Fault>> {
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<ValueFault>> {
         value.get_ref().as_bool().ok_or_else(|| fault(value, "true or false"))
     }
 
@@ -250,7 +250,7 @@ impl Setting for bool {
 }
 
 impl Setting for u32 {
-    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Fault>> {
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<ValueFault>> {
         let integer = value.get_ref().as_integer();
         integer
             .and_then(|i| u32::from_str_radix(i.as_str(), i.radix()).ok())
@@ -263,7 +263,7 @@ impl Setting for u32 {
 }
 
 impl Setting for Duration {
-    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Fault>> {
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<ValueFault>> {
         text(value, r#"a duration such as "250ms", "30s", "5m", "2h" or "15d""#, parse_duration)
     }
 
@@ -277,7 +277,7 @@ impl Setting for Duration {
 }
 
 impl Setting for ByteSize {
-    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Fault>> {
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<ValueFault>> {
         text(value, r#"a size such as "4096B", "64KiB", "50MiB" or "2GiB""#, |text| {
             let (number, unit) = number_and_unit(text)?;
             let (_, octets) = SIZE_UNITS.iter().find(|(name, _)| *name == unit)?;
@@ -291,7 +291,7 @@ impl Setting for ByteSize {
 }
 
 impl Setting for Domain {
-    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Fault>> {
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<ValueFault>> {
         text(value, r#"a domain name such as "mx.example.net""#, |text| Self::parse(text).ok())
     }
 
@@ -301,7 +301,7 @@ impl Setting for Domain {
 }
 
 impl Setting for Date {
-    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Fault>> {
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<ValueFault>> {
         text(value, r#"a date such as "2027-01-31""#, Self::parse)
     }
 
@@ -311,7 +311,7 @@ impl Setting for Date {
 }
 
 impl Setting for IpNet {
-    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Fault>> {
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<ValueFault>> {
         text(value, r#"a network such as "192.0.2.0/24" or "2001:db8::/32", or a single address"#, |text| {
             let network = text.parse::<Self>().or_else(|_| text.parse::<IpAddr>().map(Self::from)).ok()?;
             Some(unmapped(network).trunc())
@@ -324,7 +324,7 @@ impl Setting for IpNet {
 }
 
 impl Setting for SocketAddr {
-    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Fault>> {
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<ValueFault>> {
         text(value, r#"an address with a port such as "127.0.0.1:2525" or "[::1]:2525""#, |text| text.parse().ok())
     }
 
@@ -341,7 +341,7 @@ impl DnsServer {
 }
 
 impl Setting for DnsServer {
-    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Fault>> {
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<ValueFault>> {
         text(value, server::FORMS, Self::parse)
     }
 
@@ -351,7 +351,7 @@ impl Setting for DnsServer {
 }
 
 impl Setting for ServerAddress {
-    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Fault>> {
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<ValueFault>> {
         text(value, r#"a server with a port such as "127.0.0.1:10025", "[::1]:25" or "mail.example.net:25""#, |text| {
             if let Ok(address) = text.parse::<SocketAddr>() {
                 return (address.port() != 0)
@@ -380,7 +380,7 @@ impl std::fmt::Display for ServerAddress {
 }
 
 impl Setting for Mailbox {
-    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Fault>> {
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<ValueFault>> {
         text(value, r#"a local part such as "postmaster" or an address such as "abuse@example.net""#, Self::parse)
     }
 
@@ -412,7 +412,7 @@ impl std::fmt::Display for Mailbox {
 }
 
 impl Setting for RecipientDomain {
-    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Fault>> {
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<ValueFault>> {
         text(value, r#"a domain name such as "example.net", or "*""#, |text| {
             if text == "*" { Some(Self::Any) } else { Domain::parse(text).ok().map(Self::Domain) }
         })
@@ -427,7 +427,7 @@ impl Setting for RecipientDomain {
 }
 
 impl Setting for Denied {
-    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Fault>> {
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<ValueFault>> {
         let is_address = value.get_ref().as_str().is_some_and(|text| text.contains('@'));
         if is_address {
             return Mailbox::read(value).map(|mailbox| Self::Address(mailbox.to_string()));
@@ -445,8 +445,8 @@ impl Setting for Denied {
 }
 
 impl Setting for PathBuf {
-    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Fault>> {
-        // A relative path would hang on where the gate was started.
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<ValueFault>> {
+        // A relative path would depend on where the gate was started.
         text(value, "an absolute path", |text| {
             (text.starts_with('/') && !text.contains('\0')).then(|| Self::from(text))
         })
@@ -458,7 +458,7 @@ impl Setting for PathBuf {
 }
 
 impl Setting for String {
-    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Fault>> {
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<ValueFault>> {
         text(value, "a text of one line, at most 255 octets", |text| {
             (!text.is_empty() && text.len() <= 255 && !text.contains(char::is_control)).then(|| text.to_owned())
         })
@@ -470,7 +470,7 @@ impl Setting for String {
 }
 
 impl Setting for Location {
-    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Fault>> {
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<ValueFault>> {
         let url = value.get_ref().as_str().unwrap_or_default();
         Self::parse(url).map_err(|error| fault(value, error.to_string()))
     }
@@ -481,7 +481,7 @@ impl Setting for Location {
 }
 
 impl<T: Setting> Setting for Vec<T> {
-    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Fault>> {
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<ValueFault>> {
         let Some(array) = value.get_ref().as_array() else {
             return Err(fault(value, r#"a list such as ["...", "..."]"#));
         };
@@ -502,7 +502,7 @@ impl<T: Setting> Setting for Vec<T> {
 }
 
 impl<T: Setting> Setting for OneOrMore<T> {
-    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Fault>> {
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<ValueFault>> {
         if value.get_ref().is_array() {
             return Vec::read(value).map(Self);
         }
@@ -518,7 +518,7 @@ impl<T: Setting> Setting for OneOrMore<T> {
 }
 
 impl Setting for Host {
-    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Fault>> {
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<ValueFault>> {
         text(value, r#"a name such as "mail.example.net", or an address"#, |text| {
             if let Ok(address) = text.parse::<IpAddr>() {
                 return Some(Self::Address(address.to_canonical()));
@@ -542,7 +542,7 @@ impl std::fmt::Display for Host {
 }
 
 impl Setting for Pin {
-    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Fault>> {
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<ValueFault>> {
         text(value, "the SHA-256 of a public key (SubjectPublicKeyInfo), 64 hexadecimal digits or base64", |text| {
             let octets = if text.len() == 2 * PIN && text.bytes().all(|b| b.is_ascii_hexdigit()) {
                 from_hex(text)?
@@ -559,7 +559,7 @@ impl Setting for Pin {
 }
 
 impl Setting for ClientFingerprint {
-    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Fault>> {
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<ValueFault>> {
         let expected = "the SHA-256 of a certificate, 64 hexadecimal digits with or without colons, as \
                         `openssl x509 -noout -fingerprint -sha256` prints it";
         text(value, expected, Self::parse)

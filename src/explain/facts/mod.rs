@@ -50,7 +50,7 @@ pub struct Addresses {
 pub struct Results {
     pub from: From,
     pub spf: Spf,
-    /// Of the EHLO name beside the reverse-path, for information alone; none where there was nothing to check.
+    /// Of the EHLO name besides the reverse-path, for information alone; none where there was nothing to check.
     pub spf_helo: Option<Spf>,
     pub dkim: Vec<Dkim>,
     /// Signatures beyond `limits.signatures`.

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
-use self::look::Place;
+use self::look::Machine;
 use crate::cli::{Failure, print};
 use crate::label::Label;
 use crate::label_enum;
@@ -67,7 +67,7 @@ impl ValueEnum for Mta {
 
 impl Init {
     pub fn run(self, output: &mut dyn Write) -> Result<(), Failure> {
-        let found = Place::of_this_machine().look(self.mta);
+        let found = Machine::of_this_machine().look(self.mta);
         let configuration = configuration::write(&found);
         match (&self.output, self.mta) {
             (Some(path), _) => {

@@ -60,7 +60,7 @@ pub struct Lookup {
 }
 
 impl Lookup {
-    /// Tells what there is, and how well it is.
+    /// Reports what is published, and whether it is sound.
     pub fn run(self, output: &mut dyn Write) -> Result<Health, Failure> {
         let config = configuration(self.config.as_deref(), &self.dns)?;
         let runtime = runtime::Builder::new_current_thread().enable_all().build();
@@ -106,5 +106,5 @@ Exit code:
 Example:
   dmarcgate lookup example.net --selector s1 --ip 192.0.2.1";
 
-/// How long all questions together may take: who waits at a terminal should not wait for ten dead servers in turn.
+/// How long all questions together may take: nobody at a terminal should wait for ten dead servers in turn.
 const PATIENCE: Duration = Duration::from_mins(1);

@@ -6,9 +6,9 @@
 //! what one signature signs is hashed once, however many keys are tried, and of all of them 4 MiB at most.
 //!
 //! Reading signatures and key records, choosing and canonicalizing the signed fields and hashing the body are ours;
-//! mail-auth is asked for nothing but the length of a key. So none of what its verifier takes amiss can touch us
-//! (`mail_auth_defects` has a test of each): h= without From, keys for other services or hashes, rsa-sha1, short keys,
-//! missing v=, `l=0`, white space lines at the end of a relaxed body, signatures that vanish.
+//! mail-auth is asked for nothing but the length of a key. `verifier_traps` has a test of each mistake that its own
+//! verifier makes: h= without From, keys for other services or hashes, rsa-sha1, short keys, missing v=, `l=0`, white
+//! space lines at the end of a relaxed body, signatures that vanish.
 //!
 //! Results: `neutral` is what can't be read; `permerror` what can be read, but never pass; `fail` a signature that does
 //! not fit the message or is not in force; `policy` one that fits, but leaves the end of the body unsigned (`l=`);
@@ -32,9 +32,9 @@ mod signature;
 mod tag_list;
 
 pub(in crate::evaluation) use canonical::{FieldIndex, write_field, write_own};
-pub(in crate::evaluation) use key::{Identity, Key};
+pub(in crate::evaluation) use key::{IdentityScope, Key};
 pub use key::{KeyFacts, Keys, inspect};
-pub(in crate::evaluation) use signature::{Fault, Signature, Signer};
+pub(in crate::evaluation) use signature::{Signature, SignatureFault, Signer};
 pub(in crate::evaluation) use tag_list::TagList;
 
 /// The signatures of one message that are evaluated.
@@ -51,7 +51,7 @@ pub struct Verified {
     pub outputs: Vec<DkimOutput>,
     /// DKIM-Signature fields that were not evaluated for a bound of ours.
     pub skipped: usize,
-    /// The `d=` of those of them that might have passed, each once.
+    /// The `d=` of those that might have passed, each once.
     pub skipped_domains: Vec<Domain>,
 }
 
@@ -154,9 +154,9 @@ impl<'a> Message<'a> {
     }
 
     /// The usable keys of a signature.
-    pub(in crate::evaluation) fn keys_of(&self, signature: &Signature) -> Result<Vec<&Key>, Fault> {
+    pub(in crate::evaluation) fn keys_of(&self, signature: &Signature) -> Result<Vec<&Key>, SignatureFault> {
         let below = signature.identity_below_domain;
-        self.keys.of(&signature.signer, if below { Identity::BelowDomain } else { Identity::OfDomain })
+        self.keys.of(&signature.signer, if below { IdentityScope::BelowDomain } else { IdentityScope::OfDomain })
     }
 
     /// Whether one of the keys fits the signature in the field at `place`; the key that does.
@@ -165,24 +165,27 @@ impl<'a> Message<'a> {
         signature: &Signature,
         place: usize,
         keys: &[&'k Key],
-    ) -> Result<&'k Key, Fault> {
+    ) -> Result<&'k Key, SignatureFault> {
         signature.signer.check_time(self.now)?;
         // A spec that was not hashed is our fault, and as such no verdict on the signature.
-        let unhashed = Fault { result: DkimResult::TempError, reason: "body was not hashed" };
+        let unhashed = SignatureFault { result: DkimResult::TempError, reason: "body was not hashed" };
         let body = self.hashes.get(&signature.body).ok_or(unhashed)?;
         // RFC 6376 §3.5 on l=: MUST NOT be larger than the body.
         let signed_length = signature.body.length.unwrap_or(body.canonical_length);
         if signed_length > body.canonical_length {
-            return Err(Fault::permanent("l= is larger than the body"));
+            return Err(SignatureFault::permanent("l= is larger than the body"));
         }
         if signature.body_hash != body.digest() {
-            return Err(Fault::failed(BODY_HASH_MISMATCH));
+            return Err(SignatureFault::failed(BODY_HASH_MISMATCH));
         }
         let hash = self.signed_hash(signature, place);
         let key = keys.iter().find(|key| key.verifies(&hash, &signature.signer.signature));
-        let key = key.ok_or(Fault::failed("signature does not match"))?;
+        let key = key.ok_or(SignatureFault::failed("signature does not match"))?;
         if signed_length < body.canonical_length {
-            return Err(Fault { result: DkimResult::Policy, reason: "the end of the body is not signed (l=)" });
+            return Err(SignatureFault {
+                result: DkimResult::Policy,
+                reason: "the end of the body is not signed (l=)",
+            });
         }
         Ok(key)
     }
@@ -211,7 +214,7 @@ struct Chosen {
     /// Its place among the fields.
     place: usize,
     claims: signature::Claims,
-    signature: Result<Signature, Fault>,
+    signature: Result<Signature, SignatureFault>,
 }
 
 impl Chosen {
@@ -219,7 +222,7 @@ impl Chosen {
         match TagList::parse(value) {
             Some(tags) => Self { place, claims: signature::Claims::read(&tags), signature: Signature::read(&tags) },
             None => {
-                let fault = Fault { result: DkimResult::Neutral, reason: "signature can't be read" };
+                let fault = SignatureFault { result: DkimResult::Neutral, reason: "signature can't be read" };
                 Self { place, claims: signature::Claims::default(), signature: Err(fault) }
             }
         }
@@ -275,12 +278,12 @@ pub const BODY_HASH_MISMATCH: &str = "body hash does not match";
 const SIGNED_CAPACITY: usize = 4096;
 
 #[cfg(test)]
-#[path = "../../tests/it/support/signer.rs"]
+#[path = "../../../tests/it/support/signer.rs"]
 #[allow(missing_docs, dead_code, reason = "the socket tests use all of it")]
 pub(super) mod signer;
 
 #[cfg(test)]
-mod mail_auth_defects;
+mod verifier_traps;
 #[cfg(test)]
 mod key_tests;
 #[cfg(test)]

@@ -11,7 +11,7 @@
 use aws_lc_rs::digest::{Context, SHA256};
 
 use crate::dns::Lookup;
-use crate::evaluation::dkim::{Fault, Identity};
+use crate::evaluation::dkim::{IdentityScope, SignatureFault};
 use crate::evaluation::dkim::{Keys, Message, Signature, Signer, TagList, write_field, write_own};
 use crate::evaluation::{ArcOutput, ArcResult, ArcSet, DkimResult};
 use crate::message::body_hash::{BodyHashSpec, BodyHashes, Canonicalization};
@@ -61,7 +61,7 @@ impl Chain {
         for checked in std::iter::once(signature.map(|_| ())).chain(verify_seals(sets, &message)) {
             match checked {
                 Ok(()) => {}
-                Err(Fault { result: DkimResult::TempError, reason }) => doubt = doubt.or(Some(reason)),
+                Err(SignatureFault { result: DkimResult::TempError, reason }) => doubt = doubt.or(Some(reason)),
                 Err(fault) => return output(ArcResult::Fail, fault.reason),
             }
         }
@@ -206,7 +206,7 @@ fn read_seal(value: &[u8], expected: &str) -> Result<Signer, Broken> {
 
 /// Checks each seal, the newest first: it signs all sets up to its own, relaxed, and itself without `b=` (RFC 8617
 /// §5.1.1). Each field is hashed once, in the order of the sets.
-fn verify_seals(sets: &[Set], message: &Message<'_>) -> impl Iterator<Item = Result<(), Fault>> {
+fn verify_seals(sets: &[Set], message: &Message<'_>) -> impl Iterator<Item = Result<(), SignatureFault>> {
     let mut covered = Context::new(&SHA256);
     let mut hashes = Vec::with_capacity(sets.len());
     let mut octets = Vec::new();
@@ -229,9 +229,9 @@ fn verify_seals(sets: &[Set], message: &Message<'_>) -> impl Iterator<Item = Res
         }
     }
     sets.iter().zip(hashes).rev().map(move |(set, hash)| {
-        let keys = message.keys.of(&set.seal, Identity::OfDomain)?;
+        let keys = message.keys.of(&set.seal, IdentityScope::OfDomain)?;
         let fits = keys.iter().any(|key| key.verifies(&hash, &set.seal.signature));
-        if fits { Ok(()) } else { Err(Fault::failed("a seal does not match")) }
+        if fits { Ok(()) } else { Err(SignatureFault::failed("a seal does not match")) }
     })
 }
 

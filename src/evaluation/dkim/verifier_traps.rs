@@ -1,4 +1,4 @@
-//! What mail-auth's own verifier takes amiss, one test each: it is bypassed, and must stay so.
+//! Mistakes that the verifier of mail-auth makes, one test each: ours must not make them, and must stay in use.
 
 use super::signer::{Signer, SigningKey};
 use super::tests::{MESSAGE, evaluate, one, rsa, zone};
