@@ -4,7 +4,7 @@
 //! An identity is the `d=` of a signature that passes, or an SPF domain that passes, where neither is aligned. A
 //! spammer who signs forged mail with a domain of their own looks the same; what distinguishes them is time, the number
 //! of policy domains and what the upstream did with their mail. So there are thresholds for all of these, and nothing
-//! is suggested that the upstream mostly refused, or never saw. Pure: the caller has the rows and prints the result.
+//! is suggested that the upstream mostly refused, or never saw. Pure. The caller has the rows and prints the result.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

@@ -3,6 +3,7 @@
 //! The only reader of such fields, so that what is shown, redacted or believed does not depend on the caller. It is
 //! lenient with what real mail has (comments anywhere, white space around `=`), and skips what is no parameter. A
 //! parameter in pieces or with a character set (RFC 2231) keeps the name that it has on the wire (`filename*0*`).
+//! Pure.
 
 use crate::message::header::HeaderSection;
 
