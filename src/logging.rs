@@ -7,7 +7,9 @@
 use std::borrow::Cow;
 use std::env::{self, VarError};
 use std::fmt;
+use std::fs;
 use std::io::{self, IsTerminal, Write};
+use std::os::unix::fs::MetadataExt;
 use std::panic;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
@@ -16,7 +18,7 @@ use std::time::Duration;
 
 use tracing::field::{Field, Visit};
 use tracing::subscriber::set_global_default;
-use tracing::{Subscriber, error};
+use tracing::{Level, Metadata, Subscriber, error};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::RecordFields;
@@ -72,8 +74,7 @@ pub enum Error {
 ///
 /// See [`Error`].
 pub fn init(log: &Log, registry: &Registry) -> Result<Guard, Error> {
-    let ansi = io::stdout().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let (subscriber, guard) = to(io::stdout(), if ansi { Colour::Ansi } else { Colour::Plain }, log, registry)?;
+    let (subscriber, guard) = to(io::stdout(), Destination::of_stdout(), log, registry)?;
     set_global_default(subscriber)?;
     log_panics(registry);
     Ok(guard)
@@ -86,14 +87,14 @@ pub fn init(log: &Log, registry: &Registry) -> Result<Guard, Error> {
 /// See [`Error`].
 pub fn to(
     output: impl Write + Send + 'static,
-    colour: Colour,
+    destination: Destination,
     log: &Log,
     registry: &Registry,
 ) -> Result<(BoxedSubscriber, Guard), Error> {
     let filter = filter(log, env::var(VARIABLE))?;
     let personal = Arc::new(Personal::new(log.personal_data));
-    let (lines, worker) = Lines::start(output, Form::of(log.format, colour), &personal, registry);
-    let (subscriber, filter) = subscriber(log.format, filter, lines);
+    let (lines, worker) = Lines::start(output, (log.format, destination), &personal, registry);
+    let (subscriber, filter) = subscriber((log.format, destination), filter, lines);
     Ok((subscriber, Guard { filter, personal, _worker: worker }))
 }
 
@@ -124,10 +125,20 @@ fn filter(log: &Log, variable: Result<String, VarError>) -> Result<EnvFilter, Er
     }
 }
 
-fn subscriber(format: LogFormat, filter: EnvFilter, lines: Lines) -> (BoxedSubscriber, SetFilter) {
-    let ansi = lines.form == Form::Human(Colour::Ansi);
+fn subscriber(
+    (format, destination): (LogFormat, Destination),
+    filter: EnvFilter,
+    lines: Lines,
+) -> (BoxedSubscriber, SetFilter) {
+    let ansi = destination == Destination::Terminal;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(lines);
     match format {
+        LogFormat::Human if destination == Destination::Journal => {
+            let builder = builder.with_target(false).with_ansi(false).fmt_fields(Fields).without_time();
+            let builder = builder.with_filter_reloading();
+            let set_filter = setter(builder.reload_handle());
+            (Box::new(builder.finish()), set_filter)
+        }
         LogFormat::Human => {
             let builder = builder.with_target(false).with_ansi(ansi).fmt_fields(Fields).with_filter_reloading();
             let set_filter = setter(builder.reload_handle());
@@ -230,28 +241,48 @@ fn is_plain(text: &[u8]) -> bool {
     text.iter().fold(true, |plain, b| plain & (b' '..=b'~').contains(b))
 }
 
-/// Whether lines may hold escape sequences of ours.
+/// What lines are written for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Colour {
-    /// They may: for a terminal.
-    Ansi,
-    /// They hold none.
+pub enum Destination {
+    /// A terminal: they may hold escape sequences of ours.
+    Terminal,
+    /// Anything else: they hold none.
     Plain,
+    /// systemd's journal, which has the time of each and takes its priority from the front of it (sd-daemon(3)).
+    Journal,
+}
+
+impl Destination {
+    /// What standard output is.
+    fn of_stdout() -> Self {
+        if env::var("JOURNAL_STREAM").is_ok_and(|stream| is_stdout(&stream)) {
+            return Self::Journal;
+        }
+        let wants_colour = env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        if io::stdout().is_terminal() && wants_colour { Self::Terminal } else { Self::Plain }
+    }
+}
+
+/// Whether `stream`, device and inode of the journal's end as systemd names them, is standard output: a service may have
+/// led it elsewhere.
+fn is_stdout(stream: &str) -> bool {
+    let stdout = fs::metadata("/proc/self/fd/1");
+    stdout.is_ok_and(|stdout| stream == format!("{}:{}", stdout.dev(), stdout.ino()))
 }
 
 /// How characters are escaped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Form {
     /// As in Rust: `\u{9b}`.
-    Human(Colour),
+    Human(Destination),
     /// As in JSON: `\u009b`. Its writer escapes those of ASCII, but leaves U+0080 to U+009F to us.
     Json,
 }
 
 impl Form {
-    fn of(format: LogFormat, colour: Colour) -> Self {
+    fn of(format: LogFormat, destination: Destination) -> Self {
         match format {
-            LogFormat::Human => Self::Human(colour),
+            LogFormat::Human => Self::Human(destination),
             LogFormat::Json => Self::Json,
         }
     }
@@ -287,6 +318,9 @@ struct Lines {
     personal: Arc<Personal>,
     queue: NonBlocking,
     form: Form,
+    is_journal: bool,
+    /// What stands before the next line.
+    priority: &'static str,
     full: ErrorCounter,
     /// How many of those that the queue refused are in the metric.
     counted: Arc<AtomicUsize>,
@@ -296,7 +330,7 @@ struct Lines {
 impl Lines {
     fn start(
         output: impl Write + Send + 'static,
-        form: Form,
+        (format, destination): (LogFormat, Destination),
         personal: &Arc<Personal>,
         registry: &Registry,
     ) -> (Self, WorkerGuard) {
@@ -309,7 +343,8 @@ impl Lines {
             .finish(output);
         let full = queue.error_counter();
         let personal = Arc::clone(personal);
-        (Self { personal, queue, form, full, counted: Arc::default(), lost }, worker)
+        let (form, is_journal) = (Form::of(format, destination), destination == Destination::Journal);
+        (Self { personal, queue, form, is_journal, priority: "", full, counted: Arc::default(), lost }, worker)
     }
 }
 
@@ -319,13 +354,23 @@ impl<'a> MakeWriter<'a> for Lines {
     fn make_writer(&'a self) -> Self {
         self.clone()
     }
+
+    fn make_writer_for(&'a self, event: &Metadata<'_>) -> Self {
+        Self { priority: if self.is_journal { priority(*event.level()) } else { "" }, ..self.clone() }
+    }
 }
 
 impl Write for Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         // Far quicker than to look for what is lost, if nothing is: as always, but for a fault of a library.
         let text = str::from_utf8(line).map_or_else(|_| String::from_utf8_lossy(line), Cow::Borrowed);
-        self.queue.write_all(self.personal.redact(&escape(&text, self.form)).as_bytes())?;
+        let escaped = escape(&text, self.form);
+        let line_out = self.personal.redact(&escaped);
+        match self.priority {
+            "" => self.queue.write_all(line_out.as_bytes())?,
+            // One write is one line.
+            priority => self.queue.write_all(format!("{priority}{line_out}").as_bytes())?,
+        }
         let refused = self.full.dropped_lines();
         let before = self.counted.fetch_max(refused, Ordering::Relaxed);
         self.lost.inc_by(u64::try_from(refused.saturating_sub(before)).unwrap_or(u64::MAX));
@@ -337,11 +382,21 @@ impl Write for Lines {
     }
 }
 
+/// A level as journald reads it: the priorities of syslog(3).
+fn priority(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "<3>",
+        Level::WARN => "<4>",
+        Level::INFO => "<6>",
+        Level::DEBUG | Level::TRACE => "<7>",
+    }
+}
+
 /// Escapes every character that [`steers`] but the line's own end and, in colour, the escape sequences: those in values
 /// are escaped already.
 fn escape(line: &str, form: Form) -> Cow<'_, str> {
     let (text, end) = line.strip_suffix('\n').map_or((line, ""), |text| (text, "\n"));
-    let allowed = |c: char| !steers(c) || (c == '\u{1b}' && form == Form::Human(Colour::Ansi));
+    let allowed = |c: char| !steers(c) || (c == '\u{1b}' && form == Form::Human(Destination::Terminal));
     // Nearly all lines.
     if is_plain(text.as_bytes()) || text.chars().all(allowed) {
         return Cow::Borrowed(line);
@@ -451,12 +506,17 @@ mod tests {
         }
     }
 
-    fn logged(format: LogFormat, colour: Colour, variable: Result<String, VarError>, log: impl FnOnce()) -> String {
+    fn logged(
+        format: LogFormat,
+        destination: Destination,
+        variable: Result<String, VarError>,
+        log: impl FnOnce(),
+    ) -> String {
         let output = Output::default();
         let filter = filter(&settings(format), variable).unwrap();
         let personal = Arc::new(Personal::new(PersonalData::Full));
-        let (lines, guard) = Lines::start(output.clone(), Form::of(format, colour), &personal, &Registry::new());
-        with_default(subscriber(format, filter, lines).0, log);
+        let (lines, guard) = Lines::start(output.clone(), (format, destination), &personal, &Registry::new());
+        with_default(subscriber((format, destination), filter, lines).0, log);
         drop(guard);
         String::from_utf8(output.0.lock().unwrap().clone()).unwrap()
     }
@@ -471,7 +531,7 @@ mod tests {
     fn nothing_that_a_peer_sends_makes_a_line_or_reaches_the_terminal() {
         let evil = "a\r\nINFO forged\u{1b}[31m\u{85}\u{9b}x\0\u{202e}gpj\u{2066}\u{200b}\u{e0041}J\u{f6}rg";
         for format in [LogFormat::Human, LogFormat::Json] {
-            for colour in [Colour::Plain, Colour::Ansi] {
+            for colour in [Destination::Plain, Destination::Terminal] {
                 let text = logged(format, colour, UNSET, || {
                     info!(shown = %evil, escaped = ?evil, plain = evil, error = %io::Error::other(evil), "evil {evil}");
                 });
@@ -484,16 +544,37 @@ mod tests {
                     let event: serde_json::Value = serde_json::from_str(&text).unwrap();
                     assert_eq!(event["plain"], evil);
                 }
-                assert_eq!(text.contains('\u{1b}'), (format, colour) == (LogFormat::Human, Colour::Ansi), "{text:?}");
+                assert_eq!(
+                    text.contains('\u{1b}'),
+                    (format, colour) == (LogFormat::Human, Destination::Terminal),
+                    "{text:?}"
+                );
             }
         }
     }
 
     #[test]
     fn json_is_one_object_a_line() {
-        let text = logged(LogFormat::Json, Colour::Plain, UNSET, || info!(reply = 250, from = ?"\n", "message"));
+        let text = logged(LogFormat::Json, Destination::Plain, UNSET, || info!(reply = 250, from = ?"\n", "message"));
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!((&value["message"], &value["reply"]), (&"message".into(), &250.into()));
+    }
+
+    #[test]
+    fn the_journal_gets_priorities_and_no_time() {
+        let log = || {
+            tracing::error!("broken");
+            tracing::warn!("odd");
+            info!("done");
+            debug!(reply = "a\nb", "seen");
+        };
+        let debug = || Ok("debug".to_owned());
+        let lines = "<3>ERROR broken\n<4> WARN odd\n<6> INFO done\n<7>DEBUG seen reply=\"a\\nb\"\n";
+        assert_eq!(logged(LogFormat::Human, Destination::Journal, debug(), log), lines);
+        let json = logged(LogFormat::Json, Destination::Journal, debug(), log);
+        let fronts: Vec<_> = json.lines().map(|line| line.split_once('{').unwrap().0).collect();
+        assert_eq!(fronts, ["<3>", "<4>", "<6>", "<7>"]);
+        assert!(!is_stdout("0:0"));
     }
 
     #[test]
@@ -502,10 +583,10 @@ mod tests {
             debug!("fine");
             info!("coarse");
         };
-        assert!(!logged(LogFormat::Human, Colour::Plain, UNSET, log).contains("fine"));
-        assert!(logged(LogFormat::Human, Colour::Plain, Ok("debug".into()), log).contains("fine"));
-        assert!(!logged(LogFormat::Human, Colour::Plain, Ok("error".into()), log).contains("coarse"));
-        assert!(logged(LogFormat::Human, Colour::Plain, Ok("".into()), log).contains("coarse"));
+        assert!(!logged(LogFormat::Human, Destination::Plain, UNSET, log).contains("fine"));
+        assert!(logged(LogFormat::Human, Destination::Plain, Ok("debug".into()), log).contains("fine"));
+        assert!(!logged(LogFormat::Human, Destination::Plain, Ok("error".into()), log).contains("coarse"));
+        assert!(logged(LogFormat::Human, Destination::Plain, Ok("".into()), log).contains("coarse"));
         let log = settings(LogFormat::Human);
         assert!(matches!(filter(&log, Ok("info,,=,x=loud".into())), Err(Error::Filter(_))));
     }
@@ -529,7 +610,8 @@ mod tests {
         let registry = Registry::new();
         let (go_on, wait) = mpsc::channel();
         let personal = Arc::new(Personal::new(PersonalData::Full));
-        let (mut lines, guard) = Lines::start(Stalled(wait), Form::Human(Colour::Plain), &personal, &registry);
+        let (mut lines, guard) =
+            Lines::start(Stalled(wait), (LogFormat::Human, Destination::Plain), &personal, &registry);
         // What the thread holds for its next write is beside the queue.
         let held = BATCH / b"line\n".len() + 1;
         for _ in 0..QUEUED_LINES + held + 100 {
@@ -577,7 +659,7 @@ mod tests {
 
     #[test]
     fn values_look_as_rust_writes_them() {
-        let text = logged(LogFormat::Human, Colour::Plain, UNSET, || {
+        let text = logged(LogFormat::Human, Destination::Plain, UNSET, || {
             info!(plain = "a 'b'", quoted = "a \"b\" \\", empty = "", count = 7_u64, less = -7, is = true, none = None::<u64>,
                 shown = %"a b", debug = ?Some("a\tb"), "text");
         });

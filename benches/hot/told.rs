@@ -8,7 +8,7 @@ use criterion::{BenchmarkId, Criterion};
 use dmarcgate::config::{Log, LogFormat};
 use dmarcgate::envelope::{Client, Hello, Protocol};
 use dmarcgate::explain::{self, Case, Drafter, Explanation};
-use dmarcgate::logging::{self, Colour};
+use dmarcgate::logging::{self, Destination};
 use dmarcgate::metrics::Registry;
 use dmarcgate::readiness::Readiness;
 use dmarcgate::session;
@@ -56,7 +56,7 @@ fn log_line(criterion: &mut Criterion, world: &World) {
         let settings = Log { format, ..world.config.log.clone() };
         let lines = Lines::default();
         let (subscriber, guard) =
-            logging::to(lines.clone(), Colour::Plain, &settings, &Registry::new()).expect("a log");
+            logging::to(lines.clone(), Destination::Plain, &settings, &Registry::new()).expect("a log");
         with_default(subscriber, write);
         // It waits for what is under way.
         drop(guard);
@@ -64,7 +64,8 @@ fn log_line(criterion: &mut Criterion, world: &World) {
         assert!(text.contains("bank.example") && text.lines().count() == 1, "{text}");
 
         // Lines that come faster than their thread takes them are dropped there; making them is what is measured.
-        let (subscriber, _guard) = logging::to(io::sink(), Colour::Plain, &settings, &Registry::new()).expect("a log");
+        let (subscriber, _guard) =
+            logging::to(io::sink(), Destination::Plain, &settings, &Registry::new()).expect("a log");
         with_default(subscriber, || _ = group.bench_function(format.to_string(), |b| b.iter(write)));
     }
     group.finish();

@@ -16,6 +16,7 @@ use self::reading::{Answered, OTHER_QUESTION, Reading, read, to_wire, wire_type}
 use super::metrics::TcpReason;
 use super::resolver::{Error, Settings};
 use super::{Failure, Miss, NameServer, RecordType, Records};
+use crate::label::Label;
 use crate::metrics::Family;
 
 mod link;
@@ -37,6 +38,18 @@ pub(super) struct Resolution {
     pub outcome: Result<Records, Miss>,
     /// How long DNS lets it be remembered; none where nobody said (no SOA, RFC 2308 §5) and for failures.
     pub ttl: Option<Duration>,
+}
+
+impl Resolution {
+    /// What the servers said, for the log.
+    pub fn in_a_word(&self) -> &'static str {
+        match &self.outcome {
+            Ok(_) => "records",
+            Err(Miss::NoData) => "nodata",
+            Err(Miss::NxDomain) => "nxdomain",
+            Err(Miss::Failed(failure)) => failure.as_str(),
+        }
+    }
 }
 
 /// How a question is put.

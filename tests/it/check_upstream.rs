@@ -119,7 +119,7 @@ async fn whether_bounces_of_reports_come_back_is_told() {
         assert_eq!(story.status.code(), Some(if well { 0 } else { 1 }), "{name}");
         let story = String::from_utf8(story.stdout).expect("UTF-8");
         for part in
-            [expected, "Bounces of reports, to bounces.gate.example", "bounces.gate.example smtp:[127.0.0.1]:25"]
+            [expected, "Bounces of reports, to bounces.gate.example", "bounces.gate.example smtp:[127.0.0.1]:2526"]
         {
             assert!(story.contains(part), "{name}: {part}: {story}");
         }

@@ -133,6 +133,10 @@ async fn personal_data_leaves_the_log_at_a_reload_and_levels_of_modules_come_wit
     for ((hashed, full), dropped) in seen[1].iter().zip(&seen[0]).zip(&seen[2]) {
         assert_eq!(hashed.len(), dropped.len() + 9, "{hashed} of {full}");
     }
+    // Of another domain: the cache has the answers for the one before.
+    world.send(&Letter::new(GOOD, "some.body@unseen.example")).await;
+    let asked = world.gate.wait_for_log("\"name\":\"_dmarc.unseen.example\"").await;
+    assert!(asked.contains("\"outcome\":\"nxdomain\"") && asked.contains("\"record_type\":\"txt\""), "{asked}");
     // At level info nobody hears of a client that leaves without a word.
     assert!(!world.gate.log().iter().any(|line| line.contains("session ended")));
     drop(Client::introduced(world.gate.address(), GOOD, "client.example").await);

@@ -29,7 +29,10 @@ fn bounces(found: &Found) -> String {
     let lines = match found.mta {
         Mta::Postfix => format!(
             "# /etc/postfix/transport, then `postmap /etc/postfix/transport`; main.cf: transport_maps = hash:/etc/postfix/transport\n\
-             # {domain} smtp:[127.0.0.1]:25\n"
+             # {domain} smtp:[127.0.0.1]:2526\n\
+             # and beside the other listeners of the gate, since Postfix takes port 25 of its own addresses for a loop:\n\
+             # [[listener]]\n\
+             # address = \"127.0.0.1:2526\"\n"
         ),
         Mta::Exim => format!(
             "# Exim, the first of its routers:\n\

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio::time::sleep;
+use tracing::debug;
 
 use super::Shared;
 use crate::dns::cache::Key;
@@ -14,6 +15,7 @@ use crate::dns::metrics::Metrics;
 use crate::dns::share::SharePlace;
 use crate::dns::transport::Resolution;
 use crate::dns::{Answer, Failure, Miss};
+use crate::label::Label;
 
 /// The questions that are not answered yet, over both lanes: a name and type stand here once.
 pub(super) struct UnderWay {
@@ -192,7 +194,16 @@ impl Asker {
             drop((out, place));
             return;
         };
-        shared.metrics.seconds.of(*record_type).observe(start.elapsed().as_secs_f64());
+        let took = start.elapsed();
+        shared.metrics.seconds.of(*record_type).observe(took.as_secs_f64());
+        debug!(
+            name = &**name,
+            record_type = record_type.as_str(),
+            outcome = resolution.in_a_word(),
+            ttl = resolution.ttl.map(|ttl| ttl.as_secs()),
+            took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            "asked DNS"
+        );
         let answer = self.settle(resolution, start).await;
         self.progress.send_replace(Progress::Answered(answer));
     }
