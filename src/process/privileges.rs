@@ -107,29 +107,34 @@ impl Account {
         self.root == Root::Left
     }
 
+    /// Whether it is another than the present user.
+    pub fn is_other(&self) -> bool {
+        self.change.is_some()
+    }
+
     /// Makes the directories that are not there yet, for the user, who could not make them below root's. What fails is
     /// reported when the file is opened.
     pub fn make_directories(&self, files: &[Needed]) {
         for file in files {
             let directory = match file.usage {
                 Usage::Read => None,
-                Usage::WriteBeside => file.path.parent(),
-                Usage::WriteInto => Some(file.path.as_path()),
+                Usage::WriteBeside => file.path.parent().map(|above| (above, MODE)),
+                Usage::WriteInto => Some((file.path.as_path(), PRIVATE)),
             };
-            if let Some(directory) = directory {
-                let _ = self.make_directory(directory);
+            if let Some((directory, mode)) = directory {
+                let _ = self.make_directory(directory, mode);
             }
         }
     }
 
-    fn make_directory(&self, directory: &Path) -> io::Result<()> {
+    fn make_directory(&self, directory: &Path, mode: u32) -> io::Result<()> {
         if directory.as_os_str().is_empty() || directory.exists() {
             return Ok(());
         }
         if let Some(above) = directory.parent() {
-            self.make_directory(above)?;
+            self.make_directory(above, MODE)?;
         }
-        DirBuilder::new().mode(MODE).create(directory)?;
+        DirBuilder::new().mode(mode).create(directory)?;
         match self.change {
             // Never what a link leads to.
             Some(Change { uid, gid }) => lchown(directory, Some(uid.as_raw()), Some(gid.as_raw())),
@@ -195,8 +200,10 @@ fn drop_capabilities() -> Result<(), io::Error> {
     Ok(set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?)
 }
 
-/// Directories of ours: mail of others may lie in them.
+/// Directories of ours.
 const MODE: u32 = 0o750;
+/// Those that files are made in: mail of others, and reports on it, lie there.
+const PRIVATE: u32 = 0o700;
 
 #[cfg(test)]
 mod tests {
@@ -242,5 +249,6 @@ mod tests {
             let found = place.path().join(directory).metadata().unwrap();
             assert_eq!((found.uid(), found.mode() & 0o7777 & !0o750), (expected.as_raw(), 0), "{directory}");
         }
+        assert_eq!(path.metadata().unwrap().mode() & 0o077, 0, "mail of others lies there");
     }
 }
