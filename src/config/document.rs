@@ -149,6 +149,13 @@ impl<'a> Document<'a> {
         self.found.problem(place.unwrap_or(NOWHERE), key, message);
     }
 
+    /// The line of each key that was read, by its path; of several tables `[[...]]`, the first one's.
+    pub fn places(&self) -> BTreeMap<String, usize> {
+        let places = self.found.places.borrow();
+        let first = places.iter().filter(|((_, outer), _)| *outer == 0);
+        first.map(|((key, _), place)| (key.clone(), line_of(self.text, *place))).collect()
+    }
+
     /// The effective configuration, its tables in the order `tables`, and everything that is wrong, in the order of the
     /// file.
     pub fn finish(self, tables: &[&str]) -> (Vec<Line>, Vec<Problem>) {

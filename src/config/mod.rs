@@ -15,6 +15,7 @@ pub mod reload;
 mod settings;
 mod value;
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::net::SocketAddr;
@@ -407,6 +408,8 @@ pub struct Loaded {
     /// Each key with its value, in the order of the reference.
     pub lines: Vec<Line>,
 }
+    /// The line of the file that each key in it is on, by its path.
+    pub places: BTreeMap<String, usize>,
 
 impl Config {
     /// Reads and checks a file.
@@ -429,8 +432,9 @@ impl Config {
         let config = file::read(&document);
         check::check(&config, &document);
         let (lines, problems) = document.finish(file::TABLES);
-        if problems.is_empty() { Ok(Loaded { config, lines }) } else { Err(problems) }
+        if problems.is_empty() { Ok(Loaded { config, lines, places }) } else { Err(problems) }
     }
+        let places = document.places();
 
     /// What holds where nothing is set, for commands that connect to no upstream: the one in it is that of
     /// [`REFERENCE`].

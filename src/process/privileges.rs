@@ -4,12 +4,14 @@ use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, lchown};
 use std::path::Path;
+use std::thread;
 
-use nix::unistd::{Gid, Uid, User, initgroups, setresgid, setresuid};
+use nix::unistd::{Gid, Uid, User, getgrouplist, initgroups, setresgid, setresuid};
+use rustix::fs::{Access, access};
 use rustix::io::Errno;
 use rustix::thread::{
     CapabilitySet, CapabilitySets, clear_ambient_capability_set, remove_capability_from_bounding_set, set_capabilities,
-    set_no_new_privs,
+    set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
 
 use super::{Error, Needed, USER, Usage};
@@ -142,6 +144,50 @@ impl Account {
         }
     }
 
+    /// What keeps the user from writing where a gate has to, as far as that can be told without making anything; a
+    /// directory that is missing would be made by whoever starts it.
+    pub fn obstacle(&self, file: &Needed) -> Option<String> {
+        let directory = match file.usage {
+            Usage::Read => return None,
+            Usage::WriteBeside => file.path.parent()?,
+            Usage::WriteInto => file.path.as_path(),
+        };
+        let above = directory.ancestors().find(|above| above.exists())?;
+        let said = |path: &Path, errno: Errno| format!("{}: {}", path.display(), io::Error::from(errno));
+        if !above.is_dir() {
+            return Some(format!("{} is no directory", above.display()));
+        }
+        if above != directory {
+            let cause = access(above, Access::WRITE_OK | Access::EXEC_OK).err()?;
+            return Some(format!("{} can't be made in {}", directory.display(), said(above, cause)));
+        }
+        let writable = |path: &Path, more| {
+            let cause = self.as_user(|| access(path, Access::WRITE_OK | more)).err()?;
+            Some(format!("{} can't write to {}", self.name, said(path, cause)))
+        };
+        let beside = || {
+            let is_file = file.usage == Usage::WriteBeside && file.path.exists();
+            is_file.then(|| writable(&file.path, Access::READ_OK)).flatten()
+        };
+        writable(directory, Access::EXEC_OK).or_else(beside)
+    }
+
+    /// What `look` finds with the rights of the user, on a thread of its own: the others stay whose they are.
+    fn as_user(&self, look: impl FnOnce() -> Result<(), Errno> + Send) -> Result<(), Errno> {
+        let Some(Change { uid, gid }) = self.change else { return look() };
+        let name = std::ffi::CString::new(self.name.as_str()).map_err(|_| Errno::INVAL)?;
+        let groups = getgrouplist(&name, gid).map_err(|errno| Errno::from_raw_os_error(errno as i32))?;
+        let groups: Vec<_> = groups.into_iter().map(|group| rustix::process::Gid::from_raw(group.as_raw())).collect();
+        let (uid, gid) = (rustix::process::Uid::from_raw(uid.as_raw()), rustix::process::Gid::from_raw(gid.as_raw()));
+        let becoming = move || {
+            set_thread_groups(&groups)?;
+            set_thread_res_gid(gid, gid, gid)?;
+            set_thread_res_uid(uid, uid, uid)?;
+            look()
+        };
+        thread::scope(|scope| scope.spawn(becoming).join().unwrap_or(Err(Errno::INVAL)))
+    }
+
     /// Becomes that user, for good, and gives up all capabilities; a process that stays root keeps them. Returns what
     /// is not as it should be.
     pub fn adopt(&self) -> Result<Vec<String>, Error> {
@@ -229,6 +275,31 @@ mod tests {
         assert!(matches!(Account::otherness(Some("no-such-user")), Err(Error::User { .. })));
         assert_eq!(Account::otherness(Some("root")).unwrap(), None);
         assert_eq!(Account::otherness(Some("nobody")).unwrap(), Some(Otherness::Will("nobody".to_owned())));
+    }
+
+    #[test]
+    fn where_nothing_can_be_written_is_told_without_making_anything() {
+        use std::os::unix::fs::PermissionsExt;
+        let place = tempfile::tempdir().unwrap();
+        let root = Uid::effective().is_root();
+        let account = Account::of(root.then_some("nobody")).unwrap();
+        let obstacle = |path: &str, usage| account.obstacle(&Needed { key: "k", path: place.path().join(path), usage });
+        let set = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        assert_eq!(obstacle("a/b", Usage::WriteInto), None, "it would be made");
+        assert!(!place.path().join("a").exists());
+        std::fs::write(place.path().join("file"), "").unwrap();
+        assert!(obstacle("file/a", Usage::WriteInto).unwrap().ends_with("/file is no directory"));
+        set(&place.path().join("file"), 0o400);
+        set(place.path(), 0o777);
+        assert_eq!(obstacle("new", Usage::WriteBeside), None);
+        let refused = obstacle("file", Usage::WriteBeside).unwrap();
+        assert!(refused.contains(" can't write to /") && refused.contains("/file: Permission denied"), "{refused}");
+        set(place.path(), 0o555);
+        let refused = obstacle("", Usage::WriteInto).unwrap();
+        assert!(refused.starts_with(account.name()) && refused.contains(": Permission denied"), "{refused}");
+        assert_eq!(obstacle("a", Usage::WriteInto).is_some(), !root, "root would make it for the user");
+        assert_eq!(Uid::effective().is_root(), root);
+        set(place.path(), 0o755);
     }
 
     #[test]
