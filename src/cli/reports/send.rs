@@ -75,6 +75,9 @@ impl Send {
                 sum += count;
                 let waiting = delivery.waiting(epoch_seconds_signed()).await.map_err(failed)?;
                 if waiting == 0 {
+                    if sum == 0 && self.now {
+                        print(output, "what came today (UTC) is reported once the day is over\n")?;
+                    }
                     return print(output, &format!("{sum} reports were tried\n"));
                 }
                 // The rate of a minute is used up.
