@@ -5,8 +5,9 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::{chown, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
+use std::process::Command;
 
 use tempfile::TempDir;
 
@@ -113,6 +114,32 @@ async fn root_becomes_the_user_for_good_with_no_capability_and_no_group_of_root(
     gate.reloaded(|config| config.set("policy.mode", "tag")).await;
     let log = gate.log().join("\n");
     assert!(!log.contains("runs as root") && log.contains("\"user\":\"nobody\""), "{log}");
+}
+
+#[tokio::test]
+async fn what_a_command_of_root_leaves_behind_is_the_gates() {
+    let Some((uid, _)) = account(NOBODY) else { return };
+    let around = Around::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let (store, reports) = (directory.path().join("state/gate.db"), directory.path().join("state/reports"));
+    let config = around.configuration(directory.path()).set("process.user", NOBODY);
+    let config = config.set("reports.from", "reports@gate.example").set("reports.organization", "Gate");
+    let config = config.set("store.url", format!("sqlite://{}", store.display()));
+    let config = config.set("reports.dry_run", reports.display().to_string());
+    let file = directory.path().join("gate.toml");
+    fs::write(&file, config.text()).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dmarcgate"));
+    command.args(["reports", "send", "--now", "--config"]).arg(&file);
+    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let expected = "what came today (UTC) is reported once the day is over\n0 reports were tried\n";
+    assert_eq!(String::from_utf8_lossy(&output.stdout), expected);
+    for path in [&store, &reports] {
+        assert_eq!(path.metadata().unwrap().uid(), uid, "{}", path.display());
+    }
+    assert_eq!(reports.metadata().unwrap().mode() & 0o777, 0o700);
 }
 
 #[tokio::test]
