@@ -135,7 +135,7 @@ pub enum Error {
 ///
 /// What can't be opened; nothing is served then.
 pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Result<Running, Error> {
-    let Loaded { config, lines } = loaded;
+    let Loaded { config, lines, .. } = loaded;
     let metrics = reload::Metrics::new(&registry);
     process::usage::register(&registry);
     let awaited = [Condition::Listeners, Condition::RelayGuard, Condition::Store, Condition::Upstream];

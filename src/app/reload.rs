@@ -110,7 +110,7 @@ impl Running {
     /// Puts into force what can be changed while the gate runs, and says what can't. Transactions keep what they began
     /// with. `adopt` does the rest, outside the gate, before the new configuration is reported to hold.
     pub async fn reload(&mut self, loaded: Loaded, adopt: impl FnOnce(&config::Config)) -> ReloadReport {
-        let Loaded { config, lines } = loaded;
+        let Loaded { config, lines, .. } = loaded;
         // First what can fail.
         let security = match config.security(self.upstream.tls_metrics.clone()) {
             Ok(security) => security,

@@ -8,9 +8,9 @@ use clap::{Args, Subcommand};
 use crate::action::Replies;
 use crate::causes::Causes;
 use crate::cli::{ConfigFile, Failure, print};
-use crate::config::{Config, Mode, REFERENCE};
+use crate::config::{Config, Error as ConfigError, Loaded, Mode, Problem, REFERENCE};
 use crate::metrics::Registry;
-use crate::process::{Account, Otherness, Usage};
+use crate::process::{Account, Otherness, USER, Usage, present_user};
 use crate::{tls, verdict};
 
 #[derive(Debug, Subcommand)]
@@ -52,6 +52,7 @@ impl Check {
         let mut text = String::new();
         let warnings = loaded.config.warnings().into_iter();
         let warnings = warnings.chain(certificates(&loaded.config)?).chain(user(&loaded.config, &self.file.config)?);
+        let warnings = warnings.chain(unwritable(&loaded, &self.file.config)?);
         for warning in warnings.chain(silence(&loaded.config)) {
             text.push_str(&format!("warning: {warning}\n"));
         }
@@ -105,6 +106,36 @@ fn user(config: &Config, file: &Path) -> Result<Option<String>, Failure> {
     Ok(Some(warning))
 }
 
+/// Where the gate has to write and can't. Another user than the gate's can't tell what would be so for that one: these
+/// are warnings then.
+///
+/// # Errors
+///
+/// What keeps a gate from starting that the same user would start.
+fn unwritable(loaded: &Loaded, file: &Path) -> Result<Vec<String>, Failure> {
+    let settings = loaded.config.process(file);
+    // Who the user is has been found out before.
+    let Ok(account) = Account::of(settings.user.as_deref()) else { return Ok(Vec::new()) };
+    let obstacles = settings.files.iter().filter_map(|needed| Some((needed, account.obstacle(needed)?)));
+    let (mut wrong, mut odd) = (Vec::new(), Vec::new());
+    let present = present_user();
+    let is_able = present == "root" || present == settings.user.as_deref().unwrap_or(USER);
+    for (needed, obstacle) in obstacles {
+        let message = format!("{obstacle}; expected a place where the gate's user can write");
+        // Without the others it goes on.
+        if is_able && ["spool.directory", "store.url"].contains(&needed.key) {
+            let line = loaded.places.get(needed.key).copied();
+            wrong.push(Problem { line, key: needed.key.to_owned(), message });
+        } else {
+            odd.push(format!("{}: {message}", needed.key));
+        }
+    }
+    match wrong.is_empty() {
+        true => Ok(odd),
+        false => Err(Failure::Usage(ConfigError::Invalid { path: file.to_owned(), problems: wrong }.to_string())),
+    }
+}
+
 /// What clients will read, if it is not what they read anywhere.
 fn replies(replies: &Replies) -> String {
     if *replies == Replies::default() {
@@ -139,6 +170,8 @@ fn certificates(config: &Config) -> Result<Vec<String>, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use crate::cli::tests::{configuration, run};
 
     #[test]
@@ -159,7 +192,8 @@ mod tests {
         std::fs::write(token.path(), "0123456789abcdef\n").unwrap();
         let admin = format!("[admin]\ntoken_file = \"{}\"", token.path().display());
         let check = |user: &str, more: &str| {
-            let (_directory, path) = configuration(&format!("[process]\nuser = \"{user}\"\n{more}"));
+            let (directory, path) = configuration(&format!("[process]\nuser = \"{user}\"\n{more}"));
+            std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
             run(&["config", "check", "--config", &path])
         };
         let unknown = "process.user: the system knows no user no-such-user";
@@ -176,6 +210,22 @@ mod tests {
         for (user, more) in [("nobody", ""), ("root", &*admin)] {
             assert!(!check(user, more).unwrap().contains("runuser"), "{user}");
         }
+    }
+
+    #[test]
+    fn a_place_where_the_gate_cannot_write_is_a_problem_with_its_line() {
+        let (directory, path) = configuration("[spool]\ndirectory = \"/dev/null/spool\"");
+        let text = run(&["config", "check", "--config", &path]);
+        let problem = "spool.directory: /dev/null is no directory; expected a place where the gate's user can write";
+        match crate::process::present_user().as_str() {
+            "root" => {
+                let (code, text) = text.unwrap_err();
+                assert_eq!((code, text), (2, format!("{path}:6: {problem}")));
+            }
+            _ => assert!(text.unwrap().contains(&format!("warning: {problem}"))),
+        }
+        let made: Vec<_> = std::fs::read_dir(directory.path()).unwrap().collect();
+        assert_eq!(made.len(), 1, "{made:?}");
     }
 
     #[test]

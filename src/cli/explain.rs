@@ -1,16 +1,20 @@
 //! `dmarcgate explain`: tells what is kept about one message.
 
-use std::io::Write;
+use std::error::Error;
+use std::fs::File;
+use std::io::{ErrorKind, Write};
 
 use clap::Args;
 use tokio::runtime;
 
 use crate::causes::Causes;
 use crate::cli::{ConfigFile, Failure, print};
+use crate::config::Config;
 use crate::explain::Explanation;
-use crate::store::Reader;
+use crate::process::USER;
+use crate::store::{Location, Reader};
 
-/// Tell why a message was refused, marked or let by.
+/// Tell why a message was refused, marked or let through.
 ///
 /// The gate keeps, for some days (explain.keep in the configuration), what it found out about each message that was no
 /// plain pass: how From was read; SPF, each signature and ARC with their reasons; how the policy was found; the rule
@@ -22,7 +26,7 @@ pub struct Explain {
     /// The id that stands in the reply to the sender, in the log ("transaction") and, of a marked message, in
     /// Authentication-Results
     ///
-    /// In any case, with or without "id"; a hyphen or a space in it does no harm.
+    /// In upper or lower case, with or without "id"; a hyphen or a space in it does no harm.
     #[arg(value_name = "ID", value_parser = canonical)]
     id: String,
     #[command(flatten)]
@@ -37,8 +41,8 @@ impl Explain {
         let config = self.file.load()?.config;
         let runtime = runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Failure::running(&error))?;
-        let body = runtime.block_on(Reader::new(config.store.url).explanation(&self.id));
-        let Some(body) = body.map_err(|error| Failure::running(&error))? else {
+        let body = runtime.block_on(Reader::new(config.store.url.clone()).explanation(&self.id));
+        let Some(body) = body.map_err(|error| unread(&config, &error))? else {
             return Err(Failure::Running(self.missing(config.explain.enabled)));
         };
         let explanation = Explanation::decode(&body)
@@ -51,12 +55,25 @@ impl Explain {
         let why = match enabled {
             true => {
                 "it may be older than explain.keep, have passed DMARC and been accepted, have come from a trusted or \
-                 authenticated client, or be of another gate that has a store of its own; the log has every message"
+                 authenticated client, or be of another gate that has a store of its own; the log has every message, with \
+                 this id in \"transaction\" (not in \"session\": the id of a session finds nothing)"
             }
             false => "explain.enabled is false in the configuration",
         };
         format!("nothing is kept about {id}: {why}")
     }
+}
+
+/// Why nothing could be read, and who could.
+fn unread(config: &Config, error: &(dyn Error + 'static)) -> Failure {
+    let mut text = Causes(error).to_string();
+    if let Location::Sqlite(path) = &config.store.url
+        && File::open(path).is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
+    {
+        let user = config.process.user.as_deref().filter(|user| *user != "root");
+        text += &format!("; run this as root or as {}, the gate's user", user.unwrap_or(USER));
+    }
+    Failure::Running(text)
 }
 
 /// The id as the gate writes it (Crockford's base 32): what people confuse is put right.
@@ -114,6 +131,17 @@ mod tests {
         assert_eq!(code, 1);
         assert!(message.contains("store.db can't be opened as a database"), "{message}");
         assert!(message.contains("No such file"), "{message}");
+        assert!(!message.contains("run this as root"), "{message}");
+        let explain = Explain {
+            id: "7ZK0Q4M1XW9TA".to_owned(),
+            file: crate::cli::ConfigFile { config: config.clone().into() },
+            json: false,
+        };
+        assert!(
+            explain
+                .missing(true)
+                .ends_with("this id in \"transaction\" (not in \"session\": the id of a session finds nothing)")
+        );
         let (code, message) = run(&["explain", "7ZK", "--config", &config]).unwrap_err();
         assert_eq!(code, 2);
         assert!(message.contains("expected the 13 letters and digits of an id"), "{message}");

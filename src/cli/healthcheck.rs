@@ -99,11 +99,13 @@ mod tests {
         assert_eq!(run(&["healthcheck", "--config", &path]).unwrap(), "ok\n");
         let (code, message) = run(&["healthcheck", "--ready", "--config", &path]).unwrap_err();
         assert_eq!((code, &*message), (1, "not ready\nupstream: not checked yet"));
+        assert!(crate::cli::init::is_gate(([127, 0, 0, 1], port).into()));
         readiness.holds(Condition::Upstream);
         assert_eq!(run(&["healthcheck", "--ready", "--config", &path]).unwrap(), "ready\n");
 
         server.abort();
         let _ = runtime.block_on(server);
+        assert!(!crate::cli::init::is_gate(([127, 0, 0, 1], port).into()));
         let (code, message) = run(&["healthcheck", "--config", &path]).unwrap_err();
         assert_eq!(code, 1);
         assert!(message.contains(&format!("127.0.0.1:{port} does not answer")), "{message}");

@@ -28,6 +28,7 @@ use self::lookup::facts::Health;
 use crate::causes::Causes;
 use crate::config::{Config, Error as ConfigError, Loaded};
 use crate::explain::facts::decision::Fate;
+use crate::process;
 
 /// Settles who a message really comes from, while the sender is still on the line.
 ///
@@ -174,6 +175,16 @@ impl ConfigFile {
             }
             Failure::Usage(text)
         })
+    }
+}
+
+impl ConfigFile {
+    /// Reads the configuration and becomes the gate's user: for what writes files that the gate writes, too. Call it
+    /// while there is one thread.
+    fn load_as_gate(&self) -> Result<Loaded, Failure> {
+        let loaded = self.load()?;
+        process::become_user(&loaded.config.process(&self.config)).map_err(|error| Failure::running(&error))?;
+        Ok(loaded)
     }
 }
 

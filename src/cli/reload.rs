@@ -73,7 +73,7 @@ fn applied(report: &ReloadReport) -> String {
         let _ = writeln!(text, "warning: {warning}");
     }
     let _ = match &*report.changed {
-        [] => writeln!(text, "{}: in force, nothing has changed", report.file),
+        [] => writeln!(text, "{}: in force, nothing that a reload takes over has changed", report.file),
         changed => writeln!(text, "{}: in force, changed: {}", report.file, changed.join(" ")),
     };
     if !report.restart.is_empty() {
@@ -94,7 +94,21 @@ fn refused(report: &ReloadReport) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::cli::tests::run;
+
+    #[test]
+    fn what_needs_a_restart_does_not_stand_below_a_line_that_denies_any_change() {
+        let report = ReloadReport {
+            applied: true,
+            file: "/f".to_owned(),
+            restart: vec!["store.url".to_owned()],
+            ..ReloadReport::default()
+        };
+        let expected =
+            "/f: in force, nothing that a reload takes over has changed\na restart is needed for: store.url\n";
+        assert_eq!(applied(&report), expected);
+    }
 
     #[test]
     fn a_file_that_is_not_there_is_named_before_the_default_address_is_asked() {

@@ -1,7 +1,7 @@
 //! What several keys say together.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ipnet::IpNet;
@@ -35,6 +35,15 @@ pub fn warnings(config: &Config) -> Vec<String> {
     if config.hostname.label_count() == 1 {
         let name = &config.hostname;
         warnings.push(format!("hostname is {name}, without a domain: other servers may refuse it as an EHLO name"));
+    }
+    let name = config.hostname.as_str();
+    let oddity = match name.parse::<Ipv4Addr>() {
+        Ok(_) => Some("an address"),
+        Err(_) => name.contains('_').then_some("with an underscore"),
+    };
+    if let Some(oddity) = oddity {
+        warnings
+            .push(format!("hostname is {name}, {oddity}: no host has such a name, and other servers may refuse it"));
     }
     judgement_warnings(config, &mut warnings);
     listener_warnings(config, &mut warnings);

@@ -149,6 +149,13 @@ impl<'a> Document<'a> {
         self.found.problem(place.unwrap_or(NOWHERE), key, message);
     }
 
+    /// The line of each key that was read, by its path; of several tables `[[...]]`, the first one's.
+    pub fn places(&self) -> BTreeMap<String, usize> {
+        let places = self.found.places.borrow();
+        let first = places.iter().filter(|((_, outer), _)| *outer == 0);
+        first.map(|((key, _), place)| (key.clone(), line_of(self.text, *place))).collect()
+    }
+
     /// The effective configuration, its tables in the order `tables`, and everything that is wrong, in the order of the
     /// file.
     pub fn finish(self, tables: &[&str]) -> (Vec<Line>, Vec<Problem>) {
@@ -366,8 +373,18 @@ fn unknown_key(path: &str, lines: &[Line]) -> String {
     let elsewhere = || lines.iter().filter(|line| line.key == key).min_by_key(depth).map(Line::path);
     match near.or_else(elsewhere) {
         Some(known) => format!("unknown key; did you mean {known}?"),
-        None => "unknown key".to_owned(),
+        None => format!("unknown key{}", possible(table, lines)),
     }
+}
+
+/// What the table of that name may have in it, or the top of the file.
+fn possible(table: &str, lines: &[Line]) -> String {
+    let keys = lines.iter().filter(|line| line.table == table).map(|line| line.key);
+    let tables = lines.iter().map(|line| outermost(line.table)).filter(|name| table.is_empty() && !name.is_empty());
+    let mut words: Vec<_> = keys.map(str::to_owned).chain(tables.map(|name| format!("[{name}]"))).collect();
+    words.sort_unstable();
+    words.dedup();
+    if words.is_empty() { String::new() } else { format!("; expected one of {}", words.join(", ")) }
 }
 
 /// The outermost table that a table is, or is in.

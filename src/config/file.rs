@@ -120,8 +120,14 @@ fn tls(section: &mut Section<'_>) -> Tls {
     let key: OneOrMore<PathBuf> = section.optional("key").unwrap_or_else(none);
     if certificate.0.len() != key.0.len() {
         let (certificates, keys) = (certificate.0.len(), key.0.len());
-        let message = format!("has {keys} keys for {certificates} certificates; expected as many, in the same order");
-        section.problem("key", &message);
+        match (certificates, keys) {
+            (_, 0) => section.problem("key", "is missing: tls.certificate needs its key"),
+            (0, _) => section.problem("certificate", "is missing: tls.key needs its certificate"),
+            _ => section.problem(
+                "key",
+                &format!("has {keys} keys for {certificates} certificates; expected as many, in the same order"),
+            ),
+        }
     }
     Tls { certificate, key, hide_from: section.get("hide_from", Vec::new()) }
 }

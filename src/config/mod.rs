@@ -15,10 +15,12 @@ pub mod reload;
 mod settings;
 mod value;
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::string::FromUtf8Error;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -406,6 +408,8 @@ pub struct Loaded {
     pub config: Config,
     /// Each key with its value, in the order of the reference.
     pub lines: Vec<Line>,
+    /// The line of the file that each key in it is on, by its path.
+    pub places: BTreeMap<String, usize>,
 }
 
 impl Config {
@@ -415,8 +419,10 @@ impl Config {
     ///
     /// The operator's: everything that is wrong.
     pub fn load(path: &Path) -> Result<Loaded, Error> {
-        let text = fs::read_to_string(path).map_err(|source| Error::Unreadable { path: path.to_owned(), source })?;
-        Self::parse(&text).map_err(|problems| Error::Invalid { path: path.to_owned(), problems })
+        let octets = fs::read(path).map_err(|source| Error::Unreadable { path: path.to_owned(), source })?;
+        let invalid = |problems| Error::Invalid { path: path.to_owned(), problems };
+        let text = String::from_utf8(octets).map_err(|error| invalid(vec![not_utf8(&error)]))?;
+        Self::parse(&text).map_err(invalid)
     }
 
     /// Reads and checks a file's text.
@@ -428,8 +434,9 @@ impl Config {
         let document = document::Document::parse(text)?;
         let config = file::read(&document);
         check::check(&config, &document);
+        let places = document.places();
         let (lines, problems) = document.finish(file::TABLES);
-        if problems.is_empty() { Ok(Loaded { config, lines }) } else { Err(problems) }
+        if problems.is_empty() { Ok(Loaded { config, lines, places }) } else { Err(problems) }
     }
 
     /// What holds where nothing is set, for commands that connect to no upstream: the one in it is that of
@@ -455,6 +462,16 @@ impl Config {
     /// What is allowed, but probably not meant; one line each.
     pub fn warnings(&self) -> Vec<String> {
         check::warnings(self)
+    }
+}
+
+/// Where a file stops being text.
+fn not_utf8(error: &FromUtf8Error) -> Problem {
+    let before = error.as_bytes().iter().take(error.utf8_error().valid_up_to());
+    Problem {
+        line: Some(before.filter(|octet| **octet == b'\n').count() + 1),
+        key: String::new(),
+        message: "not UTF-8: expected a text in that encoding, comments included".to_owned(),
     }
 }
 

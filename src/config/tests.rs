@@ -33,6 +33,36 @@ fn the_upstream_alone_is_a_working_configuration() {
 }
 
 #[test]
+fn what_is_not_text_is_told_with_its_line() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), b"# a\n# M\xfcller\n").unwrap();
+    let text = Config::load(file.path()).unwrap_err().to_string();
+    assert_eq!(
+        text,
+        format!("{}:2: not UTF-8: expected a text in that encoding, comments included", file.path().display())
+    );
+}
+
+#[test]
+fn a_host_name_that_none_can_be_is_a_warning() {
+    for (name, expected) in [
+        ("192.0.2.1", Some("hostname is 192.0.2.1, an address: ")),
+        ("mail_1.example.net", Some("hostname is mail_1.example.net, with an underscore: ")),
+        ("mail.example.net", None),
+    ] {
+        let config = Config::parse(&format!("hostname = \"{name}\"\n{SMALLEST}"))
+            .unwrap_or_else(|problems| panic!("{name}: {problems:?}"))
+            .config;
+        let warning = config.warnings().into_iter().find(|warning| warning.starts_with("hostname"));
+        let fits = match (&warning, expected) {
+            (Some(warning), Some(expected)) => warning.starts_with(expected),
+            (found, expected) => found.is_none() && expected.is_none(),
+        };
+        assert!(fits, "{name}: {warning:?}");
+    }
+}
+
+#[test]
 fn the_reference_is_what_holds_without_it() {
     assert_eq!(Config::parse(REFERENCE).unwrap().config, Config::parse(SMALLEST).unwrap().config);
 }
@@ -133,11 +163,18 @@ fn each_problem_is_named_with_line_key_value_and_what_is_allowed() {
         ("[polcy]\nmode = \"tag\"\n", "a table", "1: polcy: unknown key; did you mean policy?"),
         ("message_size = \"1MiB\"\n", "a key at the top", "unknown key; did you mean limits.message_size?"),
         ("[log]\nmode = \"tag\"\n", "a key elsewhere", "2: log.mode: unknown key; did you mean policy.mode?"),
-        ("[log]\ncolour = true\n", "nothing like it", "2: log.colour: unknown key"),
+        ("[log]\ncolour = true\n", "nothing like it", "2: log.colour: unknown key; expected one of format, level, "),
+        ("colour = true\n", "nothing like it at the top", ": colour: unknown key; expected one of [admin], [bypass], "),
         (
             "[tls]\ncertificate = \"/c\"\n",
             "a certificate without a key",
-            ": tls.key: has 0 keys for 1 certificates; expected as many, in the same order",
+            ": tls.key: is missing: tls.certificate needs its key",
+        ),
+        ("[tls]\nkey = \"/k\"\n", "a key without a certificate", ": tls.certificate: is missing: tls.key needs"),
+        (
+            "[tls]\ncertificate = [\"/c\", \"/d\"]\nkey = \"/k\"\n",
+            "two certificates and a key",
+            "3: tls.key: has 1 keys for 2 certificates; expected as many, in the same order",
         ),
         (
             "[tls]\ncertificate = [\"/c\", \"d\"]\n",

@@ -131,7 +131,11 @@ fn state(status: &RestrictionStatus) -> State {
     let abi = match status.landlock {
         LandlockStatus::Available { effective_abi, .. } => effective_abi,
         LandlockStatus::NotEnabled => return State::Nothing("the kernel has it, switched off (lsm=)".to_owned()),
-        LandlockStatus::NotImplemented => return State::Nothing("the kernel does not have it".to_owned()),
+        LandlockStatus::NotImplemented => {
+            return State::Nothing(
+                "the kernel does not have it, or a filter of system calls (seccomp) forbids it".to_owned(),
+            );
+        }
     };
     match status.ruleset {
         RulesetStatus::FullyEnforced => State::Full(abi),

@@ -125,6 +125,21 @@ pub fn confine(settings: &Settings, scratch: &[PathBuf]) -> Result<Confined, Err
     Ok(Confined { account, granted, doubts })
 }
 
+/// Becomes the user that a gate runs as, if that is another than the present one: what a command leaves behind is then
+/// the gate's. Directories that are missing are made as for a gate. Call it while there is one thread.
+///
+/// # Errors
+///
+/// There is no such user, or root's rights can't be given up.
+pub fn become_user(settings: &Settings) -> Result<(), Error> {
+    let account = Account::of(settings.user.as_deref())?;
+    if account.is_other() {
+        account.make_directories(&settings.files);
+        account.adopt()?;
+    }
+    Ok(())
+}
+
 impl Confined {
     /// Says in the log what is in force.
     pub fn tell(&self) {

@@ -4,12 +4,14 @@ use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, lchown};
 use std::path::Path;
+use std::thread;
 
-use nix::unistd::{Gid, Uid, User, initgroups, setresgid, setresuid};
+use nix::unistd::{Gid, Uid, User, getgrouplist, initgroups, setresgid, setresuid};
+use rustix::fs::{Access, access};
 use rustix::io::Errno;
 use rustix::thread::{
     CapabilitySet, CapabilitySets, clear_ambient_capability_set, remove_capability_from_bounding_set, set_capabilities,
-    set_no_new_privs,
+    set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
 
 use super::{Error, Needed, USER, Usage};
@@ -107,34 +109,83 @@ impl Account {
         self.root == Root::Left
     }
 
+    /// Whether it is another than the present user.
+    pub fn is_other(&self) -> bool {
+        self.change.is_some()
+    }
+
     /// Makes the directories that are not there yet, for the user, who could not make them below root's. What fails is
     /// reported when the file is opened.
     pub fn make_directories(&self, files: &[Needed]) {
         for file in files {
             let directory = match file.usage {
                 Usage::Read => None,
-                Usage::WriteBeside => file.path.parent(),
-                Usage::WriteInto => Some(file.path.as_path()),
+                Usage::WriteBeside => file.path.parent().map(|above| (above, MODE)),
+                Usage::WriteInto => Some((file.path.as_path(), PRIVATE)),
             };
-            if let Some(directory) = directory {
-                let _ = self.make_directory(directory);
+            if let Some((directory, mode)) = directory {
+                let _ = self.make_directory(directory, mode);
             }
         }
     }
 
-    fn make_directory(&self, directory: &Path) -> io::Result<()> {
+    fn make_directory(&self, directory: &Path, mode: u32) -> io::Result<()> {
         if directory.as_os_str().is_empty() || directory.exists() {
             return Ok(());
         }
         if let Some(above) = directory.parent() {
-            self.make_directory(above)?;
+            self.make_directory(above, MODE)?;
         }
-        DirBuilder::new().mode(MODE).create(directory)?;
+        DirBuilder::new().mode(mode).create(directory)?;
         match self.change {
             // Never what a link leads to.
             Some(Change { uid, gid }) => lchown(directory, Some(uid.as_raw()), Some(gid.as_raw())),
             None => Ok(()),
         }
+    }
+
+    /// What keeps the user from writing where a gate has to, as far as that can be told without making anything; a
+    /// directory that is missing would be made by whoever starts it.
+    pub fn obstacle(&self, file: &Needed) -> Option<String> {
+        let directory = match file.usage {
+            Usage::Read => return None,
+            Usage::WriteBeside => file.path.parent()?,
+            Usage::WriteInto => file.path.as_path(),
+        };
+        let above = directory.ancestors().find(|above| above.exists())?;
+        let said = |path: &Path, errno: Errno| format!("{}: {}", path.display(), io::Error::from(errno));
+        if !above.is_dir() {
+            return Some(format!("{} is no directory", above.display()));
+        }
+        if above != directory {
+            let cause = access(above, Access::WRITE_OK | Access::EXEC_OK).err()?;
+            return Some(format!("{} can't be made in {}", directory.display(), said(above, cause)));
+        }
+        let writable = |path: &Path, more| {
+            let cause = self.as_user(|| access(path, Access::WRITE_OK | more)).err()?;
+            Some(format!("{} can't write to {}", self.name, said(path, cause)))
+        };
+        let beside = || {
+            let is_file = file.usage == Usage::WriteBeside && file.path.exists();
+            is_file.then(|| writable(&file.path, Access::READ_OK)).flatten()
+        };
+        writable(directory, Access::EXEC_OK).or_else(beside)
+    }
+
+    /// What `look` finds with the rights of the user, on a thread of its own: the others stay whose they are.
+    fn as_user(&self, look: impl FnOnce() -> Result<(), Errno> + Send) -> Result<(), Errno> {
+        let Some(Change { uid, gid }) = self.change else { return look() };
+        let name = std::ffi::CString::new(self.name.as_str()).map_err(|_| Errno::INVAL)?;
+        let groups = getgrouplist(&name, gid).map_err(|errno| Errno::from_raw_os_error(errno as i32))?;
+        let groups: Vec<_> = groups.into_iter().map(|group| rustix::process::Gid::from_raw(group.as_raw())).collect();
+        let (uid, gid) = (rustix::process::Uid::from_raw(uid.as_raw()), rustix::process::Gid::from_raw(gid.as_raw()));
+        let becoming = move || {
+            set_thread_groups(&groups)?;
+            set_thread_res_gid(gid, gid, gid)?;
+            set_thread_res_uid(uid, uid, uid)?;
+            look()
+        };
+        thread::scope(|scope| scope.spawn(becoming).join().unwrap_or(Err(Errno::INVAL)))
     }
 
     /// Becomes that user, for good, and gives up all capabilities; a process that stays root keeps them. Returns what
@@ -195,8 +246,10 @@ fn drop_capabilities() -> Result<(), io::Error> {
     Ok(set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?)
 }
 
-/// Directories of ours: mail of others may lie in them.
+/// Directories of ours.
 const MODE: u32 = 0o750;
+/// Those that files are made in: mail of others, and reports on it, lie there.
+const PRIVATE: u32 = 0o700;
 
 #[cfg(test)]
 mod tests {
@@ -225,6 +278,31 @@ mod tests {
     }
 
     #[test]
+    fn where_nothing_can_be_written_is_told_without_making_anything() {
+        use std::os::unix::fs::PermissionsExt;
+        let place = tempfile::tempdir().unwrap();
+        let root = Uid::effective().is_root();
+        let account = Account::of(root.then_some("nobody")).unwrap();
+        let obstacle = |path: &str, usage| account.obstacle(&Needed { key: "k", path: place.path().join(path), usage });
+        let set = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        assert_eq!(obstacle("a/b", Usage::WriteInto), None, "it would be made");
+        assert!(!place.path().join("a").exists());
+        std::fs::write(place.path().join("file"), "").unwrap();
+        assert!(obstacle("file/a", Usage::WriteInto).unwrap().ends_with("/file is no directory"));
+        set(&place.path().join("file"), 0o400);
+        set(place.path(), 0o777);
+        assert_eq!(obstacle("new", Usage::WriteBeside), None);
+        let refused = obstacle("file", Usage::WriteBeside).unwrap();
+        assert!(refused.contains(" can't write to /") && refused.contains("/file: Permission denied"), "{refused}");
+        set(place.path(), 0o555);
+        let refused = obstacle("", Usage::WriteInto).unwrap();
+        assert!(refused.starts_with(account.name()) && refused.contains(": Permission denied"), "{refused}");
+        assert_eq!(obstacle("a", Usage::WriteInto).is_some(), !root, "root would make it for the user");
+        assert_eq!(Uid::effective().is_root(), root);
+        set(place.path(), 0o755);
+    }
+
+    #[test]
     fn directories_are_made_with_all_that_lead_to_them_and_belong_to_the_user() {
         use std::os::unix::fs::MetadataExt;
         let place = tempfile::tempdir().unwrap();
@@ -242,5 +320,6 @@ mod tests {
             let found = place.path().join(directory).metadata().unwrap();
             assert_eq!((found.uid(), found.mode() & 0o7777 & !0o750), (expected.as_raw(), 0), "{directory}");
         }
+        assert_eq!(path.metadata().unwrap().mode() & 0o077, 0, "mail of others lies there");
     }
 }

@@ -1,5 +1,8 @@
 //! What happens to one report: whether it may be sent, what it says, and how it leaves.
 
+use std::fs::{DirBuilder, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -279,18 +282,29 @@ fn ended(outcome: Outcome, departed: bool) -> Ending {
 /// Writes message and XML into files that have the job's name.
 async fn write(directory: std::path::PathBuf, job: &Job, built: BuiltReport) -> Ending {
     let (id, domain) = (job.planned.id.clone(), job.planned.policy_domain.clone());
+    let name = move |end: &str| format!("{domain}-{id}.{end}");
     let written = spawn_blocking(move || {
-        std::fs::create_dir_all(&directory)?;
-        let name = |end: &str| Path::new(&directory).join(format!("{domain}-{id}.{end}"));
         if let Some(xml) = built.xml {
-            std::fs::write(name("xml"), xml)?;
+            put(&directory, &name("xml"), xml.as_ref())?;
         }
-        std::fs::write(name("eml"), built.message)?;
-        Ok::<_, std::io::Error>(name("eml").display().to_string())
+        put(&directory, &name("eml"), &built.message)
     });
-    match written.await.map_err(std::io::Error::other).flatten() {
+    match written.await.unwrap_or_else(|cause| Err(cause.to_string())) {
         Ok(path) => Ending { written: true, ..Ending::new(Event::Taken, format!("dry run: written to {path}")) },
         Err(cause) => Ending::new(Event::Postponed, format!("dry run: {cause}")),
+    }
+}
+
+/// Writes a file for its owner alone, in a directory that is made if it is not there. Gives its path, or what failed.
+pub fn put(directory: &Path, name: &str, octets: &[u8]) -> Result<String, String> {
+    let failed = |path: &Path, cause: std::io::Error| format!("{} can't be written: {cause}", path.display());
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    made.map_err(|cause| failed(directory, cause))?;
+    let path = directory.join(name);
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
+    match file.and_then(|mut file| file.write_all(octets)) {
+        Ok(()) => Ok(path.display().to_string()),
+        Err(cause) => Err(failed(&path, cause)),
     }
 }
 
@@ -314,6 +328,20 @@ const DAY: i64 = 24 * 3600;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_dry_run_writes_is_for_its_owner_alone_and_a_failure_names_the_path() {
+        use std::os::unix::fs::MetadataExt;
+        let place = tempfile::tempdir().unwrap();
+        let directory = place.path().join("a/reports");
+        let path = put(&directory, "one.eml", b"octets").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"octets");
+        for (path, mode) in [(directory.as_path(), 0o700), (Path::new(&path), 0o600)] {
+            assert_eq!(path.metadata().unwrap().mode() & 0o777, mode, "{}", path.display());
+        }
+        let below_a_file = put(Path::new(&path), "two.eml", b"").unwrap_err();
+        assert!(below_a_file.starts_with(&format!("{path} can't be written: ")), "{below_a_file}");
+    }
 
     #[test]
     fn what_has_no_time_left_is_given_up() {

@@ -526,7 +526,7 @@ mod tests {
         assert!(delivery.shared.jobs.lock().await.is_some());
         let silent = delivery.with_jobs_in_time(Duration::from_millis(20), async |_| std::future::pending().await);
         let silent: Result<(), Error> = silent.await;
-        assert!(silent.unwrap_err().to_string().contains("can't be read"));
+        assert!(silent.unwrap_err().to_string().contains("can't be used"));
         assert!(delivery.shared.jobs.lock().await.is_none());
         assert_eq!(delivery.waiting(0).await.unwrap(), 0);
     }

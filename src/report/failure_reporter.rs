@@ -21,6 +21,7 @@ use crate::domain::Domain;
 use crate::evaluation::subject::Subject;
 use crate::evaluation::{DmarcOutput, Evaluation};
 use crate::metrics::Registry;
+use crate::report::attempt::put;
 use crate::report::delivery::{self, Delivery, epoch_seconds};
 use crate::report::failure::limit::{RateLimit, Rates, Share, organization};
 use crate::report::failure::redaction::Redaction;
@@ -407,13 +408,8 @@ impl Failure<'_> {
 /// A dry run.
 async fn write(directory: &Path, name: String, message: Vec<u8>) -> Ending {
     let directory = directory.to_owned();
-    let written = spawn_blocking(move || {
-        std::fs::create_dir_all(&directory)?;
-        let path = directory.join(name);
-        std::fs::write(&path, message)?;
-        Ok::<_, std::io::Error>(path.display().to_string())
-    });
-    match written.await.map_err(std::io::Error::other).flatten() {
+    let written = spawn_blocking(move || put(&directory, &name, &message));
+    match written.await.unwrap_or_else(|cause| Err(cause.to_string())) {
         Ok(path) => (FailureOutcome::Written, format!("dry run: written to {path}")),
         Err(cause) => (FailureOutcome::Failed, format!("dry run: {cause}")),
     }

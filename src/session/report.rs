@@ -120,7 +120,7 @@ impl Session {
         transaction.bypass.is_none() && !is_plain && self.gate.explanations.is_active()
     }
 
-    /// Keeps what there is to tell about a message that nobody has let by, unless it is a plain pass.
+    /// Keeps what there is to tell about a message that nobody has let through, unless it is a plain pass.
     fn explain(&self, transaction: &Transaction, hello: &Hello, envelope: &Envelope, ending: Ending<'_>) {
         if !self.is_explained(transaction, &ending) {
             return;

@@ -132,7 +132,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The database doesn't answer as it should.
-    #[error("the database can't be read")]
+    #[error("the database can't be used")]
     Read(#[from] sqlx::Error),
     /// The schema can't be brought up to date; that of a later version is not touched.
     #[error("{location} has a schema that this version can't use")]

@@ -141,7 +141,7 @@ async fn a_pass_is_told_step_by_step() {
         "  SPF             bank.example: pass, aligned: the same domain",
         "  DKIM            bank.example: pass, aligned: the same domain",
         "  monitor: passed on",
-        "  enforce, reject = \"corroborated\": passed on  <- configured",
+        "  enforce, reject = \"corroborated\": passed on  <- built-in default",
         "The message is passed on.",
     ] {
         assert!(story.lines().any(|l| l == line), "{line:?}\n{story}");

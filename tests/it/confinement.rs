@@ -5,8 +5,10 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::{chown, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
 
 use tempfile::TempDir;
 
@@ -113,6 +115,54 @@ async fn root_becomes_the_user_for_good_with_no_capability_and_no_group_of_root(
     gate.reloaded(|config| config.set("policy.mode", "tag")).await;
     let log = gate.log().join("\n");
     assert!(!log.contains("runs as root") && log.contains("\"user\":\"nobody\""), "{log}");
+}
+
+#[tokio::test]
+async fn what_a_command_of_root_leaves_behind_is_the_gates() {
+    let Some((uid, _)) = account(NOBODY) else { return };
+    let around = Around::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let (store, reports) = (directory.path().join("state/gate.db"), directory.path().join("state/reports"));
+    let config = around.configuration(directory.path()).set("process.user", NOBODY);
+    let config = config.set("reports.from", "reports@gate.example").set("reports.organization", "Gate");
+    let config = config.set("store.url", format!("sqlite://{}", store.display()));
+    let config = config.set("reports.dry_run", reports.display().to_string());
+    let file = directory.path().join("gate.toml");
+    fs::write(&file, config.text()).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dmarcgate"));
+    command.args(["reports", "send", "--now", "--config"]).arg(&file);
+    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let expected = "what came today (UTC) is reported once the day is over\n0 reports were tried\n";
+    assert_eq!(String::from_utf8_lossy(&output.stdout), expected);
+    for path in [&store, &reports] {
+        assert_eq!(path.metadata().unwrap().uid(), uid, "{}", path.display());
+    }
+    assert_eq!(reports.metadata().unwrap().mode() & 0o777, 0o700);
+}
+
+#[test]
+fn another_user_who_may_not_read_the_store_is_told_who_may() {
+    let Some((uid, _)) = account(NOBODY) else { return };
+    let directory = tempfile::tempdir().unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let state = directory.path().join("state");
+    fs::create_dir(&state).unwrap();
+    fs::set_permissions(&state, fs::Permissions::from_mode(0o700)).unwrap();
+    let (file, binary) = (directory.path().join("gate.toml"), directory.path().join("dmarcgate"));
+    let url = format!("sqlite://{}", state.join("gate.db").display());
+    fs::write(&file, format!("[upstream]\nservers = [\"127.0.0.1:1\"]\n[store]\nurl = \"{url}\"\n")).unwrap();
+    // Cargo's own directory may be closed to that user.
+    fs::copy(env!("CARGO_BIN_EXE_dmarcgate"), &binary).unwrap();
+    let mut command = Command::new(binary);
+    command.uid(uid).args(["explain", "7ZK0Q4M1XW9TA", "--config"]).arg(&file);
+    let output = command.output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert!(errors.contains("Permission denied"), "{errors}");
+    assert!(errors.ends_with("; run this as root or as dmarcgate, the gate's user\n"), "{errors}");
 }
 
 #[tokio::test]

@@ -39,6 +39,9 @@ pub struct Facts {
     /// In the mode that is in force.
     pub fate: Fate,
     pub dns: Vec<Question>,
+    /// Whether the built-in defaults are in force, for want of a configuration file.
+    #[serde(skip)]
+    pub built_in: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -124,6 +127,7 @@ impl Facts {
             shadow: None,
             fate: Fate::PassedOn,
             dns: Vec::new(),
+            built_in: check.config.is_none(),
         }
     }
 }

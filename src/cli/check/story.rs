@@ -10,8 +10,9 @@ pub fn tell(facts: &Facts) -> String {
     if let Some(results) = &facts.evaluation {
         story.results(results);
         story.heading("Decision");
+        let mark = if facts.built_in { "  <- built-in default" } else { "  <- configured" };
         for decision in &facts.decisions {
-            story.decision(decision, if decision.in_force { "  <- configured" } else { "" });
+            story.decision(decision, if decision.in_force { mark } else { "" });
         }
         let in_force = facts.decisions.iter().find(|decision| decision.in_force);
         if let Some((shadow, in_force)) = facts.shadow.as_ref().zip(in_force) {

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::Mta;
-use super::found::{Access, Certificate, CertificateSource, Found, Hint, Presence};
+use super::found::{ADMIN_PORT, Access, Certificate, CertificateSource, Found, Gate, Hint, Presence};
 use crate::process::USER;
 
 /// The whole file. It is a valid one.
@@ -23,10 +23,14 @@ pub fn write(found: &Found) -> String {
              recipient_domains = [\"{domain}\"]   # CHANGE: all of yours\n"
         );
     }
+    let admin = found.admin();
+    let moved = match admin.port() {
+        ADMIN_PORT => String::new(),
+        port => format!("# {port}: something else than a gate has port {ADMIN_PORT}, the default, at present.\n"),
+    };
     let _ = write!(
         text,
-        "\n[admin]\n# The status page, /metrics for Prometheus, /healthz and /readyz. See token_file before you take it off loopback.\naddress = \"{}\"\n",
-        found.admin()
+        "\n[admin]\n# The status page, /metrics for Prometheus, /healthz and /readyz. See token_file before you take it off loopback.\n{moved}address = \"{admin}\"\n"
     );
     text
 }
@@ -72,9 +76,10 @@ fn head(found: &Found) -> String {
 }
 
 fn listeners(found: &Found, text: &mut String) {
-    let holder = match (found.taken.contains(&25), found.mta) {
-        (false, _) => String::new(),
-        (true, mta) => {
+    let holder = match (found.taken.contains(&25), found.gate, found.mta) {
+        (false, ..) => String::new(),
+        (true, Gate::Runs, _) => "\n# A gate runs on this machine already: probably it has this port.".to_owned(),
+        (true, Gate::Unseen, mta) => {
             format!("\n# At present something else has it, probably {}: see `dmarcgate init --mta {mta}`.", name(mta))
         }
     };
@@ -202,6 +207,7 @@ pub mod tests {
             presence: Presence::Assumed,
             inside: None,
             taken: BTreeSet::new(),
+            gate: Gate::Unseen,
             has_ipv6: true,
             certificate: None,
             processes: None,
@@ -248,6 +254,18 @@ pub mod tests {
             golden(&format!("{name}.toml"), &write(&found));
             golden(&format!("{name}.txt"), &mta::lines(&found));
         }
+    }
+
+    #[test]
+    fn a_gate_that_runs_is_no_stranger() {
+        let found = Found { taken: BTreeSet::from([25, 9125]), ..bare(Mta::Postfix) };
+        let text = write(&Found { gate: Gate::Runs, ..found.clone() });
+        assert!(text.contains("A gate runs on this machine already") && !text.contains("something else"), "{text}");
+        assert!(text.ends_with("loopback.\naddress = \"127.0.0.1:9125\"\n"), "{text}");
+        let text = write(&found);
+        assert!(text.contains("At present something else has it, probably Postfix"), "{text}");
+        let moved = "# 9126: something else than a gate has port 9125, the default, at present.\naddress = \"127.0.0.1:9126\"\n";
+        assert!(text.ends_with(moved), "{text}");
     }
 
     #[test]

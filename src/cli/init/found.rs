@@ -19,11 +19,21 @@ pub struct Found {
     pub inside: Option<Inside>,
     /// TCP ports that something listens on.
     pub taken: BTreeSet<u16>,
+    /// Whether a gate runs on this machine, with its admin listener at the default address.
+    pub gate: Gate,
     /// Whether the kernel speaks IPv6.
     pub has_ipv6: bool,
     pub certificate: Option<Certificate>,
     /// Connections that the mail server serves at a time, if it says so.
     pub processes: Option<u32>,
+}
+
+/// Whether a gate runs already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gate {
+    Runs,
+    /// None answers at the default address.
+    Unseen,
 }
 
 /// Whether the mail server is on this machine.
@@ -237,9 +247,10 @@ impl Found {
         self.inside.map_or_else(|| (Ipv4Addr::LOCALHOST, free()).into(), |inside| inside.address)
     }
 
-    /// Where the admin listener finds room.
+    /// Where the admin listener finds room; what a gate has that runs already is the gate's.
     pub fn admin(&self) -> SocketAddr {
-        let port = (ADMIN_PORT..).find(|port| !self.taken.contains(port)).unwrap_or(ADMIN_PORT);
+        let is_free = |port: &u16| !self.taken.contains(port) || (*port == ADMIN_PORT && self.gate == Gate::Runs);
+        let port = (ADMIN_PORT..).find(is_free).unwrap_or(ADMIN_PORT);
         (Ipv4Addr::LOCALHOST, port).into()
     }
 
@@ -252,7 +263,7 @@ impl Found {
 /// The port behind the gate, in all documents of ours.
 const INSIDE_PORT: u16 = 10025;
 /// The default of `admin.address`.
-const ADMIN_PORT: u16 = 9125;
+pub const ADMIN_PORT: u16 = 9125;
 /// Ports for other servers and for users.
 const SMTP_PORTS: [u16; 3] = [25, 465, 587];
 /// The state of a socket that listens.

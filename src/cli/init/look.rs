@@ -10,7 +10,7 @@ use nix::unistd::{Gid, Group, User, getgrouplist};
 
 use super::Mta;
 use super::found::{
-    Access, Certificate, CertificateSource, Found, Inside, Postfix, Presence, exim_inside, hostname, hosts_name,
+    Access, Certificate, CertificateSource, Found, Gate, Inside, Postfix, Presence, exim_inside, hostname, hosts_name,
     listening_ports, opensmtpd_inside,
 };
 use crate::label::Label;
@@ -63,6 +63,7 @@ impl Machine {
             presence,
             inside,
             taken: tables.iter().flat_map(|table| listening_ports(table)).collect(),
+            gate: Gate::Unseen,
             has_ipv6: self.at("proc/net/if_inet6").exists(),
             processes,
         }

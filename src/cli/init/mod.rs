@@ -10,12 +10,15 @@ mod mta;
 
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
+use self::found::{ADMIN_PORT, Gate};
 use self::look::Machine;
+use super::healthcheck::ask;
 use crate::cli::{Failure, print};
 use crate::label::Label;
 use crate::label_enum;
@@ -67,7 +70,11 @@ impl ValueEnum for Mta {
 
 impl Init {
     pub fn run(self, output: &mut dyn Write) -> Result<(), Failure> {
-        let found = Machine::of_this_machine().look(self.mta);
+        let mut found = Machine::of_this_machine().look(self.mta);
+        if found.taken.contains(&ADMIN_PORT) {
+            let answers = is_gate((Ipv4Addr::LOCALHOST, ADMIN_PORT).into());
+            found.gate = if answers { Gate::Runs } else { Gate::Unseen };
+        }
         let configuration = configuration::write(&found);
         match (&self.output, self.mta) {
             (Some(path), _) => {
@@ -83,6 +90,15 @@ impl Init {
             (None, None) => print(output, &configuration),
         }
     }
+}
+
+/// Whether what listens there answers as the admin listener of a gate does.
+pub fn is_gate(address: SocketAddr) -> bool {
+    let says = |path: &str, expected: &[&str]| {
+        let answer = ask(address, ("GET", path, ""));
+        answer.is_ok_and(|(_, body)| body.lines().next().is_some_and(|line| expected.contains(&line)))
+    };
+    says("/healthz", &["ok"]) && says("/readyz", &["ready", "not ready"])
 }
 
 /// Writes a file that is not there, or over one if that was said.

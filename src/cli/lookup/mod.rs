@@ -52,6 +52,9 @@ pub struct Lookup {
     #[arg(long, value_name = "SERVER", value_parser = dns_server)]
     dns: Vec<DnsServer>,
     /// The configuration file; without one the built-in defaults hold
+    ///
+    /// Unlike other commands, this one does not read /etc/dmarcgate/dmarcgate.toml unless it is named: the answer
+    /// is to be the same on any machine.
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Print one JSON object

@@ -20,7 +20,8 @@ use crate::tls::ClientMetrics;
 /// Send the reports that are due
 ///
 /// What a running gate does by itself; it may run at the same time, since each report is taken up by one alone. It also
-/// works while reports.enabled is false. One line is printed for each attempt, as it ends.
+/// works while reports.enabled is false. One line is printed for each attempt, as it ends. Started by root, it goes on as
+/// the gate's user (process.user).
 #[derive(Debug, Args)]
 pub struct Send {
     #[command(flatten)]
@@ -35,7 +36,7 @@ pub struct Send {
 
 impl Send {
     pub fn run(self, output: &mut dyn Write) -> Result<(), Failure> {
-        let config = self.file.load()?.config;
+        let config = self.file.load_as_gate()?.config;
         let registry = Registry::new();
         let settings = Arc::new(settings(&config, ClientMetrics::new(&registry))?);
         let rules = watch::Sender::new(Arc::new(suffix_list::rules(&config.suffix_list())));
@@ -74,6 +75,9 @@ impl Send {
                 sum += count;
                 let waiting = delivery.waiting(epoch_seconds_signed()).await.map_err(failed)?;
                 if waiting == 0 {
+                    if sum == 0 && self.now {
+                        print(output, "what came today (UTC) is reported once the day is over\n")?;
+                    }
                     return print(output, &format!("{sum} reports were tried\n"));
                 }
                 // The rate of a minute is used up.

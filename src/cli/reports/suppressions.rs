@@ -72,7 +72,7 @@ impl List {
 
 impl Remove {
     fn run(self, output: &mut dyn Write) -> Result<(), Failure> {
-        let location = self.file.load()?.config.store.url;
+        let location = self.file.load_as_gate()?.config.store.url;
         match block_on(async { Jobs::open(&location).await?.forgive(&self.address).await })? {
             true => print(output, &format!("{} gets reports again\n", escaped(self.address.as_bytes()))),
             false => Err(Failure::Running(format!("{:?} is not suppressed", self.address))),

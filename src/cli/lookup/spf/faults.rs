@@ -95,7 +95,7 @@ impl<L: Lookup> Reader<'_, L> {
                 self.wrong(what, "take the redirect out and end the record in \"-all\" or \"~all\", or mend the name");
             }
             LedBy::Question if node.said == "nxdomain" => {
-                self.wrong(format!("{} does not exist", node.name), "look for a slip of the pen");
+                self.wrong(format!("{} does not exist", node.name), "look for a typo");
             }
             LedBy::Question => {
                 let remedy = "publish one: \"v=spf1 mx -all\" if its mail servers send its mail, \"v=spf1 -all\" if it sends none";
