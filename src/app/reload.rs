@@ -1,7 +1,6 @@
 //! Puts a new configuration into force while the gate runs.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -10,6 +9,7 @@ use tracing::{error, info, warn};
 use super::Running;
 use crate::admin::{Asked, ReloadProblem, ReloadReport};
 use crate::causes::Causes;
+use crate::clock::epoch_seconds_signed;
 use crate::config::{self, Loaded};
 use crate::label::Label;
 use crate::label_enum;
@@ -96,8 +96,7 @@ impl Metrics {
             let count = modes.iter().filter(|other| *other == mode).count();
             self.listeners.of(*mode).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        let now = epoch_seconds_signed();
         self.successful.set(1);
         self.loaded.set(now);
         if self.started.get() == 0 {

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use ipnet::IpNet;
 
 use crate::calendar::{Date, SECONDS_PER_DAY};
+use crate::clock::epoch_seconds_signed;
 use crate::config::document::Document;
 use crate::config::{
     Config, Host, Identity, ListenerTls, Mode, OnTempError, OnUnusableFrom, Override, Policy, RecipientDomain, Reject,
@@ -239,8 +240,7 @@ fn shadow_warnings(config: &Config, warnings: &mut Vec<String>) {
 /// Overrides that can never fit, fit no more, or let forgeries through.
 fn override_warnings(config: &Config, policy_name: &str, policy: &Policy, warnings: &mut Vec<String>) {
     let overrides = &policy.overrides;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let today = Date::of_day(i64::try_from(now).unwrap_or(i64::MAX) / SECONDS_PER_DAY);
+    let today = Date::of_day(epoch_seconds_signed() / SECONDS_PER_DAY);
     for (place, one) in overrides.iter().enumerate() {
         let name = format!("{policy_name}.override {} (\"{}\")", place + 1, one.note);
         let criteria = one.criteria();

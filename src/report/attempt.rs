@@ -8,13 +8,14 @@ use std::sync::Arc;
 
 use tokio::task::spawn_blocking;
 
+use crate::clock::epoch_seconds_signed;
 use crate::dmarc::record::{Parsed, parse};
 use crate::dmarc::report_destination::ReportKind;
 use crate::dmarc::report_uri::ReportUri;
 use crate::domain::Domain;
 use crate::label::Label;
 use crate::report::aggregate::{Configuration, Draft, Feedback, Limits, Period, check};
-use crate::report::delivery::{Delivery, LEASE, Reputation, Settings, epoch_seconds};
+use crate::report::delivery::{Delivery, LEASE, Reputation, Settings};
 use crate::report::message;
 use crate::report::metrics::{JobOutcome, Omission};
 use crate::report::recipient::{self, Address, DenyList, recipients};
@@ -88,7 +89,7 @@ impl Delivery {
     ///
     /// The store's: nothing more is sent, and the job is taken up again.
     pub(super) async fn attempt(&self, settings: &Arc<Settings>, job: &Job) -> Result<Ending, Error> {
-        if job.planned.deadline <= epoch_seconds() {
+        if job.planned.deadline <= epoch_seconds_signed() {
             return Ok(Ending::new(Event::Postponed, "its time is over"));
         }
         let Some(uri) = ReportUri::parse(&job.planned.destination) else {
@@ -119,7 +120,7 @@ impl Delivery {
         if settings.is_own(address) {
             return Ok(Some(Ending::skip(Skip::OwnAddress, "it is the sender of reports itself")));
         }
-        let (now, address) = (epoch_seconds(), address.to_string());
+        let (now, address) = (epoch_seconds_signed(), address.to_string());
         if let Some(found) = self.with_jobs(async |jobs| jobs.suppression(&address, now).await).await? {
             return Ok(Some(Ending::new(Event::Suppressed, found.reason)));
         }
@@ -147,7 +148,7 @@ impl Delivery {
             return Ok(None);
         }
         if !found.to.is_empty() {
-            let now = epoch_seconds();
+            let now = epoch_seconds_signed();
             let redirected = |to: &Address| schedule::redirected(planned, &uri(to), now);
             let jobs: Vec<_> = found.to.iter().map(redirected).collect();
             let planned = self.put(settings, (&jobs, Room::Replacing), now).await?;
@@ -243,7 +244,7 @@ impl Delivery {
         built: BuiltReport,
     ) -> Result<Ending, Error> {
         let sender = match &settings.bounce_domain {
-            Some(domain) => self.key().await?.address(&job.planned.id, epoch_seconds(), domain),
+            Some(domain) => self.key().await?.address(&job.planned.id, epoch_seconds_signed(), domain),
             None => settings.author.address.to_string(),
         };
         let address = address.to_string();
@@ -254,7 +255,7 @@ impl Delivery {
         };
         let departure = Departure {
             holder: &self.shared().holder,
-            lease: epoch_seconds() + LEASE,
+            lease: epoch_seconds_signed() + LEASE,
             recipient: &address,
             messages: i64::try_from(built.messages).unwrap_or(i64::MAX),
             message: &built.message,

@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::sync::{Mutex, OnceCell, mpsc, watch};
 use tokio::task::JoinSet;
@@ -15,6 +15,7 @@ use tracing::{error, info, warn};
 
 use crate::calendar::{Date, SECONDS_PER_DAY};
 use crate::causes::Causes;
+use crate::clock::epoch_seconds_signed;
 use crate::dns::Resolver;
 use crate::domain::Domain;
 use crate::evaluation::discovery::Rules;
@@ -160,7 +161,7 @@ impl Delivery {
         let mut planned = None;
         let mut lag = Lag::default();
         while !*stop.borrow() {
-            let now = epoch_seconds();
+            let now = epoch_seconds_signed();
             let in_force = settings.borrow_and_update().clone();
             let waits = lag.holds(*behind.borrow(), now);
             if let Some(in_force) = in_force.filter(|settings| settings.enabled && !waits) {
@@ -172,7 +173,7 @@ impl Delivery {
                 }
                 match self.round(&in_force, &stop).await {
                     Ok(_) => {
-                        self.shared.metrics.last_run.set(epoch_seconds());
+                        self.shared.metrics.last_run.set(epoch_seconds_signed());
                         self.count_unfinished().await;
                     }
                     Err(cause) => error!(error = %Causes(&cause), "reports wait: the store does not answer"),
@@ -297,7 +298,7 @@ impl Delivery {
     /// The store's: nothing is written down.
     pub async fn bounced(&self, job: &str, bounce: &Bounce) -> Result<(), Error> {
         if bounce.kind == BounceKind::Failed {
-            let now = epoch_seconds();
+            let now = epoch_seconds_signed();
             let reason = format!("bounce: {}", bounce.reason);
             self.with_jobs(async |jobs| {
                 if let Some(address) = jobs.failure_report(job).await? {
@@ -328,7 +329,7 @@ impl Delivery {
     async fn work(self, settings: Arc<Settings>, stop: watch::Receiver<bool>) -> Result<u64, Error> {
         let mut count = 0;
         while !*stop.borrow() {
-            let now = epoch_seconds();
+            let now = epoch_seconds_signed();
             let claim = Claim { holder: &self.shared.holder, now, lease: LEASE, rate: settings.rate };
             let Some(job) = self.with_jobs(async |jobs| jobs.claim(&claim).await).await? else { break };
             let ending = self.attempt(&settings, &job).await?;
@@ -340,7 +341,7 @@ impl Delivery {
 
     /// Writes down what became of a job, counts it and logs it.
     async fn settle(&self, job: &Job, ending: &Ending) -> Result<(), Error> {
-        let now = epoch_seconds();
+        let now = epoch_seconds_signed();
         let progress = Progress { state: job.state, attempts: job.attempts, deadline: job.planned.deadline };
         let Some(transition) = schedule::next(progress, ending.event, now) else { return Ok(()) };
         let settlement = Settlement {
@@ -456,12 +457,6 @@ impl Lag {
         }
         self.since.is_some_and(|since| (0..LONGEST_LAG).contains(&(now - since)))
     }
-}
-
-/// The clock; nothing else here reads it.
-pub(super) fn epoch_seconds() -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// How long the store may take for one step, including opening it: a server that is cut off says nothing, and all other

@@ -16,13 +16,14 @@ use tokio::time::sleep;
 use tracing::{error, info};
 
 use crate::causes::Causes;
+use crate::clock::epoch_seconds_signed;
 use crate::dmarc::report_destination::ReportKind;
 use crate::domain::Domain;
 use crate::evaluation::subject::Subject;
 use crate::evaluation::{DmarcOutput, Evaluation};
 use crate::metrics::Registry;
 use crate::report::attempt::put;
-use crate::report::delivery::{self, Delivery, epoch_seconds};
+use crate::report::delivery::{self, Delivery};
 use crate::report::failure::limit::{RateLimit, Rates, Share, organization};
 use crate::report::failure::redaction::Redaction;
 use crate::report::failure::{
@@ -156,7 +157,7 @@ async fn run(
                 continue;
             };
             let counted = worker.organization(&policy.domain, dmarc.organizational_domain.as_ref());
-            match worker.with_limit(|limit| limit.admit(settings.failure.rates, &counted, epoch_seconds())) {
+            match worker.with_limit(|limit| limit.admit(settings.failure.rates, &counted, epoch_seconds_signed())) {
                 Some(incidents) => {
                     let of = (Arc::clone(&case), Arc::clone(&notified));
                     workers.spawn(worker.clone().tell(Arc::clone(&settings), of, index, incidents));
@@ -252,7 +253,7 @@ impl FailureWorker {
         if settings.is_own(address) {
             return Ok((FailureOutcome::OwnAddress, "it is the sender of reports itself".to_owned()));
         }
-        let (now, text) = (epoch_seconds(), address.to_string());
+        let (now, text) = (epoch_seconds_signed(), address.to_string());
         if let Some(found) = self.delivery.with_jobs(async |jobs| jobs.suppression(&text, now).await).await? {
             return Ok((FailureOutcome::Suppressed, found.reason));
         }
@@ -330,7 +331,7 @@ impl FailureWorker {
                 relay::Outcome::Unanswered(why) => (FailureOutcome::Unanswered, why),
                 relay::Outcome::RecipientRefused(reply) => {
                     let (address, reason) = (envelope.recipient, reply.summary());
-                    let now = epoch_seconds();
+                    let now = epoch_seconds_signed();
                     self.delivery.with_jobs(async |jobs| jobs.suppress(address, now, &reason).await).await?;
                     (FailureOutcome::DestinationRefused, reason)
                 }

@@ -18,6 +18,7 @@ use tokio::time::{self, Instant};
 use tracing::{debug, error, info, warn};
 
 use crate::causes::Causes;
+use crate::clock::epoch_seconds_signed;
 use crate::record::Record;
 use crate::store::batch::{Batch, Stamp, Waiting, WriterId};
 use crate::store::comparison::{Comparison, ComparisonRow};
@@ -483,7 +484,7 @@ impl Writer {
         self.metrics.lost.of(Loss::SpillUnreadable).inc_by(wrote.unreadable);
         if let Some(batch) = &wrote.batch {
             self.metrics.written.inc_by(batch.messages.saturating_sub(refused.messages));
-            let now = epoch_seconds();
+            let now = epoch_seconds_signed();
             let late = batch.rows.values().filter(|row| row.is_late(now)).map(|row| row.count.unsigned_abs()).sum();
             self.metrics.late.inc_by(late);
             self.metrics.batch_seconds.observe(wrote.took.as_secs_f64());
@@ -687,7 +688,7 @@ async fn try_write(
     explanations: &[Explanation],
 ) -> Result<Refused, Error> {
     let database = reopened(database, opening).await?;
-    let work = statements::write(&mut database.connection, batch, explanations, epoch_seconds());
+    let work = statements::write(&mut database.connection, batch, explanations, epoch_seconds_signed());
     Ok(database::in_time(ATTEMPT, work).await?)
 }
 
@@ -716,11 +717,6 @@ fn first(spill: &mut Spill) -> (Option<Batch>, u64) {
             (None, lost)
         }
     }
-}
-
-fn epoch_seconds() -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
 }
 
 fn locked(spill: &SharedSpill) -> MutexGuard<'_, Spill> {

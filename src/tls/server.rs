@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, join};
@@ -22,6 +22,7 @@ use super::certificate::{Certificate, CertificateFiles, FileError, Fingerprint};
 use super::client_certificate::{Asker, ClientFingerprint};
 use super::metrics::{Handshake, Reload, ServerMetrics};
 use super::{HandshakeError, Protection, provider};
+use crate::clock::epoch_seconds_signed;
 use crate::domain::Domain;
 use crate::smtp::stream::{Secured, Stream};
 
@@ -219,7 +220,7 @@ impl Server {
         let certificates = self.0.shown.all();
         let soonest = certificates.iter().map(|certificate| certificate.not_after).min();
         self.0.metrics.expiry.set(soonest.unwrap_or(0));
-        for concern in concerns(&certificates, &self.0.settings.hostname, now()) {
+        for concern in concerns(&certificates, &self.0.settings.hostname, epoch_seconds_signed()) {
             match concern {
                 Concern::Grave(text) => error!(concern = text, "something is wrong with the certificates"),
                 Concern::Slight(text) => warn!(concern = text, "something may go wrong with the certificates"),
@@ -291,7 +292,7 @@ pub fn inspect(settings: &ServerSettings) -> Result<Vec<String>, FileError> {
     let text = |concern| match concern {
         Concern::Grave(text) | Concern::Slight(text) => text,
     };
-    Ok(concerns(&certificates, &settings.hostname, now()).into_iter().map(text).collect())
+    Ok(concerns(&certificates, &settings.hostname, epoch_seconds_signed()).into_iter().map(text).collect())
 }
 
 impl Shown {
@@ -396,12 +397,6 @@ fn builder(provider: &Arc<CryptoProvider>) -> ConfigBuilder<ServerConfig, WantsV
 
 fn load(files: &[CertificateFiles], provider: &CryptoProvider) -> Result<Arc<[Arc<Certificate>]>, FileError> {
     files.iter().map(|files| Certificate::load(files, provider).map(Arc::new)).collect()
-}
-
-/// Seconds since 1970.
-fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// Between two looks at the files.

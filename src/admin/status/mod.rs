@@ -14,7 +14,7 @@ mod stored;
 mod text;
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use tokio::sync::{Semaphore, watch};
@@ -27,6 +27,7 @@ pub use self::page::STYLE;
 use self::stored::Stored;
 use self::text::Text;
 use crate::causes::Causes;
+use crate::clock::epoch_seconds_signed;
 use crate::explain::Explanation;
 use crate::metrics::Registry;
 use crate::policy::overrides::Criteria;
@@ -89,7 +90,16 @@ impl Status {
     ) -> Self {
         let (history, stories) = (Mutex::default(), Semaphore::new(MOST_STORIES));
         let stored = Stored::default();
-        Self(Arc::new(Inner { settings, registry, readiness, latest, history, stored, started: now(), stories }))
+        Self(Arc::new(Inner {
+            settings,
+            registry,
+            readiness,
+            latest,
+            history,
+            stored,
+            started: epoch_seconds_signed(),
+            stories,
+        }))
     }
 
     /// Looks at the counters every few seconds, for ever, so that each message belongs to its minute.
@@ -98,7 +108,7 @@ impl Status {
         loop {
             ticks.tick().await;
             let samples = self.0.registry.samples();
-            self.history(|history| history.look(now(), counts(&samples)));
+            self.history(|history| history.look(epoch_seconds_signed(), counts(&samples)));
         }
     }
 
@@ -127,7 +137,7 @@ impl Status {
     async fn facts(&self, refusals: usize) -> Facts {
         let settings = Arc::clone(&self.0.settings.borrow());
         let samples = self.0.registry.samples();
-        let now = now();
+        let now = epoch_seconds_signed();
         let minutes = self.history(|history| {
             history.look(now, counts(&samples));
             history.minutes()
@@ -170,11 +180,6 @@ impl Status {
     fn history<T>(&self, work: impl FnOnce(&mut History) -> T) -> T {
         work(&mut self.0.history.lock().unwrap_or_else(PoisonError::into_inner))
     }
-}
-
-fn now() -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// How often the counters are looked at: a message may be told under the next minute by so much.

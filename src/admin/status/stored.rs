@@ -15,6 +15,7 @@ use super::facts::{
 use super::text::Text;
 use crate::calendar::SECONDS_PER_DAY;
 use crate::causes::Causes;
+use crate::clock::epoch_seconds_signed;
 use crate::forwarders::{Observations, Suggestion, Thresholds};
 use crate::label::Label;
 use crate::policy::overrides::Criteria;
@@ -69,7 +70,7 @@ impl Stored {
 }
 
 async fn read_sums(settings: Arc<Settings>) -> Sums {
-    let now = super::now();
+    let now = epoch_seconds_signed();
     let reader = Reader::new(settings.location.clone());
     let (week, month) = (now - WEEK * SECONDS_PER_DAY, now - MONTH * SECONDS_PER_DAY);
     let failing = section(now, WEEK, async {
@@ -104,7 +105,7 @@ async fn read_sums(settings: Arc<Settings>) -> Sums {
 
 /// Looks through the rows of a month. What was seen when the time is over counts.
 async fn scan_rows(settings: Arc<Settings>) -> Section<Forwarders> {
-    let now = super::now();
+    let now = epoch_seconds_signed();
     let mut observations = Observations::default();
     let since = now - MONTH * SECONDS_PER_DAY;
     let reader = Reader::new(settings.location.clone());

@@ -5,7 +5,7 @@
 //! read. One message is read at a time, so that memory and threads are bounded however many come.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -13,6 +13,7 @@ use tokio::time::sleep;
 use tracing::{error, info};
 
 use crate::causes::Causes;
+use crate::clock::epoch_seconds_signed;
 use crate::domain::Domain;
 use crate::envelope::Envelope;
 use crate::evaluation::subject::Subject;
@@ -200,8 +201,7 @@ async fn run(mut messages: mpsc::Receiver<InboundMessage>, mut store: InboundSto
 
 /// Puts a report into the store, in several attempts.
 async fn take(report: Report, store: &mut InboundStore) -> Result<Report, Refusal> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    let now = epoch_seconds_signed();
     if report.end > now + EARLY || report.end < now - store.keeps() {
         return Err(Refusal::Period);
     }
