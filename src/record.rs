@@ -31,7 +31,8 @@ pub struct Record {
     pub evaluated: PolicyEvaluated,
     /// The author domain; none where From names no usable one.
     pub header_from: Option<Domain>,
-    /// The domain of the reverse-path that SPF was applied to; empty for the null reverse-path.
+    /// The domain of the reverse-path that SPF was applied to; empty for the null reverse-path, [`NO_DOMAIN`] for one
+    /// without a domain.
     pub envelope_from: String,
     /// The recipients' domain; only where the operator asked for it, since it reveals who writes to whom.
     pub envelope_to: Option<String>,
@@ -292,6 +293,9 @@ fn bound(text: &mut String, max: usize) {
 
 /// Signatures in one record: what a report should list at most (RFC 9990 §3.1.3).
 pub const MAX_DKIM_RESULTS: usize = 100;
+/// Stands in for the domain of a reverse-path that has none but an address literal, or none at all: that is not the null
+/// reverse-path. No domain is written so.
+pub const NO_DOMAIN: &str = "[]";
 /// Override reasons in one record: each type once, with room for two comments.
 pub const MAX_REASONS: usize = 10;
 /// Octets of a name: the longest that DNS knows, with room for what peers put in its place.

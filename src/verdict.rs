@@ -22,7 +22,8 @@ use crate::policy::{
     decide,
 };
 use crate::record::{
-    DkimAuthResult, FinalReply, PolicyEvaluated, PolicyPublished, Record, SpfAuthResult, SpfScope, UpstreamReply,
+    DkimAuthResult, FinalReply, NO_DOMAIN, PolicyEvaluated, PolicyPublished, Record, SpfAuthResult, SpfScope,
+    UpstreamReply,
 };
 use crate::smtp::address::{DomainPart, ForwardPath, ReversePath};
 use crate::smtp::reply::Reply;
@@ -222,7 +223,11 @@ pub fn records(
         policy: dmarc.and_then(|(dmarc, _)| published(dmarc)),
         evaluated: evaluated(decision, dmarc),
         header_from: dmarc.map(|(dmarc, _)| dmarc.author_domain.clone()),
-        envelope_from: envelope.sender_domain().map(|d| d.to_string()).unwrap_or_default(),
+        envelope_from: match envelope.sender_domain() {
+            Some(domain) => domain.to_string(),
+            None if envelope.reverse_path.mailbox().is_some() => NO_DOMAIN.to_owned(),
+            None => String::new(),
+        },
         envelope_to: None,
         dkim: dkim_results(evaluation, dmarc.map(|(dmarc, _)| dmarc)),
         spf: evaluation.spf.domain.as_ref().map(|domain| SpfAuthResult {

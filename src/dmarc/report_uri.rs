@@ -78,9 +78,13 @@ fn is_uri_text(text: &str) -> bool {
 }
 
 /// The address in the part of a `mailto:` before `?`: a local part, and a domain that DNS can have.
+///
+/// There is no authority (`mailto://a@example.org`), and what is neither text of an atom nor in quotes has to be escaped,
+/// as a slash has to be anywhere (RFC 6068 §2). A slash within a local part misleads nobody.
 fn mailbox(rest: &str) -> Option<(&str, Domain)> {
     let (local, domain) = rest.split(['?', '#']).next()?.rsplit_once('@')?;
-    if local.is_empty() { None } else { Some((local, Domain::parse(domain).ok()?)) }
+    let is_malformed = local.is_empty() || local.starts_with('/') || local.contains([':', '@']);
+    if is_malformed { None } else { Some((local, Domain::parse(domain).ok()?)) }
 }
 
 /// Octets of a URI: an address of 320 octets with escapes and a subject, and some to spare.
@@ -104,6 +108,12 @@ mod tests {
             ("mailto:a!b@example.org", false),
             ("mailto:a@example.org!50x", false),
             ("mailto:@example.org", false),
+            ("mailto://a@example.org", false),
+            ("mailto:/a@example.org", false),
+            ("mailto:mailto:a@example.org", false),
+            ("mailto:a@b@example.org", false),
+            ("mailto:a/b@example.org", true),
+            ("mailto:%2Fa@example.org", true),
             ("mailto:a@", false),
             ("mailto:a", false),
             ("mailto:a b@example.org", false),

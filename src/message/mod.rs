@@ -3,6 +3,7 @@
 pub mod author;
 pub(crate) mod base64;
 pub mod body_hash;
+pub(crate) mod encoded_word;
 pub mod header;
 pub mod mime;
 pub mod spool;

@@ -20,10 +20,10 @@ use crate::report::message;
 use crate::report::metrics::{JobOutcome, Omission};
 use crate::report::recipient::{self, Address, DenyList, recipients};
 use crate::report::relay::{self, Envelope, Outcome};
-use crate::report::schedule::{self, Event, Room, Skip};
+use crate::report::schedule::{self, Event, Skip};
 use crate::report::signing::sign;
 use crate::store::Error;
-use crate::store::jobs::{Departure, Job, JobState, PageCursor};
+use crate::store::jobs::{Departure, Job, JobState, PageCursor, Room};
 
 /// How an attempt ended.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -28,9 +28,9 @@ use crate::report::failure_reporter;
 use crate::report::message::Author;
 use crate::report::metrics::{JobOutcome, Metrics};
 use crate::report::recipient::Address;
-use crate::report::schedule::{self, Event, Plan, Progress, Room};
+use crate::report::schedule::{self, Event, Plan, Progress};
 use crate::report::{relay, signing};
-use crate::store::jobs::{Claim, Job, JobState, Jobs, NewJob, Planned, Settlement};
+use crate::store::jobs::{Claim, Job, JobState, Jobs, NewJob, Planned, Room, Settlement};
 use crate::store::{self, Error, Location};
 
 label_enum! {
@@ -230,7 +230,7 @@ impl Delivery {
     /// Puts jobs in, as far as there is room for their organizations, and counts those that are new.
     pub(super) async fn put(&self, settings: &Settings, (jobs, room): Batch<'_>, now: i64) -> Result<Planned, Error> {
         let rules = Arc::clone(&self.shared.rules.borrow());
-        let shares = room.shares(&rules.suffixes, settings.daily_cap);
+        let shares = schedule::shares(room, &rules.suffixes, settings.daily_cap);
         let planned = self.with_jobs(async |store| store.plan(jobs, &shares, now).await).await?;
         self.shared.metrics.planned.inc_by(planned.new);
         Ok(planned)

@@ -17,7 +17,7 @@ use crate::label_enum;
 use crate::record::{AlignmentOutcome, FinalReply, Record};
 use crate::report::aggregate::{Configuration, Period, ReportId};
 use crate::report::recipient::Address;
-use crate::store::jobs::{Effort, JobState, NewJob, Shares};
+use crate::store::jobs::{Effort, JobState, NewJob, Room, Shares};
 use crate::store::{Part, SETTLING};
 
 /// What determines a report's id and when it is due.
@@ -83,34 +83,12 @@ pub struct Transition {
     pub answered: bool,
 }
 
-/// How much room organizations have for jobs of one UTC day.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Room {
-    /// For what records ask for.
-    First,
-    /// For what takes the place of a job whose destination names another address: as much again, since that job keeps
-    /// its own. Bounded, since a destination that answers with new addresses each time would create jobs without end.
-    Replacing,
-}
-
 /// What became of a domain's own mail (with an aligned pass) in a period. If the upstream refused all of it, spammers
 /// will have dropped the domain by tomorrow; the owner of a domain that was only forged gets a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Conduct {
     accepted: bool,
     refused: bool,
-}
-
-impl Room {
-    /// The room, where one address may get `daily_cap` reports.
-    pub fn shares(self, suffixes: &List, daily_cap: i64) -> Shares<'_> {
-        let times = match self {
-            Self::First => 1,
-            Self::Replacing => 2,
-        };
-        let to_organization = daily_cap.saturating_mul(ADDRESSES_OF_ORGANIZATION).saturating_mul(times);
-        Shares { suffixes, of_organization: MOST_OF_ORGANIZATION * times, to_organization }
-    }
 }
 
 impl Event {
@@ -134,6 +112,12 @@ pub struct Progress {
     pub attempts: i64,
     /// When it is given up, in seconds since the epoch.
     pub deadline: i64,
+}
+
+/// How much room organizations have for jobs of one UTC day, where one address may get `daily_cap` reports.
+pub fn shares(room: Room, suffixes: &List, daily_cap: i64) -> Shares<'_> {
+    let to_organization = daily_cap.saturating_mul(ADDRESSES_OF_ORGANIZATION);
+    Shares { suffixes, room, of_organization: MOST_OF_ORGANIZATION, to_organization }
 }
 
 /// The UTC day of a period.

@@ -59,12 +59,24 @@ pub struct NewJob {
     pub deadline: i64,
 }
 
+/// What a job is planned for: each kind has a share of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    /// What records ask for.
+    First,
+    /// What takes the place of a job whose destination names another address: as much again, since that job keeps its
+    /// own. Bounded, since a destination that answers with new addresses each time would create jobs without end.
+    Replacing,
+}
+
 /// How many jobs there may be. A sender may own domains with any number of subdomains and addresses, each with a
 /// record: bounds apply to organizations by the list, whose names have to be registered.
 #[derive(Debug, Clone, Copy)]
 pub struct Shares<'a> {
     /// What tells organizations apart.
     pub suffixes: &'a List,
+    /// Which jobs these are; those of the other kind do not count.
+    pub room: Room,
     /// Jobs on the policy domains of one organization, of one UTC day.
     pub of_organization: i64,
     /// Jobs to all addresses of one organization, of one UTC day.
@@ -232,7 +244,9 @@ impl Jobs {
             if is_there > 0 {
                 continue;
             }
-            let (organization, destination) = shares.organizations(job);
+            let organizations = shares.organizations(job);
+            let [owner, destination] = organizations.each_ref().map(|name| shares.room.marked(name));
+            let other = shares.room.other().marked(&organizations[0]);
             let midnight = job.begin - job.begin.rem_euclid(SECONDS_PER_DAY);
             let query = sqlx::query(PLAN)
                 .bind(&*job.id)
@@ -246,12 +260,13 @@ impl Jobs {
                 .bind(job.deadline)
                 .bind(now)
                 .bind(&[][..] as &[u8])
-                .bind(&*organization)
+                .bind(&*owner)
                 .bind(&*destination)
                 .bind(midnight)
                 .bind(midnight + SECONDS_PER_DAY - 1)
                 .bind(shares.of_organization)
-                .bind(shares.to_organization);
+                .bind(shares.to_organization)
+                .bind(&*other);
             match query.execute(&mut *transaction).await?.rows_affected() {
                 0 => planned.left_out += 1,
                 new => planned.new += new,
@@ -557,14 +572,31 @@ impl Jobs {
 
 impl Shares<'_> {
     /// Who owns the policy domain, and who the destination; what can't be read stands for itself.
-    fn organizations(&self, job: &NewJob) -> (String, String) {
+    fn organizations(&self, job: &NewJob) -> [String; 2] {
         let organization = |domain: &Domain| self.suffixes.organizational_domain(domain).to_string();
         let owner = Domain::parse(&job.policy_domain).ok();
         let host = ReportUri::parse(&job.destination).and_then(|uri| uri.mail_host());
-        (
+        [
             owner.as_ref().map_or_else(|| job.policy_domain.clone(), organization),
             host.as_ref().map_or_else(|| job.destination.clone(), organization),
-        )
+        ]
+    }
+}
+
+impl Room {
+    /// The name under which the jobs of an organization are counted: each kind has one that the other can't have.
+    fn marked(self, organization: &str) -> String {
+        match self {
+            Self::First => organization.to_owned(),
+            Self::Replacing => format!("{REPLACING}{organization}"),
+        }
+    }
+
+    fn other(self) -> Self {
+        match self {
+            Self::First => Self::Replacing,
+            Self::Replacing => Self::First,
+        }
     }
 }
 
@@ -643,15 +675,19 @@ const ROWS: &str = "SELECT row_key, n, first_seen,
         AND begin_hour BETWEEN $5 AND $6 AND hours BETWEEN $7 AND $8
     ORDER BY row_key LIMIT $4";
 
+/// A share is counted by itself, but turns go on over both, so that nobody has two jobs of one turn.
 const PLAN: &str = "INSERT INTO report_jobs (
     id, report_id, policy_domain, configuration, period_begin, period_end, destination, due, deadline, state,
     attempts, unanswered, holder, lease, claimed, changed, recipient, note, messages, message,
     organization, destination_organization, turn
-) SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, 'due', 0, 0, '', 0, 0, $10, '', '', 0, $11, $12, $13, owners.jobs
+) SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, 'due', 0, 0, '', 0, 0, $10, '', '', 0, $11, $12, $13, owners.jobs + others.jobs
 FROM (
     SELECT CAST(COUNT(*) AS BIGINT) AS jobs FROM report_jobs
     WHERE organization = $12 AND period_begin BETWEEN $14 AND $15
-) AS owners
+) AS owners, (
+    SELECT CAST(COUNT(*) AS BIGINT) AS jobs FROM report_jobs
+    WHERE organization = $18 AND period_begin BETWEEN $14 AND $15
+) AS others
 WHERE owners.jobs < $16 AND (
     SELECT COUNT(*) FROM report_jobs WHERE destination_organization = $13 AND period_begin BETWEEN $14 AND $15
 ) < $17 ON CONFLICT (id) DO NOTHING";
@@ -738,6 +774,8 @@ const SUPPRESSIONS: &str = "SELECT address, strikes, since, until, reason FROM r
 
 const FORGIVE: &str = "DELETE FROM report_suppressions WHERE address = $1";
 
+/// No domain or URI has a space.
+const REPLACING: &str = "replacing ";
 /// Seconds by which the clocks of gates may differ before one takes another's job away.
 pub const CLOCK_TOLERANCE: i64 = 5 * 60;
 /// Seconds without reports after the first, the second, the third and each further refusal.

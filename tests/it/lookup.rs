@@ -160,6 +160,25 @@ async fn a_record_that_includes_itself_comes_to_an_end() {
 }
 
 #[tokio::test]
+async fn a_circle_is_a_permerror_for_all_that_get_there() {
+    let cases = [
+        ("v=spf1 include:a.example -all", "include:a.example", "a.example"),
+        ("v=spf1 ip4:192.0.2.1 include:b.example -all", "include:a.example", "b.example"),
+        ("v=spf1 redirect=a.example", "redirect=a.example", "a.example"),
+    ];
+    for (text, term, name) in cases {
+        let zone = Zone::new().txt("a.example", text).txt("b.example", "v=spf1 ip4:192.0.2.2 include:a.example -all");
+        let dns = DnsServer::start(zone).await;
+        let (_, found) = facts(&dns, &["a.example", "--ip", "198.51.100.9"]).await;
+        assert_eq!(found["spf"]["end"], json!({ "result": "permerror", "name": name, "term": term }), "{text}");
+        assert_eq!(found["spf"]["client"]["result"], json!("permerror"), "{text}");
+        let story = String::from_utf8(lookup(&dns, &["a.example"]).await.stdout).unwrap();
+        let line = format!("  others          permerror: the record leads back to itself, by {term} at {name}");
+        assert!(story.lines().any(|there| there == line), "{line:?} in\n{story}");
+    }
+}
+
+#[tokio::test]
 async fn the_story_is_for_people_and_no_peer_steers_their_terminal() {
     let dns = DnsServer::start(zone()).await;
     let output = lookup(&dns, &["good.example", "--selector", "s1"]).await;

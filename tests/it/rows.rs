@@ -247,6 +247,15 @@ async fn a_row_has_all_identifiers_and_like_ones_add_up() {
 }
 
 #[tokio::test]
+async fn an_address_literal_is_not_the_null_reverse_path() {
+    let world = World::start(zone(), |c| c).await;
+    let letter = Letter::new(GOOD, "a@none.example").sender("a@[192.0.2.9]");
+    world.send(&letter).await.reply.assert(250);
+    written(&world.gate, 1).await;
+    assert_eq!(column(world.gate.directory(), "envelope_from").await, "[]");
+}
+
+#[tokio::test]
 async fn written_rows_survive_a_killed_process() {
     let world = World::start(zone(), |c| c).await;
     world.send(&Letter::new(GOOD, "a@reject.example")).await.reply.assert(250);

@@ -159,9 +159,8 @@ fn unnamed(result: SpfResult) -> &'static str {
         SpfResult::Pass => "pass: everybody may send for the domain",
         SpfResult::SoftFail => "softfail: probably forged",
         SpfResult::Fail => "fail: forged",
-        SpfResult::Neutral | SpfResult::None | SpfResult::TempError | SpfResult::PermError => {
-            "neutral: nothing is said of them"
-        }
+        SpfResult::PermError => "permerror: the record leads back to itself",
+        SpfResult::Neutral | SpfResult::None | SpfResult::TempError => "neutral: nothing is said of them",
     }
 }
 

@@ -6,7 +6,7 @@
 
 use super::MAX_DOMAINS;
 use crate::domain::Domain;
-use crate::message::base64;
+use crate::message::encoded_word;
 
 /// The distinct domains, sorted (at most one more than [`MAX_DOMAINS`]); `None` where no two clients would show the
 /// same.
@@ -133,12 +133,7 @@ fn encoded_words(phrase: &[u8]) -> impl Iterator<Item = Option<Vec<u8>>> {
     std::iter::from_fn(move || {
         parts.by_ref().find(|before| before.ends_with(b"="))?;
         let (charset, encoding, text) = (parts.next()?, parts.next()?, parts.next()?);
-        Some(match encoding {
-            _ if !is_ascii_compatible(charset) => None,
-            b"B" | b"b" => base64::decode(text),
-            b"Q" | b"q" => quoted_printable(text),
-            _ => None,
-        })
+        Some(if is_ascii_compatible(charset) { encoded_word::decode(encoding, text) } else { None })
     })
 }
 
@@ -146,15 +141,4 @@ fn encoded_words(phrase: &[u8]) -> impl Iterator<Item = Option<Vec<u8>>> {
 fn is_ascii_compatible(charset: &[u8]) -> bool {
     let is_utf = charset.get(..3).is_some_and(|head| head.eq_ignore_ascii_case(b"utf"));
     !is_utf || charset.split(|b| *b == b'*').next().is_some_and(|name| name.eq_ignore_ascii_case(b"utf-8"))
-}
-
-fn quoted_printable(text: &[u8]) -> Option<Vec<u8>> {
-    let mut runs = text.split(|b| *b == b'=');
-    let mut out = runs.next()?.to_vec();
-    for run in runs {
-        let (digits, rest) = run.split_at_checked(2)?;
-        out.push(u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?);
-        out.extend_from_slice(rest);
-    }
-    Some(out)
 }

@@ -3,7 +3,7 @@
 use crate::domain::Domain;
 use crate::label::Label;
 use crate::record::{
-    AlignmentOutcome, DkimAuthResult, MAX_DKIM_RESULTS, OverrideKind, OverrideReason, Policy, Record,
+    AlignmentOutcome, DkimAuthResult, MAX_DKIM_RESULTS, NO_DOMAIN, OverrideKind, OverrideReason, Policy, Record,
     ReportDisposition, SpfAuthResult, SpfScope,
 };
 use crate::report::aggregate::{Format, PrivateAddresses, Source, clean};
@@ -24,8 +24,8 @@ pub struct Line {
     pub reasons: Vec<OverrideReason>,
     /// The author domain.
     pub header_from: Domain,
-    /// The domain of the reverse-path; empty for the null reverse-path.
-    pub envelope_from: String,
+    /// The domain of the reverse-path; empty for the null reverse-path, none for one without a domain.
+    pub envelope_from: Option<String>,
     /// The recipients' domain, if the operator reports it.
     pub envelope_to: Option<String>,
     /// What came of the signatures, in the order of RFC 9990 §3.1.3.
@@ -59,7 +59,7 @@ impl Line {
             spf_aligned: evaluated.spf,
             reasons: evaluated.reasons,
             header_from,
-            envelope_from: clean(&record.envelope_from),
+            envelope_from: Some(record.envelope_from).filter(|from| from != NO_DOMAIN).map(|from| clean(&from)),
             envelope_to: record.envelope_to.map(|domain| clean(&domain)),
             dkim: record.dkim.into_iter().take(MAX_DKIM_RESULTS).filter_map(signature).collect(),
             spf: record.spf.filter(|spf| is_given(&spf.domain)).map(|spf| SpfAuthResult {
@@ -84,7 +84,8 @@ impl Line {
                     self.disposition = ReportDisposition::None;
                 }
                 self.reasons = self.reasons.into_iter().map(older_reason).collect();
-                // Its schema wants one in any case.
+                // Its schema wants both in any case.
+                self.envelope_from.get_or_insert_default();
                 let domain = &self.header_from;
                 let none = || SpfAuthResult {
                     domain: domain.to_string(),
@@ -107,7 +108,11 @@ impl Line {
         let reasons = self.reasons.iter().map(|reason| REASON_OCTETS + escaped(&reason.comment));
         let signatures = self.dkim.iter().map(|dkim| RESULT_OCTETS + escaped(&dkim.domain) + escaped(&dkim.selector));
         let spf = self.spf.iter().map(|spf| RESULT_OCTETS + escaped(&spf.domain));
-        let names = [self.header_from.as_str(), &self.envelope_from, self.envelope_to.as_deref().unwrap_or_default()];
+        let names = [
+            self.header_from.as_str(),
+            self.envelope_from.as_deref().unwrap_or_default(),
+            self.envelope_to.as_deref().unwrap_or_default(),
+        ];
         let names = names.map(escaped).into_iter();
         RECORD_OCTETS + reasons.chain(signatures).chain(spf).chain(names).sum::<usize>()
     }

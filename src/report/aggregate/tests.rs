@@ -6,8 +6,8 @@ use super::check::Fault;
 use super::*;
 use crate::label::Label;
 use crate::record::{
-    AlignmentOutcome, Counted, DiscoveryMethod, DkimAuthResult, OverrideKind, OverrideReason, Policy, Record,
-    ReportDisposition, SpfAuthResult, SpfScope, TestMode, sample,
+    AlignmentOutcome, Counted, DiscoveryMethod, DkimAuthResult, NO_DOMAIN, OverrideKind, OverrideReason, Policy,
+    Record, ReportDisposition, SpfAuthResult, SpfScope, TestMode, sample,
 };
 
 const LIMITS: Limits = Limits { records: 1000, octets: 1_000_000 };
@@ -47,7 +47,7 @@ fn simple(rows: Vec<Counted>) -> Feedback {
 #[test]
 fn rows_that_a_report_does_not_tell_apart_are_one_record() {
     type Change = fn(&mut Record);
-    let cases: [(&str, Change, usize); 15] = [
+    let cases: [(&str, Change, usize); 16] = [
         ("nothing", |_| {}, 1),
         ("time", |r| r.arrived += 60, 1),
         ("who answered, and how", |r| r.reply = crate::record::FinalReply::Accepted, 1),
@@ -63,6 +63,7 @@ fn rows_that_a_report_does_not_tell_apart_are_one_record() {
         ),
         ("author domain", |r| r.header_from = Domain::parse("a.example.org").ok(), 2),
         ("reverse-path", |r| r.envelope_from.clear(), 2),
+        ("reverse-path without a domain", |r| r.envelope_from = NO_DOMAIN.into(), 2),
         ("recipient", |r| r.envelope_to = Some("rcpt.example".into()), 2),
         ("selector", |r| r.dkim[0].selector.push('x'), 2),
         ("no signature", |r| r.dkim.clear(), 2),
@@ -72,6 +73,18 @@ fn rows_that_a_report_does_not_tell_apart_are_one_record() {
         let feedback = simple(vec![row(3, |_| {}), row(4, change)]);
         assert_eq!((feedback.lines.len(), feedback.messages()), (records, 7), "{name}");
     }
+}
+
+#[test]
+fn only_the_null_reverse_path_is_empty() {
+    let rows = || ["", NO_DOMAIN].map(|from| row(1, |r| r.envelope_from = from.into())).into();
+    let xml = simple(rows()).to_xml();
+    let counts = |xml: &str| ["<record>", "<envelope_from"].map(|text| xml.matches(text).count());
+    assert_eq!(counts(&xml), [2, 1], "{xml}");
+    let mut drafts = Drafts::new(PrivateAddresses::Omit, LIMITS);
+    rows().into_iter().for_each(|row| drafts.add(row));
+    let older = drafts.finish().0.remove(0).finish(&reporter(Format::Rfc7489), Period::day(DAY)).0.unwrap().to_xml();
+    assert_eq!(counts(&older), [1, 1], "its schema wants one: {older}");
 }
 
 #[test]

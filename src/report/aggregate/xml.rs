@@ -84,7 +84,7 @@ fn record(xml: &mut Xml, line: &Line, count: u64) {
     });
     xml.group("identifiers", |xml| {
         xml.leaf("header_from", line.header_from.as_str());
-        xml.leaf("envelope_from", &line.envelope_from);
+        xml.optional("envelope_from", line.envelope_from.as_deref());
         xml.optional("envelope_to", line.envelope_to.as_deref());
     });
     xml.group("auth_results", |xml| {

@@ -18,6 +18,7 @@ on_both![
     the_message_is_kept_as_long_as_it_may_be_sent_again,
     all_gates_together_keep_to_the_rate,
     a_flood_of_subdomains_is_bounded_and_does_not_come_first,
+    what_takes_the_place_of_a_job_takes_no_room_of_others,
     what_was_spared_does_not_use_up_the_rate,
     refusals_suppress_for_longer_each_time,
     rows_come_back_in_pages_with_their_policies,
@@ -60,9 +61,13 @@ async fn plan(jobs: &mut Jobs, planned: &[NewJob]) -> Planned {
     plan_within(jobs, planned, (1000, 1000)).await
 }
 
-async fn plan_within(jobs: &mut Jobs, planned: &[NewJob], (of, to): (i64, i64)) -> Planned {
+async fn plan_within(jobs: &mut Jobs, planned: &[NewJob], limits: (i64, i64)) -> Planned {
+    plan_in(jobs, Room::First, planned, limits).await
+}
+
+async fn plan_in(jobs: &mut Jobs, room: Room, planned: &[NewJob], (of, to): (i64, i64)) -> Planned {
     let suffixes = List::default();
-    let shares = Shares { suffixes: &suffixes, of_organization: of, to_organization: to };
+    let shares = Shares { suffixes: &suffixes, room, of_organization: of, to_organization: to };
     jobs.plan(planned, &shares, NOW).await.unwrap()
 }
 
@@ -194,6 +199,25 @@ async fn a_flood_of_subdomains_is_bounded_and_does_not_come_first(home: Home) {
     }
     let place = order.iter().position(|domain| domain == "honest.example").unwrap();
     assert!(place < 8, "{place} of {}", order.len());
+}
+
+async fn what_takes_the_place_of_a_job_takes_no_room_of_others(home: Home) {
+    let mut jobs = open(&home).await;
+    let several = |name: &str, count: usize| (0..count).map(|n| job(&format!("{name}{n:02}"))).collect::<Vec<_>>();
+    let room = (10, 12);
+    assert_eq!(plan_within(&mut jobs, &several("a", 6), room).await, Planned { new: 6, left_out: 0 });
+    let replacements = several("b", 12);
+    let planned = plan_in(&mut jobs, Room::Replacing, &replacements, room).await;
+    assert_eq!(planned, Planned { new: 10, left_out: 2 }, "as many again");
+    assert_eq!(plan_within(&mut jobs, &several("c", 5), room).await, Planned { new: 4, left_out: 1 }, "ten in all");
+    let honest = NewJob { policy_domain: "honest.example".into(), due: NOW - 1, ..job("d") };
+    assert_eq!(plan_in(&mut jobs, Room::Replacing, &[honest], room).await, Planned { new: 1, left_out: 0 });
+
+    let mut order = Vec::new();
+    while let Some(job) = jobs.claim(&claim("one", NOW)).await.unwrap() {
+        order.push(job.planned.policy_domain);
+    }
+    assert_eq!(order.iter().position(|domain| domain == "honest.example"), Some(1), "turns are of both together");
 }
 
 async fn what_was_spared_does_not_use_up_the_rate(home: Home) {

@@ -5,7 +5,7 @@ use crate::domain::Domain;
 use crate::metrics::Registry;
 use crate::record::{AlignmentOutcome, Record, sample};
 use crate::store::inbound::{InboundStore, Report, Retention as Kept, Row};
-use crate::store::jobs::{Jobs, NewJob};
+use crate::store::jobs::{Jobs, NewJob, Room, Shares};
 use crate::store::testing::{Home, on_both};
 use crate::store::{Retention, Settings, Store};
 
@@ -68,7 +68,7 @@ async fn jobs_are_tallied(home: Home) {
     };
     let mut jobs = Jobs::open(&home.location).await.unwrap();
     let suffixes = crate::dmarc::public_suffix::List::default();
-    let shares = crate::store::jobs::Shares { suffixes: &suffixes, of_organization: 10, to_organization: 10 };
+    let shares = Shares { suffixes: &suffixes, room: Room::First, of_organization: 10, to_organization: 10 };
     jobs.plan(&[job("a1", DAY), job("a2", DAY), job("a3", DAY - 1)], &shares, DAY).await.unwrap();
     let tally = Reader::new(home.location.clone()).report_tally(DAY).await.unwrap();
     assert_eq!(tally, [Tally { state: JobState::Due, reports: 2, messages: 0 }]);

@@ -70,7 +70,7 @@ pub struct End {
     pub result: SpfResult,
     /// Where the record stands: that of `redirect=`, if there is one.
     pub name: String,
-    /// `-all` or the like; none if the record just ends.
+    /// `-all` or the like, or what closes a circle; none if the record just ends.
     pub term: Option<String>,
 }
 

@@ -9,6 +9,7 @@ use crate::cli::lookup::facts::{Problem, addresses_of, is_failure, said};
 use crate::dns::{Answer, Lookup, RecordType};
 use crate::domain::{Domain, fits_dns};
 use crate::explain::escape::escaped;
+use crate::spf::SpfResult;
 use crate::spf::macros::{DomainSpec, Values};
 use crate::spf::record::{Directive, Mechanism, Published, Qualifier, Record};
 
@@ -23,11 +24,14 @@ pub async fn read<L: Lookup>(lookup: &L, domain: &Domain) -> Spf {
         depending: [0, 0],
         cut_short: false,
         end: None,
+        circle: None,
         problems: Vec::new(),
     };
     let record = reader.record(domain.to_string(), RecordOrigin { role: Role::Speaks, led_by: LedBy::Question }).await;
     reader.judge(&record);
-    let Reader { terms, voids: [void_terms, void_terms_ipv6], depending, cut_short, end, problems, .. } = reader;
+    // Whoever gets that far has asked too much before anything else is read.
+    let end = reader.circle.or(reader.end);
+    let Reader { terms, voids: [void_terms, void_terms_ipv6], depending, cut_short, problems, .. } = reader;
     let [depending_terms, depending_records] = depending;
     Spf {
         record,
@@ -81,6 +85,9 @@ pub struct Reader<'a, L> {
     /// Whether there is more than was followed.
     pub cut_short: bool,
     pub end: Option<End>,
+    /// The first term that closes a circle: an evaluation that nothing ends before goes round until it has asked too
+    /// often.
+    pub circle: Option<End>,
     pub problems: Vec<Problem>,
 }
 
@@ -221,6 +228,10 @@ impl<L: Lookup> Reader<'_, L> {
         let text = escaped(text.as_bytes());
         match self.target(Some(spec), name) {
             Some(target) => {
+                if self.path.contains(&target) && self.circle.is_none() {
+                    let (name, term) = (escaped(name.as_bytes()), Some(text.clone()));
+                    self.circle = Some(End { result: SpfResult::PermError, name, term });
+                }
                 let record = self.record(target, place).await;
                 Term { text, found: Vec::new(), record: Some(Box::new(record)) }
             }
