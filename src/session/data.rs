@@ -1,5 +1,6 @@
 //! Takes the message, over DATA or in chunks, to its end, and what is wrong with its form.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use tokio::time::{Instant, timeout_at};
@@ -148,7 +149,7 @@ impl Session {
             self.announce(subject);
         }
         if incoming.unkept.is_none() {
-            let kept = alongside(&mut self.evaluation, intake.settle()).await;
+            let kept = alongside(&mut self.evaluation, pin!(intake.settle())).await;
             incoming.unkept = kept.inspect_err(|_| intake.discard()).err();
         }
         stage
@@ -208,7 +209,7 @@ impl Session {
                     () = wanted => None,
                 }
             };
-            let read = timeout_at(look, alongside(&mut self.evaluation, read)).await;
+            let read = timeout_at(look, alongside(&mut self.evaluation, pin!(read))).await;
             let octets = if let Ok(Some(Ok(octets))) = read { octets } else { 0 };
             let keeps_up = pace.keeps_up(began.elapsed(), octets);
             match read {

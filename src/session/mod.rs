@@ -26,6 +26,7 @@ pub mod state;
 pub mod transaction;
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -305,7 +306,8 @@ impl Session {
                     () = wanted => Wake::Hold,
                 }
             };
-            match alongside(&mut self.evaluation, wait).await {
+            let woken = alongside(&mut self.evaluation, pin!(wait)).await;
+            match woken {
                 Wake::Line(Ok(line)) => return Ok(line),
                 Wake::Line(Err(())) => return Err(End::silently(Ended::ClientGone)),
                 Wake::Silence => {
@@ -462,7 +464,7 @@ impl Session {
 
     async fn flush(&mut self, limit: Duration) -> Result<(), End> {
         self.held_since = None;
-        match alongside(&mut self.evaluation, timeout(limit, self.stream.flush())).await {
+        match alongside(&mut self.evaluation, pin!(timeout(limit, self.stream.flush()))).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(End::silently(Ended::ClientGone)),
             Err(_) => Err(End::silently(Ended::Timeout)),

@@ -1,5 +1,6 @@
 //! Relays MAIL and RCPT to the upstream live, and begins the evaluation beside it.
 
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,8 +43,11 @@ impl Session {
                 recipients: ahead.map_while(|(path, parameters)| rcpt(path, parameters, found)).collect(),
             })
         };
-        let wait = alongside(&mut self.evaluation, self.link.mail(&introduction, group));
-        let reply = handing_out(&mut self.stream, &mut self.held_since, wait).await;
+        let reply = {
+            let exchange = pin!(self.link.mail(&introduction, group));
+            let wait = pin!(alongside(&mut self.evaluation, exchange));
+            handing_out(&mut self.stream, &mut self.held_since, wait).await
+        };
         let reply = reply.unwrap_or_else(|error| self.told(&error));
         self.gate.metrics.transactions.inc(UpstreamReply::of(&reply));
         reply
@@ -68,8 +72,11 @@ impl Session {
         }
         let introduction = self.introduction(hello).await;
         let line = |found: &Capabilities| rcpt(path, parameters, found);
-        let wait = alongside(&mut self.evaluation, self.link.recipient(&introduction, line));
-        let reply = handing_out(&mut self.stream, &mut self.held_since, wait).await;
+        let reply = {
+            let exchange = pin!(self.link.recipient(&introduction, line));
+            let wait = pin!(alongside(&mut self.evaluation, exchange));
+            handing_out(&mut self.stream, &mut self.held_since, wait).await
+        };
         let reply = reply.unwrap_or_else(|error| self.told(&error));
         self.gate.metrics.recipients.inc(UpstreamReply::of(&reply));
         Event::Answer(reply)
@@ -115,7 +122,7 @@ impl Session {
             self.evaluation = Some(Background::new(async move {
                 let lookups =
                     Lookups { identifiers: &*lookup, helo: &lookup.apart(HELO_LOOKUPS), policy: &lookup.unmetered() };
-                caught(gather(lookups, sender, &rules, async { subject_comes.await.ok() })).await
+                caught(Box::pin(gather(lookups, sender, &rules, async { subject_comes.await.ok() }))).await
             }));
         }
         self.transaction = Some(transaction);
@@ -144,7 +151,7 @@ impl Session {
 
     /// What the upstream is told about the client; waits for its name by DNS, which was asked for at the beginning.
     pub(super) async fn introduction(&mut self, hello: &Hello) -> Introduction {
-        let name = alongside(&mut self.evaluation, self.reverse.name()).await;
+        let name = alongside(&mut self.evaluation, pin!(self.reverse.name())).await;
         // What was said on the connection at hand needs no telling; a new one is told.
         Introduction { client: self.client.clone(), name, hello: hello.clone(), login: self.client.login.clone() }
     }
@@ -167,7 +174,11 @@ impl Session {
 /// Waits for the upstream, while replies to commands before may wait to be sent: in one write with those that follow,
 /// but no longer than [`LONGEST_HOLD`] since `held_since`. The client waits for the first of them as for a command of
 /// its own (RFC 5321 §4.5.3.2.2: five minutes for MAIL), however long the rest of its group takes.
-async fn handing_out<T>(stream: &mut Stream, held_since: &mut Option<Instant>, wait: impl Future<Output = T>) -> T {
+async fn handing_out<T>(
+    stream: &mut Stream,
+    held_since: &mut Option<Instant>,
+    wait: Pin<&mut impl Future<Output = T>>,
+) -> T {
     if stream.queued() == 0 {
         return wait.await;
     }
@@ -225,11 +236,11 @@ mod tests {
         let (ours, mut client) = tokio::io::duplex(1024);
         let mut stream = Stream::over(Box::new(ours));
         let mut since = None;
-        handing_out(&mut stream, &mut since, async {}).await;
+        handing_out(&mut stream, &mut since, pin!(async {})).await;
         assert_eq!(since, None, "nothing is held back");
         for reply in [b"250 1\r\n", b"250 2\r\n"] {
             stream.queue(reply);
-            handing_out(&mut stream, &mut since, tokio::task::yield_now()).await;
+            handing_out(&mut stream, &mut since, pin!(tokio::task::yield_now())).await;
         }
         assert_eq!(stream.queued(), 14, "a fast upstream costs one write for all");
         // Each wait is short, but all of them together are not.
@@ -241,7 +252,8 @@ mod tests {
             client.read_exact(&mut got).await.unwrap();
             answered.notify_one();
         };
-        tokio::join!(handing_out(&mut stream, &mut since, answered.notified()), read);
+        let wait = pin!(answered.notified());
+        tokio::join!(handing_out(&mut stream, &mut since, wait), read);
         assert_eq!((&got, stream.queued(), since), (b"250 1\r\n250 2\r\n", 0, None));
     }
 }
