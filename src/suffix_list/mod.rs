@@ -11,13 +11,14 @@ mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{oneshot, watch};
 use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::causes::Causes;
+use crate::clock;
 use crate::dmarc::public_suffix::{Discovery, List, Unfit};
 use crate::evaluation::discovery::Rules;
 use crate::label_enum;
@@ -154,8 +155,7 @@ impl SuffixList {
     }
 
     fn tell(&self) {
-        let since = self.since.and_then(|since| since.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
-        self.fetched_at.set(i64::try_from(since.as_secs()).unwrap_or(i64::MAX));
+        self.fetched_at.set(self.since.map_or(0, |since| clock::signed(clock::since_epoch(since))));
     }
 }
 
