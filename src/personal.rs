@@ -60,21 +60,23 @@ impl Default for Redactor {
 
 /// Replaces what stands before each `@` as a local part can (RFC 5321 §4.1.2), quoted or not.
 fn without_local_parts<'a>(line: &'a str, replacement: &dyn Fn(&str) -> String) -> Cow<'a, str> {
-    let (mut out, mut rest) = (String::new(), line);
-    while let Some((before, after)) = rest.split_once('@') {
+    // From the end: a quoted local part may hold another at sign.
+    let (mut parts, mut rest) = (Vec::new(), line);
+    while let Some((before, _)) = rest.rsplit_once('@') {
         let start = local_part(before);
-        let (kept, part) = before.split_at(start);
-        out.push_str(kept);
-        if !part.is_empty() {
-            out.push_str(&replacement(part));
-        }
-        out.push('@');
-        rest = after;
+        parts.push(start..before.len());
+        rest = before.get(..start).unwrap_or_default();
     }
-    if out.is_empty() {
+    if parts.is_empty() {
         return Cow::Borrowed(line);
     }
-    out.push_str(rest);
+    let (mut out, mut done) = (String::with_capacity(line.len()), 0);
+    for part in parts.into_iter().rev() {
+        out.push_str(line.get(done..part.start).unwrap_or_default());
+        out.push_str(&line.get(part.clone()).filter(|part| !part.is_empty()).map(replacement).unwrap_or_default());
+        done = part.end;
+    }
+    out.push_str(line.get(done..).unwrap_or_default());
     Cow::Owned(out)
 }
 
@@ -82,9 +84,13 @@ fn without_local_parts<'a>(line: &'a str, replacement: &dyn Fn(&str) -> String) 
 /// is how those of a local part are told from those around a value.
 fn local_part(text: &str) -> usize {
     if let Some(inner) = text.strip_suffix("\\\"") {
+        let near = inner.floor_char_boundary(inner.len().saturating_sub(MAX_QUOTED));
+        // A bare quotation mark is an end of the value.
+        let mut bare = inner.rmatch_indices('"').map(|(at, _)| at).take_while(|at| *at >= near);
+        let begin = bare.find(|at| !is_escaped(inner, *at)).map_or(near, |at| at + 1);
         // An escaped quotation mark inside of it is `\\\"`: three characters of escape and one more.
-        let opening = inner.rmatch_indices("\\\"").map(|(at, _)| at).find(|at| !is_escaped(inner, *at));
-        return opening.unwrap_or(text.len());
+        let mut openings = inner.get(begin..).unwrap_or_default().rmatch_indices("\\\"").map(|(at, _)| begin + at);
+        return openings.find(|at| !is_escaped(inner, *at)).unwrap_or(text.len());
     }
     let ends = |c: char| c.is_ascii() && !c.is_ascii_alphanumeric() && !"!#$%&'*+-/=?^_`{|}~.".contains(c);
     // A field of a line for people: `name=value` without quotation marks.
@@ -117,6 +123,8 @@ fn without_logins<'a>(line: &'a str, replacement: &dyn Fn(&str) -> String) -> Co
     Cow::Borrowed(line)
 }
 
+/// Octets of a quoted local part in a line: more than SMTP has room for (RFC 5321 §4.5.3.1.3), escapes included.
+const MAX_QUOTED: usize = 1024;
 /// Characters of a code: two of a million users share one only by a chance of one in a thousand.
 const CODE: usize = 10;
 
@@ -134,6 +142,9 @@ mod tests {
             (r#"recipients="<a@x.example> <b@y.example>""#, r#"recipients="<-@x.example> <-@y.example>""#),
             (r#"{"reverse_path":"<\"a b\"@x.example>","n":1}"#, r#"{"reverse_path":"<-@x.example>","n":1}"#),
             (r#"{"reverse_path":"<\"a\\\"b\"@x.example>"}"#, r#"{"reverse_path":"<-@x.example>"}"#),
+            (r#"reverse_path="<\"q@r\"@x.example>" n=1"#, r#"reverse_path="<-@x.example>" n=1"#),
+            (r#"one="say \"hi" two="b\"@x.example""#, r#"one="say \"hi" two="b\"@x.example""#),
+            ("a@b@c.example", "-@-@c.example"),
             ("INFO report to=jo@x.example ok", "INFO report to=-@x.example ok"),
             ("refused: <jörg@x.example> unknown", "refused: <-@x.example> unknown"),
             (r#"reverse_path="<>" reply="250 ok""#, r#"reverse_path="<>" reply="250 ok""#),

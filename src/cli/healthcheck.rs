@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 
@@ -24,7 +24,7 @@ impl Healthcheck {
     pub fn run(self, output: &mut dyn Write) -> Result<(), Failure> {
         let address = reachable(self.file.load()?.config.admin.address);
         let path = if self.ready { "/readyz" } else { "/healthz" };
-        let (status, body) = ask(address, ("GET", path, ""))
+        let (status, body) = ask(address, ("GET", path, ""), PATIENCE)
             .map_err(|error| Failure::Running(format!("{address} does not answer: {error}")))?;
         match status {
             200 => print(output, &body),
@@ -44,13 +44,26 @@ pub fn reachable(address: SocketAddr) -> SocketAddr {
 }
 
 /// One HTTP/1.1 request, with header fields beside its own, to our own admin listener, which closes after its reply.
-pub fn ask(address: SocketAddr, (method, path, fields): (&str, &str, &str)) -> io::Result<(u16, String)> {
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+/// `patience` is for all of it.
+pub fn ask(
+    address: SocketAddr,
+    (method, path, fields): (&str, &str, &str),
+    patience: Duration,
+) -> io::Result<(u16, String)> {
+    let end = Instant::now() + patience;
+    let mut stream = TcpStream::connect_timeout(&address, patience)?;
+    stream.set_write_timeout(Some(patience))?;
     write!(stream, "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{fields}\r\n")?;
-    let mut reply = Vec::new();
-    stream.take(MAX_REPLY).read_to_end(&mut reply)?;
+    let (mut reply, mut piece) = (Vec::new(), [0; 4096]);
+    while reply.len() < MAX_REPLY {
+        // A peer that drips gets no more time than one that is silent.
+        let left = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero());
+        stream.set_read_timeout(Some(left.ok_or(io::ErrorKind::TimedOut)?))?;
+        match stream.read(&mut piece)? {
+            0 => break,
+            length => reply.extend_from_slice(piece.get(..length).unwrap_or_default()),
+        }
+    }
     let reply = String::from_utf8_lossy(&reply);
     let status = reply.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)).and_then(|code| code.parse().ok());
     let body = reply.split_once("\r\n\r\n").map(|(_, body)| body);
@@ -62,15 +75,16 @@ fn clean(body: &str) -> String {
     body.chars().filter(|c| *c == '\n' || !c.is_control()).collect()
 }
 
-/// For each of connecting, writing and reading; a reload may take eight seconds.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// A reload may take eight seconds.
+pub const PATIENCE: Duration = Duration::from_secs(10);
 /// Octets of a reply.
-const MAX_REPLY: u64 = 64 * 1024;
+const MAX_REPLY: usize = 64 * 1024;
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
+    use super::*;
     use crate::admin::access::Token;
     use crate::admin::status::Status;
     use crate::admin::{self, Sources};
@@ -109,5 +123,29 @@ mod tests {
         let (code, message) = run(&["healthcheck", "--config", &path]).unwrap_err();
         assert_eq!(code, 1);
         assert!(message.contains(&format!("127.0.0.1:{port} does not answer")), "{message}");
+    }
+
+    #[test]
+    fn who_drips_gets_no_more_time_than_who_is_silent() {
+        for drips in [false, true] {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = listener.local_addr().unwrap();
+            let peer = std::thread::spawn(move || {
+                let mut stream = listener.accept().unwrap().0;
+                stream.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
+                // Until the other side has gone: then there is an error.
+                while !drips || stream.write_all(b"x").is_ok() {
+                    match stream.read(&mut [0; 100]) {
+                        Ok(1..) => {}
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                        _ => break,
+                    }
+                }
+            });
+            let began = Instant::now();
+            assert!(ask(address, ("GET", "/", ""), Duration::from_millis(200)).is_err());
+            assert!(began.elapsed() < Duration::from_secs(5), "drips: {drips}");
+            peer.join().unwrap();
+        }
     }
 }

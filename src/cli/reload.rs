@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use clap::Args;
 
-use super::healthcheck::{ask, reachable};
+use super::healthcheck::{PATIENCE, ask, reachable};
 use super::{ConfigFile, Failure, print};
 use crate::admin::{RELOAD, RELOAD_FIELD, ReloadReport};
 use crate::causes::Causes;
@@ -44,7 +44,7 @@ impl Reload {
             // Writing to a String does not fail.
             let _ = write!(fields, "Authorization: Bearer {token}\r\n");
         }
-        let (status, body) = ask(address, ("POST", RELOAD, &fields)).map_err(|error| {
+        let (status, body) = ask(address, ("POST", RELOAD, &fields), PATIENCE).map_err(|error| {
             Failure::Running(format!(
                 "{note}no gate answers at {address} (admin.address; see --admin if the running gate has another): {error}"
             ))

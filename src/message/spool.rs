@@ -57,6 +57,12 @@ struct Piece {
     _permit: OwnedSemaphorePermit,
 }
 
+/// The share of the budget that [`Spool::keep_apart`] asked for.
+#[derive(Debug)]
+pub struct Apart {
+    _permit: OwnedSemaphorePermit,
+}
+
 /// What a spool holds, for one more reader once it was sent on: pieces and what is in its file are shared and not
 /// copied.
 #[derive(Debug)]
@@ -205,14 +211,24 @@ impl Spool {
             return Ok(pieces.flatten().copied().take(octets).collect());
         };
         let file = file.try_clone()?;
-        let read = spawn_blocking(move || {
-            let mut piece = vec![0; octets];
+        let filed = usize::try_from(self.filed).unwrap_or(usize::MAX).min(octets);
+        let read = spawn_blocking(move || -> io::Result<Vec<u8>> {
+            let mut piece = vec![0; filed];
             // By place: the reader that comes later has the file's cursor.
-            let length = file.read_at(&mut piece, 0)?;
-            piece.truncate(length);
+            file.read_exact_at(&mut piece, 0)?;
             Ok(piece)
         });
-        read.await.map_err(io::Error::other)?
+        let mut beginning = read.await.map_err(io::Error::other)??;
+        beginning.extend(self.memory.iter().take(octets - filed));
+        Ok(beginning)
+    }
+
+    /// What this spool has of the budget for octets that are kept elsewhere: who keeps them longer than the spool is
+    /// there holds it as long.
+    pub fn hand_over_apart(&mut self) -> Option<Apart> {
+        let units = std::mem::take(&mut self.apart).div_ceil(UNIT).min(self.units());
+        let permit = self.permit.as_mut()?.split(units)?;
+        Some(Apart { _permit: permit })
     }
 
     /// Gives the whole body back in pieces: `None` at the end.
@@ -474,10 +490,10 @@ mod tests {
         assert_eq!(spool.len(), octets as u64);
         assert!(spool.file.is_some() == (octets >= in_memory), "{octets}");
         assert!(octets < in_memory || spooler.memory_used() <= ROOM as u64, "{octets}");
-        assert!(
-            spool.beginning(FILE_PIECE / 2 * 3).await.unwrap() == all[..octets.min(FILE_PIECE / 2 * 3)],
-            "{octets}"
-        );
+        for wanted in [0, 1, FILE_PIECE / 2 * 3, octets, octets + 1] {
+            let beginning = spool.beginning(wanted).await.unwrap();
+            assert!(beginning == all[..octets.min(wanted)], "{wanted} of {octets}");
+        }
         let duplicate = spool.duplicate().unwrap();
         assert!(read(spool).await == all, "{octets}");
         assert!(duplicate.read().unwrap() == all, "{octets}, once more");
@@ -547,6 +563,22 @@ mod tests {
                     spool = reader.spool;
                 }
             }
+            assert_eq!(spooler.memory_used(), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_header_section_counts_as_long_as_it_is_kept() {
+        for octets in [1, FILE_PIECE] {
+            let (spooler, _directory) = spooler(1 << 20);
+            let mut spool = spooler.spool();
+            spool.keep_apart(100_000);
+            let all = fill(&mut spool, octets).await.unwrap();
+            let apart = spool.hand_over_apart().unwrap();
+            assert!(spool.hand_over_apart().is_none_or(|apart| apart._permit.num_permits() == 0));
+            assert!(read(spool).await == all);
+            assert!((100_000..120_000).contains(&spooler.memory_used()), "{}", spooler.memory_used());
+            drop(apart);
             assert_eq!(spooler.memory_used(), 0);
         }
     }

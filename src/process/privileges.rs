@@ -158,8 +158,10 @@ impl Account {
             return Some(format!("{} is no directory", above.display()));
         }
         if above != directory {
-            let cause = access(above, Access::WRITE_OK | Access::EXEC_OK).err()?;
-            return Some(format!("{} can't be made in {}", directory.display(), said(above, cause)));
+            let made = access(above, Access::WRITE_OK | Access::EXEC_OK).err();
+            let unmade = made.map(|cause| format!("{} can't be made in {}", directory.display(), said(above, cause)));
+            let entered = || self.as_user(|| access(above, Access::EXEC_OK)).err();
+            return unmade.or_else(|| Some(format!("{} can't enter {}", self.name, said(above, entered()?))));
         }
         let writable = |path: &Path, more| {
             let cause = self.as_user(|| access(path, Access::WRITE_OK | more)).err()?;
@@ -300,6 +302,11 @@ mod tests {
         assert_eq!(obstacle("a", Usage::WriteInto).is_some(), !root, "root would make it for the user");
         assert_eq!(Uid::effective().is_root(), root);
         set(place.path(), 0o755);
+        std::fs::create_dir(place.path().join("locked")).unwrap();
+        set(&place.path().join("locked"), 0o700);
+        let refused = obstacle("locked/spool", Usage::WriteInto);
+        assert_eq!(refused.is_some(), root, "it would be made where the user can't go");
+        assert!(refused.is_none_or(|refused| refused.contains("nobody can't enter /")));
     }
 
     #[test]

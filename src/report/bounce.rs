@@ -12,6 +12,7 @@ use crate::hex::hex;
 use crate::label_enum;
 use crate::message::header::HeaderSection;
 use crate::message::mime::MimeField;
+use crate::report::form::REPORT;
 
 /// What signs addresses; the same on all gates of one store.
 #[derive(Clone)]
@@ -79,7 +80,7 @@ impl Bounce {
     /// recipients the worst of them counts: we have written to one.
     pub fn read(header: &HeaderSection, body: &[u8]) -> Self {
         let other = Self { kind: BounceKind::Other, reason: String::new() };
-        if MimeField::first(header, "Content-Type").value != "multipart/report" {
+        if !MimeField::first(header, "Content-Type").value.starts_with(REPORT) {
             return other;
         }
         let text = String::from_utf8_lossy(body);
@@ -294,6 +295,8 @@ mod tests {
             assert_eq!(read(REPORT, body.as_bytes()).kind, expected, "{name}: {body}");
         }
         let failed = body(&group("failed", "5.1.1"));
+        let without = "Content-Type: Multipart/Report report-type=delivery-status; boundary=b\r\n";
+        assert_eq!(read(without, failed.as_bytes()).kind, K::Failed, "a semicolon is missing");
         for header in
             ["", "Auto-Submitted: auto-replied\r\n", "Subject: multipart/report\r\nContent-Type: text/plain\r\n"]
         {

@@ -23,7 +23,7 @@ pub fn is_any_report(section: &HeaderSection) -> bool {
 }
 
 /// The type of reports (RFC 6522 §3); some forget the semicolon behind it.
-const REPORT: &str = "multipart/report";
+pub(super) const REPORT: &str = "multipart/report";
 
 #[cfg(test)]
 mod tests {

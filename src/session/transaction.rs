@@ -116,7 +116,9 @@ impl Session {
         if let Some(job) = &transaction.bounce {
             return self.take_bounce(&transaction, job, received).await;
         }
-        let Received { subject, hashes, body, size, dots, ends_with_line, framing, .. } = received;
+        let Received { subject, hashes, mut body, size, dots, ends_with_line, framing, .. } = received;
+        // The body is let go once it was sent; the header section stays until all is told.
+        let _header_section = body.hand_over_apart();
 
         // What was found out, and what is to be done about it.
         let verdict = match transaction.bypass {

@@ -97,6 +97,8 @@ pub enum OpenError {
         step: Step,
         /// What happened.
         cause: String,
+        /// Whether it was silence.
+        timed_out: bool,
     },
     /// It refused the gate itself before it knew the client.
     #[error("{step} was refused: {reply}")]
@@ -143,7 +145,8 @@ impl OpenError {
         match self {
             Self::ClientRefused(..) => true,
             // A silent server is left alone, whatever the reason: it would hold up the next session, too.
-            Self::Unreachable(_) | Self::Setup { cause: ExchangeError::Timeout, .. } => false,
+            Self::Unreachable(_) => false,
+            Self::Setup { cause: ExchangeError::Timeout, .. } | Self::Unprotected { timed_out: true, .. } => false,
             Self::XclientNotAnnounced => false,
             // The header goes first: it has named the client before anything can fail, TLS included.
             Self::Setup { .. } | Self::GateRefused { .. } | Self::Unprotected { .. } if identity.is_proxy() => true,
@@ -227,7 +230,9 @@ impl Connection {
     ) -> Result<Self, OpenError> {
         let attempt = Attempt { server, name, introduction, settings };
         match attempt.open(&settings.security).await {
-            Err(OpenError::Unprotected { step, cause }) if matches!(settings.security, Security::Opportunistic(_)) => {
+            Err(OpenError::Unprotected { step, cause, .. })
+                if matches!(settings.security, Security::Opportunistic(_)) =>
+            {
                 // Mail never waits for protection that is not demanded; the connection on which it failed is gone.
                 let step = step.as_str();
                 warn!(session, %server, step, error = cause, "no TLS with the upstream; continuing in the clear");
@@ -472,21 +477,26 @@ impl Connection {
     /// before is thrown away. Says whether the connection is under TLS; a server that has no TLS for us may go on
     /// without.
     async fn start_tls(mut self, tls: &tls::Client, name: &str, limit: Duration) -> Result<(Self, bool), OpenError> {
-        let failed = |cause: String| OpenError::Unprotected { step: Step::StartTls, cause };
         if !self.capabilities.starttls {
             return Ok((self, false));
         }
-        let reply = self.command("STARTTLS", limit).await.map_err(|cause| failed(cause.to_string()))?;
+        let reply = self.command("STARTTLS", limit).await.map_err(|cause| unprotected(Step::StartTls, &cause))?;
         match reply.code() {
             220 => Ok((self.handshake(tls, name).await?, true)),
             400.. => Ok((self, false)),
-            code => Err(failed(ReplyError::Unexpected(code).to_string())),
+            code => {
+                let cause = ReplyError::Unexpected(code).to_string();
+                Err(OpenError::Unprotected { step: Step::StartTls, cause, timed_out: false })
+            }
         }
     }
 
     async fn handshake(self, tls: &tls::Client, name: &str) -> Result<Self, OpenError> {
-        let failed =
-            |cause: tls::HandshakeError| OpenError::Unprotected { step: Step::Handshake, cause: cause.to_string() };
+        let failed = |cause: tls::HandshakeError| OpenError::Unprotected {
+            step: Step::Handshake,
+            cause: cause.to_string(),
+            timed_out: matches!(cause, tls::HandshakeError::Timeout),
+        };
         let (stream, _) = tls.connect(self.stream, name).await.map_err(failed)?;
         Ok(Self {
             stream,
@@ -611,7 +621,8 @@ impl Attempt<'_> {
         let (mut connection, secured) = connection.start_tls(tls, self.name, self.settings.timeouts.command).await?;
         if !secured && matches!(security, Security::Required(_)) {
             let cause = if offered { "is refused" } else { "is not offered" };
-            return Err(OpenError::Unprotected { step: Step::StartTls, cause: cause.to_owned() });
+            let (step, cause) = (Step::StartTls, cause.to_owned());
+            return Err(OpenError::Unprotected { step, cause, timed_out: false });
         }
         connection.sight = sight;
         if !secured && sight == Sight::Gate {
@@ -620,10 +631,15 @@ impl Attempt<'_> {
         self.introduce(connection, Step::EhloBehindStartTls).await.map_err(|error| match error {
             // With TLS 1.3 it shows only now that a server has ended the handshake, for example because it wants a
             // certificate of ours.
-            OpenError::Setup { step, cause } if secured => OpenError::Unprotected { step, cause: cause.to_string() },
+            OpenError::Setup { step, cause } if secured => unprotected(step, &cause),
             error => error,
         })
     }
+}
+
+/// No protection, since a command got no reply.
+fn unprotected(step: Step, cause: &ExchangeError) -> OpenError {
+    OpenError::Unprotected { step, cause: cause.to_string(), timed_out: matches!(cause, ExchangeError::Timeout) }
 }
 
 /// How long the rest of a reply that has begun before the end of data may take.

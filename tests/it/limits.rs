@@ -4,7 +4,7 @@ use crate::support::client::{Client, encode};
 use crate::support::config::ConfigText;
 use crate::support::dns::Zone;
 use crate::support::proxy::{ProxyHeader, ProxyVersion};
-use crate::support::rules::Script;
+use crate::support::rules::{DOT, Hold, Script, on};
 use crate::support::world::{MESSAGE, World};
 
 async fn limited(change: impl FnOnce(ConfigText) -> ConfigText) -> World {
@@ -174,6 +174,25 @@ async fn a_header_section_counts_for_the_memory_of_all() {
     reply.assert(452);
     start(&mut client).await;
     client.content(MESSAGE).await.assert(250);
+}
+
+#[tokio::test]
+async fn it_counts_until_the_upstream_has_answered() {
+    let hold = Hold::new();
+    let script = Script::new().rule(on(DOT).hold(&hold, "250 2.0.0 at last"));
+    let set = |config: ConfigText| config.set("spool.memory", "1MiB").set("limits.header_fields", 100_000);
+    let world = World::with(script, Zone::new(), set).await;
+    let mut client = world.client().await;
+    start(&mut client).await;
+    let fields = format!("X: {}\r\n", "y".repeat(90)).repeat(5_000);
+    client.send(&encode(format!("From: a@a.example\r\n{fields}\r\nbody\r\n").as_bytes())).await;
+    let has_come = |line: &String| line.contains("octets of data");
+    world.upstream.wait_until("the dot came", |seen| seen.iter().flat_map(|c| &c.transcript).any(has_come)).await;
+    let counts = |octets: f64| octets >= fields.len() as f64;
+    world.gate.wait_for_metrics("memory in use", |s| counts(s.value("dmarcgate_spool_memory_bytes"))).await;
+    hold.release();
+    client.expect(250).await;
+    world.wait_for_count("dmarcgate_spool_memory_bytes", 0.0).await;
 }
 
 #[tokio::test]

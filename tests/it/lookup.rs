@@ -179,6 +179,21 @@ async fn a_circle_is_a_permerror_for_all_that_get_there() {
 }
 
 #[tokio::test]
+async fn an_included_record_that_lets_everybody_in_is_the_end() {
+    let cases = [
+        ("v=spf1 ip4:192.0.2.1 include:b.example -all", "v=spf1 +all", "pass", "b.example", "+all"),
+        ("v=spf1 include:b.example include:a.example ~all", "v=spf1 all include:a.example", "pass", "b.example", "all"),
+        ("v=spf1 ?include:b.example -all", "v=spf1 +all", "fail", "a.example", "-all"),
+        ("v=spf1 include:b.example -all", "v=spf1 ?all", "fail", "a.example", "-all"),
+    ];
+    for (text, included, result, name, term) in cases {
+        let dns = DnsServer::start(Zone::new().txt("a.example", text).txt("b.example", included)).await;
+        let (_, found) = facts(&dns, &["a.example"]).await;
+        assert_eq!(found["spf"]["end"], json!({ "result": result, "name": name, "term": term }), "{text}, {included}");
+    }
+}
+
+#[tokio::test]
 async fn the_story_is_for_people_and_no_peer_steers_their_terminal() {
     let dns = DnsServer::start(zone()).await;
     let output = lookup(&dns, &["good.example", "--selector", "s1"]).await;
@@ -291,8 +306,8 @@ async fn records_that_leave_the_door_open_are_told() {
     let cases = [
         ("v=spf1 +all", Some("pass"), vec![open("a.example")]),
         ("v=spf1 redirect=all.example", Some("pass"), vec![open("all.example")]),
-        ("v=spf1 include:all.example -all", Some("fail"), vec![open("all.example, which is included,")]),
-        ("v=spf1 include:to-all.example -all", Some("fail"), vec![open("all.example, which is included,")]),
+        ("v=spf1 include:all.example -all", Some("pass"), vec![open("all.example, which is included,")]),
+        ("v=spf1 include:to-all.example -all", Some("pass"), vec![open("all.example, which is included,")]),
         ("v=spf1 ?include:all.example -all", Some("fail"), vec![]),
         ("v=spf1 ip4:0.0.0.0/0 -all", Some("fail"), vec![open("a.example").replace("+all", "ip4:0.0.0.0/0")]),
         (

@@ -13,6 +13,7 @@ use std::io::{ErrorKind, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
@@ -95,7 +96,7 @@ impl Init {
 /// Whether what listens there answers as the admin listener of a gate does.
 pub fn is_gate(address: SocketAddr) -> bool {
     let says = |path: &str, expected: &[&str]| {
-        let answer = ask(address, ("GET", path, ""));
+        let answer = ask(address, ("GET", path, ""), PATIENCE);
         answer.is_ok_and(|(_, body)| body.lines().next().is_some_and(|line| expected.contains(&line)))
     };
     says("/healthz", &["ok"]) && says("/readyz", &["ready", "not ready"])
@@ -119,5 +120,7 @@ fn save(path: &Path, text: &str, force: bool) -> Result<(), Failure> {
     }
 }
 
+/// A gate of this machine answers at once; what else listens there may be silent.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// There is no secret in it, and the gate's user has to read it.
 const MODE: u32 = 0o644;

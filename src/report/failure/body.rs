@@ -12,7 +12,7 @@ pub fn shown(header: &HeaderSection, body: &str) -> Vec<String> {
     for line in body.lines() {
         if let Some(end) = delimiter(line, &boundaries) {
             lines.push(line.to_owned());
-            place = if end == Delimiter::Last { Place::Shown } else { Place::Header(String::new()) };
+            place = if end == Delimiter::Last { Place::Outside } else { Place::Header(String::new()) };
             continue;
         }
         match &mut place {
@@ -27,6 +27,8 @@ pub fn shown(header: &HeaderSection, body: &str) -> Vec<String> {
                 }
             }
             Place::Shown => lines.push(line.to_owned()),
+            Place::Outside if line.trim().is_empty() => {}
+            Place::Outside => place = left_out(&mut lines),
             Place::LeftOut => {}
         }
     }
@@ -37,6 +39,9 @@ enum Place {
     /// In the header of a part; its lines.
     Header(String),
     Shown,
+    /// Before the first part or behind the last: of no meaning (RFC 2046 §5.1.1), unless whoever opens the report reads
+    /// the boundary otherwise; then it may be anything.
+    Outside,
     LeftOut,
 }
 
@@ -54,11 +59,10 @@ fn begin(header: &HeaderSection, boundaries: &mut Vec<String>, lines: &mut Vec<S
             && boundaries.len() < MAX_BOUNDARIES
         {
             boundaries.push(String::from_utf8_lossy(boundary).into_owned());
-            return Place::Shown;
+            return Place::Outside;
         }
         // Its parts can't be told apart, so that none of them could be left out.
-        lines.push("[left out: no plain text]".to_owned());
-        return Place::LeftOut;
+        return left_out(lines);
     }
     let is_text = kind.value.is_empty() || kind.value == "text/plain";
     let is_encoded = MimeField::first(header, "Content-Transfer-Encoding").value == "base64";
@@ -66,6 +70,10 @@ fn begin(header: &HeaderSection, boundaries: &mut Vec<String>, lines: &mut Vec<S
     if is_text && !is_encoded && !is_attached {
         return Place::Shown;
     }
+    left_out(lines)
+}
+
+fn left_out(lines: &mut Vec<String>) -> Place {
     lines.push("[left out: no plain text]".to_owned());
     Place::LeftOut
 }
@@ -116,10 +124,14 @@ mod tests {
             let expected = ["--b", "Content-Type: application/pdf", "", LEFT_OUT, "--b--"];
             assert_eq!(lines(&header, part), expected, "{kind}");
         }
-        for kind in ["", "boundary=", "boundary*=us-ascii''b", "boundary*0=b"] {
+        // Parentheses without quotes: a comment for us, a part of the boundary for others.
+        for kind in ["", "boundary=", "boundary*=us-ascii''b", "boundary*0=b", "boundary=a(1)b"] {
             let header = format!("Content-Type: multipart/mixed; {kind}\r\n");
             assert_eq!(lines(&header, part), [LEFT_OUT], "{kind}");
         }
+        let header = "Content-Type: multipart/mixed; boundary=b\r\n";
+        let around = "\r\nJVBERi0x\r\nLjQ=\r\n--b\r\n\r\ntext\r\n--b--\r\n \r\nJVBERi0x\r\n";
+        assert_eq!(lines(header, around), [LEFT_OUT, "--b", "", "text", "--b--", LEFT_OUT]);
         for header in [
             "Content-Transfer-Encoding: base64 (it is)\r\n",
             "Content-Disposition: (an) attachment; filename=x\r\n",
@@ -152,7 +164,7 @@ mod tests {
             "",
             LEFT_OUT,
             "--a b--",
-            "end",
+            LEFT_OUT,
         ];
         assert_eq!(lines(header, body), expected);
     }

@@ -183,8 +183,12 @@ impl<'a> Scanner<'a> {
                 self.candidate = Some(joined.map_or(start, |before| before.start)..self.at);
             }
             decoded => {
-                let ends_address = decoded.is_some_and(|text| text.trim_ascii_start().starts_with(b"@"));
-                self.hidden.extend(before.filter(|_| ends_address));
+                let is_of_address = |before: &Range<usize>| match &decoded {
+                    Some(text) => text.trim_ascii_start().starts_with(b"@"),
+                    // It may be no encoded word at all: both marks can stand in a local part.
+                    None => before.end == start,
+                };
+                self.hidden.extend(before.filter(is_of_address));
                 self.hidden.push(start..self.at);
                 self.floor = self.at;
             }
@@ -313,6 +317,8 @@ mod tests {
             "=?utf-8?Q?secret?=40rcpt=40?=@x",
             "=?utf-8?Q?secret?_=40rcpt.example?=",
             "=?utf-8?Q?secret=40rcpt.example",
+            "secret=?utf-8?Q?@rcpt.example",
+            "secret=?utf-8?Q?=?@rcpt.example",
         ];
         for text in hidden {
             let shown = redaction.apply(text);

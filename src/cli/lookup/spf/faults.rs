@@ -26,6 +26,11 @@ impl<L: Lookup> Reader<'_, L> {
                 }
                 true
             }
+            Mechanism::All if role == Role::Passes && qualifier == Qualifier::Pass => {
+                let term = Some(escaped(text.as_bytes()));
+                self.decided.get_or_insert(End { result: SpfResult::Pass, name: node.name.clone(), term });
+                true
+            }
             Mechanism::All | Mechanism::Ip4(_, 0) | Mechanism::Ip6(_, 0) => true,
             _ => false,
         };

@@ -24,13 +24,13 @@ pub async fn read<L: Lookup>(lookup: &L, domain: &Domain) -> Spf {
         depending: [0, 0],
         cut_short: false,
         end: None,
-        circle: None,
+        decided: None,
         problems: Vec::new(),
     };
     let record = reader.record(domain.to_string(), RecordOrigin { role: Role::Speaks, led_by: LedBy::Question }).await;
     reader.judge(&record);
-    // Whoever gets that far has asked too much before anything else is read.
-    let end = reader.circle.or(reader.end);
+    // Whoever gets that far is told before anything else is read.
+    let end = reader.decided.or(reader.end);
     let Reader { terms, voids: [void_terms, void_terms_ipv6], depending, cut_short, problems, .. } = reader;
     let [depending_terms, depending_records] = depending;
     Spf {
@@ -85,9 +85,9 @@ pub struct Reader<'a, L> {
     /// Whether there is more than was followed.
     pub cut_short: bool,
     pub end: Option<End>,
-    /// The first term that closes a circle: an evaluation that nothing ends before goes round until it has asked too
-    /// often.
-    pub circle: Option<End>,
+    /// The first term behind which nothing is read, whoever the client is: one that closes a circle, so that the
+    /// evaluation goes round until it has asked too often, or that lets everybody in through an included record.
+    pub decided: Option<End>,
     pub problems: Vec<Problem>,
 }
 
@@ -228,9 +228,9 @@ impl<L: Lookup> Reader<'_, L> {
         let text = escaped(text.as_bytes());
         match self.target(Some(spec), name) {
             Some(target) => {
-                if self.path.contains(&target) && self.circle.is_none() {
+                if self.path.contains(&target) && self.decided.is_none() {
                     let (name, term) = (escaped(name.as_bytes()), Some(text.clone()));
-                    self.circle = Some(End { result: SpfResult::PermError, name, term });
+                    self.decided = Some(End { result: SpfResult::PermError, name, term });
                 }
                 let record = self.record(target, place).await;
                 Term { text, found: Vec::new(), record: Some(Box::new(record)) }
