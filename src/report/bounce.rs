@@ -13,6 +13,7 @@ use crate::label_enum;
 use crate::message::header::HeaderSection;
 use crate::message::mime::MimeField;
 use crate::report::form::REPORT;
+use crate::report::mailbox::is_about_mailbox;
 
 /// What signs addresses; the same on all gates of one store.
 #[derive(Clone)]
@@ -23,6 +24,8 @@ label_enum! {
     pub enum BounceKind {
         /// The address of the report does not take mail, for good.
         Failed = "failed",
+        /// This report was refused for good, for what the gate, its sender or the report is.
+        Refused = "refused",
         /// It did not take this one for now, or not for long enough.
         Temporary = "temporary",
         /// A notice that all is well, or takes longer.
@@ -100,7 +103,8 @@ impl Bounce {
 
     fn worse(self, other: Option<Self>) -> Self {
         let rank = |kind| match kind {
-            BounceKind::Failed => 3,
+            BounceKind::Failed => 4,
+            BounceKind::Refused => 3,
             BounceKind::Temporary => 2,
             BounceKind::Notice => 1,
             BounceKind::Other => 0,
@@ -170,7 +174,8 @@ impl Group {
 
     fn bounce(self) -> Option<Bounce> {
         let kind = match (&*self.action, is_permanent(&self.status)) {
-            ("failed", true) => BounceKind::Failed,
+            ("failed", true) if self.is_about_mailbox() => BounceKind::Failed,
+            ("failed", true) => BounceKind::Refused,
             ("failed", false) => BounceKind::Temporary,
             ("delayed" | "delivered" | "relayed" | "expanded", _) => BounceKind::Notice,
             _ => return None,
@@ -178,6 +183,17 @@ impl Group {
         let said = format!("{} {}", self.status, self.diagnostic);
         let reason = said.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_REASON).collect::<String>();
         Some(Bounce { kind, reason: reason.trim().to_owned() })
+    }
+}
+
+impl Group {
+    fn is_about_mailbox(&self) -> bool {
+        if self.status != "5.0.0" {
+            return is_about_mailbox(550, &self.status);
+        }
+        // Exim's status of all that failed: what the other server said is in the diagnostic code.
+        let (code, text) = self.diagnostic.split_at_checked(3).unwrap_or_default();
+        is_about_mailbox(code.parse().unwrap_or_default(), text.trim_start_matches([' ', '-']))
     }
 }
 
@@ -268,6 +284,20 @@ mod tests {
             ),
             ("failed in the end", body(&group("failed", "4.4.7")), K::Temporary),
             ("no status", body("Action: failed\r\n"), K::Temporary),
+            ("refused for its sender", body(&group("failed", "5.7.26")), K::Refused),
+            ("refused for its sender", body(&group("failed", "5.1.8")), K::Refused),
+            ("no status to speak of", body(&group("failed", "5.0.0")), K::Refused),
+            (
+                "Exim's",
+                body(&(group("failed", "5.0.0") + "Diagnostic-Code: smtp; 550-5.1.1 no such\r\n address\r\n")),
+                K::Failed,
+            ),
+            ("Exim's", body(&(group("failed", "5.0.0") + "Diagnostic-Code: smtp; 550 Unknown user\r\n")), K::Failed),
+            (
+                "Exim's",
+                body(&(group("failed", "5.0.0") + "Diagnostic-Code: smtp; 550 5.7.1 on a list\r\n")),
+                K::Refused,
+            ),
             ("odd statuses", body(&group("failed", "5.1")), K::Temporary),
             ("odd statuses", body(&group("failed", "5.1.1.1")), K::Temporary),
             ("odd statuses", body(&group("failed", "5.x.1")), K::Temporary),

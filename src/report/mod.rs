@@ -8,6 +8,7 @@ pub mod delivery;
 pub mod failure;
 pub mod form;
 pub mod inbound;
+mod mailbox;
 pub mod message;
 pub mod failure_reporter;
 pub mod metrics;

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::fs;
 
 use crate::message::{base64, spool};
+use crate::report::mailbox::is_about_mailbox;
 use crate::secret::Secret;
 use crate::smtp::data::{Encoder, Framing};
 use crate::smtp::reply::Reply;
@@ -135,7 +136,12 @@ impl Ready {
 async fn dialogue(settings: &Settings, envelope: &Envelope<'_>) -> Result<Ready, Trouble> {
     let link = &settings.link;
     let server = link.servers.first().map(|server| &**server).unwrap_or_default();
-    let is_sound = |address: &str| address.bytes().all(|b| (b'!'..=b'~').contains(&b) && b != b'<' && b != b'>');
+    // RFC 5321 §4.1.2: what would end the path may stand between quotation marks.
+    let may_stand = |octet: u8, is_quoted: bool| match octet {
+        b' ' | b'<' | b'>' => is_quoted,
+        octet => (b'!'..=b'~').contains(&octet),
+    };
+    let is_sound = |address: &str| address.bytes().all(|octet| may_stand(octet, address.starts_with('"')));
     if !is_sound(envelope.sender) || !is_sound(envelope.recipient) {
         return Err(Trouble::Address);
     }
@@ -165,26 +171,10 @@ async fn dialogue(settings: &Settings, envelope: &Envelope<'_>) -> Result<Ready,
     }
 }
 
-/// Whether a refusal of RCPT is about the recipient's mailbox, so that others would hear the same. Relays say here as
-/// well that they don't take mail from the gate (`550 5.7.54 Unable to relay`) or from its sender (`550 5.1.8`), for
-/// which no recipient is to suffer.
+/// Whether a refusal of RCPT is about the recipient's mailbox.
 fn speaks_of_mailbox(reply: &Reply) -> bool {
-    let text: String = reply.texts().map(|line| String::from_utf8_lossy(line).to_ascii_lowercase() + " ").collect();
-    match enhanced(&text) {
-        // RFC 3463 §3.2 and §3.3: X.1.7 and X.1.8 are about the sender's address, X.1.0 may be.
-        Some((5, 1, detail)) => reply.is_permanent() && ![0, 7, 8].contains(&detail),
-        Some((5, 2, _)) => reply.is_permanent(),
-        Some(_) => false,
-        // RFC 5321 §4.3.2: of those for RCPT, the ones about a mailbox.
-        None => matches!(reply.code(), 550 | 551 | 553) && !text.contains("relay") && !text.contains("sender"),
-    }
-}
-
-/// The enhanced code with which a text begins (RFC 2034 §4).
-fn enhanced(text: &str) -> Option<(u16, u16, u16)> {
-    let mut numbers = text.split(' ').next()?.split('.').map(|number| number.parse().ok());
-    let code = (numbers.next()??, numbers.next()??, numbers.next()??);
-    numbers.next().is_none().then_some(code)
+    let text: String = reply.texts().map(|line| String::from_utf8_lossy(line) + " ").collect();
+    is_about_mailbox(reply.code(), &text)
 }
 
 struct Dialogue<'a> {
@@ -236,46 +226,5 @@ impl Dialogue<'_> {
             }
         }
         self.step("AUTH", Secret::new(base64::encode(password)).expose(), |_| None).await
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_is_said_of_the_mailbox_is_the_recipients() {
-        let cases = [
-            (550, "5.1.1", "no such user", true),
-            (550, "5.1.10", "RESOLVER.ADR.RecipientNotFound; Recipient not found by SMTP address lookup", true),
-            (550, "5.1.1", "<d@example.org>: Recipient address rejected: User unknown in relay recipient table", true),
-            (550, "5.2.1", "mailbox disabled", true),
-            (552, "5.2.2", "over quota", true),
-            (550, "", "No such user here", true),
-            (551, "", "User not local; please try <e@example.org>", true),
-            (553, "", "mailbox name not allowed", true),
-            (550, "", "1.2.3.4.5 is no code", true),
-            (550, "5.7.54", "SMTP; Unable to relay recipient in non-accepted domain", false),
-            (554, "5.7.1", "<d@example.org>: Relay access denied", false),
-            (550, "5.7.1", "Relaying denied", false),
-            (550, "", "relay not permitted", false),
-            (550, "", "Relaying Denied", false),
-            (550, "5.1.8", "<r@gate.example>: Sender address rejected: Domain not found", false),
-            (550, "5.1.7", "<r@gate.example>: Sender address rejected", false),
-            (550, "5.1.0", "<r@gate.example>: Sender address rejected: User unknown in local recipient table", false),
-            (550, "", "Sender verify failed", false),
-            (530, "5.7.0", "Must issue a STARTTLS command first", false),
-            (530, "", "Authentication required", false),
-            (554, "", "no valid recipients", false),
-            (503, "5.5.1", "sender not yet given", false),
-            (552, "", "too many recipients", false),
-            (450, "4.2.0", "greylisted", false),
-            (450, "5.1.1", "of two minds", false),
-        ];
-        for (code, enhanced, text, expected) in cases {
-            assert_eq!(speaks_of_mailbox(&Reply::new(code, enhanced, text)), expected, "{code} {enhanced} {text}");
-        }
-        let lines = Reply::lines(550, ["Verification failed", "we do not relay for you"]);
-        assert!(!speaks_of_mailbox(&lines), "whatever the line");
     }
 }

@@ -84,11 +84,12 @@ pub struct Transition {
 }
 
 /// What became of a domain's own mail (with an aligned pass) in a period. If the upstream refused all of it, spammers
-/// will have dropped the domain by tomorrow; the owner of a domain that was only forged gets a report.
+/// will have dropped the domain by tomorrow; the owner of a domain that was forged gets a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Conduct {
     accepted: bool,
     refused: bool,
+    forged: bool,
 }
 
 impl Event {
@@ -259,17 +260,19 @@ impl Conduct {
     /// Takes a row into account.
     pub fn add(&mut self, record: &Record) {
         let is_own = [record.evaluated.dkim, record.evaluated.spf].contains(&AlignmentOutcome::Pass);
+        self.forged |= !is_own;
         match record.reply {
             FinalReply::Accepted if is_own => self.accepted = true,
-            FinalReply::RefusedByUpstream if is_own => self.refused = true,
+            // By SPF: a signature anyone can send again, and keep the report from its owner.
+            FinalReply::RefusedByUpstream => self.refused |= record.evaluated.spf == AlignmentOutcome::Pass,
             // What the gate refuses says nothing about the upstream's opinion.
-            FinalReply::Accepted | FinalReply::RefusedByUpstream | FinalReply::RefusedByGate => {}
+            FinalReply::Accepted | FinalReply::RefusedByGate => {}
         }
     }
 
-    /// Whether the domain gets reports: not if mail of its own came and all of it was refused.
+    /// Whether the domain gets reports: not if nothing but mail of its own came and all of it was refused.
     pub fn earns_report(self) -> bool {
-        self.accepted || !self.refused
+        self.accepted || self.forged || !self.refused
     }
 }
 
@@ -537,18 +540,19 @@ mod tests {
 
     #[test]
     fn who_only_sent_what_the_upstream_refused_gets_no_report() {
-        let cases: [(&str, &[(A, A, R)], bool); 8] = [
+        let cases: [(&str, &[(A, A, R)], bool); 9] = [
             ("nothing", &[], true),
             ("only forged, refused by the gate", &[(A::Fail, A::Fail, R::RefusedByGate)], true),
             ("only forged, refused by the upstream", &[(A::Fail, A::Fail, R::RefusedByUpstream)], true),
             ("own mail accepted", &[(A::Pass, A::Fail, R::Accepted)], true),
-            ("own mail refused", &[(A::Pass, A::Fail, R::RefusedByUpstream)], false),
+            ("own mail refused", &[(A::Pass, A::Pass, R::RefusedByUpstream)], false),
+            ("a signature, perhaps replayed, refused", &[(A::Pass, A::Fail, R::RefusedByUpstream)], true),
             ("own mail by SPF refused", &[(A::Fail, A::Pass, R::RefusedByUpstream)], false),
             ("some of it accepted", &[(A::Pass, A::Pass, R::RefusedByUpstream), (A::Pass, A::Pass, R::Accepted)], true),
             (
                 "own mail refused, a forgery accepted",
                 &[(A::Pass, A::Pass, R::RefusedByUpstream), (A::Fail, A::Fail, R::Accepted)],
-                false,
+                true,
             ),
         ];
         for (name, rows, expected) in cases {

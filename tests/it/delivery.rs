@@ -233,6 +233,14 @@ async fn a_due_report_arrives_once() {
 }
 
 #[tokio::test]
+async fn an_address_in_quotation_marks_gets_its_report() {
+    let site = Site::new(one().0, Script::new(), vec![forgery("a.example", "mailto:%22a%20%3Eb%22@a.example")]).await;
+    assert_eq!(site.send().await, ["sent"]);
+    let expected = r#"RCPT TO:<"a >b"@a.example>"#;
+    assert!(site.relay.commands().iter().any(|line| line == expected), "{:?}", site.relay.commands());
+}
+
+#[tokio::test]
 async fn who_asks_for_reports_by_the_hour_gets_them_where_the_operator_allows() {
     let midnight = then() - then().rem_euclid(86_400);
     let at = |hour: i64, second: i64| {

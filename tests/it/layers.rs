@@ -48,7 +48,7 @@ pub const ORDER: [&str; 38] = [
 const SMTP_MAY_USE: [&str; 4] = ["domain", "label", "secret", "smtp"];
 
 /// Modules that are functions over values; with `::`, one file of a module.
-const PURE: [&str; 26] = [
+const PURE: [&str; 27] = [
     "calendar",
     "domain",
     "message::mime",
@@ -66,6 +66,7 @@ const PURE: [&str; 26] = [
     "report::inbound::feedback",
     "report::inbound::mime",
     "report::inbound::unpack",
+    "report::mailbox",
     "report::schedule",
     "session::pace",
     "session::patience",

@@ -26,6 +26,7 @@ pub fn shown(header: &HeaderSection, body: &str) -> Vec<String> {
                     text.push_str("\r\n");
                 }
             }
+            Place::Shown if begins_uuencoded(line) => place = left_out(&mut lines),
             Place::Shown => lines.push(line.to_owned()),
             Place::Outside if line.trim().is_empty() => {}
             Place::Outside => place = left_out(&mut lines),
@@ -65,9 +66,11 @@ fn begin(header: &HeaderSection, boundaries: &mut Vec<String>, lines: &mut Vec<S
         return left_out(lines);
     }
     let is_text = kind.value.is_empty() || kind.value == "text/plain";
-    let is_encoded = MimeField::first(header, "Content-Transfer-Encoding").value == "base64";
-    let is_attached = MimeField::first(header, "Content-Disposition").value.starts_with("attachment");
-    if is_text && !is_encoded && !is_attached {
+    let encoding = MimeField::first(header, "Content-Transfer-Encoding").value;
+    let is_readable = matches!(&*encoding, "" | "7bit" | "8bit" | "binary" | "quoted-printable");
+    let is_attached = MimeField::first(header, "Content-Disposition").value.starts_with("attachment")
+        || kind.parameters.iter().any(|(name, _)| name.starts_with("name"));
+    if is_text && is_readable && !is_attached {
         return Place::Shown;
     }
     left_out(lines)
@@ -76,6 +79,13 @@ fn begin(header: &HeaderSection, boundaries: &mut Vec<String>, lines: &mut Vec<S
 fn left_out(lines: &mut Vec<String>) -> Place {
     lines.push("[left out: no plain text]".to_owned());
     Place::LeftOut
+}
+
+/// Whether a file begins inside the text: `begin`, its mode, its name. It is left out with what follows it.
+fn begins_uuencoded(line: &str) -> bool {
+    let mut words = line.split(' ');
+    let is_mode = |mode: &str| (3..=4).contains(&mode.len()) && mode.bytes().all(|b| matches!(b, b'0'..=b'7'));
+    words.next() == Some("begin") && words.next().is_some_and(is_mode) && words.next().is_some()
 }
 
 fn delimiter(line: &str, boundaries: &[String]) -> Option<Delimiter> {
@@ -110,6 +120,11 @@ mod tests {
             ("Content-Type: application/pdf\r\n", "%PDF\r\n", vec![LEFT_OUT]),
             ("Content-Transfer-Encoding: BASE64\r\n", "am9l\r\n", vec![LEFT_OUT]),
             ("Content-Type: text/plain\r\nContent-Disposition: Attachment\r\n", "x\r\n", vec![LEFT_OUT]),
+            ("Content-Type: text/plain; name*0*=us-ascii''a.exe\r\n", "MZ\r\n", vec![LEFT_OUT]),
+            ("Content-Transfer-Encoding: x-uuencode\r\n", "M3\r\n", vec![LEFT_OUT]),
+            ("Content-Transfer-Encoding: Quoted-Printable\r\n", "=3D\r\n", vec!["=3D"]),
+            ("", "so\r\nbegin 644 a.exe\r\nM3\r\nend\r\n", vec!["so", LEFT_OUT]),
+            ("", "begin 12 x\r\nbegin 644\r\nbegin again 1\r\n", vec!["begin 12 x", "begin 644", "begin again 1"]),
         ];
         for (header, body, expected) in cases {
             assert_eq!(lines(header, body), expected, "{header}");

@@ -309,11 +309,13 @@ fn alignment(dmarc: &DmarcOutput) -> &'static str {
     }
 }
 
-/// The first signature that failed: of an aligned domain, or of any where it is what is reported.
+/// The first signature that failed, where one is what is reported; else the first of an aligned domain that did not
+/// pass, whatever the reason (RFC 9991 §4).
 fn failed_signature<'a>(incident: &Incident<'a>) -> Option<(&'a DkimOutput, &'a Domain)> {
     let pairs = incident.evaluation.dkim.iter().zip(&incident.dmarc.dkim_alignment);
-    let mut failed = pairs.filter(|(output, alignment)| {
-        has_failed(output) && (incident.failure.is_dkim() || **alignment != Alignment::Unaligned)
+    let mut failed = pairs.filter(|(output, alignment)| match incident.failure.is_dkim() {
+        true => has_failed(output),
+        false => output.result != DkimResult::Pass && **alignment != Alignment::Unaligned,
     });
     failed.find_map(|(output, _)| Some((output, output.domain.as_ref()?)))
 }

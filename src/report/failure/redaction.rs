@@ -92,7 +92,10 @@ impl<'a> Scanner<'a> {
     /// In the order of the text; one may lie in the one before.
     fn hidden(mut self) -> Vec<Range<usize>> {
         while let Some(next) = self.rest().chars().next() {
-            if !self.encoded_words() {
+            if let Some(length) = escaped_at(self.rest()) {
+                self.at += length;
+                self.at_sign();
+            } else if !self.encoded_words() {
                 self.step(next);
             }
         }
@@ -108,10 +111,7 @@ impl<'a> Scanner<'a> {
         let start = self.at;
         self.at += next.len_utf8();
         match next {
-            '@' => {
-                self.hidden.extend(self.candidate.take());
-                self.floor = self.at;
-            }
+            '@' => self.at_sign(),
             '(' => self.outer.push(self.candidate.take()),
             ')' => self.candidate = self.outer.pop().flatten(),
             '"' => self.quote(start),
@@ -125,6 +125,12 @@ impl<'a> Scanner<'a> {
             _ if is_local(next) => self.run(start),
             _ => self.candidate = None,
         }
+    }
+
+    /// One ends here.
+    fn at_sign(&mut self) {
+        self.hidden.extend(self.candidate.take());
+        self.floor = self.at;
     }
 
     fn quote(&mut self, start: usize) {
@@ -141,11 +147,12 @@ impl<'a> Scanner<'a> {
         self.last_quote = start;
     }
 
-    /// What may stand in a local part without quotes, up to where an encoded word may begin.
+    /// What may stand in a local part without quotes, up to where an encoded word or an escaped at sign may begin.
     fn run(&mut self, start: usize) {
         let rest = self.text.get(start..).unwrap_or_default();
         let goes_on = |(place, next): &(usize, char)| {
-            is_local(*next) && (*place == 0 || !rest.get(*place..).is_some_and(|rest| rest.starts_with("=?")))
+            let ends = |rest: &str| rest.starts_with("=?") || escaped_at(rest).is_some();
+            is_local(*next) && (*place == 0 || !rest.get(*place..).is_some_and(ends))
         };
         let length: usize = rest.char_indices().take_while(goes_on).map(|(_, next)| next.len_utf8()).sum();
         self.at = start + length;
@@ -195,6 +202,17 @@ impl<'a> Scanner<'a> {
         }
         true
     }
+}
+
+/// The octets of an at sign as URIs write it (RFC 3986 §2.1), or quoted-printable (RFC 2045 §6.7) before what may be a
+/// domain: `width=40` is none.
+fn escaped_at(text: &str) -> Option<usize> {
+    let (escape, rest) = text.split_at_checked(3)?;
+    let domain = || rest.split(|c: char| !(c.is_alphanumeric() || c == '-' || c == '.')).next().unwrap_or_default();
+    let is_domain = |name: &str| {
+        name.trim_matches('.').contains('.') && name.contains(|c: char| c.is_alphabetic()) && !name.starts_with('.')
+    };
+    (escape == "%40" || escape == "=40" && is_domain(domain())).then_some(3)
 }
 
 /// Whether it may stand in a local part without quotes.
@@ -318,6 +336,10 @@ mod tests {
             "=?utf-8?Q?secret?_=40rcpt.example?=",
             "=?utf-8?Q?secret=40rcpt.example",
             "secret=?utf-8?Q?@rcpt.example",
+            "<https://l.example/u?e=secret%40rcpt.example&x=1>",
+            "<mailto:x@l.example?subject=secret%40rcpt.example>",
+            "secret=40rcpt.example",
+            "i=se.cret=40rcpt.example; l=4012",
             "secret=?utf-8?Q?=?@rcpt.example",
         ];
         for text in hidden {
