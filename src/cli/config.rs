@@ -192,7 +192,10 @@ mod tests {
         std::fs::write(token.path(), "0123456789abcdef\n").unwrap();
         let admin = format!("[admin]\ntoken_file = \"{}\"", token.path().display());
         let check = |user: &str, more: &str| {
-            let (directory, path) = configuration(&format!("[process]\nuser = \"{user}\"\n{more}"));
+            // Not that of a gate which this machine may have.
+            let spool = std::env::temp_dir().join("no-such-gate/spool");
+            let places = format!("[process]\nuser = \"{user}\"\n[spool]\ndirectory = \"{}\"", spool.display());
+            let (directory, path) = configuration(&format!("{places}\n{more}"));
             std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
             run(&["config", "check", "--config", &path])
         };
