@@ -30,7 +30,7 @@ pub mod zone;
 pub use message_lookup::MessageLookup;
 pub use metrics::Metrics;
 pub use resolver::{Resolver, Settings};
-pub use reverse::{ConfirmedName, confirmed_name, reverse_name};
+pub use reverse::{ConfirmedName, confirmed_name, confirmed_name_within, reverse_name};
 pub use server::NameServer;
 
 label_enum! {

@@ -1,6 +1,9 @@
 //! Reverse names of addresses, and the name that a client can prove.
 
 use std::net::IpAddr;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
 
 use crate::domain::Domain;
 
@@ -11,10 +14,10 @@ use super::{Answer, Failure, Lookup, Miss, RecordType};
 pub enum ConfirmedName {
     /// The address's name, which has the address.
     Confirmed(Domain),
-    /// The address has no name, or none that has the address.
-    None,
-    /// DNS gave no answer that would decide it.
-    TempError,
+    /// The address has no name, or none that has the address; the first one that it claims.
+    None(Option<Domain>),
+    /// DNS gave no answer that would decide it; the first name that the address claims, if that is known.
+    TempError(Option<Domain>),
 }
 
 impl ConfirmedName {
@@ -22,7 +25,7 @@ impl ConfirmedName {
     pub fn confirmed(self) -> Option<Domain> {
         match self {
             Self::Confirmed(name) => Some(name),
-            Self::None | Self::TempError => None,
+            Self::None(_) | Self::TempError(_) => None,
         }
     }
 }
@@ -49,22 +52,46 @@ pub fn reverse_name(ip: IpAddr) -> String {
 /// Looks for the first name of `ip` that has `ip` among its addresses (forward-confirmed reverse DNS). Takes one
 /// question and one for each of the first few names.
 pub async fn confirmed_name(lookup: &impl Lookup, ip: IpAddr) -> ConfirmedName {
-    let ip = ip.to_canonical();
-    let answer = lookup.ask(&reverse_name(ip), RecordType::Ptr).await;
-    let names = match &answer.outcome {
-        Ok(records) => records.as_ptr(),
-        Err(Miss::Failed(_)) => return ConfirmedName::TempError,
-        Err(_) => return ConfirmedName::None,
+    match claimed_names(lookup, ip).await {
+        Ok(names) => confirm(lookup, ip, names).await,
+        Err(_) => ConfirmedName::TempError(None),
+    }
+}
+
+/// The same within `limit`; what the address claims is kept when the rest takes longer.
+pub async fn confirmed_name_within(limit: Duration, lookup: &impl Lookup, ip: IpAddr) -> ConfirmedName {
+    let deadline = Instant::now() + limit;
+    let Ok(Ok(names)) = timeout_at(deadline, claimed_names(lookup, ip)).await else {
+        return ConfirmedName::TempError(None);
     };
+    let first = names.first().cloned();
+    timeout_at(deadline, confirm(lookup, ip, names)).await.unwrap_or(ConfirmedName::TempError(first))
+}
+
+/// The first names of `ip`, as its PTR records have them.
+async fn claimed_names(lookup: &impl Lookup, ip: IpAddr) -> Result<Vec<Domain>, Failure> {
+    let answer = lookup.ask(&reverse_name(ip), RecordType::Ptr).await;
+    match &answer.outcome {
+        Ok(records) => {
+            Ok(records.as_ptr().iter().filter_map(|name| Domain::parse(name).ok()).take(MAX_NAMES).collect())
+        }
+        Err(Miss::Failed(failure)) => Err(*failure),
+        Err(_) => Ok(Vec::new()),
+    }
+}
+
+/// Which of the names that `ip` claims has it.
+async fn confirm(lookup: &impl Lookup, ip: IpAddr, names: Vec<Domain>) -> ConfirmedName {
+    let (ip, first) = (ip.to_canonical(), names.first().cloned());
     let mut doubt = false;
-    for name in names.iter().filter_map(|name| Domain::parse(name).ok()).take(MAX_NAMES) {
+    for name in names {
         match has_address(lookup, name.as_str(), ip).await {
             Ok(true) => return ConfirmedName::Confirmed(name),
             Ok(false) => {}
             Err(_) => doubt = true,
         }
     }
-    if doubt { ConfirmedName::TempError } else { ConfirmedName::None }
+    if doubt { ConfirmedName::TempError(first) } else { ConfirmedName::None(first) }
 }
 
 /// Whether `name` has the address `ip`; a missing name has none.
@@ -112,8 +139,9 @@ mod tests {
         let ip = "192.0.2.3".parse().unwrap();
         let reverse = reverse_name(ip);
         let six = "2001:db8::3".parse().unwrap();
+        let claimed = |name: &str| Domain::parse(name).ok();
         let cases = [
-            ("no name", Zone::new(), ip, ConfirmedName::None),
+            ("no name", Zone::new(), ip, ConfirmedName::None(None)),
             (
                 "the second name has the address",
                 Zone::new()
@@ -125,22 +153,22 @@ mod tests {
             ),
             (
                 "claimed only",
-                Zone::new().ptr(&reverse, &["bank.example"]).a("bank.example", &["192.0.2.4"]),
+                Zone::new().ptr(&reverse, &["bank.example", "other.example"]).a("bank.example", &["192.0.2.4"]),
                 ip,
-                ConfirmedName::None,
+                ConfirmedName::None(claimed("bank.example")),
             ),
-            ("not a host name", Zone::new().ptr(&reverse, &["a b.example"]), ip, ConfirmedName::None),
+            ("not a host name", Zone::new().ptr(&reverse, &["a b.example"]), ip, ConfirmedName::None(None)),
             (
                 "reverse fails",
                 Zone::new().fail(&reverse, RecordType::Ptr, Failure::Timeout),
                 ip,
-                ConfirmedName::TempError,
+                ConfirmedName::TempError(None),
             ),
             (
                 "forward fails",
                 Zone::new().ptr(&reverse, &["mail.example"]).fail("mail.example", RecordType::A, Failure::ServFail),
                 ip,
-                ConfirmedName::TempError,
+                ConfirmedName::TempError(claimed("mail.example")),
             ),
             (
                 "over IPv6",
@@ -151,6 +179,7 @@ mod tests {
         ];
         for (case, zone, ip, expected) in cases {
             assert_eq!(confirmed_name(&zone, ip).await, expected, "{case}");
+            assert_eq!(confirmed_name_within(Duration::from_secs(60), &zone, ip).await, expected, "{case}");
         }
     }
 
@@ -160,7 +189,7 @@ mod tests {
         let names = (0..100).map(|n| format!("n{n}.example")).collect::<Vec<_>>();
         let names = names.iter().map(String::as_str).collect::<Vec<_>>();
         let zone = Zone::new().ptr(&reverse_name(ip), &names);
-        assert_eq!(confirmed_name(&zone, ip).await, ConfirmedName::None);
+        assert_eq!(confirmed_name(&zone, ip).await, ConfirmedName::None(Domain::parse("n0.example").ok()));
         assert_eq!(zone.asked().len(), 1 + MAX_NAMES);
     }
 }

@@ -17,7 +17,7 @@ use crate::secret::Secret;
 use crate::smtp::data::{Encoder, Framing};
 use crate::smtp::reply::Reply;
 use crate::upstream::connection::{Connection, DeliveryError, ExchangeError, Limits, OpenError};
-use crate::upstream::probe::stranger;
+use crate::upstream::probe::{STRANGER, stranger};
 use crate::upstream::{self, MessageParts, open_within};
 
 /// How the relay is reached.
@@ -145,7 +145,7 @@ async fn dialogue(settings: &Settings, envelope: &Envelope<'_>) -> Result<Ready,
     if !is_sound(envelope.sender) || !is_sound(envelope.recipient) {
         return Err(Trouble::Address);
     }
-    let mut connection = open_within(link.timeouts.open, link, server, &stranger(link)).await?;
+    let mut connection = open_within(link.timeouts.open, link, server, &stranger(STRANGER)).await?;
     let mut dialogue = Dialogue { connection: &mut connection, limit: link.timeouts.command };
     if let Some(login) = &settings.login {
         dialogue.log_in(login).await?;

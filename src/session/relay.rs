@@ -149,11 +149,15 @@ impl Session {
         }
     }
 
-    /// What the upstream is told about the client; waits for its name by DNS, which was asked for at the beginning.
+    /// What the upstream is told about the client; waits for its name by DNS, which was asked for at the beginning, or is
+    /// now if it is told only since a reload.
     pub(super) async fn introduction(&mut self, hello: &Hello) -> Introduction {
+        if self.link.identity().tells_name() {
+            self.reverse.begin(&self.gate.resolver, &self.client);
+        }
         let name = alongside(&mut self.evaluation, pin!(self.reverse.name())).await;
         // What was said on the connection at hand needs no telling; a new one is told.
-        Introduction { client: self.client.clone(), name, hello: hello.clone(), login: self.client.login.clone() }
+        Introduction { client: Some(self.client.clone()), name, hello: hello.clone(), login: self.client.login.clone() }
     }
 
     /// Gives the upstream's connection to others while this client is slow.

@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
 
 use super::state::ClientKind;
 use crate::dns::resolver::Resolver;
-use crate::dns::reverse::{ConfirmedName, confirmed_name};
+use crate::dns::reverse::{ConfirmedName, confirmed_name_within};
 use crate::envelope::Client;
 use crate::upstream::handover::Identity;
 
@@ -36,16 +35,15 @@ impl ReverseLookup {
     pub fn begin(&mut self, resolver: &Resolver, client: &Client) {
         if let Self::Unasked = self {
             let (lookup, ip) = (resolver.for_message(Some(client.ip())), client.ip());
-            *self = Self::Running(tokio::spawn(async move {
-                timeout(REVERSE_LOOKUP, confirmed_name(&lookup, ip)).await.unwrap_or(ConfirmedName::TempError)
-            }));
+            *self =
+                Self::Running(tokio::spawn(async move { confirmed_name_within(REVERSE_LOOKUP, &lookup, ip).await }));
         }
     }
 
     /// The name, if it is known already.
     pub async fn known(&mut self) -> ConfirmedName {
         match self {
-            Self::Running(task) if !task.is_finished() => ConfirmedName::None,
+            Self::Running(task) if !task.is_finished() => ConfirmedName::TempError(None),
             Self::Running(_) | Self::Done(_) | Self::Unasked => self.name().await,
         }
     }
@@ -54,12 +52,12 @@ impl ReverseLookup {
     pub async fn name(&mut self) -> ConfirmedName {
         if let Self::Running(task) = self {
             // The task ends only by itself; should it have panicked, the name is as unknown as after a time-out.
-            *self = Self::Done(task.await.unwrap_or(ConfirmedName::TempError));
+            *self = Self::Done(task.await.unwrap_or(ConfirmedName::TempError(None)));
         }
         match self {
             Self::Done(name) => name.clone(),
-            Self::Running(_) => ConfirmedName::TempError,
-            Self::Unasked => ConfirmedName::None,
+            // Who never asked doesn't know that there is none.
+            Self::Running(_) | Self::Unasked => ConfirmedName::TempError(None),
         }
     }
 }

@@ -28,11 +28,12 @@ pub struct RcptParameters {
 impl MailParameters {
     /// The parameters as an upstream is given them, SIZE with room for our own fields; none if it lacks an extension
     /// that is in use. What a server has not offered must not be used (RFC 5321 §2.2.1), and nothing is ever converted.
+    /// AUTH is left out where it is not known: it says no more than who claims to have submitted the message (RFC 4954
+    /// §5), and a server may hide it from this one client.
     pub fn for_upstream(&self, upstream: &Capabilities) -> Option<String> {
         let lacks = (self.body.is_some() && !upstream.eight_bit_mime)
             || (self.smtp_utf8 && !upstream.smtp_utf8)
-            || (!self.dsn.is_empty() && !upstream.dsn)
-            || (!self.auth.is_empty() && upstream.auth.is_empty());
+            || (!self.dsn.is_empty() && !upstream.dsn);
         if lacks {
             return None;
         }
@@ -40,7 +41,8 @@ impl MailParameters {
         let size = size.map(|n| format!(" SIZE={}", n.saturating_add(ADDED_FIELDS))).unwrap_or_default();
         let body = self.body.map(|body| format!(" BODY={body}")).unwrap_or_default();
         let smtp_utf8 = if self.smtp_utf8 { " SMTPUTF8" } else { "" };
-        Some([&size, &body, smtp_utf8, &self.dsn, &self.auth].concat())
+        let auth = if upstream.auth.is_empty() { "" } else { &*self.auth };
+        Some([&size, &body, smtp_utf8, &self.dsn, auth].concat())
     }
 
     /// Whether they need no SMTPUTF8.
@@ -183,7 +185,7 @@ mod tests {
     #[test]
     fn parameters_go_on_as_the_upstream_knows_them() {
         let all = ["SIZE", "8BITMIME", "SMTPUTF8", "DSN", "AUTH PLAIN"];
-        let cases: [(&str, &[&str], Option<&str>); 10] = [
+        let cases: [(&str, &[&str], Option<&str>); 11] = [
             ("", &[], Some("")),
             (" SIZE=10 BODY=8BITMIME", &all, Some(" SIZE=16394 BODY=8BITMIME")),
             (" body=7bit  size=10", &["8BITMIME"], Some(" BODY=7BIT")),
@@ -193,7 +195,8 @@ mod tests {
             (" ENVID=QQ314159+20x ret=HDRS", &all, Some(" ENVID=QQ314159+20x ret=HDRS")),
             (" RET=FULL", &["8BITMIME"], None),
             (" AUTH=<> RET=FULL", &all, Some(" RET=FULL AUTH=<>")),
-            (" AUTH=a+3Db@c.example", &["DSN"], None),
+            (" AUTH=a+3Db@c.example", &["DSN"], Some("")),
+            (" AUTH=<> RET=FULL", &["DSN"], Some(" RET=FULL")),
         ];
         for (text, extensions, expected) in cases {
             let found = MailParameters::parse(text.as_bytes(), Some(&offer())).unwrap();

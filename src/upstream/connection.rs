@@ -12,6 +12,7 @@ use super::handover::{Identity, Introduction, proxy_v1, proxy_v2, xclient_comman
 use super::security::Security;
 use super::servers::Slot;
 use super::{MessageParts, Settings, Timeouts};
+use crate::envelope::Client;
 use crate::label::Label;
 use crate::label_enum;
 use crate::smtp::data::{Unstuffer, end_of_data};
@@ -34,6 +35,8 @@ struct Attempt<'a> {
 pub struct Connection {
     stream: Stream,
     capabilities: Capabilities,
+    /// Whether it has announced them: EHLO was answered, under TLS if there is any.
+    announced: bool,
     sight: Sight,
     /// Whether XCLIENT may name the client's login.
     takes_login: bool,
@@ -111,9 +114,10 @@ pub enum OpenError {
     /// It can't be told who the client is: it does not announce XCLIENT with ADDR, which `upstream.identity` wants.
     #[error("XCLIENT ADDR is not announced to this gate")]
     XclientNotAnnounced,
-    /// It refused the client, whom it knows: this is its answer to MAIL. With what it had announced by then.
+    /// It refused the client, whom it knows: this is its answer to MAIL. With what it had announced by then; none if it
+    /// refused the client before that.
     #[error("refuses the client: {0}")]
-    ClientRefused(Reply, Capabilities),
+    ClientRefused(Reply, Option<Capabilities>),
 }
 
 impl OpenError {
@@ -152,10 +156,8 @@ impl OpenError {
             Self::Setup { .. } | Self::GateRefused { .. } | Self::Unprotected { .. } if identity.is_proxy() => true,
             Self::Unprotected { .. } => false,
             Self::Setup { step, .. } => matches!(step, Step::Xclient | Step::EhloBehindXclient),
-            // Of refusals of XCLIENT, those of a value that it can't read: Postfix is strict about host names.
-            Self::GateRefused { step, reply } => {
-                *step == Step::EhloBehindXclient || *step == Step::Xclient && matches!(reply.code(), 501 | 504)
-            }
+            // It may be a value that it can't read (Postfix is strict about names), or words that only seem to be for us.
+            Self::GateRefused { step, .. } => matches!(step, Step::Xclient | Step::EhloBehindXclient),
         }
     }
 }
@@ -423,7 +425,7 @@ impl Connection {
             match reply.code() {
                 // RFC 5321 §4.3.2: these are for the name that the client gave itself. Exim: "501 Syntactically invalid
                 // EHLO argument(s)".
-                501 | 504 => return Err(OpenError::ClientRefused(reply, self.capabilities.clone())),
+                501 | 504 => return Err(OpenError::ClientRefused(reply, self.announced())),
                 // These do not answer EHLO, but a header that was not understood.
                 500 | 502 | 503 => return Err(self.not_proxied(reply)),
                 _ => {}
@@ -432,12 +434,12 @@ impl Connection {
         if matches!(reply.code(), 500 | 502 | 504) {
             reply = self.command(&format!("HELO {name}"), timeouts.command).await.map_err(setup)?;
             self.require_positive(step, reply)?;
-            self.capabilities = Capabilities::default();
+            (self.capabilities, self.announced) = (Capabilities::default(), true);
             return Ok(());
         }
         let found = Capabilities::read(&reply);
         self.require_positive(step, reply)?;
-        self.capabilities = found;
+        (self.capabilities, self.announced) = (found, true);
         Ok(())
     }
 
@@ -463,9 +465,12 @@ impl Connection {
         let reply = self.exchange(timeouts.command).await;
         let reply = reply.map_err(|cause| OpenError::Setup { step: Step::Xclient, cause })?;
         match reply.code() {
-            // 550 is Postfix's 'insufficient authorization', 530 and 538 want TLS of us; the others say that it
-            // can't read the command.
-            500..=504 | 530 | 538 | 550 => return Err(OpenError::GateRefused { step: Step::Xclient, reply }),
+            // 530 and 538 want TLS of us; the others say that it can't read the command.
+            500..=504 | 530 | 538 => return Err(OpenError::GateRefused { step: Step::Xclient, reply }),
+            // Postfix: "550 5.7.0 Error: insufficient authorization". Other words of a 550 are for the client.
+            550 if speaks_of_xclient(&reply) => {
+                return Err(OpenError::GateRefused { step: Step::Xclient, reply });
+            }
             _ => self.sight = Sight::Client,
         }
         self.require_positive(Step::Xclient, reply)?;
@@ -501,6 +506,7 @@ impl Connection {
         Ok(Self {
             stream,
             capabilities: Capabilities::default(),
+            announced: false,
             sight: self.sight,
             takes_login: false,
             slot: self.slot,
@@ -512,10 +518,15 @@ impl Connection {
         match self.sight {
             _ if reply.is_positive() => Ok(()),
             Sight::Client if reply.is_transient() || reply.is_permanent() => {
-                Err(OpenError::ClientRefused(reply, self.capabilities.clone()))
+                Err(OpenError::ClientRefused(reply, self.announced()))
             }
             _ => Err(OpenError::GateRefused { step, reply }),
         }
+    }
+
+    /// What it has announced; none if it did not come to that.
+    fn announced(&self) -> Option<Capabilities> {
+        self.announced.then(|| self.capabilities.clone())
     }
 
     async fn exchange(&mut self, limit: Duration) -> Result<Reply, ExchangeError> {
@@ -539,6 +550,18 @@ impl Connection {
 /// The spool gave back more or less than it took: our fault.
 fn miscounted() -> DeliveryError {
     DeliveryError::Spool(io::Error::other("the octets of the message were miscounted"))
+}
+
+/// Whether a refusal is of the command itself, or of who may give it.
+fn speaks_of_xclient(reply: &Reply) -> bool {
+    let text = reply.summary().to_ascii_lowercase();
+    ["authoriz", "xclient"].iter().any(|word| text.contains(word))
+}
+
+/// The gate as the client of its own connection. That is what LOCAL (version 2) and UNKNOWN (version 1) are for, but
+/// Postfix 3.7 does not know the latter.
+pub fn own_ends(socket: &TcpStream) -> io::Result<Client> {
+    Ok(Client::new(socket.local_addr()?, socket.peer_addr()?))
 }
 
 impl Attempt<'_> {
@@ -571,21 +594,22 @@ impl Attempt<'_> {
             .map_err(OpenError::Unreachable)?;
         // Every write is a whole group: waiting for more (Nagle) would only add 40 ms.
         socket.set_nodelay(true).map_err(OpenError::Unreachable)?;
+        let client = match &self.introduction.client {
+            Some(client) => client.clone(),
+            None => own_ends(&socket).map_err(OpenError::Unreachable)?,
+        };
         let mut connection = Connection {
             stream: Stream::new(socket),
             capabilities: Capabilities::default(),
+            announced: false,
             sight: Sight::Gate,
             takes_login: false,
             slot: None,
             sent: None,
         };
-        let proxied = match identity {
-            Identity::ProxyV1 => Some(proxy_v1(&self.introduction.client)),
-            Identity::ProxyV2 => Some(proxy_v2(&self.introduction.client)),
-            _ => None,
-        };
-        if let Some(header) = proxied {
-            connection.stream.queue(&header);
+        if identity.is_proxy() {
+            let header = if *identity == Identity::ProxyV1 { proxy_v1 } else { proxy_v2 };
+            connection.stream.queue(&header(&client));
             connection.sight = Sight::Client;
         }
         let Security::Implicit(tls) = security else { return Ok(connection) };

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use ppp::v2;
 
 use crate::dns::reverse::ConfirmedName;
+use crate::domain::Domain;
 use crate::envelope::{Client, Hello, Protocol};
 use crate::label_enum;
 
@@ -41,8 +42,8 @@ impl Identity {
 /// What the upstream is told about the client.
 #[derive(Debug, Clone)]
 pub struct Introduction {
-    /// Its addresses.
-    pub client: Client,
+    /// Its addresses; none: the gate speaks for itself, by the ends of its own connection.
+    pub client: Option<Client>,
     /// Its name by DNS.
     pub name: ConfirmedName,
     /// What it called itself.
@@ -60,12 +61,13 @@ pub fn xclient_command(introduction: &Introduction, announced: &[Box<str>]) -> O
     let value = |name| xclient_value(introduction, name).map(|value| (name, value));
     let mut attributes: Vec<(&str, String)> = announced.iter().filter_map(|name| value(name)).collect();
     // The client may have chosen these long; the upstream hears them in the EHLO that follows, or may look them up.
-    for (long, substitute) in [("HELO", UNAVAILABLE), ("NAME", TEMPORARILY_UNAVAILABLE)] {
-        let is_too_long = command_length(&attributes) > MAX_COMMAND;
-        let cut =
-            attributes.iter_mut().filter(|(name, value)| *name == long && (is_too_long || value.len() > MAX_VALUE));
-        cut.for_each(|(_, value)| substitute.clone_into(value));
+    shorten(&mut attributes, "HELO", UNAVAILABLE);
+    if command_length(&attributes) > MAX_COMMAND && matches!(introduction.name, ConfirmedName::Confirmed(_)) {
+        // Postfix takes a NAME for the reverse name, too.
+        attributes.retain(|(name, _)| *name != "REVERSE_NAME");
     }
+    shorten(&mut attributes, "REVERSE_NAME", TEMPORARILY_UNAVAILABLE);
+    shorten(&mut attributes, "NAME", TEMPORARILY_UNAVAILABLE);
     let words = attributes.iter().fold(String::new(), |words, (name, value)| words + " " + name + "=" + value);
     (!attributes.is_empty()).then(|| format!("{COMMAND}{words}{CRLF}"))
 }
@@ -73,6 +75,13 @@ pub fn xclient_command(introduction: &Introduction, announced: &[Box<str>]) -> O
 /// Whether a login's name can be told by XCLIENT: it is known, and no longer than Postfix takes a value.
 pub fn can_be_told(login: &str) -> bool {
     login != UNKNOWN_LOGIN && client_text(login).len() <= MAX_VALUE
+}
+
+/// Puts `substitute` in the place of a value that is too long, or that makes the command too long.
+fn shorten(attributes: &mut [(&str, String)], long: &str, substitute: &str) {
+    let is_too_long = command_length(attributes) > MAX_COMMAND;
+    let cut = attributes.iter_mut().filter(|(name, value)| *name == long && (is_too_long || value.len() > MAX_VALUE));
+    cut.for_each(|(_, value)| substitute.clone_into(value));
 }
 
 /// Octets of the command with these attributes.
@@ -101,24 +110,41 @@ pub fn proxy_v2(client: &Client) -> Vec<u8> {
 /// None for attributes that the gate does not know.
 fn xclient_value(introduction: &Introduction, attribute: &str) -> Option<String> {
     let Introduction { client, name, hello, login } = introduction;
+    let of_client = |value: fn(&Client) -> String| client.as_ref().map_or_else(|| UNAVAILABLE.into(), value);
     Some(match attribute {
         "NAME" => match name {
-            ConfirmedName::Confirmed(name) => xtext(name.as_str()),
-            ConfirmedName::None => UNAVAILABLE.into(),
-            ConfirmedName::TempError => TEMPORARILY_UNAVAILABLE.into(),
+            ConfirmedName::Confirmed(name) => host_name(name),
+            ConfirmedName::None(_) => UNAVAILABLE.into(),
+            ConfirmedName::TempError(_) => TEMPORARILY_UNAVAILABLE.into(),
         },
-        "ADDR" => address(client.address.ip()),
-        "PORT" => client.address.port().to_string(),
+        // Without it Postfix keeps that of the gate's own connection, where NAME is none.
+        "REVERSE_NAME" => match name {
+            ConfirmedName::Confirmed(name) | ConfirmedName::None(Some(name)) | ConfirmedName::TempError(Some(name)) => {
+                host_name(name)
+            }
+            ConfirmedName::None(None) => UNAVAILABLE.into(),
+            ConfirmedName::TempError(None) => TEMPORARILY_UNAVAILABLE.into(),
+        },
+        "ADDR" => of_client(|client| address(client.address.ip())),
+        "PORT" => of_client(|client| client.address.port().to_string()),
         "PROTO" => match hello.protocol {
             Protocol::Smtp => "SMTP".into(),
             Protocol::Esmtp => "ESMTP".into(),
         },
         "HELO" => client_text(hello.name.as_str()),
         "LOGIN" => login.as_deref().filter(|login| can_be_told(login)).map_or_else(|| UNAVAILABLE.into(), client_text),
-        "DESTADDR" => address(client.local.ip()),
-        "DESTPORT" => client.local.port().to_string(),
+        "DESTADDR" => of_client(|client| address(client.local.ip())),
+        "DESTPORT" => of_client(|client| client.local.port().to_string()),
         _ => return None,
     })
+}
+
+/// A name as Postfix takes it for one of a host (RFC 1123 §2.1, and an underscore): no label begins or ends with a hyphen,
+/// and it is not all digits. It refuses the whole command for any other; looking up itself, it takes them for none.
+fn host_name(name: &Domain) -> String {
+    let is_fit = |label: &str| !label.starts_with('-') && !label.ends_with('-');
+    let has_letter = name.as_str().bytes().any(|b| b.is_ascii_alphabetic() || b == b'_');
+    if has_letter && name.labels().all(is_fit) { xtext(name.as_str()) } else { UNAVAILABLE.into() }
 }
 
 /// What a client said of itself; it can't say `[UNAVAILABLE]`, which has a meaning of its own here.
@@ -182,7 +208,6 @@ pub const UNKNOWN_LOGIN: &str = "?";
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::Domain;
     use crate::smtp::command::Command;
 
     fn introduction(hello: &str) -> Introduction {
@@ -190,7 +215,7 @@ mod tests {
             panic!("{hello}")
         };
         Introduction {
-            client: Client::new("198.51.100.7:4711".parse().unwrap(), "198.51.100.1:25".parse().unwrap()),
+            client: Some(Client::new("198.51.100.7:4711".parse().unwrap(), "198.51.100.1:25".parse().unwrap())),
             name: ConfirmedName::Confirmed(Domain::parse("mx.client.example").unwrap()),
             hello: Hello { name, protocol: Protocol::Esmtp },
             login: None,
@@ -213,13 +238,40 @@ mod tests {
         assert_eq!(xclient_command(&who, &announced("LOGIN")).unwrap(), "XCLIENT LOGIN=us+20er@client.example\r\n");
         let liar = introduction("[unavailable]");
         assert_eq!(xclient_command(&liar, &announced("HELO")).unwrap(), "XCLIENT HELO=+5Bunavailable]\r\n");
-        who.client.address = "[2001:db8::1]:1".parse().unwrap();
-        who.name = ConfirmedName::TempError;
+        who.client.as_mut().unwrap().address = "[2001:db8::1]:1".parse().unwrap();
+        who.name = ConfirmedName::TempError(None);
         assert_eq!(
             xclient_command(&who, &announced("ADDR NAME")).unwrap(),
             "XCLIENT ADDR=IPV6:2001:db8::1 NAME=[TEMPUNAVAIL]\r\n"
         );
         assert_eq!(xclient_command(&who, &announced("ODD")), None);
+    }
+
+    #[test]
+    fn names_by_dns_are_told_as_postfix_knows_them() {
+        let parsed = |name: &str| Domain::parse(name).unwrap();
+        let of = |name: &str| Some(parsed(name));
+        let (none, later) = ("[UNAVAILABLE]", "[TEMPUNAVAIL]");
+        let cases = [
+            (ConfirmedName::Confirmed(parsed("mx_1.a--b.example")), "mx_1.a--b.example", "mx_1.a--b.example"),
+            (ConfirmedName::None(None), none, none),
+            (ConfirmedName::None(of("liar.example")), none, "liar.example"),
+            (ConfirmedName::TempError(None), later, later),
+            (ConfirmedName::TempError(of("mx.example")), later, "mx.example"),
+            (ConfirmedName::Confirmed(parsed("-mail.client.example")), none, none),
+            (ConfirmedName::Confirmed(parsed("mail-.client.example")), none, none),
+            (ConfirmedName::None(of("mail.-client.example")), none, none),
+            (ConfirmedName::Confirmed(parsed("1.2.3.4")), none, none),
+            (ConfirmedName::Confirmed(parsed("host.123")), "host.123", "host.123"),
+        ];
+        for (name, told, reverse) in cases {
+            let who = Introduction { name: name.clone(), ..introduction("x") };
+            assert_eq!(
+                xclient_command(&who, &announced("NAME REVERSE_NAME")).unwrap(),
+                format!("XCLIENT NAME={told} REVERSE_NAME={reverse}\r\n"),
+                "{name:?}"
+            );
+        }
     }
 
     #[test]
@@ -253,21 +305,27 @@ mod tests {
             assert_eq!(xclient_command(&who, &announced("LOGIN")).unwrap().contains("[UNAVAILABLE]"), !told, "{login}");
         }
         // Everything at its longest.
-        let all = announced("NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT");
+        let all = announced("NAME ADDR PORT PROTO HELO REVERSE_NAME LOGIN DESTADDR DESTPORT");
         who.login = Some(login.into());
         let long = Domain::parse(&["n".repeat(63), "n".repeat(63), "n".repeat(63), "n".repeat(61)].join(".")).unwrap();
-        who.name = ConfirmedName::Confirmed(long);
-        who.client = Client::new(
+        who.name = ConfirmedName::Confirmed(long.clone());
+        who.client = Some(Client::new(
             "[2001:db8:1111:2222:3333:4444:5555:6666]:65535".parse().unwrap(),
             "[2001:db8:1111:2222:3333:4444:5555:7777]:65535".parse().unwrap(),
-        );
+        ));
         let command = xclient_command(&who, &all).unwrap();
-        assert!(command.len() <= MAX_COMMAND && command.contains("NAME=[TEMPUNAVAIL]"), "{command}");
+        assert!(command.len() <= MAX_COMMAND && command.contains(" NAME=[TEMPUNAVAIL]"), "{command}");
+        who.login = None;
+        let command = xclient_command(&who, &all).unwrap();
+        assert!(command.contains(&format!(" NAME={long} ")) && !command.contains("REVERSE_NAME"), "{command}");
+        who.name = ConfirmedName::None(Some(long.clone()));
+        let command = xclient_command(&who, &all).unwrap();
+        assert!(command.contains(" NAME=[UNAVAILABLE] ") && command.contains(long.as_str()), "{command}");
     }
 
     #[test]
     fn proxy_headers_carry_both_ends() {
-        let client = introduction("x").client;
+        let client = introduction("x").client.unwrap();
         assert_eq!(proxy_v1(&client), b"PROXY TCP4 198.51.100.7 198.51.100.1 4711 25\r\n");
         let header = proxy_v2(&client);
         assert_eq!(header[..16], *b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0c");

@@ -224,6 +224,11 @@ impl Link {
         self.sight == Sight::Gate && self.settings.identity != Identity::None
     }
 
+    /// How the upstream learns who the client is.
+    pub fn identity(&self) -> Identity {
+        self.settings.identity
+    }
+
     /// What the upstream at hand announced.
     pub fn capabilities(&self) -> Option<&Capabilities> {
         self.connection.as_ref().map(Connection::capabilities)

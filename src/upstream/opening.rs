@@ -80,7 +80,7 @@ impl Link {
                 Err(cause) => {
                     let cause = cause.settled(self.settings.identity, self.servers.sees_clients(index));
                     self.metrics.connections.inc(connect_result(&cause));
-                    self.report(server, &cause);
+                    self.report(server, &cause, introduction);
                     match cause {
                         // A refusal of the client is no fault of the server's.
                         OpenError::ClientRefused(..) => self.servers.answered(index),
@@ -100,9 +100,13 @@ impl Link {
         refusal.map(Some).ok_or(error)
     }
 
-    fn report(&self, server: &str, cause: &OpenError) {
+    fn report(&self, server: &str, cause: &OpenError, introduction: &Introduction) {
         let session = &*self.session;
         let result = connect_result(cause);
+        let may_be_for_the_client = cause.may_be_for_the_client(self.settings.identity);
+        let is_by_ipv6 = introduction.client.as_ref().is_some_and(|client| client.ip().is_ipv6());
+        let hint = (may_be_for_the_client && is_by_ipv6)
+            .then_some("the client comes over IPv6: does the server take such clients? Postfix: inet_protocols");
         match cause {
             OpenError::ClientRefused(..) => debug!(session, server, error = %cause, "upstream refuses the client"),
             OpenError::XclientNotAnnounced => error!(
@@ -114,7 +118,7 @@ impl Link {
                  upstream.identity"
             ),
             // Where it may be for the client the probe says so, if it meets the same.
-            _ if cause.refuses_gate_for_good() && !cause.may_be_for_the_client(self.settings.identity) => {
+            _ if cause.refuses_gate_for_good() && !may_be_for_the_client => {
                 error!(
                     session,
                     server,
@@ -123,7 +127,7 @@ impl Link {
                     "the upstream refuses this gate: check upstream.identity and what the MTA permits to this address"
                 );
             }
-            _ => warn!(session, server, result = result.as_str(), error = %cause, "upstream connection failed"),
+            _ => warn!(session, server, result = result.as_str(), error = %cause, hint, "upstream connection failed"),
         }
     }
 }

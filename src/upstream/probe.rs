@@ -1,9 +1,12 @@
 //! Asks every upstream from time to time what it offers, and once whether it would relay for a stranger.
 //!
 //! The EHLO list shown to clients is cut to what was found here. The client of a probe is 192.0.2.1 (TEST-NET-1, RFC
-//! 5737), so that an MTA which sees the real client has no reason to trust it. Each server is probed on its own, so
-//! that one that hangs holds up no other. One that failed a session, or came back, is probed soon.
+//! 5737), so that an MTA which sees the real client has no reason to trust it. One that wants nothing to do with it, and
+//! says so before EHLO, is asked what it offers in the gate's own name: that it reads the PROXY header shows as well. Each
+//! server is probed on its own, so that one that hangs holds up no other. One that failed a session, or came back, is
+//! probed soon.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -68,12 +71,23 @@ struct Round {
 /// What is remembered of one server from probe to probe.
 #[derive(Debug, Clone, Default)]
 struct Known {
-    /// What it offered, and whether it could not see the client, at the last probe; none if that failed.
-    seen: Option<(Capabilities, bool)>,
+    /// What was seen at the last probe; none if that failed.
+    seen: Option<Seen>,
     /// Whether it relays for strangers; none as long as it has not said.
     relays: Option<bool>,
+    /// How many probes it has not said so.
+    silences: u32,
     /// Why the last probe failed, and how many in a row did for that.
     trouble: Option<(String, u32)>,
+}
+
+/// What a probe saw of a server.
+#[derive(Debug, Clone)]
+struct Seen {
+    /// What it offers, or did when it last said so; none if it has not.
+    offered: Option<Capabilities>,
+    /// Whether it sees the client.
+    sight: Sight,
 }
 
 /// Probes one server for as long as its task lives.
@@ -138,16 +152,18 @@ impl Round {
 fn draw(known: &[Known], before: &Survey, identity: Identity) -> Survey {
     let open_relay = known.iter().any(|memory| memory.relays == Some(true));
     let mut found = Survey { open_relay, ..Survey::default() };
-    for (offered, blind) in known.iter().filter_map(|memory| memory.seen.as_ref()) {
-        found.capabilities = Some(match &found.capabilities {
-            Some(others) => others.intersection(offered),
-            None => offered.clone(),
-        });
+    for Seen { offered, sight } in known.iter().filter_map(|memory| memory.seen.as_ref()) {
+        found.capabilities = match (&found.capabilities, offered) {
+            (Some(others), Some(offered)) => Some(others.intersection(offered)),
+            (others, offered) => others.as_ref().or(offered.as_ref()).cloned(),
+        };
         found.reachable = true;
-        found.blind |= *blind && identity != Identity::None;
+        found.blind |= *sight == Sight::Gate && identity != Identity::None;
+    }
+    if found.capabilities.is_none() {
+        found.capabilities.clone_from(&before.capabilities);
     }
     if !found.reachable {
-        found.capabilities.clone_from(&before.capabilities);
         found.blind = before.blind;
     }
     found
@@ -159,25 +175,42 @@ impl Known {
         let settings = servers.settings();
         let Some(server) = settings.servers.get(index) else { return };
         let limit = LONGEST_PROBE.min(settings.timeouts.open);
-        let opened = open_within(limit, settings, server, &stranger(settings)).await;
+        let mut opened = open_within(limit, settings, server, &stranger(STRANGER)).await;
+        if let Err(OpenError::ClientRefused(reply, announced)) = &mut opened {
+            // One that is busy for a moment has not changed what it offers.
+            let passes = reply.is_transient() && self.seen.as_ref().is_some_and(|seen| seen.offered.is_some());
+            if !servers.sees_clients(index) || announced.is_none() && !passes {
+                let found = offered_to_gate(limit, settings, server).await;
+                if found.is_some() {
+                    servers.saw_a_client(index);
+                }
+                *announced = found.or_else(|| announced.take());
+            }
+        }
         match opened.map_err(|cause| cause.settled(settings.identity, servers.sees_clients(index))) {
             Ok(mut connection) => {
-                let blind = connection.sight() == Sight::Gate;
-                self.seen = Some((connection.capabilities().clone(), blind));
-                if !blind {
+                let sight = connection.sight();
+                self.seen = Some(Seen { offered: Some(connection.capabilities().clone()), sight });
+                if sight == Sight::Client {
                     servers.saw_a_client(index);
                 }
                 // Once it was found to guard itself it is not asked again while it stays up.
-                if self.relays != Some(false) && relay_test == RelayTest::Run && !blind {
+                if self.relays != Some(false) && relay_test == RelayTest::Run && sight == Sight::Client {
                     self.relays = relays(&mut connection, settings).await;
-                    tell_of_relaying(server, self.relays);
+                    self.tell_of_relaying(server);
                 }
                 connection.quit().await;
             }
             // It is up, it sees the client, and it wants nothing to do with a stranger.
-            Err(OpenError::ClientRefused(_, capabilities)) => {
-                self.relays = Some(false);
-                self.seen = Some((capabilities, false));
+            Err(OpenError::ClientRefused(reply, announced)) => {
+                let offered = announced.or_else(|| self.seen.take().and_then(|seen| seen.offered));
+                self.seen = Some(Seen { offered, sight: Sight::Client });
+                // For now is not for ever: another time it may take what it must not.
+                if reply.is_permanent() {
+                    self.relays = Some(false);
+                } else if self.relays.is_none() && relay_test == RelayTest::Run {
+                    self.tell_of_relaying(server);
+                }
             }
             Err(cause) => return self.fail(server, &cause),
         }
@@ -216,17 +249,22 @@ impl Known {
         }
         self.trouble = Some((text, times));
     }
-}
 
-fn tell_of_relaying(server: &str, relays: Option<bool>) {
-    match relays {
-        Some(true) => error!(
-            server,
-            "OPEN RELAY: the upstream takes a stranger's mail for a foreign domain although it is told the client's \
-             address; mend the MTA, or set smtp.recipient_domains"
-        ),
-        Some(false) => {}
-        None => info!(server, "the upstream did not say yet whether it relays for strangers; it is asked again"),
+    fn tell_of_relaying(&mut self, server: &str) {
+        match self.relays {
+            Some(true) => error!(
+                server,
+                "OPEN RELAY: the upstream takes a stranger's mail for a foreign domain although it is told the client's \
+                 address; mend the MTA, or set smtp.recipient_domains"
+            ),
+            Some(false) => self.silences = 0,
+            None => {
+                if self.silences.is_multiple_of(REMINDER) {
+                    info!(server, "the upstream did not say yet whether it relays for strangers; it is asked again");
+                }
+                self.silences = self.silences.saturating_add(1);
+            }
+        }
     }
 }
 
@@ -255,16 +293,39 @@ pub async fn relays(connection: &mut Connection, settings: &Settings) -> Option<
     dialogue.await.ok().flatten()
 }
 
-/// The client that a probe hands over.
-pub fn stranger(settings: &Settings) -> Introduction {
-    Introduction {
-        client: Client::new(([192, 0, 2, 1], 25).into(), ([192, 0, 2, 2], 25).into()),
-        name: ConfirmedName::None,
-        hello: Hello { name: ClientName::own(&settings.hostname), protocol: Protocol::Esmtp },
-        login: None,
+/// What a server that reads PROXY headers offers to the gate itself; none if it does not say, as one does that can't
+/// read them, or where the client is handed over in another way.
+pub async fn offered_to_gate(limit: Duration, settings: &Settings, server: &str) -> Option<Capabilities> {
+    if !settings.identity.is_proxy() {
+        return None;
     }
+    let gate = Introduction { client: None, ..introduced_as(&settings.hostname) };
+    let connection = open_within(limit, settings, server, &gate).await.ok()?;
+    let offered = connection.capabilities().clone();
+    connection.quit().await;
+    Some(offered)
 }
 
+/// The client that a probe hands over, from `address`. It calls itself by that: no server has rules for the name, as it
+/// may have for the gate's.
+pub fn stranger(address: IpAddr) -> Introduction {
+    let (literal, local) = match address {
+        IpAddr::V4(ip) => (format!("[{ip}]"), IpAddr::from([192, 0, 2, 2])),
+        IpAddr::V6(ip) => (format!("[IPv6:{ip}]"), IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 2])),
+    };
+    let client = Client::new((address, 25).into(), (local, 25).into());
+    Introduction { client: Some(client), ..introduced_as(&literal) }
+}
+
+fn introduced_as(name: &str) -> Introduction {
+    let hello = Hello { name: ClientName::own(name), protocol: Protocol::Esmtp };
+    Introduction { client: None, name: ConfirmedName::None(None), hello, login: None }
+}
+
+/// A client that nobody knows, in TEST-NET-1.
+pub const STRANGER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+/// The same over IPv6, from the documentation's prefix.
+pub const STRANGER_BY_IPV6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1));
 /// Between two probes of a server while all is well.
 const PAUSE: Duration = Duration::from_secs(60);
 /// Before the next probe after a failure; doubles.
@@ -274,7 +335,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_FAILING_PAUSE: Duration = Duration::from_secs(2);
 /// How long all of a probe's opening may take.
 const LONGEST_PROBE: Duration = Duration::from_secs(60);
-/// Failed probes for one cause of which one is logged: about one a minute while they come every two seconds.
+/// Probes of which one is logged that fail for one cause, about one a minute while they come every two seconds, or that
+/// leave open whether the server relays.
 const REMINDER: u32 = 30;
 
 #[cfg(test)]
@@ -282,7 +344,8 @@ mod tests {
     use super::*;
 
     fn known(seen: Option<Capabilities>) -> Known {
-        Known { seen: seen.map(|capabilities| (capabilities, false)), ..Known::default() }
+        let seen = seen.map(|offered| Seen { offered: Some(offered), sight: Sight::Client });
+        Known { seen, ..Known::default() }
     }
 
     #[test]
@@ -298,6 +361,12 @@ mod tests {
         // One that comes back counts from its probe on.
         all[1] = known(Some(Capabilities::default()));
         assert_eq!(draw(&all, &second).capabilities, Some(Capabilities::default()));
+        // One that refuses the probe before it says what it offers takes nothing away.
+        let mute = Known { seen: Some(Seen { offered: None, sight: Sight::Client }), ..Known::default() };
+        let third = draw(&[known(Some(able.clone())), mute.clone()], &second);
+        assert!(third.reachable && third.capabilities == Some(able.clone()));
+        let third = draw(&[known(None), mute], &second);
+        assert!(third.reachable && third.capabilities == Some(able.clone()));
         // While none answers clients are still offered what was there.
         let last = draw(&[known(None), known(None)], &second);
         assert!(!last.reachable && last.capabilities == Some(able));

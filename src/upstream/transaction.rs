@@ -34,9 +34,10 @@ impl Link {
         if !reused && let Some(refusal) = self.attach(introduction, None).await? {
             return Ok(refusal);
         }
+        let pinned = self.pinned;
         match self.say_mail(&group).await? {
-            // An idle connection may have been ended meanwhile: that is not shown to the client.
-            Ok(reply) if reply.code() == 421 && reused => {}
+            // An idle connection may have been ended meanwhile: that is not shown to a client that another one can serve.
+            Ok(reply) if reply.code() == 421 && reused && !pinned => {}
             Ok(reply) => return Ok(reply),
             // A server that is silent, or says what can't be understood, is not asked again.
             Err(ExchangeError::Lost(_)) => {}

@@ -287,6 +287,27 @@ async fn a_login_that_is_lost_is_said_to_be() {
 }
 
 #[tokio::test]
+async fn who_is_logged_in_for_good_hears_why_the_upstream_ends_it() {
+    let world = world(script(), |c| c).await;
+    let mut client = world.client().await;
+    client.auth_plain("joe", PASSWORD).await.assert(235);
+    assert_eq!(deliver(&mut client).await, 250);
+    world.upstream.add(on("MAIL").once().reply_and_close("421 4.7.0 Too much mail from joe"));
+    let reply = client.command("MAIL FROM:<a@a.example>").await;
+    assert_eq!(reply.to_string(), "421 4.7.0 Too much mail from joe");
+    client.expect_close().await;
+}
+
+#[tokio::test]
+async fn an_upstream_that_hides_auth_from_one_client_takes_its_mail() {
+    let world = world(script(), |c| c).await;
+    let mut client = world.client().await;
+    world.upstream.add(on("EHLO").with("client.example").reply("250-mta.example\n250 PIPELINING"));
+    client.command("MAIL FROM:<a@a.example> AUTH=<>").await.assert(250);
+    assert_eq!(world.relayed(), ["MAIL FROM:<a@a.example>"]);
+}
+
+#[tokio::test]
 async fn an_upstream_that_can_be_told_of_a_login_is_told_again() {
     for (attributes, login) in [("NAME ADDR LOGIN", true), ("NAME ADDR", false), ("LOGIN", false)] {
         let script = Script::new().extension(&format!("XCLIENT {attributes}")).user("joe", PASSWORD);

@@ -70,7 +70,7 @@ async fn a_server_that_sees_the_client_and_guards_itself_is_well() {
     assert!(server["tls"].as_str().unwrap().starts_with("STARTTLS is announced"), "{server}");
     let seen = upstream.connections();
     let told: Vec<_> = seen.iter().filter_map(|connection| connection.xclient.get("ADDR")).collect();
-    assert_eq!(told, ["192.0.2.1", "192.0.2.1"]);
+    assert_eq!(told, ["192.0.2.1", "IPV6:2001:db8::1", "192.0.2.1", "IPV6:2001:db8::1"]);
     upstream.assert_clean();
 }
 
@@ -184,6 +184,40 @@ async fn a_proxy_header_that_is_taken_and_a_relay_test_that_is_skipped_are_told(
     let greylisting = Script::with_xclient().rule(on("RCPT").reply("450 4.2.0 later"));
     let (code, _, server) = asked(&Upstream::start(greylisting).await, "auto", "").await;
     assert!(code == 0 && server["relaying"].as_str().unwrap().starts_with("left open"), "{server}");
+}
+
+#[tokio::test]
+async fn a_server_that_takes_no_clients_over_ipv6_is_warned_of_where_they_may_come() {
+    let ipv4 = || on("XCLIENT").with("ADDR=IPV6:").reply("501 5.5.4 Bad ADDR syntax: IPV6:2001:db8::1");
+    let refusal = || on("XCLIENT").with("ADDR=IPV6:").reply("554 5.7.1 not you");
+    let both = "[smtp]\nrecipient_domains = [\"*\"]\n[[listener]]\naddress = \"[::1]:0\"\n";
+    let four = "[smtp]\nrecipient_domains = [\"*\"]\n[[listener]]\naddress = \"127.0.0.1:0\"\n";
+    let cases = [("IPv6", both, ipv4(), true), ("no IPv6", four, ipv4(), false), ("a refusal", both, refusal(), false)];
+    for (case, listeners, rule, is_warned_of) in cases {
+        let upstream = Upstream::start(Script::with_xclient().rule(rule)).await;
+        let (code, story, server) = asked(&upstream, "xclient", listeners).await;
+        assert_eq!(code, 0, "{case}: {story}");
+        assert_eq!(server["warnings"].to_string().contains("inet_protocols = all"), is_warned_of, "{case}: {server}");
+        assert_eq!(story.contains("WARNING"), is_warned_of, "{case}: {story}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_the_stranger_is_asked_in_the_gate_s_name() {
+    let cases = [
+        ("bogons", on(GREETING).with("192.0.2.1").reply_and_close("554 5.7.1 bogon"), 0),
+        ("everyone", on(GREETING).reply_and_close("554 5.7.1 go away"), 1),
+    ];
+    for (case, rule, expected) in cases {
+        for identity in ["proxy-v1", "proxy-v2"] {
+            let upstream = Upstream::start(Script::new().proxy().rule(rule.clone())).await;
+            let (code, story, server) = asked(&upstream, identity, "").await;
+            assert_eq!(code, expected, "{case}: {story}");
+            let sees = server["handover"]["sees_the_client"].as_bool();
+            assert_eq!(sees, (expected == 0).then_some(true), "{case}: {server}");
+            assert_eq!(server["offered"].to_string().contains("8BITMIME"), expected == 0, "{case}: {server}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -33,24 +33,32 @@ async fn xclient_hands_the_client_over_before_its_mail() {
         .ptr("198.51.100.8", "liar.example")
         .a("liar.example", "192.0.2.1")
         .serv_fail("9.100.51.198.in-addr.arpa", RecordType::PTR)
+        // No host is called so (RFC 1123 §2.1), and Postfix does not take it.
+        .ptr("198.51.100.11", "123.456")
+        .a("123.456", "198.51.100.11")
+        .ptr("198.51.100.12", "slow.example")
+        .serv_fail("slow.example", RecordType::A)
         .ptr("2001:db8::7", "six.client.example")
         .aaaa("six.client.example", "2001:db8::7");
     let cases = [
-        (STRANGER, STRANGER, "mail.client.example"),
-        ("198.51.100.8", "198.51.100.8", "[UNAVAILABLE]"),
-        ("198.51.100.9", "198.51.100.9", "[TEMPUNAVAIL]"),
-        ("198.51.100.10", "198.51.100.10", "[UNAVAILABLE]"),
-        ("2001:db8::7", "IPV6:2001:db8::7", "six.client.example"),
-        ("::ffff:198.51.100.7", STRANGER, "mail.client.example"),
+        (STRANGER, STRANGER, "mail.client.example", "mail.client.example"),
+        ("198.51.100.8", "198.51.100.8", "[UNAVAILABLE]", "liar.example"),
+        ("198.51.100.9", "198.51.100.9", "[TEMPUNAVAIL]", "[TEMPUNAVAIL]"),
+        ("198.51.100.10", "198.51.100.10", "[UNAVAILABLE]", "[UNAVAILABLE]"),
+        ("198.51.100.11", "198.51.100.11", "[UNAVAILABLE]", "[UNAVAILABLE]"),
+        ("198.51.100.12", "198.51.100.12", "[TEMPUNAVAIL]", "slow.example"),
+        ("2001:db8::7", "IPV6:2001:db8::7", "six.client.example", "six.client.example"),
+        ("::ffff:198.51.100.7", STRANGER, "mail.client.example", "mail.client.example"),
     ];
     for identity in ["auto", "xclient"] {
         let world = World::with(Script::with_xclient(), zone.clone(), by(identity)).await;
-        for (n, (client, address, name)) in cases.into_iter().enumerate() {
-            let mut client = Client::introduced(world.gate.address(), client, "he+lo.example").await;
+        for (n, (client_ip, address, name, reverse)) in cases.into_iter().enumerate() {
+            let mut client = Client::introduced(world.gate.address(), client_ip, "he+lo.example").await;
             assert!(outcome(&mut client).await.starts_with("250"));
             let connection = &world.sessions()[n];
             let attribute = |name: &str| connection.xclient[name].as_str();
             assert_eq!((attribute("ADDR"), attribute("NAME")), (address, name), "{identity}");
+            assert_eq!(attribute("REVERSE_NAME"), reverse, "{identity}, {client_ip}");
             assert_eq!((attribute("HELO"), attribute("PROTO")), ("he+lo.example", "ESMTP"));
             assert_eq!((attribute("PORT"), attribute("LOGIN")), ("40025", "[UNAVAILABLE]"));
             assert_eq!(attribute("DESTPORT"), "25");
@@ -104,6 +112,7 @@ async fn a_refused_hand_over_is_our_fault_and_a_refused_client_its_own() {
         ("gate refused at EHLO", on("EHLO").with("mx.gate").reply("550 5.7.1 no"), "451 4.3.0"),
         ("gate put off at EHLO", on("EHLO").with("mx.gate").reply("450 4.7.1 no"), "451 4.4.1"),
         ("client refused at XCLIENT", on("XCLIENT").reply(refused), refused),
+        ("client listed at XCLIENT", on("XCLIENT").reply("550 5.7.1 You are listed"), "550 5.7.1 You are listed"),
         ("client put off at XCLIENT", on("XCLIENT").reply("450 4.7.1 later"), "450 4.7.1 later"),
         ("client refused at EHLO", on("EHLO").with("client.example").reply("550 5.7.1 bad name"), "550 5.7.1 bad name"),
         ("client put off at EHLO", on("EHLO").with("client.example").reply("450 4.7.1 wait"), "450 4.7.1 wait"),
@@ -119,14 +128,15 @@ async fn a_refused_hand_over_is_our_fault_and_a_refused_client_its_own() {
         // Later rules come before earlier ones: all is as it was.
         world.upstream.add(on("XCLIENT").reply("220 mta.example ESMTP"));
         world.upstream.add(on(GREETING).reply("220 mta.example ESMTP"));
-        world
-            .upstream
-            .add(on("EHLO").reply("250-mta.example\n250 XCLIENT NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT"));
+        world.upstream.add(
+            on("EHLO")
+                .reply("250-mta.example\n250 XCLIENT NAME ADDR PROTO HELO REVERSE_NAME PORT LOGIN DESTADDR DESTPORT"),
+        );
     }
     let line = world.gate.wait_for_log("the upstream refuses this gate").await;
-    assert!(line.contains("ERROR") && line.contains("insufficient authorization"), "{line}");
+    assert!(line.contains("ERROR") && line.contains("554 5.7.1 no"), "{line}");
     let scrape = world.gate.metrics().await;
-    assert_eq!(scrape.value("dmarcgate_upstream_connections_total{result=\"client_refused\"}"), 4.0);
+    assert_eq!(scrape.value("dmarcgate_upstream_connections_total{result=\"client_refused\"}"), 5.0);
     assert_eq!(scrape.value("dmarcgate_upstream_connections_total{result=\"gate_refused\"}"), 6.0);
 }
 
@@ -247,6 +257,8 @@ async fn an_upstream_that_relays_for_strangers_makes_the_gate_unready() {
         let told = connection.xclient.get("ADDR").cloned();
         let by_proxy = connection.proxy.and_then(|p| p.addresses).map(|(client, _)| client.ip().to_string());
         assert_eq!(told.or(by_proxy).as_deref(), Some("192.0.2.1"));
+        // Not by the gate's name, of which nobody but the gate may speak, to many a server.
+        assert!(connection.commands.contains(&"EHLO [192.0.2.1]".to_owned()), "{:?}", connection.commands);
         let mut client = world.client().await;
         assert!(outcome(&mut client).await.starts_with("250"));
 
@@ -288,6 +300,91 @@ async fn an_upstream_that_refuses_the_probe_takes_mail_of_others() {
         world.wait_for_readiness(200).await;
         assert!(outcome(&mut world.client().await).await.starts_with("250"), "{identity}");
     }
+    // Before it says what it offers: it is asked again in the gate's own name.
+    for identity in ["proxy-v1", "proxy-v2"] {
+        let bogon = on(GREETING).with("192.0.2.1").reply_and_close("554 5.7.1 bogon");
+        let change = |config: ConfigText| by(identity)(config).unset("smtp.recipient_domains");
+        let world = World::with(Script::new().proxy().rule(bogon), Zone::new(), change).await;
+        world.wait_for_readiness(200).await;
+        let seen = world.upstream.connections();
+        assert_eq!(seen[1].commands[0], "EHLO mx.gate.example");
+        let (client, server) = seen[1].proxy.and_then(|header| header.addresses).expect("addresses");
+        assert!(client.ip().is_loopback() && client.port() != 0 && server == world.upstream.address());
+        let mut client = world.client().await;
+        assert!(client.command("EHLO client.example").await.says("8BITMIME"), "{identity}");
+        assert!(outcome(&mut client).await.starts_with("250"), "{identity}");
+        // That it reads the header is known, so its refusals are for the client.
+        world.upstream.add(on(GREETING).with(STRANGER).reply_and_close("554 5.7.1 blocked"));
+        assert_eq!(outcome(&mut world.client().await).await, "554 5.7.1 blocked");
+    }
+}
+
+/// Has the upstream probed, by a session that fails, until one probe that began after now is over.
+async fn probed_again(world: &World) {
+    for _ in 0..2 {
+        let is_probe = |seen: &crate::support::upstream::Connection| {
+            let proxied = seen.proxy.and_then(|header| header.addresses);
+            proxied.is_some_and(|(client, _)| client.ip().to_string() == "192.0.2.1")
+                || seen.xclient.get("ADDR").is_some_and(|address| address == "192.0.2.1")
+        };
+        let probes = |seen: &[_]| seen.iter().filter(|seen| is_probe(seen)).count();
+        let before = probes(&world.upstream.connections());
+        let at = if world.upstream.connections()[0].proxy.is_some() { GREETING } else { "XCLIENT" };
+        // One that fails while a probe is at its end is no reason for another.
+        loop {
+            world.upstream.add(on(at).with(STRANGER).once().close());
+            assert!(outcome(&mut world.client().await).await.starts_with("451 4.4.1"));
+            let probed = world.upstream.wait_until("it is probed again", |seen| probes(seen) > before);
+            if tokio::time::timeout(std::time::Duration::from_secs(2), probed).await.is_ok() {
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_of_the_probe_takes_no_extension_away() {
+    let refusals = ["421 4.3.2 All server ports are busy", "554 5.7.1 bogon"];
+    for refusal in refusals {
+        let world = World::with(Script::new().proxy(), Zone::new(), by("proxy-v2")).await;
+        world.wait_for_readiness(200).await;
+        world.upstream.add(on(GREETING).with("192.0.2.1").reply_and_close(refusal));
+        probed_again(&world).await;
+        assert!(world.client().await.command("EHLO client.example").await.says("8BITMIME"), "{refusal}");
+        assert_eq!(world.gate.http_get("/readyz").await.0, 200, "{refusal}");
+        // Nor where nobody is let in for a moment.
+        world.upstream.add(on(GREETING).with("192.0.2.1").reply_and_close(refusal));
+        world.upstream.add(on(GREETING).with("127.0.0.1").reply_and_close(refusal));
+        probed_again(&world).await;
+        assert!(world.client().await.command("EHLO client.example").await.says("8BITMIME"), "{refusal}");
+    }
+}
+
+#[tokio::test]
+async fn a_stranger_who_has_to_come_again_does_not_hide_an_open_relay() {
+    for (identity, at) in [("xclient", "XCLIENT"), ("proxy-v2", GREETING)] {
+        let script = if identity == "xclient" { Script::with_xclient() } else { Script::new().proxy() };
+        let busy = on(at).with("192.0.2.1").once().reply_and_close("421 4.7.0 too many connections");
+        let change = |config: ConfigText| by(identity)(config).unset("smtp.recipient_domains");
+        let world = World::with(script.rule(busy), Zone::new(), change).await;
+        world.gate.wait_for_log("did not say yet whether it relays").await;
+        world.wait_for_readiness(200).await;
+        probed_again(&world).await;
+        world.gate.wait_for_log("OPEN RELAY").await;
+        world.wait_for_readiness(503).await;
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_that_lets_the_gate_hand_nobody_over_any_more_is_found_out_by_a_probe() {
+    let world = World::with(Script::with_xclient(), Zone::new(), by("xclient")).await;
+    world.wait_for_readiness(200).await;
+    let mut client = world.client().await;
+    world.upstream.add(on("XCLIENT").reply("550 5.7.0 Error: insufficient authorization"));
+    assert!(outcome(&mut client).await.starts_with("451 4.3.0"));
+    let line = world.gate.wait_for_log("upstream probe failed: it refuses this gate").await;
+    assert!(line.contains("ERROR") && line.contains("insufficient authorization"), "{line}");
+    world.wait_for_readiness(503).await;
 }
 
 #[tokio::test]
@@ -330,6 +427,8 @@ async fn no_client_makes_an_upstream_look_ill_that_knows_it() {
         ("xclient", on("EHLO").with("foo_bar").close(), "451 4.4.1"),
         ("xclient", on("XCLIENT").with("HELO=foo_bar").close(), "451 4.4.1"),
         ("xclient", on("XCLIENT").with("HELO=foo_bar").reply("501 5.5.4 Bad NAME syntax"), "451 4.3.0"),
+        ("xclient", on("XCLIENT").with("HELO=foo_bar").reply("550 5.7.1 listed"), "550 5.7.1 listed"),
+        ("xclient", on("XCLIENT").with("HELO=foo_bar").reply("550 5.7.1 you are not authorized"), "451 4.3.0"),
     ];
     for (identity, rule, expected) in cases {
         let script = if identity == "xclient" { Script::with_xclient() } else { Script::new().proxy() };

@@ -111,6 +111,19 @@ async fn another_upstream_takes_the_next_transaction() {
 }
 
 #[tokio::test]
+async fn a_session_from_before_xclient_tells_the_client_s_name_all_the_same() {
+    let zone = Zone::new().ptr(STRANGER, "mail.client.example").a("mail.client.example", STRANGER);
+    let mut world = World::with(Script::new().proxy(), zone, |c| c.set("upstream.identity", "proxy-v2")).await;
+    let mut client = world.client().await;
+    client.deliver("x@c.example", &["b@b.example"], MESSAGE).await.outcome().assert(250);
+    let next = Upstream::start(Script::with_xclient()).await;
+    let address = next.address().to_string();
+    world.gate.reloaded(|c| c.set("upstream.identity", "xclient").set("upstream.servers", vec![address])).await;
+    client.deliver("x@c.example", &["b@b.example"], MESSAGE).await.outcome().assert(250);
+    assert_eq!(next.messages()[0].xclient["NAME"], "mail.client.example");
+}
+
+#[tokio::test]
 async fn an_upstream_that_is_left_unguarded_gets_nothing_more_in_any_session() {
     // It can't be told who the client is, so the list of recipients guards it.
     let mut world = World::with(Script::new(), zone(), |c| c.set("smtp.recipient_domains", vec!["rcpt.example"])).await;

@@ -15,6 +15,9 @@ pub const BLINDNESS: [&str; 6] = [
     "its log and its Received fields name the gate where the client should stand",
 ];
 
+/// What lets it take clients over IPv6.
+pub const IPV6_REMEDY: &str = "Postfix, main.cf: inet_protocols = all";
+
 /// An MTA known by its greeting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Software {

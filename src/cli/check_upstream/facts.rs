@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde::Serialize;
 
-use super::advice::{BLINDNESS, remedies, withheld};
+use super::advice::{BLINDNESS, IPV6_REMEDY, remedies, withheld};
 use super::bounces::Bounces;
 use super::look::Look;
 use crate::config::{AuthOffer, Config, Identity, ListenerTls};
@@ -13,7 +13,7 @@ use crate::label::Label;
 use crate::smtp::extension::{Capabilities, Offer, Terms};
 use crate::smtp::reply::Reply;
 use crate::upstream::connection::{OpenError, Sight};
-use crate::upstream::probe::{RelayTest, relays, stranger};
+use crate::upstream::probe::{RelayTest, STRANGER, STRANGER_BY_IPV6, offered_to_gate, relays, stranger};
 use crate::upstream::security::Security;
 use crate::upstream::{Blind, Settings, open_within};
 
@@ -53,6 +53,8 @@ pub struct Server {
     pub remedies: Vec<String>,
     /// What keeps the gate from using it as configured.
     pub problems: Vec<String>,
+    /// What keeps it from serving clients that may never come.
+    pub warnings: Vec<String>,
 }
 
 /// An extension, and why clients are offered it or not.
@@ -78,6 +80,7 @@ struct Opened {
     handover: HandOver,
     relaying: &'static str,
     problems: Vec<String>,
+    warnings: Vec<String>,
 }
 
 impl Facts {
@@ -94,7 +97,7 @@ impl Facts {
         let mut common: Option<Capabilities> = None;
         for name in &settings.servers {
             let look = Look::take(name, settings).await;
-            let opened = Opened::find(name, &look, settings, config.relay_test()).await;
+            let opened = Opened::find(name, &look, settings, config).await;
             common = match (common, &opened.capabilities) {
                 (Some(others), Some(found)) => Some(others.intersection(found)),
                 (others, found) => others.or_else(|| found.clone()),
@@ -121,7 +124,7 @@ impl Facts {
 
 impl Opened {
     /// Opens a connection as sessions do, and asks for relaying as the probes do.
-    async fn find(name: &str, look: &Look, settings: &Settings, relay_test: RelayTest) -> Self {
+    async fn find(name: &str, look: &Look, settings: &Settings, config: &Config) -> Self {
         let announced = look.ehlo.as_ref().filter(|reply| reply.is_positive()).map(Capabilities::read);
         let xclient = announced.as_ref().and_then(|found| found.xclient.as_ref());
         let mut opened = Self {
@@ -133,15 +136,20 @@ impl Opened {
             capabilities: None,
             relaying: "not asked",
             problems: look.trouble.iter().map(|trouble| escaped(trouble.as_bytes())).collect(),
+            warnings: Vec::new(),
         };
         if look.trouble.is_none() {
-            opened.hand_over(name, settings, relay_test).await;
+            opened.hand_over(name, settings, config.relay_test()).await;
+            let has_ipv6 = config.listeners.iter().any(|listener| listener.address.is_ipv6());
+            if has_ipv6 && opened.handover.sees_the_client == Some(true) {
+                opened.hand_over_by_ipv6(name, settings).await;
+            }
         }
         opened
     }
 
     async fn hand_over(&mut self, name: &str, settings: &Settings, relay_test: RelayTest) {
-        match open_within(settings.timeouts.open, settings, name, &stranger(settings)).await {
+        match open_within(settings.timeouts.open, settings, name, &stranger(STRANGER)).await {
             Ok(mut connection) => {
                 self.capabilities = Some(connection.capabilities().clone());
                 self.relaying = match (connection.sight(), relay_test) {
@@ -159,12 +167,18 @@ impl Opened {
                 self.seen(connection.sight(), settings);
                 connection.quit().await;
             }
-            Err(OpenError::ClientRefused(reply, capabilities)) => {
-                self.capabilities = Some(capabilities);
+            Err(OpenError::ClientRefused(reply, announced)) => {
+                let to_gate = offered_to_gate(settings.timeouts.open, settings, name).await;
+                self.capabilities = to_gate.or(announced);
+                let words = escaped(reply.summary().as_bytes());
+                if self.capabilities.is_none() {
+                    self.handover.outcome = format!("failed: it refuses everybody: {words}");
+                    self.problems.push(format!("sessions can't use it, or it can't read PROXY headers: {words}"));
+                    return;
+                }
                 self.handover.sees_the_client = Some(true);
                 self.relaying = "not asked: it refuses the client 192.0.2.1 altogether, as it may";
-                self.handover.outcome =
-                    format!("the server sees the client and refuses it: {}", escaped(reply.summary().as_bytes()));
+                self.handover.outcome = format!("the server sees the client and refuses it: {words}");
             }
             Err(error) => {
                 let cause = escaped(error.to_string().as_bytes());
@@ -173,6 +187,19 @@ impl Opened {
                 if settings.identity == Identity::Xclient {
                     self.handover.sees_the_client = Some(false);
                 }
+            }
+        }
+    }
+
+    /// Whether a client over IPv6 can be handed over as well. That it is refused is another matter.
+    async fn hand_over_by_ipv6(&mut self, name: &str, settings: &Settings) {
+        match open_within(settings.timeouts.open, settings, name, &stranger(STRANGER_BY_IPV6)).await {
+            Ok(connection) => connection.quit().await,
+            // Postfix greets a client with 421 whose PROXY header it does not take.
+            Err(OpenError::ClientRefused(reply, _)) if reply.code() != 421 => {}
+            Err(error) => {
+                let cause = escaped(error.to_string().as_bytes());
+                self.warnings.push(format!("clients over IPv6 can't be handed over: {cause}; {IPV6_REMEDY}"));
             }
         }
     }
@@ -197,7 +224,7 @@ impl Opened {
 
 impl Server {
     fn new(name: &str, look: Look, opened: Opened, settings: &Settings, (terms, tls): (Terms<'_>, &str)) -> Self {
-        let Opened { capabilities, handover, relaying, problems } = opened;
+        let Opened { capabilities, handover, relaying, problems, warnings } = opened;
         let greeting = look.greeting.as_ref().map(|reply| escaped(reply.summary().as_bytes()));
         let ehlo: Vec<_> = look.ehlo.iter().flat_map(Reply::texts).map(escaped).collect();
         let keywords: Vec<_> = ehlo.iter().skip(1).filter_map(|line| line.split(' ').next()).collect();
@@ -243,6 +270,7 @@ impl Server {
             consequences: if blind { BLINDNESS.to_vec() } else { Vec::new() },
             remedies,
             problems,
+            warnings,
             greeting,
             ehlo,
         }

@@ -10,8 +10,8 @@ use tokio::time::timeout;
 use crate::smtp::reply::{Reply, ReplyReader};
 use crate::smtp::stream::Stream;
 use crate::upstream::Settings;
+use crate::upstream::connection::own_ends;
 use crate::upstream::handover::{Identity, proxy_v1, proxy_v2};
-use crate::upstream::probe::stranger;
 use crate::upstream::security::Security;
 
 /// How far the first words with a server came.
@@ -30,7 +30,7 @@ pub struct Look {
 }
 
 impl Look {
-    /// Takes a look; a PROXY header goes first where sessions send one.
+    /// Takes a look; a PROXY header goes first where sessions send one, in the gate's own name.
     pub async fn take(server: &str, settings: &Settings) -> Self {
         let mut look = Self::default();
         if let Err(trouble) = look.talk(server, settings).await {
@@ -51,12 +51,12 @@ impl Look {
             }
         }
         let socket = socket.map_err(|error| format!("can't be reached: {error}"))?;
-        self.ends = socket.peer_addr().ok().zip(socket.local_addr().ok());
+        let gate = own_ends(&socket).map_err(|error| format!("can't be reached: {error}"))?;
+        self.ends = Some((gate.local, gate.address));
         let mut stream = Stream::new(socket);
-        let client = stranger(settings).client;
         match settings.identity {
-            Identity::ProxyV1 => stream.queue(&proxy_v1(&client)),
-            Identity::ProxyV2 => stream.queue(&proxy_v2(&client)),
+            Identity::ProxyV1 => stream.queue(&proxy_v1(&gate)),
+            Identity::ProxyV2 => stream.queue(&proxy_v2(&gate)),
             _ => {}
         }
         if let Security::Implicit(tls) = &settings.security {

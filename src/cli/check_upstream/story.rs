@@ -54,6 +54,7 @@ impl Story {
             self.line("  To let it see the client:");
             server.remedies.iter().for_each(|text| self.line(&format!("    {text}")));
         }
+        server.warnings.iter().for_each(|text| self.fact("WARNING", "", text));
         server.problems.iter().for_each(|text| self.fact("PROBLEM", "", text));
     }
 

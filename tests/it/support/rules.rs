@@ -81,7 +81,7 @@ pub enum Act {
 #[derive(Clone)]
 pub struct Hold(Arc<Semaphore>);
 
-/// At the connection's opening, in place of the greeting.
+/// At the connection's opening, in place of the greeting; the line is the client that a PROXY header has named.
 pub const GREETING: &str = "greeting";
 /// Before the server's side of a TLS handshake; what is "replied" here goes out in the clear, by default nothing.
 pub const HANDSHAKE: &str = "handshake";
@@ -171,7 +171,7 @@ impl Script {
 
     /// As [`Script::new`], with XCLIENT as Postfix announces it.
     pub fn with_xclient() -> Self {
-        Self::new().extension("XCLIENT NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT")
+        Self::new().extension("XCLIENT NAME ADDR PROTO HELO REVERSE_NAME PORT LOGIN DESTADDR DESTPORT")
     }
 
     /// Offers one more extension.

@@ -229,7 +229,9 @@ impl Session {
         if let Tls::Implicit(config) = tls {
             self.handshake(config).await?;
         }
-        self.answer(GREETING, "", "220 mta.example ESMTP scripted").await?;
+        let proxied = self.state.connections.borrow()[self.number].proxy.and_then(|header| header.addresses);
+        let client = proxied.map_or_else(String::new, |(client, _)| client.ip().to_string());
+        self.answer(GREETING, &client, "220 mta.example ESMTP scripted").await?;
         loop {
             let line = self.read_line().await?;
             self.note(|c| c.commands.push(line.clone()));
