@@ -195,7 +195,11 @@ impl AuthservIds {
             Some(id) => self.contains(id) || (!id.is_ascii() && self.begins(value)),
             // Quotes, nested comments, control characters, an id with a slash...: readers differ on such a field, so
             // that any word of it may be what one of them takes for the id.
-            None => self.contains_any_word(value) || self.contains_any_word(&squeezed(value)) || self.begins(value),
+            None => {
+                let squeezed = squeezed(value);
+                [value, &squeezed].iter().any(|value| is_encoded(value) || self.contains_any_word(value))
+                    || self.begins(value)
+            }
         }
     }
 
@@ -403,6 +407,13 @@ fn squeezed(value: &[u8]) -> Vec<u8> {
     out
 }
 
+/// Whether an encoded word (RFC 2047) may begin before the first semicolon, where the id stands. Some readers decode it
+/// there, and no honest id has one.
+fn is_encoded(value: &[u8]) -> bool {
+    let id = value.split(|b| *b == b';').next().unwrap_or_default();
+    id.windows(2).any(|two| two == b"=?")
+}
+
 /// A host name in A-labels, lower case, without a final dot; any other word in lower case.
 fn comparable(id: &str) -> Box<str> {
     let name = Domain::parse(id).map(|domain| Cow::from(domain.as_str().to_owned()));
@@ -525,6 +536,14 @@ mod tests {
             "Authentication-Results: BÜCHER.example.; spf=pass",
             "Authentication-Results: ｍｘ.example.net; spf=pass",
             "Authentication-Results: inner; spf=pass",
+            "Authentication-Results: =?utf-8?q?mx=2Eexample=2Enet?=; spf=pass",
+            "Authentication-Results: =?utf-8?b?bXguZXhhbXBsZS5uZXQ=?=; spf=pass",
+            "Authentication-Results: =?utf-8?b?bXguZXhhbXBsZS5uZXQ7IHNwZj1wYXNz?=",
+            "Authentication-Results: =?utf-8?q?m?=\r\n =?utf-8?q?x=2Eexample=2Enet;_spf=3Dpass?=",
+            "Authentication-Results: m=?utf-8?q?x.example.net?=; spf=pass",
+            "Authentication-Results: (c) =?utf-8?q?mx=2Eexample=2Enet?= 1; spf=pass",
+            "Authentication-Results: =\0?utf-8?q?mx=2Eexample=2Enet?=; spf=pass",
+            "Authentication-Results: \"=?utf-8?q?mx=2Eexample=2Enet?=\"; spf=pass",
             "Authentication-Results: other.example 2; spf=pass",
             "Authentication-Results:other.example 0;spf=pass",
             "Authentication-Results: other.example (c) 2 (d)",
@@ -557,6 +576,8 @@ mod tests {
             "Authentication-Results: mx.example.net.evil.example; spf=pass",
             "Authentication-Results: other.example 1; spf=pass",
             "Authentication-Results: other.example (c (2)) 01 (2); spf=pass",
+            "Authentication-Results: other.example; spf=pass (=?utf-8?q?mx=2Eexample=2Enet?=)",
+            "Authentication-Results: other.example; spf=fail reason=\"why=?\"",
             "Authentication-Results: \"other.example\" 1; spf=pass",
             "Authentication-Results: other2; spf=pass",
             "Authentication-Results: 2; spf=pass",

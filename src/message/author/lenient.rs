@@ -54,10 +54,6 @@ fn domain_of(piece: &[u8]) -> Option<Option<Domain>> {
     let mut in_brackets = piece.rsplit(|b| *b == b'<').take(piece.iter().filter(|b| **b == b'<').count());
     let is_address = |text: &&[u8]| text.contains(&b'@') || has_encoded_address(text);
     let in_brackets = in_brackets.find_map(|text| text.split(|b| *b == b'>').next().filter(is_address));
-    // Outside of quotes a backslash escapes to some and not to others, who find the quotes elsewhere.
-    if in_brackets.is_some() && escapes_beside_address(piece) {
-        return None;
-    }
     let address = match in_brackets {
         Some(text) => text.to_vec(),
         None => without_comments(piece),
@@ -76,25 +72,6 @@ fn domain_of(piece: &[u8]) -> Option<Option<Domain>> {
     let word = host.trim_ascii_start().split(|b| b.is_ascii_whitespace()).next()?;
     let domain = [&squeezed, word].into_iter().find_map(|text| Domain::parse(std::str::from_utf8(text).ok()?).ok())?;
     Some(Some(domain))
-}
-
-/// Whether a backslash stands outside of quotes before an angle address, and an at sign there as well:
-/// `ceo@v.example\"<x@a.example>`, `\""ceo@v.example"<x@a.example>`.
-fn escapes_beside_address(piece: &[u8]) -> bool {
-    let before = piece.iter().rposition(|b| *b == b'<').and_then(|at| piece.get(..at)).unwrap_or_default();
-    let (mut escaped, mut quoted, mut outside) = (false, false, false);
-    for b in before {
-        match b {
-            _ if std::mem::take(&mut escaped) => {}
-            b'\\' => {
-                escaped = true;
-                outside |= !quoted;
-            }
-            b'"' => quoted = !quoted,
-            _ => {}
-        }
-    }
-    outside && before.contains(&b'@')
 }
 
 /// Leaves out what stands between a bracket and the next closing one: comments don't nest here.
@@ -138,7 +115,7 @@ fn encoded_words(phrase: &[u8]) -> impl Iterator<Item = Option<Vec<u8>>> {
 }
 
 /// Whether an at sign is the octet of ASCII in this charset, as it is not in UTF-7 and UTF-16.
-fn is_ascii_compatible(charset: &[u8]) -> bool {
+pub(super) fn is_ascii_compatible(charset: &[u8]) -> bool {
     let is_utf = charset.get(..3).is_some_and(|head| head.eq_ignore_ascii_case(b"utf"));
     !is_utf || charset.split(|b| *b == b'*').next().is_some_and(|name| name.eq_ignore_ascii_case(b"utf-8"))
 }

@@ -3,14 +3,16 @@
 //! Two readers look at the field. The strict one follows the grammar of RFC 5322 §3.4 with those obsolete and sloppy
 //! forms that honest mail has, where the domain is not in doubt. The lenient one knows next to no grammar and imitates
 //! what mail clients pick out. Where they differ on the domains, somebody is trying to show one author to us and
-//! another to the reader: the field is unusable. A field that can't be read is never 'no policy'; it is unusable too.
+//! another to the reader: the field is unusable. So it is where an address of another domain stands beside the author's
+//! in a spot that yet other readers take apart differently ([`ambiguity`]). A field that can't be read is never 'no policy'; it is unusable too.
 
+mod ambiguity;
 mod lenient;
 mod strict;
 
 use crate::domain::Domain;
 use crate::label_enum;
-use crate::message::header::{HeaderSection, MAX_LINE};
+use crate::message::header::{Field, HeaderSection, MAX_LINE};
 
 label_enum! {
     /// Why From names no author domain.
@@ -23,7 +25,8 @@ label_enum! {
         Syntax = "syntax",
         /// It names nobody with a domain: an empty group, a bare word, a domain literal.
         NoDomain = "no_domain",
-        /// A strict and a lenient reader find different domains.
+        /// Readers may show different domains: a strict and a lenient one do, or some find a stranger's address or
+        /// overlook From.
         Disagreement = "disagreement",
         /// More than ten distinct domains.
         TooManyDomains = "too_many_domains",
@@ -60,6 +63,20 @@ impl Author {
         }
     }
 
+    /// The author of a message that came with `mail_from`, the address of the reverse-path, empty if it is null. Where
+    /// readers may overlook From, some show the reverse-path: then it has to be the author's domain or one below.
+    #[must_use]
+    pub fn with_reverse_path(self, section: &HeaderSection, mail_from: &str) -> Author {
+        let sender = mail_from.rsplit_once('@').and_then(|(_, domain)| Domain::parse(domain).ok());
+        let is_author = |sender: &Domain| self.domains().iter().any(|author| sender.is_within(author));
+        match sender {
+            Some(sender) if !self.domains().is_empty() && !is_author(&sender) && may_be_overlooked(section) => {
+                Self::Unusable(UnusableFrom::Disagreement)
+            }
+            _ => self,
+        }
+    }
+
     /// Reads From.
     pub fn read(section: &HeaderSection) -> Author {
         match from_value(section).and_then(read_value) {
@@ -77,6 +94,8 @@ impl Author {
 struct Mailboxes {
     /// Distinct, at most one more than [`MAX_DOMAINS`].
     domains: Vec<Domain>,
+    /// Where the at signs of the addresses stand, ascending.
+    at_signs: Vec<usize>,
     /// An address without a domain name stands among them: `<root>`, `<>`, `x@[192.0.2.1]`.
     without_domain: bool,
     address_in_display_name: bool,
@@ -87,7 +106,7 @@ const MAX_DOMAINS: usize = 10;
 /// Octets of the whole field: below what mail servers keep of one. Postfix drops what is beyond `header_size_limit`
 /// (102,400) without a word, and reads `header_address_token_limit` (10,240) tokens.
 const MAX_FROM: usize = 8 << 10;
-/// Fields that readers show where they find no From.
+/// Fields that readers show where they find no From; others show the reverse-path.
 const INSTEAD_OF_FROM: [&str; 3] = ["Sender", "Resent-From", "Resent-Sender"];
 
 /// The value of the one From field. Lines that only a lenient reader takes for From count as well.
@@ -101,13 +120,19 @@ fn from_value(section: &HeaderSection) -> Result<&[u8], UnusableFrom> {
     if field.raw.len() > MAX_FROM || field.raw.split(|b| *b == b'\n').any(|line| line_length(line) > MAX_LINE) {
         return Err(UnusableFrom::TooLong);
     }
-    // RFC 5322 §4.5 allows white space before the colon. Readers that do not know that find no From, and show who is
-    // named in the next best field.
-    let is_obsolete = field.raw.get(field.name.len()) != Some(&b':');
-    if is_obsolete && INSTEAD_OF_FROM.iter().any(|name| section.lenient_count(name) > 0) {
+    if may_be_overlooked(section) && INSTEAD_OF_FROM.iter().any(|name| section.lenient_count(name) > 0) {
         return Err(UnusableFrom::Disagreement);
     }
     Ok(field.value)
+}
+
+/// Whether there are readers that find no From. RFC 5322 §4.5 allows white space before the colon, and not all know
+/// that. To others a line ends at a NUL, so that the next belongs to it.
+fn may_be_overlooked(section: &HeaderSection) -> bool {
+    let is_from = |field: &Field<'_>| field.name.eq_ignore_ascii_case(b"From");
+    let is_obsolete = |field: &Field<'_>| is_from(field) && field.raw.get(field.name.len()) != Some(&b':');
+    let mut above = section.fields().take_while(|field| !is_from(field));
+    section.fields().any(|field| is_obsolete(&field)) || above.any(|field| field.raw.contains(&0))
 }
 
 /// Without the CR of its end.
@@ -128,7 +153,8 @@ fn read_value(value: &[u8]) -> Result<Mailboxes, UnusableFrom> {
     }
     let mut strict = mailboxes.domains.clone();
     strict.sort();
-    if lenient::read(value) != Some(strict) {
+    let agreed = lenient::read(value) == Some(strict);
+    if !agreed || ambiguity::hides_address(value, &mailboxes.at_signs, &mailboxes.domains) {
         return Err(UnusableFrom::Disagreement);
     }
     Ok(mailboxes)

@@ -9,7 +9,7 @@ use crate::domain::Domain;
 
 /// Reads an unfolded value; only [`UnusableFrom::Syntax`] is an error here.
 pub(super) fn read(value: &[u8]) -> Result<Mailboxes, UnusableFrom> {
-    let mut reader = Reader { rest: value, found: Mailboxes::default() };
+    let mut reader = Reader { length: value.len(), rest: value, found: Mailboxes::default() };
     reader.skip_cfws()?;
     while let Some(next) = reader.peek() {
         // obs-mbox-list and obs-group-list allow empty elements (RFC 5322 §4.4).
@@ -23,6 +23,8 @@ pub(super) fn read(value: &[u8]) -> Result<Mailboxes, UnusableFrom> {
 }
 
 struct Reader<'a> {
+    /// Of the whole value.
+    length: usize,
     rest: &'a [u8],
     found: Mailboxes,
 }
@@ -75,8 +77,9 @@ impl<'a> Reader<'a> {
                     if is_address {
                         self.check_local_part(start)?;
                     }
+                    let at = self.place();
                     self.bump();
-                    if is_address && self.addr_spec_ends()? {
+                    if is_address && self.addr_spec_ends(at)? {
                         return Ok(());
                     }
                     address_before = true;
@@ -119,12 +122,12 @@ impl<'a> Reader<'a> {
 
     /// After a local part and its at sign: takes the domain, if with it the element ends. If not, what was read is part
     /// of a display name, as in `ceo@v.example <x@a.example>`.
-    fn addr_spec_ends(&mut self) -> Result<bool, UnusableFrom> {
+    fn addr_spec_ends(&mut self, at: usize) -> Result<bool, UnusableFrom> {
         let Some(host) = self.host()? else { return Ok(false) };
         self.skip_cfws()?;
         let ends = matches!(self.peek(), None | Some(b',' | b';'));
         if ends {
-            self.note(host);
+            self.note(host, at);
         }
         Ok(ends)
     }
@@ -136,7 +139,7 @@ impl<'a> Reader<'a> {
         let route = if self.peek() == Some(b'@') { self.route()? } else { Vec::new() };
         let start = self.rest;
         let mut words = Words::Empty;
-        loop {
+        let at = loop {
             self.skip_cfws()?;
             match self.peek() {
                 Some(b'>') => {
@@ -146,7 +149,7 @@ impl<'a> Reader<'a> {
                 }
                 Some(b'@') if matches!(words, Words::LocalPart | Words::LocalPartDot) => {
                     self.check_local_part(start)?;
-                    break self.bump();
+                    break self.place();
                 }
                 Some(b) => words = self.word(b, words)?,
                 None => return Err(UnusableFrom::Syntax),
@@ -154,13 +157,14 @@ impl<'a> Reader<'a> {
             if words == Words::Phrase {
                 return Err(UnusableFrom::Syntax);
             }
-        }
+        };
+        self.bump();
         let host = self.host()?.ok_or(UnusableFrom::Syntax)?;
         // Readers that do not know routes take the first domain for the author's. No honest mail has them any more.
         if route.iter().any(|hop| *hop != host) {
             return Err(UnusableFrom::Disagreement);
         }
-        self.note(host);
+        self.note(host, at);
         self.skip_cfws()?;
         if self.peek() != Some(b'>') {
             return Err(UnusableFrom::Syntax);
@@ -238,7 +242,9 @@ impl<'a> Reader<'a> {
         closed
     }
 
-    fn note(&mut self, host: Host) {
+    /// Takes the address whose at sign stands at `at`.
+    fn note(&mut self, host: Host, at: usize) {
+        self.found.at_signs.push(at);
         let domains = &mut self.found.domains;
         match host {
             Host::Literal => self.found.without_domain = true,
@@ -293,6 +299,11 @@ impl<'a> Reader<'a> {
         let (atom, rest) = self.rest.split_at_checked(end).unwrap_or_default();
         self.rest = rest;
         atom
+    }
+
+    /// Of the next octet in the value.
+    fn place(&self) -> usize {
+        self.length.saturating_sub(self.rest.len())
     }
 
     fn peek(&self) -> Option<u8> {
