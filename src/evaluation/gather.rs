@@ -159,8 +159,13 @@ impl Gathered {
         let arc = claims.chain.verify(&subject.section, &chain_keys, hashes, now);
         let mut dmarc = discoveries.evaluate(&self.spf, &dkim);
         discoveries.note_skipped(&skipped_domains, &mut dmarc);
+        // Whom the reader takes for the author is known with the envelope.
+        let author = claims.author.clone().with_reverse_path(&subject.section, &self.sender.mail_from);
+        if author.domains().is_empty() {
+            dmarc.clear();
+        }
         Some(Evaluation {
-            author: claims.author.clone(),
+            author,
             sender: self.sender,
             spf: self.spf,
             spf_helo: self.spf_helo,

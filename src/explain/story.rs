@@ -261,7 +261,7 @@ fn unusable(why: &str) -> &str {
         "repeated" => "there is more than one From",
         "syntax" => "From can't be read",
         "no_domain" => "From names nobody with a domain",
-        "disagreement" => "a strict and a lenient reader find different domains",
+        "disagreement" => "readers may find different domains",
         "too_many_domains" => "From names too many domains",
         "too_long" => "From has a line of more than 998 octets, or more than 8 KiB",
         "malformed_header" => "the header section has a line that is neither field nor continuation",

@@ -17,8 +17,9 @@ label_enum! {
     pub enum Sign {
         /// A signature that is or may be the author's domain's, whose key exists, but which no longer fits.
         BrokenSignature = "broken_signature",
-        /// A signature that is or may be the author's domain's, and fits, but for octets beyond its `l=`: the author's
-        /// domain did sign this, and a footer of a mailing list looks like that.
+        /// A signature that is or may be the author's domain's, and fits, but for octets beyond its `l=` or a field that
+        /// stands again beside the signed one: the author's domain did sign this, and a footer of a mailing list looks
+        /// like that.
         UnsignedEnd = "unsigned_end",
         /// A signature that is or may be the author's domain's, but was not evaluated for a bound of ours.
         SkippedSignature = "skipped_signature",
@@ -160,7 +161,9 @@ impl Sign {
     pub fn comment(self) -> &'static str {
         match self {
             Self::BrokenSignature => "a signature of the author domain was broken on the way",
-            Self::UnsignedEnd => "the author domain's signature leaves the end of the body unsigned (l=)",
+            Self::UnsignedEnd => {
+                "the author domain's signature fits, but the end of the body (l=) or a field that stands again is unsigned"
+            }
             Self::SkippedSignature => "a signature that may be the author domain's was left out (limits.signatures)",
             Self::ListFields => "mailing list header fields",
             Self::ArcChain => "an ARC chain that validates",

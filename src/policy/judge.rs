@@ -167,7 +167,7 @@ impl Judge<'_> {
         Some((disposition, Rule::Override))
     }
 
-    /// What no strictness overrides: a sign that always counts (octets beyond an `l=` that covers what the author's
+    /// What no strictness overrides: a sign that always counts (what was put beside all that the author's
     /// domain signed, a bound of ours, a trusted sealer whose key could not be had), and that those who may complain
     /// are reachable.
     fn shield(&self) -> Option<(OverrideKind, &'static str, Rule)> {

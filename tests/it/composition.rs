@@ -22,7 +22,7 @@
 //! | 14 | display name and address run together            | the strict grammar                                       |
 //! | 15 | an account at a service that signs for all       | only if From has more than one reading; else the service |
 //! | 16 | From of another user of that service             | nobody but the service: the domain is the author's       |
-//! | 17 | a signed letter with more header fields          | a second From; other fields only if the signer oversigns |
+//! | 17 | a signed letter with more header fields          | what stands again, unsigned, makes dkim=policy           |
 //! | 18 | a signed letter with another body (l=)           | octets beyond l= make dkim=policy, no identifier         |
 //!
 //! What no receiver can stop by DMARC: a lookalike domain (U+0430 for a), a bare display name (RFC 9989 §11.4), a
@@ -285,6 +285,21 @@ async fn attack_08_fields_that_are_shown_instead_of_from() {
         let fields = format!("From : <first@attack.example>\r\n{instead}: <admin@legit.example>");
         gates.stop(&format!("{fields:?}"), &top(&fields)).await;
     }
+    // Some show the reverse-path.
+    let own = Signer::new(SigningKey::rsa(), "attack.example", "s");
+    for fields in
+        ["From : <first@attack.example>", "From\t: <first@attack.example>", "X: y\0\r\nFrom: <first@attack.example>"]
+    {
+        let letter = signed(top(fields), &own);
+        gates.stop(&format!("{fields:?}"), &letter.clone().sender("admin@legit.example")).await;
+        for sender in ["first@attack.example", "bounce@any.attack.example", ""] {
+            assert_eq!(
+                gates.enforce.send(&letter.clone().sender(sender)).await.summary(),
+                "250",
+                "{fields:?}, {sender}"
+            );
+        }
+    }
 }
 
 #[tokio::test]
@@ -439,7 +454,17 @@ async fn attack_17_a_signed_letter_with_more_header_fields() {
         let outcome = gates.enforce.send(&genuine.clone().field(added)).await;
         assert_eq!(outcome.summary(), "550", "{added:?}");
     }
-    // A field that the signer has oversigned can't be added to; one that he has not is his to guard.
+    // What a message has once can't be put on top of what is signed, as readers may show it: no identifier for DMARC.
+    for added in ["Subject: Win!\r\n", "To: <you@rcpt.example>\r\n", "subject : Win!\r\n"] {
+        let outcome = gates.enforce.send(&genuine.clone().field(added)).await;
+        assert_eq!(outcome.summary(), "250 quarantine", "{added:?}");
+        never_genuine(added, &outcome);
+        let dkim = outcome.results().one("dkim");
+        assert!(dkim.starts_with("policy "), "{added:?}: {dkim}");
+        let content = String::from_utf8_lossy(&outcome.relayed().content).into_owned();
+        assert!(content.contains("stands again, unsigned"), "the reason is told: {content}");
+    }
+    // A field that the signer has oversigned can't be added to at all; one that was not there is his to guard.
     let oversigned = Signer::new(SigningKey::rsa(), VICTIM, "service").set("h", "from:from:to:to:subject:subject");
     let guarded = signed(top("From: <news@legit.example>"), &oversigned);
     assert_eq!(gates.enforce.send(&guarded).await.summary(), "250");

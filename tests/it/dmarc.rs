@@ -233,6 +233,7 @@ async fn signs_of_indirect_flow_lower_a_refusal_to_quarantine() {
     let letter = || forged("a@v.example");
     let signed = |domain: &str, selector: &str| Signer::new(key, domain, selector).sign(&letter().content);
     let broken = |content: Vec<u8>| [content.as_slice(), b"-- \r\nThe list\r\n"].concat();
+    let on_top = |content: &[u8]| [b"Subject: another\r\n", content].concat();
     let with_length = Signer::new(key, "v.example", "s").set("l", letter().content.len() - letter_header().len());
     let with_length = with_length.sign(&letter().content);
     let too_long = Signer::new(key, "v.example", "s").set("l", 4000).sign(&letter().content);
@@ -254,6 +255,8 @@ async fn signs_of_indirect_flow_lower_a_refusal_to_quarantine() {
             REJECTED,
         ),
         ("text beyond l=", letter().content(broken(with_length.clone())), d, QUARANTINED_BUT_NEVER),
+        ("a Subject on top", letter().content(on_top(&signed("v.example", "s"))), d, QUARANTINED_BUT_NEVER),
+        ("a Subject on top, of another", letter().content(on_top(&signed("other.example", "s"))), d, REJECTED),
         ("text taken away from l=", letter().content(too_long), d, INDIRECT),
         ("List-Id", letter().field("List-Id: <l.lists.example>\r\n"), d, INDIRECT),
         ("List-Post", letter().field("List-Post: <mailto:l@lists.example>\r\n"), d, INDIRECT),
@@ -329,7 +332,7 @@ async fn a_trusted_sealer_speaks_for_a_message_that_fails() {
     assert_eq!(world.send(&letter.clone().content(changed)).await.summary(), "550");
 }
 
-/// `reject = "always"` makes no exception but for a signature that fits and leaves the end of the body open.
+/// `reject = "always"` makes no exception but for a signature that fits and leaves the end of the body or a field on top open.
 const QUARANTINED_BUT_NEVER: [&str; 5] = ["250 quarantine", "250 quarantine", "250 reject", "250 reject", "250"];
 
 /// What [`Letter::new`] puts before the body of a letter from v.example.

@@ -41,10 +41,7 @@ impl<'a> FieldIndex<'a> {
         // How many of the fields of one name are taken, at the place of the first of them in `by_name`.
         let mut taken = vec![0; self.by_name.len()];
         for name in names {
-            let order = |place: &usize| self.at(*place).map_or(Ordering::Less, |field| in_lower_case(field.name, name));
-            let start = self.by_name.partition_point(|place| order(place).is_lt());
-            let rest = self.by_name.get(start..).unwrap_or_default();
-            let places = rest.get(..rest.partition_point(|place| order(place).is_eq())).unwrap_or_default();
+            let (start, places) = self.places(name);
             let Some(taken) = taken.get_mut(start) else { continue };
             let mut left = places.iter().rev().skip(*taken);
             let next = left.by_ref().inspect(|_| *taken += 1).find(|place| **place != own);
@@ -53,6 +50,35 @@ impl<'a> FieldIndex<'a> {
             }
         }
     }
+
+    /// Which of `singles` stands more often than `h=` names it, though it is named: what stands on top of the signed
+    /// field is unsigned, and readers may show it in its place (RFC 6376 §8.15).
+    pub(in crate::evaluation) fn unsigned_twin<'n, 's, N: Iterator<Item = &'n [u8]>>(
+        &self,
+        names: impl Fn() -> N,
+        singles: &'s [Single],
+    ) -> Option<&'s Single> {
+        singles.iter().find(|single| {
+            let there_are = self.places(single.name.as_bytes()).1.len();
+            // Hardly ever is there more than one, and then nothing is to be counted.
+            let signed = || names().filter(|name| name.eq_ignore_ascii_case(single.name.as_bytes())).count();
+            there_are > 1 && (1..there_are).contains(&signed())
+        })
+    }
+
+    /// The places of the fields of one name from the top down, and where in `by_name` they begin.
+    fn places(&self, name: &[u8]) -> (usize, &[usize]) {
+        let order = |place: &usize| self.at(*place).map_or(Ordering::Less, |field| in_lower_case(field.name, name));
+        let start = self.by_name.partition_point(|place| order(place).is_lt());
+        let rest = self.by_name.get(start..).unwrap_or_default();
+        (start, rest.get(..rest.partition_point(|place| order(place).is_eq())).unwrap_or_default())
+    }
+}
+
+/// A field that a message has once at most, and what is said where it stands again beside a signed one.
+pub(in crate::evaluation) struct Single {
+    pub(in crate::evaluation) name: &'static str,
+    pub(in crate::evaluation) again: &'static str,
 }
 
 fn in_lower_case(a: &[u8], b: &[u8]) -> Ordering {

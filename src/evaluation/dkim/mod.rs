@@ -11,8 +11,9 @@
 //! space lines at the end of a relaxed body, signatures that vanish.
 //!
 //! Results: `neutral` is what can't be read; `permerror` what can be read, but never pass; `fail` a signature that does
-//! not fit the message or is not in force; `policy` one that fits, but leaves the end of the body unsigned (`l=`);
-//! `temperror` one whose key DNS did not give. A look-up that failed comes before all that the message itself gets
+//! not fit the message or is not in force; `policy` one that fits, but leaves the end of the body unsigned (`l=`), or
+//! beside which a field stands again that a message has once, as Subject: readers may show what was put on top of a
+//! signed letter by somebody else. `temperror` one whose key DNS did not give. A look-up that failed comes before all that the message itself gets
 //! wrong, since whether there is a key matters even for a broken signature: it tells forwarding from forgery.
 
 use std::cell::Cell;
@@ -31,6 +32,7 @@ mod key;
 mod signature;
 mod tag_list;
 
+use canonical::Single;
 pub(in crate::evaluation) use canonical::{FieldIndex, write_field, write_own};
 pub(in crate::evaluation) use key::{IdentityScope, Key};
 pub use key::{KeyFacts, Keys, inspect};
@@ -187,6 +189,9 @@ impl<'a> Message<'a> {
                 reason: "the end of the body is not signed (l=)",
             });
         }
+        if let Some(single) = self.fields.unsigned_twin(|| signature.signed(), &SINGLES) {
+            return Err(SignatureFault { result: DkimResult::Policy, reason: single.again });
+        }
         Ok(key)
     }
 
@@ -274,6 +279,19 @@ impl Chosen {
 const MAX_OCTETS: usize = 4 << 20;
 /// Why a signature fails whose body hash is not that of the body (RFC 6376 §6.1.3).
 pub const BODY_HASH_MISMATCH: &str = "body hash does not match";
+/// Fields that a message has once at most (RFC 5322 §3.6, RFC 2045 §3) and that readers are shown, or that say how.
+const SINGLES: [Single; 10] = [
+    Single { name: "From", again: "From stands again, unsigned" },
+    Single { name: "Sender", again: "Sender stands again, unsigned" },
+    Single { name: "Reply-To", again: "Reply-To stands again, unsigned" },
+    Single { name: "To", again: "To stands again, unsigned" },
+    Single { name: "Cc", again: "Cc stands again, unsigned" },
+    Single { name: "Subject", again: "Subject stands again, unsigned" },
+    Single { name: "Date", again: "Date stands again, unsigned" },
+    Single { name: "MIME-Version", again: "MIME-Version stands again, unsigned" },
+    Single { name: "Content-Type", again: "Content-Type stands again, unsigned" },
+    Single { name: "Content-Transfer-Encoding", again: "Content-Transfer-Encoding stands again, unsigned" },
+];
 /// Octets that the signed fields of most messages fit into.
 const SIGNED_CAPACITY: usize = 4096;
 

@@ -211,7 +211,8 @@ fn a_changed_message_fails() {
         ("oversigned From below", "X-Other", "From: x@b.example\r\nX-Other", Fail),
         ("Cc added", "X-Other", "Cc: x@b.example\r\nX-Other", Fail),
         ("second To below", "X-Other", "To: x@b.example\r\nX-Other", Fail),
-        ("second To above", "From: ", "To: x@b.example\r\nFrom: ", Pass),
+        ("second To above", "From: ", "To: x@b.example\r\nFrom: ", Policy),
+        ("second unsigned field above", "From: ", "X-Other: y\r\nFrom: ", Pass),
         ("body", "bye", "bye!", Fail),
         ("white space in the body", "bye", "bye\t ", Pass),
         ("own field", "c=relaxed/relaxed", "c=relaxed/relaxed ", Fail),
@@ -229,6 +230,36 @@ fn a_changed_message_fails() {
         assert_eq!(output.result, expected, "{name}: {}", output.reason);
         assert_eq!(output.key, KeySearch::Found, "{name}");
     }
+}
+
+#[test]
+fn a_field_that_stands_once_is_covered_as_often_as_it_stands() {
+    let message = MESSAGE.replacen("To: ", "Date: today\r\nTo: ", 1);
+    let once = "from:to:subject:date:x-other";
+    let cases = [
+        ("nothing", once, "", Pass, "signature matches"),
+        ("Subject", once, "Subject: two\r\n", Policy, "Subject stands again, unsigned"),
+        ("in another case", once, "SUBJECT : two\r\n", Policy, "Subject stands again, unsigned"),
+        ("To", once, "To: u@b.example\r\n", Policy, "To stands again, unsigned"),
+        ("Date", once, "Date: then\r\n", Policy, "Date stands again, unsigned"),
+        ("two of them", once, "Date: then\r\nTo: u@b.example\r\n", Policy, "To stands again, unsigned"),
+        ("From", once, "From: u@b.example\r\n", Policy, "From stands again, unsigned"),
+        ("what may stand often", once, "X-Other: two\r\nReceived: x\r\n", Pass, "signature matches"),
+        ("what was not there", once, "Reply-To: u@b.example\r\nContent-Type: text/html\r\n", Pass, "signature matches"),
+        ("twice, never signed", "from:date", "Subject: two\r\n", Pass, "signature matches"),
+        ("oversigned", "from:to:subject:subject", "Subject: two\r\n", Fail, "signature does not match"),
+    ];
+    for (name, signed, added, result, reason) in cases {
+        let signed = rsa().set("h", signed).sign(message.as_bytes());
+        let output = one(&[added.as_bytes(), &signed].concat(), &zone());
+        assert_eq!((output.result, output.reason), (result, reason), "{name}");
+    }
+    // Signed as it stands, both of them.
+    let twice = message.replacen("Subject: ", "Subject: two\r\nSubject: ", 1);
+    let signer = rsa().set("h", "from:subject:to:subject");
+    assert_eq!(one(&signer.sign(twice.as_bytes()), &zone()).result, Pass);
+    let three = [b"Subject: three\r\n".as_slice(), &signer.sign(twice.as_bytes())].concat();
+    assert_eq!(one(&three, &zone()).reason, "Subject stands again, unsigned");
 }
 
 #[test]
