@@ -47,6 +47,66 @@ fn corpora_of_the_fuzz_targets_hold() {
 }
 
 #[test]
+fn no_reader_is_shown_a_stranger_in_the_place_of_the_author() {
+    // It can be misled, which the target says that a usable field never does.
+    for misleading in [
+        r#"Boss (a "(" ) <ceo@v.example> ) <x@a.example>"#,
+        "Boss [ (] <ceo@v.example> ) <x@a.example>",
+        "Boss =? <x@a.example> (<ceo@v.example> <x@a.example> =?utf-8?q?xxxxx?=)",
+    ] {
+        assert!(targets::shows_stranger(misleading.as_bytes()), "{misleading}");
+    }
+    const PIECES: [&str; 32] = [
+        "ceo@v.example",
+        "<ceo@v.example>",
+        "x@a.example",
+        "<x@a.example>",
+        "<x@a.example>",
+        " <x@a.example>",
+        "Boss",
+        " ",
+        " ",
+        "(",
+        ")",
+        "(c)",
+        "\"",
+        "\"",
+        "[",
+        "]",
+        "[(]",
+        "\"(\"",
+        "\\",
+        "\\\"",
+        ",",
+        ";",
+        ":",
+        ".",
+        "@",
+        "=?",
+        "?=",
+        "=?utf-8?q?x?=",
+        "=?utf-8?q?\"?=",
+        "=?utf-8?q?ceo=40v.example?=",
+        "(<",
+        ">)",
+    ];
+    // Numerical Recipes' generator: the same fields each time.
+    let mut state = 1_u32;
+    let mut below = |bound: usize| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 16) as usize % bound
+    };
+    for _ in 0..60_000 {
+        let pieces = below(8) + 1;
+        let mut field: String = (0..pieces).map(|_| PIECES[below(PIECES.len())]).collect();
+        if below(2) == 0 {
+            field.push_str(" <x@a.example>");
+        }
+        targets::author(field.as_bytes());
+    }
+}
+
+#[test]
 fn each_fuzz_target_is_built_and_has_a_corpus() {
     let names: Vec<&str> = TARGETS.iter().map(|(name, _)| *name).collect();
     assert_eq!(entries("fuzz_targets"), names.iter().map(|name| format!("{name}.rs")).collect::<Vec<_>>());

@@ -287,7 +287,6 @@ mod tests {
     }
 
     #[test]
-    #[expect(clippy::too_many_lines, reason = "one table of cases")]
     fn honest_fields_have_one_of_both_at_most() {
         let cases: [(&str, &[u8]); 51] = [
             // A stranger's address.

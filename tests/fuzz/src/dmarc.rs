@@ -6,8 +6,10 @@ use dmarcgate::domain::Domain;
 use dmarcgate::message::author::Author;
 use dmarcgate::message::header::HeaderSection;
 
+use super::reader::{STRANGER, shows_stranger};
+
 /// The value of From: whatever it is, it yields A-labels that are domains, or a reason; and neither fields around it
-/// nor folding at white space in front of it changes who wrote the message.
+/// nor folding at white space in front of it changes who wrote the message; and another reader shows no stranger.
 pub fn author(value: &[u8]) {
     // What would end the field is another target's business.
     let value: Vec<u8> = value.iter().copied().filter(|b| !b"\r\n".contains(b)).collect();
@@ -16,7 +18,11 @@ pub fn author(value: &[u8]) {
         Author::read(&HeaderSection::parse(section))
     };
     let author = read("From:", "\r\n\r\n");
-    if let Author::Usable { domains, .. } = &author {
+    if let Author::Usable { domains, address_in_display_name } = &author {
+        let is_strangers = |domain: &Domain| domain.as_str().ends_with(STRANGER);
+        if !address_in_display_name && !domains.iter().any(is_strangers) {
+            assert!(!shows_stranger(&value), "a stranger is shown: {}", value.escape_ascii());
+        }
         assert!((1..=10).contains(&domains.len()), "{domains:?}");
         for (i, domain) in domains.iter().enumerate() {
             let text = domain.as_str();

@@ -8,6 +8,7 @@ mod dmarc;
 mod inbound;
 mod message;
 mod proxy;
+mod reader;
 mod session;
 mod signatures;
 mod smtp;
@@ -19,6 +20,8 @@ pub use dmarc::{author, dmarc_record, suffix_list};
 pub use inbound::{bounce, inbound};
 pub use message::{bdat, data, header};
 pub use proxy::proxy;
+#[allow(unused_imports, reason = "the plain tests show that it is misled")]
+pub use reader::shows_stranger;
 pub use session::session;
 pub use signatures::{arc, arc_results, dkim_key, dkim_signature};
 pub use smtp::{command, reply};
