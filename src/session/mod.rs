@@ -122,8 +122,6 @@ pub struct Session {
     link: Link,
     reverse: ReverseLookup,
     transaction: Option<Transaction>,
-    /// Whether the last chunk failed, and nothing but chunks came since.
-    chunk_failed: bool,
     /// The message of which chunks have come.
     incoming: Option<Box<Incoming>>,
     evaluation: Option<Background<Result<Gathered, Panicked>>>,
@@ -190,7 +188,6 @@ impl Session {
             link,
             reverse,
             transaction: None,
-            chunk_failed: false,
             incoming: None,
             evaluation: None,
             stop,
@@ -328,7 +325,6 @@ impl Session {
         let settings = self.settings();
         if let Event::Line(line) = &event {
             self.patience.command(line);
-            self.chunk_failed &= matches!(line, Ok(Command::Bdat(_)));
         }
         let mut ends_message = false;
         loop {
@@ -389,16 +385,12 @@ impl Session {
                 }
                 Effect::ReceiveChunk(chunk) => {
                     ends_message = chunk.position == ChunkPosition::Last;
-                    let reply = self.receive_chunk(&state, chunk).await?;
-                    self.chunk_failed = !reply.is_positive();
-                    Event::Answer(reply)
+                    Event::Answer(self.receive_chunk(&state, chunk).await?)
                 }
                 Effect::Skip(chunk, reply) => {
                     // RFC 3030 §2: behind a chunk that failed, the others of its group come all the same.
-                    match self.chunk_failed {
-                        true => self.patience.wasted(),
-                        false => self.patience.answered(&reply, Answer::Ours, settings.patience),
-                    }
+                    self.patience.wasted(chunk.size);
+                    self.patience.answered(&reply, Answer::Ours, settings.patience);
                     self.skip(chunk).await?;
                     self.say(&reply);
                     return Ok(state);

@@ -52,6 +52,40 @@ async fn a_client_that_errs_too_often_is_sent_away_and_reads_why() {
 }
 
 #[tokio::test]
+async fn what_a_client_had_sent_before_it_could_know_is_no_error() {
+    let script = Script::new()
+        .rule(on("MAIL").with("<later@").reply("451 4.7.1 later"))
+        .rule(on("RCPT").with("<dead@").reply("550 5.1.1 no"))
+        .rule(on("RCPT").with("<grey@").reply("450 4.2.0 greylisted"));
+    let world = World::with(script, Zone::new(), |config| config.set("limits.errors", 3)).await;
+    let recipients = "RCPT TO:<x@b.example>\r\n".repeat(25);
+    let chunks = format!("BDAT 2000\r\n{}", "x".repeat(2000)).repeat(24);
+    let cases = [
+        ("MAIL is put off", format!("MAIL FROM:<later@a.example>\r\n{recipients}DATA\r\n"), 27),
+        ("MAIL is refused", format!("MAIL FROM:<a@a.example> SIZE=999999999\r\n{recipients}DATA\r\n"), 27),
+        ("no recipient", format!("MAIL FROM:<a@a.example>\r\nRCPT TO:<grey@b.example>\r\n{chunks}"), 26),
+        ("no transaction", chunks, 24),
+    ];
+    for (case, group, replies) in cases {
+        let mut client = world.client().await;
+        client.send(format!("{group}RSET\r\n").as_bytes()).await;
+        for n in 0..replies {
+            assert_ne!(client.read_reply().await.code, 421, "{case}: {n}");
+        }
+        client.expect(250).await;
+        client.deliver("a@a.example", &["x@b.example"], MESSAGE).await.outcome().assert(250);
+    }
+    // Nor does a list of dead addresses wear a session out that delivers mail beside it.
+    let mut client = world.client().await;
+    for _ in 0..10 {
+        let dead = ["MAIL FROM:<a@a.example>", "RCPT TO:<dead@b.example>", "DATA", "NONSENSE", "RSET"];
+        let codes: Vec<_> = client.pipeline(&dead).await.iter().map(|reply| reply.code).collect();
+        assert_eq!(codes, [250, 550, 554, 500, 250]);
+        client.deliver("a@a.example", &["x@b.example"], MESSAGE).await.outcome().assert(250);
+    }
+}
+
+#[tokio::test]
 async fn more_recipients_than_allowed_are_put_off() {
     let world = limited(|config| config.set("limits.recipients", 3)).await;
     let mut client = world.client().await;
