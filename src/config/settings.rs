@@ -248,6 +248,8 @@ impl Config {
             hostname: self.hostname.as_str().into(),
             hold: self.upstream.hold,
             idle: self.upstream.idle,
+            // What the gate takes of its clients is what the upstream would.
+            silence: self.timeouts.command.mul_f64(0.8),
             timeouts: upstream::Timeouts {
                 slot: self.timeouts.upstream_slot,
                 open: self.timeouts.upstream_open,

@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
 use self::connection::{Connection, DeliveryError, Sight};
+use self::exchange::Expected;
 use self::handover::Identity;
 pub use self::metrics::Metrics;
 pub use self::opening::open_within;
@@ -58,6 +59,9 @@ pub struct Settings {
     pub hold: Duration,
     /// How long a connection may idle between transactions: idle connections use up an MTA's processes.
     pub idle: Duration,
+    /// How long a connection that must be kept, since the client has authenticated on it, may be silent before it is
+    /// told NOOP: less than the five minutes that a server waits (RFC 5321 §4.5.3.2.7).
+    pub silence: Duration,
     /// How long each step may take.
     pub timeouts: Timeouts,
 }
@@ -149,6 +153,9 @@ pub struct Link {
     told: Told,
     /// RCPT commands that went out with MAIL, whose replies have not been read.
     ahead: VecDeque<String>,
+    /// How many replies to recipients of a refused MAIL the upstream still owes: they are read and dropped before the
+    /// next command.
+    unread: usize,
     /// Whether the client has authenticated on the connection at hand, and no other can be told so.
     pinned: bool,
 }
@@ -215,6 +222,7 @@ impl Link {
             last_use: Instant::now(),
             told: Told::default(),
             ahead: VecDeque::new(),
+            unread: 0,
             pinned: false,
         }
     }
@@ -234,10 +242,10 @@ impl Link {
         self.connection.as_ref().map(Connection::capabilities)
     }
 
-    /// How long the connection at hand may go on idling; none if there is no connection.
+    /// How long the connection at hand may go on idling between transactions before it is let go, or told NOOP if it
+    /// must be kept; none if there is no connection.
     pub fn idle_left(&self) -> Option<Duration> {
-        let connection = self.connection.as_ref().filter(|_| !self.pinned);
-        connection.map(|_| self.settings.idle.saturating_sub(self.last_use.elapsed()))
+        self.left_of(self.settings.idle)
     }
 
     /// Waits until another session needs the connection at hand more: it is free at once while it idles between
@@ -256,10 +264,14 @@ impl Link {
         }
     }
 
-    /// How long the connection at hand may go on waiting inside a transaction; none if there is no connection.
+    /// The same inside a transaction.
     pub fn hold_left(&self) -> Option<Duration> {
-        let connection = self.connection.as_ref().filter(|_| !self.pinned);
-        connection.map(|_| self.settings.hold.saturating_sub(self.last_use.elapsed()))
+        self.left_of(self.settings.hold)
+    }
+
+    fn left_of(&self, pause: Duration) -> Option<Duration> {
+        let pause = if self.pinned { self.settings.silence } else { pause };
+        self.connection.as_ref().map(|_| pause.saturating_sub(self.last_use.elapsed()))
     }
 
     /// Turns to other servers, between two transactions. The connection is closed then, since whether an upstream may
@@ -282,6 +294,17 @@ impl Link {
     pub async fn park(&mut self) {
         self.told.parked = self.told.mail.is_some();
         self.quit_connection().await;
+    }
+
+    /// Says NOOP, which changes nothing, inside a transaction or not (RFC 5321 §4.1.1.9): a connection that must be kept
+    /// would be closed by the upstream for its silence while the client's message comes in. One on which this fails is
+    /// gone, as whoever uses it next is told.
+    pub async fn keep_alive(&mut self) {
+        self.catch_up().await;
+        if self.connection.is_some() && self.ahead.is_empty() {
+            let _ = self.command("NOOP", Expected::Done).await;
+        }
+        self.last_use = Instant::now();
     }
 
     /// Drops the connection without QUIT, where that could be misunderstood, and forgets the transaction.
@@ -315,6 +338,7 @@ impl Link {
 
     async fn quit_connection(&mut self) {
         self.ahead.clear();
+        self.unread = 0;
         self.pinned = false;
         if let Some(connection) = self.connection.take() {
             connection.quit().await;
@@ -323,6 +347,7 @@ impl Link {
 
     /// Whether there is a connection that may be used again.
     async fn revive(&mut self) -> bool {
+        self.catch_up().await;
         let usable =
             self.ahead.is_empty() && (self.pinned || self.last_use.elapsed() < self.settings.idle) && self.is_alive();
         if !usable {
@@ -334,6 +359,7 @@ impl Link {
     fn discard_connection(&mut self) {
         self.connection = None;
         self.ahead.clear();
+        self.unread = 0;
         self.pinned = false;
     }
 }

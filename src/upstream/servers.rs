@@ -269,6 +269,7 @@ mod tests {
             blind: Blind::Allowed,
             hostname: "mx.gate.example".into(),
             hold: second,
+            silence: second,
             idle: second,
             timeouts: Timeouts {
                 slot: second,

@@ -4,6 +4,7 @@
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
+use tokio::time::timeout;
 use tracing::{debug, error, warn};
 
 use super::connection::{DeliveryError, ExchangeError, Limits};
@@ -197,7 +198,8 @@ impl Link {
         };
         match &reply {
             Ok(reply) if reply.is_positive() => self.told.mail = Some(mail),
-            _ => self.skip_ahead().await,
+            // The replies to its recipients are of no use, and the client is not to wait for them.
+            _ => self.unread = std::mem::take(&mut self.ahead).len(),
         }
         // The client can't provide what the upstream wants of our link.
         if let Ok(reply) = &reply
@@ -214,14 +216,22 @@ impl Link {
         Ok(reply)
     }
 
-    /// Reads the replies to recipients of a transaction that was refused.
-    async fn skip_ahead(&mut self) {
-        while self.connection.is_some() && self.ahead.pop_front().is_some() {
-            if self.answer(Expected::Done).await.is_err() {
-                self.quit_connection().await;
+    /// Reads the replies to recipients of a MAIL that was refused, before the connection is used again. One that owes
+    /// them too long is dropped; but where the client has authenticated on it, it is waited for as for a reply.
+    pub(super) async fn catch_up(&mut self) {
+        let limit = self.settings.timeouts.command;
+        let limit = if self.pinned { limit } else { limit.min(RESET_WAIT) };
+        let skip = async {
+            while self.connection.is_some() && self.unread > 0 {
+                self.unread -= 1;
+                if self.answer(Expected::Done).await.is_err() {
+                    break;
+                }
             }
+        };
+        if timeout(limit, skip).await.is_err() {
+            self.quit_connection().await;
         }
-        self.ahead.clear();
     }
 
     /// Opens a new connection and tells it what the lost one was told; all of it must be accepted again.
@@ -294,7 +304,8 @@ fn wants_tls(reply: &Reply) -> bool {
     reply.code() == 530 && reply.summary().to_ascii_uppercase().contains("STARTTLS")
 }
 
-/// How long the upstream may take to forget a transaction before its connection is dropped instead.
+/// How long the upstream may take to forget a transaction, or to answer what is left of a refused one, before its
+/// connection is dropped instead.
 const RESET_WAIT: Duration = Duration::from_secs(5);
 /// Commands that leave in one write: their replies must fit into what the network buffers, or both sides wait for the
 /// other to read (RFC 2920 §3.1).

@@ -245,6 +245,33 @@ async fn a_refused_mail_leaves_the_session_usable() {
 }
 
 #[tokio::test]
+async fn a_refusal_of_mail_does_not_wait_for_the_recipients_behind_it() {
+    let hold = Hold::new();
+    let script = Script::new()
+        .rule(on("MAIL").with("<bad@").reply("550 5.7.1 not you"))
+        .rule(on("RCPT").with("<slow@").hold(&hold, "503 5.5.1 need MAIL"));
+    let world = World::with(script, Zone::new(), |config| config.set("timeouts.upstream_command", "1s")).await;
+    let group = ["MAIL FROM:<bad@a.example>", "RCPT TO:<slow@b.example>", "RCPT TO:<slow@b.example>", "DATA"];
+    for (is_slow, connections) in [(false, 1), (true, 2)] {
+        let hold_on = if is_slow { Some(Hold::new()) } else { None };
+        if let Some(hold) = &hold_on {
+            world.upstream.add(on("RCPT").with("<slow@").hold(hold, "503 5.5.1 need MAIL"));
+        }
+        let before = world.sessions().len();
+        let mut client = world.client().await;
+        let codes: Vec<_> = client.pipeline(&group).await.iter().map(|reply| reply.code).collect();
+        assert_eq!(codes, [550, 503, 503, 503]);
+        if !is_slow {
+            hold.release();
+        }
+        // What the upstream still owes is read first, or its connection is dropped: no reply answers another command.
+        client.deliver("good@a.example", &["x@b.example"], MESSAGE).await.outcome().assert(250);
+        assert_eq!(world.sessions().len() - before, connections, "{}", world.upstream.transcript());
+    }
+    world.upstream.assert_clean();
+}
+
+#[tokio::test]
 async fn transactions_of_a_session_share_a_connection_and_nothing_else() {
     let script = Script::new().rule(on(DOT).with("spam@").reply("554-5.7.1 spam\n554 5.7.1 go away"));
     let world = World::around(script).await;
