@@ -160,8 +160,11 @@ impl Session {
         Introduction { client: Some(self.client.clone()), name, hello: hello.clone(), login: self.client.login.clone() }
     }
 
-    /// Gives the upstream's connection to others while this client is slow.
+    /// Gives the upstream's connection to others while this client is slow; one that must be kept is kept awake.
     pub(super) async fn let_upstream_go(&mut self) {
+        if self.link.is_pinned() {
+            return alongside(&mut self.evaluation, pin!(self.link.keep_alive())).await;
+        }
         if self.link.is_open() && self.transaction.is_some() {
             self.gate.metrics.limits.inc(Limit::UpstreamHold);
         }

@@ -4,8 +4,9 @@ use crate::support::client::{Client, plain};
 use crate::support::config::ConfigText;
 use crate::support::dns::Zone;
 use crate::support::gate::Gate;
-use crate::support::rules::{CHALLENGE, Script, on};
+use crate::support::rules::{CHALLENGE, Hold, Script, on};
 use crate::support::signer::base64;
+use crate::support::upstream::Connection;
 use crate::support::world::{Letter, MESSAGE, STRANGER, World};
 
 const PASSWORD: &str = "correct.Horse-Battery7";
@@ -259,6 +260,54 @@ async fn the_connection_of_a_login_is_kept_however_long_it_waits() {
     assert!(!seen[0].closed && seen[0].messages.len() == 1, "{}", world.upstream.transcript());
     joe.command("QUIT").await.assert(221);
     world.upstream.wait_until("it is over", |seen| seen[1].closed).await;
+}
+
+#[tokio::test]
+async fn the_connection_of_a_login_is_kept_awake_while_a_long_message_comes() {
+    let world = world(script().extension("CHUNKING"), |c| c.set("timeouts.command", "1s")).await;
+    let nooped = |n: usize| move |seen: &[_]| noops(seen) >= n;
+    let mut joe = world.client().await;
+    joe.auth_plain("joe", PASSWORD).await.assert(235);
+    joe.pipeline(&["MAIL FROM:<a@a.example>", "RCPT TO:<b@b.example>", "DATA"]).await[2].assert(354);
+    joe.send(MESSAGE).await;
+    world.upstream.wait_until("it is said inside DATA, time and again", nooped(2)).await;
+    joe.content(b"more\r\n").await.assert(250);
+    joe.pipeline(&["MAIL FROM:<a@a.example>", "RCPT TO:<b@b.example>"]).await[1].assert(250);
+    let before = noops(&world.upstream.connections());
+    joe.send(b"BDAT 100 LAST\r\nFrom: a@a.example\r\n\r\n").await;
+    world.upstream.wait_until("it is said inside a chunk", nooped(before + 1)).await;
+    joe.send(&[b'x'; 79]).await;
+    joe.expect(250).await;
+    assert_eq!((world.sessions().len(), world.upstream.messages().len()), (1, 2), "{}", world.upstream.transcript());
+    world.upstream.assert_clean();
+
+    // One that it fails on is lost, and that is said, not hidden by a message without a login.
+    world.upstream.add(on("NOOP").reply_and_close("421 4.4.2 timeout"));
+    joe.pipeline(&["MAIL FROM:<a@a.example>", "RCPT TO:<b@b.example>", "DATA"]).await[2].assert(354);
+    joe.send(MESSAGE).await;
+    world.upstream.wait_until("it is over", |seen| seen[1].closed).await;
+    joe.content(b"more\r\n").await.assert(421);
+    assert_eq!(world.upstream.messages().len(), 2);
+}
+
+fn noops(seen: &[Connection]) -> usize {
+    seen.iter().flat_map(|connection| &connection.commands).filter(|line| *line == "NOOP").count()
+}
+
+#[tokio::test]
+async fn the_connection_of_a_login_outlives_a_refused_mail() {
+    let (hold, bad) = (Hold::new(), on("MAIL").with("<bad@").reply("550 5.7.1 not you"));
+    let script = script().rule(bad).rule(on("RCPT").with("<slow@").hold(&hold, "503 5.5.1 need MAIL"));
+    let world = world(script, |c| c).await;
+    let mut joe = world.client().await;
+    joe.auth_plain("joe", PASSWORD).await.assert(235);
+    let group = ["MAIL FROM:<bad@a.example>", "RCPT TO:<slow@b.example>", "RCPT TO:<slow@b.example>", "DATA"];
+    let codes: Vec<_> = joe.pipeline(&group).await.iter().map(|reply| reply.code).collect();
+    assert_eq!(codes, [550, 503, 503, 503], "before the upstream has said anything to recipients");
+    hold.release();
+    assert_eq!(deliver(&mut joe).await, 250);
+    assert_eq!(world.sessions().len(), 1, "{}", world.upstream.transcript());
+    world.upstream.assert_clean();
 }
 
 #[tokio::test]
