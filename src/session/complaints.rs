@@ -21,12 +21,14 @@ pub struct Complaints {
     full: Throttle,
     missing_header: Throttle,
     unlisted_header: Throttle,
+    objection: Throttle,
 }
 
 impl Default for Complaints {
     fn default() -> Self {
         let [crowded, full, missing_header, unlisted_header] = [const { Throttle::new(PAUSE) }; 4];
-        Self { crowded, full, missing_header, unlisted_header }
+        let objection = Throttle::new(BRIEF_PAUSE);
+        Self { crowded, full, missing_header, unlisted_header, objection }
     }
 }
 
@@ -62,6 +64,11 @@ impl Complaints {
         }
     }
 
+    /// A command was refused. If that may be said now: how often it has come up since it was said last.
+    pub fn objection(&self, now: Instant) -> Option<u64> {
+        self.objection.permits(now)
+    }
+
     /// Somebody sent a PROXY header who may not.
     pub fn unlisted_header(&self, ip: IpAddr) {
         if let Some(times) = self.unlisted_header.permits(Instant::now()) {
@@ -75,3 +82,5 @@ impl Complaints {
 
 /// Between two warnings of one kind.
 const PAUSE: Duration = Duration::from_mins(1);
+/// Between two events of refused commands: each may be what a postmaster asks about.
+const BRIEF_PAUSE: Duration = Duration::from_secs(1);

@@ -8,6 +8,7 @@ use tokio::time::{Instant, timeout_at};
 use super::background::alongside;
 use super::fault::Fault;
 use super::metrics::{Ended, Outcome};
+use super::objection::Objection;
 use super::pace::Pace;
 use super::receive::{Intake, Received, Stage};
 use super::settings::{BareNewline, Settings};
@@ -58,7 +59,7 @@ impl Session {
             if !self.stream.buffered().is_empty() {
                 match self.take(&mut incoming, usize::MAX).await {
                     Stage::End(_) => break,
-                    Stage::Hopeless => return Err(End::saying(Ended::Excess, Fault::MessageSize.reply())),
+                    Stage::Hopeless => return Err(self.excess(hello, envelope)),
                     Stage::Going => {}
                 }
             }
@@ -80,7 +81,7 @@ impl Session {
             return Err(too_late());
         }
         if chunk.size > incoming.intake.patience() {
-            return Err(End::saying(Ended::Excess, Fault::MessageSize.reply()));
+            return Err(self.excess(hello, envelope));
         }
         let mut left = chunk.size;
         while left > 0 {
@@ -90,7 +91,7 @@ impl Session {
                 continue;
             }
             if self.take(&mut incoming, waiting).await == Stage::Hopeless {
-                return Err(End::saying(Ended::Excess, Fault::MessageSize.reply()));
+                return Err(self.excess(hello, envelope));
             }
             left = left.saturating_sub(waiting as u64);
         }
@@ -108,7 +109,9 @@ impl Session {
     pub(super) async fn skip(&mut self, chunk: Chunk) -> Result<(), End> {
         let settings = self.settings();
         if chunk.size > self.message_size.saturating_mul(2) {
-            return Err(End::saying(Ended::Excess, Fault::MessageSize.reply()));
+            let reply = Fault::MessageSize.reply();
+            self.object(Objection::MessageSize, &format!("BDAT {}", chunk.size), &reply);
+            return Err(End::saying(Ended::Excess, reply));
         }
         let deadline = Instant::now() + settings.timeouts.data;
         let mut pace = Pace::new(settings.data_rate, settings.timeouts.data_block);
@@ -122,6 +125,15 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// The end of a session whose client sends far more than it may. What becomes of its message is told like the end of
+    /// any other.
+    fn excess(&mut self, hello: &Hello, envelope: &Envelope) -> End {
+        let reply = Fault::MessageSize.reply();
+        self.gate.metrics.unacceptable.inc(Fault::MessageSize);
+        self.turn_away(hello, envelope, (Outcome::Unacceptable, &reply), EndOfData::now());
+        End::saying(Ended::Excess, reply)
     }
 
     fn expect_message(&self, framing: Framing) -> Result<Incoming, End> {

@@ -1,6 +1,7 @@
 //! What sessions and their transactions count.
 
 use super::fault::Fault;
+use super::objection::Objection;
 use super::state::Parting;
 use crate::dmarc::public_suffix::Agreement;
 use crate::evaluation::{ArcResult, DkimResult, DmarcResult};
@@ -145,6 +146,8 @@ pub struct Metrics {
     pub messages: Family<Outcome>,
     /// Messages refused for their form or size.
     pub unacceptable: Family<Fault>,
+    /// MAIL and RCPT that the gate itself refused for good.
+    pub objections: Family<Objection>,
     /// Messages put off because the spool could not keep them.
     pub unkept: IntCounter,
     /// Messages that were not evaluated.
@@ -223,12 +226,17 @@ impl Metrics {
             ),
             messages: registry.family(
                 "dmarcgate_messages_total",
-                "Messages whose end of data was reached.",
+                "Messages whose end of data was reached, or that were cut off for their size.",
                 "outcome",
             ),
             unacceptable: registry.family(
                 "dmarcgate_unacceptable_messages_total",
                 "Messages that the gate refused for their form or size.",
+                "reason",
+            ),
+            objections: registry.family(
+                "dmarcgate_command_refusals_total",
+                "MAIL and RCPT that the gate itself refused with 5xx, but for the relay guard and the order of commands.",
                 "reason",
             ),
             unkept: registry.counter(

@@ -14,6 +14,7 @@ mod failure;
 pub mod fault;
 pub mod latest;
 pub mod metrics;
+pub mod objection;
 mod pace;
 pub mod patience;
 pub mod receive;
@@ -42,6 +43,7 @@ use self::latest::Latest;
 use self::login::MAX_AUTH_LINE;
 pub use self::metrics::{Ended, Outcome};
 use self::metrics::{Limit, Metrics};
+use self::objection::{Objection, excerpt};
 use self::patience::{Answer, Patience};
 use self::reverse::ReverseLookup;
 use self::settings::AuthOffer;
@@ -294,8 +296,11 @@ impl Session {
                     // First, so that a client that never pauses between its transactions does not hold up the stop.
                     () = stopped(&mut self.stop), if between => Wake::Stop,
                     line = self.stream.read_line(MAX_AUTH_LINE) => Wake::Line(match line {
-                        Ok(line) => Ok(read_command(line, offer)),
-                        Err(ReadError::TooLong) => Ok(Err(CommandError::LineTooLong)),
+                        Ok(line) => Ok(read_command(line, offer).map_err(|error| {
+                            let told = Objection::to(line, &error).map(|objection| (objection, excerpt(line)));
+                            (error, told)
+                        })),
+                        Err(ReadError::TooLong) => Ok(Err((CommandError::LineTooLong, None))),
                         Err(_) => Err(()),
                     }),
                     () = sleep_until(deadline) => Wake::Silence,
@@ -305,7 +310,13 @@ impl Session {
             };
             let woken = alongside(&mut self.evaluation, pin!(wait)).await;
             match woken {
-                Wake::Line(Ok(line)) => return Ok(line),
+                Wake::Line(Ok(Ok(command))) => return Ok(Ok(command)),
+                Wake::Line(Ok(Err((error, told)))) => {
+                    if let Some((objection, command)) = told {
+                        self.object(objection, &command, &error.reply());
+                    }
+                    return Ok(Err(error));
+                }
                 Wake::Line(Err(())) => return Err(End::silently(Ended::ClientGone)),
                 Wake::Silence => {
                     return Err(End::saying(Ended::Timeout, Reply::new(421, "4.4.2", "Timeout, closing")));
@@ -341,11 +352,15 @@ impl Session {
             {
                 self.gate.metrics.limits.inc(Limit::Recipients);
             }
+            let is_read = matches!(event, Event::Line(Ok(_)));
             let answer = if matches!(event, Event::Line(_)) { Answer::Ours } else { Answer::Upstreams };
             let effect;
             (state, effect) = step(state, event, bounds);
             event = match effect {
                 Effect::Say(reply) => {
+                    if is_read && reply.code() == 553 {
+                        self.object(Objection::NonAscii, "RCPT", &reply);
+                    }
                     self.patience.answered(&reply, answer, settings.patience);
                     if matches!(state, State::Ready(_)) {
                         self.forget_transaction();
@@ -486,11 +501,15 @@ impl End {
 
 /// What woke a session up.
 enum Wake {
-    Line(Result<Result<Command, CommandError>, ()>),
+    /// A line; why one is refused, with what is told of it; or the client's end.
+    Line(Result<Result<Command, Refused>, ()>),
     Silence,
     Hold,
     Stop,
 }
+
+/// Why a line is refused, and what is told of it.
+type Refused = (CommandError, Option<(Objection, Box<str>)>);
 
 /// Only AUTH may fill the longest line.
 fn read_command(line: &[u8], offer: Option<&Offer>) -> Result<Command, CommandError> {

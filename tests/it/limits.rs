@@ -127,6 +127,20 @@ async fn a_message_far_beyond_the_limit_is_cut_off_and_the_client_reads_why() {
     client.expect_close().await;
     assert_eq!(world.wait_for_end(1).await[0].messages.len(), 0);
     world.wait_for_count("dmarcgate_sessions_ended_total{reason=\"excess\"}", 1.0).await;
+    // It is told like any other message.
+    world.wait_for_count("dmarcgate_unacceptable_messages_total{reason=\"message_size\"}", 1.0).await;
+    let event = world.gate.wait_for_log("\"message\":\"message\"").await;
+    assert!(event.contains("\"reply\":\"552 5.3.4 ") && event.contains("unacceptable"), "{event}");
+    let mut client = world.client().await;
+    client.pipeline(&["MAIL FROM:<a@a.example>", "RCPT TO:<x@b.example>"]).await[1].assert(250);
+    client.command("BDAT 500000 LAST").await.assert(552);
+    client.expect_close().await;
+    world.wait_for_count("dmarcgate_messages_total{outcome=\"unacceptable\"}", 2.0).await;
+    // One that has no message is told as a command.
+    let mut client = world.client().await;
+    client.command("BDAT 500000 LAST").await.assert(552);
+    client.expect_close().await;
+    world.wait_for_count("dmarcgate_command_refusals_total{reason=\"message_size\"}", 1.0).await;
     assert!(!world.relayed().iter().any(|line| line == "DATA"));
 }
 

@@ -66,6 +66,7 @@ async fn one_event_a_message_settles_a_support_case() {
         );
     }
     assert_eq!((events[0]["size"].as_u64(), events[0]["recipient_count"].as_u64()), (Some(size as u64), Some(2)));
+    assert_eq!(events[0]["recipients_left_out"], 0);
     for field in ["elapsed_ms", "evaluation_ms", "transaction_ms"] {
         assert!(events[0][field].is_u64(), "{field}");
     }
@@ -77,6 +78,14 @@ async fn one_event_a_message_settles_a_support_case() {
     assert!(events[1]["dmarc"].as_str().unwrap().starts_with("fail ("), "{}", events[1]["dmarc"]);
     let id = events[1]["transaction"].as_str().unwrap();
     assert!(refused.says(&format!("(id {id})")), "{refused}");
+
+    // Of many recipients the first are listed, and it says that there are more.
+    let many: Vec<_> = (1..=23).map(|n| format!("r{n}@rcpt.example")).collect();
+    let many: Vec<_> = many.iter().map(String::as_str).collect();
+    world.send(&Letter::new(GOOD, "a@a.example").to(&many)).await.reply.assert(250);
+    let event = &message_events(&world.gate, 3).await[2];
+    assert!(event["recipients"].as_str().unwrap().ends_with("<r20@rcpt.example>"), "{event}");
+    assert_eq!((event["recipient_count"].as_u64(), event["recipients_left_out"].as_u64()), (Some(23), Some(3)));
 }
 
 #[tokio::test]
@@ -142,6 +151,48 @@ async fn personal_data_leaves_the_log_at_a_reload_and_levels_of_modules_come_wit
     drop(Client::introduced(world.gate.address(), GOOD, "client.example").await);
     let event = world.gate.wait_for_log("session ended").await;
     assert!(event.contains("\"level\":\"DEBUG\"") && event.contains("\"target\":\"dmarcgate::session\""), "{event}");
+}
+
+#[tokio::test]
+async fn commands_that_the_gate_refuses_are_counted_and_told_now_and_then() {
+    let world = World::with(Script::new(), Zone::new(), |c| {
+        c.set("limits.errors", 1000).set("limits.commands_without_mail", 1000)
+    })
+    .await;
+    let mut client = world.client().await;
+    let cases = [
+        ("MAIL FROM:<a@a.example> SIZE=99999999999", 552, "message_size"),
+        ("MAIL FROM:<ü@a.example>", 553, "non_ascii"),
+        ("MAIL FROM:<a@a.example> FOO=1", 555, "parameter"),
+        ("MAIL FROM:<a@a..example>", 501, "syntax"),
+        ("RCPT TO:<a b@a.example>", 501, "syntax"),
+        ("MAIL FROM:<a@a.example>", 250, ""),
+        ("RCPT TO:<ü@b.example>", 553, "non_ascii"),
+    ];
+    for (line, code, _) in cases {
+        client.command(line).await.assert(code);
+    }
+    let scrape = world.gate.metrics().await;
+    for reason in ["message_size", "non_ascii", "parameter", "syntax"] {
+        let count = cases.iter().filter(|case| case.2 == reason).count() as f64;
+        assert_eq!(
+            scrape.value(&format!("dmarcgate_command_refusals_total{{reason=\"{reason}\"}}")),
+            count,
+            "{reason}"
+        );
+    }
+    let event = world.gate.wait_for_log("command refused").await;
+    let event: serde_json::Value = serde_json::from_str(&event).unwrap();
+    assert_eq!((event["command"].as_str(), event["reason"].as_str()), (Some(cases[0].0), Some("message_size")));
+    assert_eq!((event["level"].as_str(), event["times"].as_u64()), (Some("INFO"), Some(1)));
+    assert_eq!(event["reply"], "552 5.3.4 Message size exceeds the limit");
+    // Thousands of them are no thousands of lines.
+    client.send("RCPT TO:<a b@a.example>\r\n".repeat(500).as_bytes()).await;
+    for _ in 0..500 {
+        client.expect(501).await;
+    }
+    let told = world.gate.log().iter().filter(|line| line.contains("command refused")).count();
+    assert!(told < 100, "{told}");
 }
 
 #[tokio::test]
