@@ -300,6 +300,11 @@ fn piece_length(rest: &[u8]) -> (usize, Option<usize>) {
     (rest.len(), malformed)
 }
 
+/// Whether a line begins a header field.
+pub fn begins_field(line: &[u8]) -> bool {
+    field_colon(line).is_some()
+}
+
 /// Where the colon stands if `rest` begins with a field name: 1*ftext (RFC 5322 §3.6.8), then, in obsolete syntax
 /// (§4.5), white space. The colon stands within the longest line that there may be (§2.1.1): mail servers that look at
 /// a line in pieces (Postfix, at 2,048 octets) find no field in one without it, and take that for the end of the header

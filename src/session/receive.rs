@@ -6,7 +6,7 @@ use super::fault::Fault;
 use super::settings::BareNewline;
 use crate::evaluation::subject::Subject;
 use crate::message::body_hash::{BodyHasher, BodyHashes};
-use crate::message::header::HeaderSection;
+use crate::message::header::{HeaderSection, begins_field};
 use crate::message::spool::{self, Spool};
 use crate::smtp::data::{Decoder, Framing, Irregularities, Progress, Sink};
 
@@ -17,7 +17,9 @@ pub struct Bounds {
     pub message_size: u64,
     /// Octets of the header section.
     pub header_size: usize,
-    /// Fields of the header section.
+    /// Fields of the header section, with the lines that are none: readers differ on where such a section ends.
+    /// They don't count in a message that is not evaluated: a mail server takes the first for the end of the section,
+    /// and of a message that nobody judges there is little to read.
     pub header_fields: usize,
     /// Received fields: beyond them the message is taken to loop.
     pub received_fields: usize,
@@ -244,8 +246,10 @@ impl Parts {
 
     /// Counts the line that has come. What is read later takes time for each field, however short.
     fn count_field(&mut self) {
-        let is_continuation = matches!(self.head.get(self.line_start), Some(b' ' | b'\t' | b'\r'));
-        self.fields += usize::from(!is_continuation);
+        let line = self.head.get(self.line_start..).unwrap_or_default();
+        let is_continuation = matches!(line.first(), Some(b' ' | b'\t' | b'\r'));
+        let counts = !is_continuation && (self.bounds.signatures.is_some() || begins_field(line));
+        self.fields += usize::from(counts);
         if self.fields > self.bounds.header_fields {
             self.give_up(Fault::HeaderFields);
         }

@@ -205,11 +205,13 @@ async fn a_header_section_of_too_many_fields_is_refused() {
     for address in [STRANGER, TRUSTED] {
         let mut client = Client::introduced(world.gate.address(), address, "client.example").await;
         for (case, content, code) in &cases {
-            assert_eq!(deliver(&mut client, content.as_bytes()).await, *code, "{case} from {address}");
+            // What a device in a trusted network sends before its first empty line is for the mail server to read.
+            let code = if (*case, address) == ("lines that are no fields", TRUSTED) { 250 } else { *code };
+            assert_eq!(deliver(&mut client, content.as_bytes()).await, code, "{case} from {address}");
         }
     }
-    world.wait_for_count("dmarcgate_unacceptable_messages_total{reason=\"header_fields\"}", 6.0).await;
-    assert_eq!(world.upstream.messages().len(), 6);
+    world.wait_for_count("dmarcgate_unacceptable_messages_total{reason=\"header_fields\"}", 5.0).await;
+    assert_eq!(world.upstream.messages().len(), 7);
     world.upstream.assert_clean();
 }
 
