@@ -47,6 +47,7 @@ fn log_line(criterion: &mut Criterion, world: &World) {
         subject: Some(&taken.subject),
         size: Some(letter.content.len() as u64),
         end_of_data: EndOfData::now(),
+        received: String::new(),
         claim: None,
     };
     let write = || log(&origin, &transaction, &envelope, &ending);
@@ -89,6 +90,7 @@ fn explanation(criterion: &mut Criterion, world: &World) {
             octets: Some(letter.content.len() as u64),
             verdict: Some(verdict(world, &letter)),
             rules: Arc::new(world.rules.clone()),
+            received: String::new(),
             removed: 0,
             outcome: "accepted",
             answered_by: "upstream",

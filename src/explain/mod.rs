@@ -62,6 +62,8 @@ pub struct Case {
     pub verdict: Option<Verdict>,
     /// How its policy was discovered.
     pub rules: Arc<Rules>,
+    /// The Received field that was added; empty if none was.
+    pub received: String,
     /// Incoming fields that were removed, if the message went on.
     pub removed: usize,
     /// What became of it, as the metrics name it.
@@ -252,7 +254,10 @@ impl Explanation {
             message_id: case.letter.message_id.clone(),
             octets: case.octets,
             evaluation: evaluation.map(|e| Results::new(e, case.letter.from.clone(), &case.rules, MAX_TEXT)),
-            decision: case.verdict.as_ref().map(|verdict| Decision::new(verdict, case.removed)),
+            decision: case
+                .verdict
+                .as_ref()
+                .map(|verdict| Decision::new(verdict, case.removed).with_received(&case.received)),
             shadow: case.verdict.as_ref().and_then(|verdict| Decision::of_shadow(verdict, case.removed)),
             outcome: case.outcome.into(),
             answered_by: case.answered_by.into(),

@@ -32,6 +32,7 @@ fn case(verdict: Option<Verdict>) -> Case {
         octets: Some(1000),
         verdict,
         rules: Arc::default(),
+        received: String::new(),
         removed: 0,
         outcome: "refused",
         answered_by: "gate",

@@ -331,7 +331,6 @@ impl Session {
     }
 
     /// Performs what the state machine says about `event`, and about what comes of it.
-    #[expect(clippy::too_many_lines, reason = "one match: each effect with what performs it")]
     async fn perform(&mut self, mut state: State, mut event: Event) -> Result<State, End> {
         let settings = self.settings();
         if let Event::Line(line) = &event {

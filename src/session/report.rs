@@ -141,6 +141,7 @@ impl Session {
             octets: ending.size,
             verdict: ending.verdict,
             rules: Arc::clone(&self.gate.discovery.borrow()),
+            received: ending.received,
             removed: section.map_or(0, |section| settings.removals(section, ip).count()),
             outcome: ending.outcome.as_str(),
             answered_by: ending.answered_by.as_str(),
@@ -207,6 +208,7 @@ pub fn log(origin: &Origin<'_>, transaction: &Transaction, envelope: &Envelope, 
         reverse_path = envelope.reverse_path.to_string(),
         recipients = recipients.join(" "),
         recipient_count = envelope.recipients.len(),
+        recipients_left_out = envelope.recipients.len().saturating_sub(recipients.len()),
         message_id = message_id.get(..message_id.floor_char_boundary(MAX_MESSAGE_ID)).unwrap_or_default(),
         size = ending.size,
         bypass = transaction.bypass.map_or("", Label::as_str),
@@ -359,7 +361,7 @@ fn join(words: impl Iterator<Item = String>) -> String {
     words.take(MAX_LISTED).collect::<Vec<_>>().join(", ")
 }
 
-/// Recipients that one event lists; it has their number, too.
+/// Recipients that one event lists; it tells how many there are, and how many are left out.
 const MAX_RECIPIENTS: usize = 20;
 /// Octets of a Message-ID in an event.
 const MAX_MESSAGE_ID: usize = 250;

@@ -65,6 +65,8 @@ pub struct Ending<'a> {
     pub size: Option<u64>,
     /// When its end of data came.
     pub end_of_data: EndOfData,
+    /// The Received field that was added; empty if none was.
+    pub received: String,
     /// What is ready for a failure report, if the owner of an author domain wants one.
     pub claim: Option<Claim>,
 }
@@ -144,10 +146,11 @@ impl Session {
         );
 
         // Done.
+        let mut received = String::new();
         let (reply, answered_by) = match action {
             Action::Relay { header } => {
-                let (head, dots_of_head) =
-                    self.head(&transaction, (hello, envelope), &subject, (header, dot.arrived)).await;
+                received = self.hop(&transaction, hello, envelope, dot.arrived).await;
+                let (head, dots_of_head) = self.head(&transaction, &subject, &[&header, &received]);
                 let parts = MessageParts {
                     head,
                     body_size: body.len(),
@@ -184,7 +187,8 @@ impl Session {
             }
         }
         let (subject, size) = (Some(&subject), Some(size));
-        let ending = Ending { verdict, outcome, reply: &reply, answered_by, subject, size, end_of_data: dot, claim };
+        let (told, end_of_data) = (&reply, dot);
+        let ending = Ending { verdict, outcome, reply: told, answered_by, subject, size, end_of_data, received, claim };
         self.report(&transaction, hello, envelope, ending);
         reply
     }
@@ -204,8 +208,8 @@ impl Session {
     ) {
         let Some(transaction) = self.transaction.take() else { return };
         let answered_by = AnsweredBy::Gate;
-        let (verdict, subject, size, claim) = (None, None, None, None);
-        let ending = Ending { verdict, outcome, reply, answered_by, subject, size, end_of_data, claim };
+        let (verdict, subject, size, received, claim) = (None, None, None, String::new(), None);
+        let ending = Ending { verdict, outcome, reply, answered_by, subject, size, end_of_data, received, claim };
         self.report(&transaction, hello, envelope, ending);
     }
 
@@ -268,37 +272,37 @@ impl Session {
         }
     }
 
+    /// Our Received field, where the upstream has no other way to learn who the client was; else empty.
+    async fn hop(&mut self, transaction: &Transaction, hello: &Hello, envelope: &Envelope, time: u64) -> String {
+        if !self.link.adds_received() {
+            return String::new();
+        }
+        let name = self.introduction(hello).await.name.confirmed();
+        let hop = Hop {
+            hello,
+            tls: self.client.tls,
+            is_authenticated: self.client.login.is_some(),
+            is_utf8: envelope.parameters.smtp_utf8,
+            name: name.as_ref().map(|n| n.as_str()),
+            ip: self.client.ip(),
+            by: &transaction.settings.hostname,
+            id: &transaction.id,
+            time,
+        };
+        hop.field()
+    }
+
     /// The top of the message as it goes on: our fields, then the header section without what others forged; and how
     /// many dots its encoding has doubled.
-    async fn head(
-        &mut self,
-        transaction: &Transaction,
-        (hello, envelope): (&Hello, &Envelope),
-        subject: &Subject,
-        (mut fields, time): (String, u64),
-    ) -> (Vec<u8>, u64) {
-        if self.link.adds_received() {
-            let name = self.introduction(hello).await.name.confirmed();
-            let hop = Hop {
-                hello,
-                tls: self.client.tls,
-                is_authenticated: self.client.login.is_some(),
-                is_utf8: envelope.parameters.smtp_utf8,
-                name: name.as_ref().map(|n| n.as_str()),
-                ip: self.client.ip(),
-                by: &transaction.settings.hostname,
-                id: &transaction.id,
-                time,
-            };
-            fields.push_str(&hop.field());
-        }
+    fn head(&self, transaction: &Transaction, subject: &Subject, fields: &[&str]) -> (Vec<u8>, u64) {
         let section = &subject.section;
         let removals = transaction.settings.verdict.removals(section, self.client.ip());
-        let mut head = Vec::with_capacity(fields.len() + section.as_bytes().len() + ROOM_FOR_DOTS);
+        let added = || fields.iter().map(|field| field.as_bytes());
+        let length = added().map(<[u8]>::len).sum::<usize>() + section.as_bytes().len();
+        let mut head = Vec::with_capacity(length + ROOM_FOR_DOTS);
         let mut encoder = Encoder::default();
-        encoder.encode(fields.as_bytes(), &mut head);
-        let mut content = fields.len();
-        for piece in section.relayed(&removals) {
+        let mut content = 0;
+        for piece in added().chain(section.relayed(&removals)) {
             encoder.encode(piece, &mut head);
             content += piece.len();
         }

@@ -97,6 +97,17 @@ async fn a_refusal_is_told_as_a_story_under_the_id_of_the_reply() {
 }
 
 #[tokio::test]
+async fn the_received_field_is_among_what_was_added() {
+    let world = World::with(Script::new(), zone(), |config| config.set("upstream.identity", "received")).await;
+    let outcome = world.send(&Letter::new(BAD, "a@none.example")).await;
+    let story = story(&world, &id(&world, 1).await).await;
+    for line in outcome.added().lines() {
+        assert!(story.contains(line.trim_start()), "{line:?} is missing in\n{story}");
+    }
+    assert!(story.contains("Received: from client.example ([198.51.100.66])"), "{story}");
+}
+
+#[tokio::test]
 async fn programs_get_the_same_as_json() {
     let world = world().await;
     let signer = Signer::new(SigningKey::rsa(), "reject.example", "s");

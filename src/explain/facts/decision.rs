@@ -71,6 +71,14 @@ impl Decision {
         Self { in_force: true, ..Self::told(&verdict.decision, &verdict.action, removed) }
     }
 
+    /// With the lines of the Received field that goes on with the message, if it goes on.
+    pub fn with_received(mut self, field: &str) -> Self {
+        if self.reply.is_none() {
+            self.header_lines.extend(field.lines().map(str::to_owned));
+        }
+        self
+    }
+
     /// That of the shadow policy.
     pub fn of_shadow(verdict: &Verdict, removed: usize) -> Option<Self> {
         verdict.shadow.as_ref().map(|shadow| Self::told(&shadow.decision, &shadow.action, removed))
