@@ -119,7 +119,7 @@ async fn measure_day(day: &Day, database: Database, place: &Path) {
     let mut planned = [Duration::ZERO; 2];
     for planned in &mut planned {
         let began = Instant::now();
-        delivery.plan(&settings, now()).await.expect("the store");
+        delivery.plan(&settings).await.expect("the store");
         *planned = began.elapsed();
     }
     let (settings, (_stop, stopped)) = (Arc::new(settings), watch::channel(false));

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tokio::task::spawn_blocking;
+use tracing::warn;
 
 use crate::clock::epoch_seconds_signed;
 use crate::dmarc::record::{Parsed, parse};
@@ -23,7 +24,7 @@ use crate::report::relay::{self, Envelope, Outcome};
 use crate::report::schedule::{self, Event, Skip};
 use crate::report::signing::sign;
 use crate::store::Error;
-use crate::store::jobs::{Departure, Job, JobState, PageCursor, Room};
+use crate::store::jobs::{Departure, Job, JobState, PageCursor, Reservation, Room};
 
 /// How an attempt ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,8 +35,8 @@ pub struct Ending {
     pub note: String,
     /// The address, once it is known.
     pub recipient: Option<String>,
-    /// Whether the message was on its way.
-    pub departed: bool,
+    /// Until when the job is held, in seconds since the epoch, if the message was on its way.
+    pub departed: Option<i64>,
     /// Messages that the report covers.
     pub messages: u64,
     /// Whether it went into a file instead.
@@ -58,7 +59,7 @@ enum Empty {
 
 impl Ending {
     fn new(event: Event, note: impl Into<String>) -> Self {
-        Self { event, note: note.into(), recipient: None, departed: false, messages: 0, written: false }
+        Self { event, note: note.into(), recipient: None, departed: None, messages: 0, written: false }
     }
 
     fn skip(skip: Skip, note: &str) -> Self {
@@ -89,7 +90,7 @@ impl Delivery {
     ///
     /// The store's: nothing more is sent, and the job is taken up again.
     pub(super) async fn attempt(&self, settings: &Arc<Settings>, job: &Job) -> Result<Ending, Error> {
-        if job.planned.deadline <= epoch_seconds_signed() {
+        if job.planned.deadline <= self.now() {
             return Ok(Ending::new(Event::Postponed, "its time is over"));
         }
         let Some(uri) = ReportUri::parse(&job.planned.destination) else {
@@ -101,9 +102,12 @@ impl Delivery {
         };
         let mut ending = match self.may_be_sent(settings, job, &address).await? {
             Some(ending) => ending,
-            None => match self.consent(settings, job, &address).await? {
+            None => match self.consent(job, &address).await? {
                 Some(ending) => ending,
-                None => self.send(settings, job, &address).await?,
+                None => match self.has_room(settings, job, &address).await? {
+                    Some(ending) => ending,
+                    None => self.send(settings, job, &address).await?,
+                },
             },
         };
         ending.recipient = Some(address.to_string());
@@ -120,17 +124,33 @@ impl Delivery {
         if settings.is_own(address) {
             return Ok(Some(Ending::skip(Skip::OwnAddress, "it is the sender of reports itself")));
         }
-        let (now, address) = (epoch_seconds_signed(), address.to_string());
+        let (now, address) = (self.now(), address.to_string());
         if let Some(found) = self.with_jobs(async |jobs| jobs.suppression(&address, now).await).await? {
             return Ok(Some(Ending::new(Event::Suppressed, found.reason)));
         }
-        let sent = self.with_jobs(async |jobs| jobs.sent_to(&address, now - DAY).await).await?;
-        let is_full = sent >= settings.daily_cap;
-        Ok(is_full.then(|| Ending::new(Event::CapReached, format!("{sent} reports went there within 24 hours"))))
+        let to = self.reservation(job, &address);
+        let sent = self.with_jobs(async |jobs| jobs.sent(&to).await).await?;
+        Ok(schedule::is_full(sent, settings.daily_cap).map(|why| Ending::new(Event::CapReached, why)))
     }
 
-    /// Why a destination gets no report, by what it says itself (RFC 9990 §4); none if it gets it.
-    async fn consent(&self, settings: &Settings, job: &Job, address: &Address) -> Result<Option<Ending>, Error> {
+    /// Why an address that wants the report has no room for it; none if it has, which is taken then. Not before it has
+    /// said so: strangers would take it from those whose reports it wants.
+    async fn has_room(&self, settings: &Settings, job: &Job, address: &Address) -> Result<Option<Ending>, Error> {
+        let address = address.to_string();
+        let to = self.reservation(job, &address);
+        let Some(sent) = self.with_jobs(async |jobs| jobs.reserve(&to).await).await? else {
+            return Ok(Some(Ending::new(Event::Postponed, TAKEN_OVER)));
+        };
+        Ok(schedule::is_full(sent, settings.daily_cap).map(|why| Ending::new(Event::CapReached, why)))
+    }
+
+    fn reservation<'a>(&'a self, job: &'a Job, address: &'a str) -> Reservation<'a> {
+        Reservation { id: &job.planned.id, holder: &self.shared().holder, address, since: self.now() - DAY }
+    }
+
+    /// Why a destination gets no report, by what it says itself (RFC 9990 §4); none if it gets it. Addresses that it names
+    /// beside or instead of itself get jobs of their own.
+    async fn consent(&self, job: &Job, address: &Address) -> Result<Option<Ending>, Error> {
         let planned = &job.planned;
         let Ok(policy_domain) = Domain::parse(&planned.policy_domain) else {
             return Ok(Some(Ending::skip(Skip::NoConsent, "the policy domain is none")));
@@ -144,23 +164,29 @@ impl Delivery {
         let all = recipient::Settings { at_most: MOST_REPLACEMENTS, deny: DenyList::default() };
         let about = (&policy_domain, &*record);
         let found = recipients(&lookup.unmetered(), &rules, &all, ReportKind::Aggregate, about).await;
+        let others: Vec<_> = found.to.iter().filter(|to| *to != address).collect();
+        if !others.is_empty() {
+            let now = self.now();
+            let jobs: Vec<_> = others.iter().map(|to| schedule::redirected(planned, to, now)).collect();
+            let planned = self.put((&jobs, Room::Replacing), now).await?;
+            let names = others.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            let is_named = others.len() < found.to.len();
+            match (is_named, planned.left_out) {
+                (false, 0) => return Ok(Some(Ending::skip(Skip::Replaced, &names))),
+                // Its replacements were not all planned: this job stays.
+                (false, _) => {
+                    let why = format!("it names {names}: the domain's organization had its share of the day");
+                    return Ok(Some(Ending::new(Event::CapReached, why)));
+                }
+                (true, 0) => {}
+                (true, left_out) => {
+                    let job = &*job.planned.id;
+                    warn!(job, names, left_out, "others get no report: the domain's organization had its share");
+                }
+            }
+        }
         if found.to.contains(address) {
             return Ok(None);
-        }
-        if !found.to.is_empty() {
-            let now = epoch_seconds_signed();
-            let redirected = |to: &Address| schedule::redirected(planned, &uri(to), now);
-            let jobs: Vec<_> = found.to.iter().map(redirected).collect();
-            let planned = self.put(settings, (&jobs, Room::Replacing), now).await?;
-            let names = found.to.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-            return Ok(Some(match planned.left_out {
-                0 => Ending::skip(Skip::Replaced, &names),
-                // Its replacements were not all planned: this job stays.
-                _ => Ending::new(
-                    Event::CapReached,
-                    format!("it names {names}: its organization had its share of the day"),
-                ),
-            }));
         }
         Ok(Some(match found.refused.first() {
             Some((_, refusal)) => Ending::skip(Skip::NoConsent, refusal.as_str()),
@@ -251,25 +277,25 @@ impl Delivery {
         let envelope = Envelope { sender: &sender, recipient: &address, size: built.message.len() };
         let ready = match relay::begin(&settings.relay, &envelope).await {
             Ok(ready) => ready,
-            Err(outcome) => return Ok(ended(outcome, false)),
+            Err(outcome) => return Ok(ended(outcome, None)),
         };
         let departure = Departure {
             holder: &self.shared().holder,
-            lease: epoch_seconds_signed() + LEASE,
+            lease: self.now() + LEASE,
             recipient: &address,
             messages: i64::try_from(built.messages).unwrap_or(i64::MAX),
             message: &built.message,
         };
         let id = &job.planned.id;
         if !self.with_jobs(async |jobs| jobs.depart(id, &departure).await).await? {
-            return Ok(Ending::new(Event::Postponed, "another gate has taken it over"));
+            return Ok(Ending::new(Event::Postponed, TAKEN_OVER));
         }
-        Ok(ended(ready.send(&built.message).await, true))
+        Ok(ended(ready.send(&built.message).await, Some(departure.lease)))
     }
 }
 
 /// What the relay's answer means.
-fn ended(outcome: Outcome, departed: bool) -> Ending {
+fn ended(outcome: Outcome, departed: Option<i64>) -> Ending {
     let (event, note) = match outcome {
         Outcome::Taken(reply) => (Event::Taken, reply.summary()),
         Outcome::Postponed(why) => (Event::Postponed, why),
@@ -282,8 +308,8 @@ fn ended(outcome: Outcome, departed: bool) -> Ending {
 
 /// Writes message and XML into files that have the job's name.
 async fn write(directory: std::path::PathBuf, job: &Job, built: BuiltReport) -> Ending {
-    let (id, domain) = (job.planned.id.clone(), job.planned.policy_domain.clone());
-    let name = move |end: &str| format!("{domain}-{id}.{end}");
+    let name = file_name(&job.planned.policy_domain, &job.planned.id);
+    let name = move |end: &str| format!("{name}.{end}");
     let written = spawn_blocking(move || {
         if let Some(xml) = built.xml {
             put(&directory, &name("xml"), xml.as_ref())?;
@@ -294,6 +320,12 @@ async fn write(directory: std::path::PathBuf, job: &Job, built: BuiltReport) -> 
         Ok(path) => Ending { written: true, ..Ending::new(Event::Taken, format!("dry run: written to {path}")) },
         Err(cause) => Ending::new(Event::Postponed, format!("dry run: {cause}")),
     }
+}
+
+/// The name of the files of a report, without what it ends in: short enough for a file system whatever the domain.
+pub fn file_name(domain: &str, id: &str) -> String {
+    let domain: String = domain.chars().take(MAX_DOMAIN_IN_NAME).collect();
+    format!("{domain}-{id}")
 }
 
 /// Writes a file for its owner alone, in a directory that is made if it is not there. Gives its path, or what failed.
@@ -309,20 +341,12 @@ pub fn put(directory: &Path, name: &str, octets: &[u8]) -> Result<String, String
     }
 }
 
-/// The URI of an address; whatever has a meaning in a URI or a policy record is escaped.
-fn uri(address: &Address) -> String {
-    let mut uri = "mailto:".to_owned();
-    for byte in address.local_part().bytes() {
-        match byte {
-            byte if byte.is_ascii_alphanumeric() || b"-._~+".contains(&byte) => uri.push(char::from(byte)),
-            byte => uri.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    format!("{uri}@{}", address.domain())
-}
-
 /// Addresses of its own that a destination may name instead of one.
 const MOST_REPLACEMENTS: usize = 5;
+/// Why a job is left alone whose lease has run out meanwhile.
+const TAKEN_OVER: &str = "another gate has taken it over";
+/// Octets of a domain in the name of a file, which has 255 at most.
+const MAX_DOMAIN_IN_NAME: usize = 200;
 /// Seconds for which reports to one address are counted.
 const DAY: i64 = 24 * 3600;
 
@@ -342,6 +366,14 @@ mod tests {
         }
         let below_a_file = put(Path::new(&path), "two.eml", b"").unwrap_err();
         assert!(below_a_file.starts_with(&format!("{path} can't be written: ")), "{below_a_file}");
+    }
+
+    #[test]
+    fn the_name_of_a_file_fits_whatever_the_domain() {
+        assert_eq!(file_name("a.example", "0123"), "a.example-0123");
+        let long = [&*"a".repeat(60); 4].join(".");
+        let name = file_name(&long, "0123456789abcdef01234567");
+        assert!(name.len() < 240 && name.starts_with(&long[..200]) && name.ends_with("-0123456789abcdef01234567"));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, OnceCell, mpsc, watch};
@@ -30,8 +31,8 @@ use crate::report::metrics::{JobOutcome, Metrics};
 use crate::report::recipient::Address;
 use crate::report::schedule::{self, Event, Plan, Progress};
 use crate::report::{relay, signing};
-use crate::store::jobs::{Claim, Job, JobState, Jobs, NewJob, Planned, Room, Settlement};
-use crate::store::{self, Error, Location};
+use crate::store::jobs::{CLOCK_TOLERANCE, Claim, Job, JobState, Jobs, NewJob, Planned, Room, Settlement};
+use crate::store::{self, Error, Location, SETTLING};
 
 label_enum! {
     /// Whether a domain has to earn its reports.
@@ -126,6 +127,10 @@ pub(super) struct Shared {
     pub(super) holder: String,
     /// What signs the addresses for bounces, once it was read from the store.
     key: OnceCell<Key>,
+    /// Seconds by which this host's clock is ahead of the store's, when it was last looked at.
+    ahead: AtomicI64,
+    /// When the store last did not answer, in seconds since the epoch; 0 if that was seen to, or it always did.
+    failed: AtomicI64,
 }
 
 impl Delivery {
@@ -138,8 +143,9 @@ impl Delivery {
     ) -> Self {
         let holder = format!("{}-{:016x}", std::process::id(), rand::random::<u64>());
         let metrics = Metrics::new(registry);
-        let shared =
-            Shared { location, jobs: Mutex::new(None), resolver, rules, metrics, holder, key: OnceCell::new() };
+        let (jobs, key) = (Mutex::new(None), OnceCell::new());
+        let (ahead, failed) = (AtomicI64::new(0), AtomicI64::new(0));
+        let shared = Shared { location, jobs, resolver, rules, metrics, holder, key, ahead, failed };
         Self { shared: Arc::new(shared), listener: None }
     }
 
@@ -151,7 +157,7 @@ impl Delivery {
 
     /// Sends what is due until `stop` says so; what is on its way then is brought to its end. While `behind` says that
     /// rows are late, nothing is sent, for two days at most: rows that arrive after their report was sent are in no
-    /// report.
+    /// report. For the sake of other gates' rows none are planned for a while after the store did not answer.
     pub async fn run(
         self,
         mut settings: watch::Receiver<Option<Arc<Settings>>>,
@@ -160,13 +166,26 @@ impl Delivery {
     ) {
         let mut planned = None;
         let mut lag = Lag::default();
+        let mut outage = Outage::default();
+        // Other gates may have begun with this one, when the server was back.
+        if let Location::Postgres(_) = self.shared.location {
+            outage.seen(epoch_seconds_signed());
+        }
         while !*stop.borrow() {
             let now = epoch_seconds_signed();
             let in_force = settings.borrow_and_update().clone();
-            let waits = lag.holds(*behind.borrow(), now);
+            let is_behind = *behind.borrow();
+            let waits = lag.holds(is_behind, now);
+            if is_behind {
+                outage.seen(now);
+            }
+            match self.shared.failed.swap(0, Ordering::Relaxed) {
+                0 => {}
+                failed => outage.seen(failed),
+            }
             if let Some(in_force) = in_force.filter(|settings| settings.enabled && !waits) {
-                if planned.is_none_or(|at| now - at >= PLANNING_INTERVAL || now < at) {
-                    match self.plan(&in_force, now).await {
+                if planned.is_none_or(|at| now - at >= PLANNING_INTERVAL || now < at) && !outage.holds(now) {
+                    match self.plan(&in_force).await {
                         Ok(()) => planned = Some(now),
                         Err(cause) => error!(error = %Causes(&cause), "reports can't be planned"),
                     }
@@ -193,9 +212,12 @@ impl Delivery {
     /// # Errors
     ///
     /// The store's.
-    pub async fn plan(&self, settings: &Settings, now: i64) -> Result<(), Error> {
+    pub async fn plan(&self, settings: &Settings) -> Result<(), Error> {
+        let now = self.look_at_clock().await?;
         let mut left_out = 0;
-        let plan = Plan { receiver: &settings.reporter.receiver, window: settings.window };
+        let rules = Arc::clone(&self.shared.rules.borrow());
+        let (receiver, window) = (&settings.reporter.receiver, settings.window);
+        let plan = Plan { receiver, window, suffixes: &rules.suffixes };
         for day in schedule::days(now) {
             let mut after = String::new();
             loop {
@@ -212,7 +234,7 @@ impl Delivery {
                     ripe.dedup();
                     new.extend(ripe.iter().flat_map(|(policy, period)| schedule::jobs(policy, *period, &plan)));
                 }
-                left_out += self.put(settings, (&new, Room::First), now).await?.left_out;
+                left_out += self.put((&new, Room::First), now).await?.left_out;
             }
         }
         let before = self.shared.metrics.left_out.get();
@@ -228,9 +250,9 @@ impl Delivery {
     }
 
     /// Puts jobs in, as far as there is room for their organizations, and counts those that are new.
-    pub(super) async fn put(&self, settings: &Settings, (jobs, room): Batch<'_>, now: i64) -> Result<Planned, Error> {
+    pub(super) async fn put(&self, (jobs, room): Batch<'_>, now: i64) -> Result<Planned, Error> {
         let rules = Arc::clone(&self.shared.rules.borrow());
-        let shares = schedule::shares(room, &rules.suffixes, settings.daily_cap);
+        let shares = schedule::shares(room, &rules.suffixes);
         let planned = self.with_jobs(async |store| store.plan(jobs, &shares, now).await).await?;
         self.shared.metrics.planned.inc_by(planned.new);
         Ok(planned)
@@ -272,7 +294,8 @@ impl Delivery {
     /// # Errors
     ///
     /// The store's.
-    pub async fn hasten(&self, now: i64) -> Result<u64, Error> {
+    pub async fn hasten(&self) -> Result<u64, Error> {
+        let now = self.look_at_clock().await?;
         self.with_jobs(async |jobs| jobs.hasten(now).await).await
     }
 
@@ -326,10 +349,27 @@ impl Delivery {
         self.with_jobs(async |jobs| jobs.waiting(now).await).await
     }
 
+    /// The time by this host's clock, or by the store's if that is behind it: one gate whose clock is ahead would report
+    /// on a day that is not over, and give up for all what has time left.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    async fn look_at_clock(&self) -> Result<i64, Error> {
+        let ahead = self.with_jobs(async |jobs| jobs.ahead(epoch_seconds_signed).await).await?;
+        self.shared.ahead.store(ahead, Ordering::Relaxed);
+        Ok(self.now())
+    }
+
+    /// The time since the epoch in seconds, as [`Self::look_at_clock`] last found it.
+    pub fn now(&self) -> i64 {
+        epoch_seconds_signed().saturating_sub(self.shared.ahead.load(Ordering::Relaxed))
+    }
+
     async fn work(self, settings: Arc<Settings>, stop: watch::Receiver<bool>) -> Result<u64, Error> {
         let mut count = 0;
         while !*stop.borrow() {
-            let now = epoch_seconds_signed();
+            let now = self.look_at_clock().await?;
             let claim = Claim { holder: &self.shared.holder, now, lease: LEASE, rate: settings.rate };
             let Some(job) = self.with_jobs(async |jobs| jobs.claim(&claim).await).await? else { break };
             let ending = self.attempt(&settings, &job).await?;
@@ -341,7 +381,7 @@ impl Delivery {
 
     /// Writes down what became of a job, counts it and logs it.
     async fn settle(&self, job: &Job, ending: &Ending) -> Result<(), Error> {
-        let now = epoch_seconds_signed();
+        let now = self.now();
         let progress = Progress { state: job.state, attempts: job.attempts, deadline: job.planned.deadline };
         let Some(transition) = schedule::next(progress, ending.event, now) else { return Ok(()) };
         let settlement = Settlement {
@@ -350,31 +390,36 @@ impl Delivery {
             state: transition.state,
             due: transition.due,
             // Only what has departed has an end of data that could have been answered.
-            answered: i64::from(ending.departed && transition.answered),
+            answered: i64::from(ending.departed.is_some() && transition.answered),
             effort: ending.event.effort(),
             note: &ending.note,
         };
-        if let (Event::DestinationRefused, Some(address)) = (ending.event, &ending.recipient) {
-            self.with_jobs(async |jobs| jobs.suppress(address, now, &ending.note).await).await?;
-        }
-        let is_ours = self.settle_in_spite_of_trouble(job, &settlement).await?;
+        let refused = ending.recipient.as_deref().filter(|_| ending.event == Event::DestinationRefused);
+        // Nobody else takes it up before.
+        let until = ending.departed.unwrap_or(job.lease) + CLOCK_TOLERANCE;
+        let settle = async || {
+            let settle = async |jobs: &mut Jobs| {
+                if let Some(address) = refused {
+                    jobs.suppress(address, now, &ending.note).await?;
+                }
+                jobs.settle(&job.planned.id, &settlement).await
+            };
+            self.with_jobs(settle).await
+        };
+        // A report that was taken but not settled would be sent again.
+        let mut pause = FIRST_SETTLING_PAUSE;
+        let is_ours = loop {
+            match settle().await {
+                Err(cause) if self.now() < until => {
+                    warn!(job = &*job.planned.id, error = %Causes(&cause), "the store does not take what became of a report");
+                    sleep(pause).await;
+                    pause = (pause * 2).min(LAST_SETTLING_PAUSE);
+                }
+                result => break result?,
+            }
+        };
         self.tell(job, ending, transition.state, is_ours);
         Ok(())
-    }
-
-    /// Retries, since a report that was taken but not settled would be sent again.
-    async fn settle_in_spite_of_trouble(&self, job: &Job, settlement: &Settlement<'_>) -> Result<bool, Error> {
-        let mut attempts = 0;
-        loop {
-            match self.with_jobs(async |jobs| jobs.settle(&job.planned.id, settlement).await).await {
-                Err(cause) if attempts < SETTLING_ATTEMPTS => {
-                    attempts += 1;
-                    warn!(job = &*job.planned.id, error = %Causes(&cause), "the store does not take what became of a report");
-                    sleep(SETTLING_PAUSE).await;
-                }
-                result => return result,
-            }
-        }
     }
 
     fn tell(&self, job: &Job, ending: &Ending, state: JobState, is_ours: bool) {
@@ -428,7 +473,11 @@ impl Delivery {
             };
             work(&mut jobs).await.map(|done| (done, jobs))
         };
-        let (done, jobs) = store::in_time(limit, work).await?;
+        let noted = |cause: Error| {
+            self.shared.failed.store(epoch_seconds_signed(), Ordering::Relaxed);
+            cause
+        };
+        let (done, jobs) = store::in_time(limit, work).await.map_err(noted)?;
         *place = Some(jobs);
         Ok(done)
     }
@@ -459,6 +508,28 @@ impl Lag {
     }
 }
 
+/// Holds planning back when the store was away: other gates have rows of their own that were to come in meanwhile, and
+/// try again in their own time.
+#[derive(Debug, Default)]
+struct Outage {
+    /// When it first did not answer, and when last; none once it was back for long enough. In seconds since the epoch.
+    seen: Option<(i64, i64)>,
+}
+
+impl Outage {
+    /// Takes down that the store did not answer at `now`.
+    fn seen(&mut self, now: i64) {
+        let (first, last) = self.seen.unwrap_or((now, now));
+        self.seen = Some((first, last.max(now)));
+    }
+
+    /// Whether planning waits at `now`; not for ever, where the store comes and goes.
+    fn holds(&mut self, now: i64) -> bool {
+        self.seen = self.seen.filter(|(_, last)| (0..SETTLING).contains(&(now - last)));
+        self.seen.is_some_and(|(first, _)| now - first < LONGEST_LAG)
+    }
+}
+
 /// How long the store may take for one step, including opening it: a server that is cut off says nothing, and all other
 /// work waits. The longest step looks through the rows of a day, for seconds; a server ends a statement after 30.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -475,10 +546,10 @@ const PARALLEL: usize = 4;
 /// Seconds for which a job is held until its message is sent: enough for building the largest report and for all the
 /// time a relay may take over the commands before it.
 pub(super) const LEASE: i64 = 30 * 60;
-/// Attempts to settle a job while the store fails.
-const SETTLING_ATTEMPTS: u32 = 30;
-/// The pause between.
-const SETTLING_PAUSE: Duration = Duration::from_secs(2);
+/// The pauses between attempts to settle a job while the store fails: from this one, doubled each time,
+const FIRST_SETTLING_PAUSE: Duration = Duration::from_secs(2);
+/// up to this one.
+const LAST_SETTLING_PAUSE: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {
@@ -513,6 +584,23 @@ mod tests {
         }
     }
 
+    #[test]
+    fn planning_waits_for_rows_of_others_when_the_store_was_away_but_not_for_ever() {
+        let mut outage = Outage::default();
+        assert!(!outage.holds(5), "it was never away");
+        outage.seen(100);
+        outage.seen(160);
+        assert!(outage.holds(160) && outage.holds(160 + SETTLING - 1));
+        assert!(!outage.holds(160 + SETTLING));
+        outage.seen(5000);
+        assert!(!outage.holds(4990), "the clock was set back");
+        let begin = 10_000;
+        for now in (begin..begin + 3 * SECONDS_PER_DAY).step_by(60) {
+            outage.seen(now);
+            assert_eq!(outage.holds(now), now < begin + LONGEST_LAG, "one that comes and goes is no reason for ever");
+        }
+    }
+
     #[tokio::test]
     async fn a_store_that_says_nothing_is_asked_anew_over_another_connection() {
         let directory = tempfile::tempdir().unwrap();
@@ -522,6 +610,7 @@ mod tests {
         let silent = delivery.with_jobs_in_time(Duration::from_millis(20), async |_| std::future::pending().await);
         let silent: Result<(), Error> = silent.await;
         assert!(silent.unwrap_err().to_string().contains("can't be used"));
+        assert_ne!(delivery.shared.failed.load(Ordering::Relaxed), 0, "planning waits for other gates");
         assert!(delivery.shared.jobs.lock().await.is_none());
         assert_eq!(delivery.waiting(0).await.unwrap(), 0);
     }

@@ -22,7 +22,7 @@ use crate::domain::Domain;
 use crate::evaluation::subject::Subject;
 use crate::evaluation::{DmarcOutput, Evaluation};
 use crate::metrics::Registry;
-use crate::report::attempt::put;
+use crate::report::attempt::{file_name, put};
 use crate::report::delivery::{self, Delivery};
 use crate::report::failure::limit::{RateLimit, Rates, Share, organization};
 use crate::report::failure::redaction::Redaction;
@@ -276,7 +276,8 @@ impl FailureWorker {
             Err(cause) => return Ok((FailureOutcome::Fault, Causes(&cause).to_string())),
         };
         if let Some(directory) = &settings.dry_run {
-            return Ok(write(directory, format!("{}-{id}.eml", failure.dmarc.author_domain), message).await);
+            let name = file_name(failure.dmarc.author_domain.as_str(), &id);
+            return Ok(write(directory, format!("{name}.eml"), message).await);
         }
         if settings.bounce_domain.is_some() {
             // Any gate on the store may get the bounce.

@@ -23,7 +23,8 @@ label_enum! {
         MessageRefused = "message_refused",
         /// The destination is suppressed.
         Suppressed = "suppressed",
-        /// The destination, or the organization of what it names instead, has had its share of the day.
+        /// The destination or its organization has had its share of the day, or the domain's organization that of
+        /// replacements.
         Capped = "capped",
         /// There is nothing to send.
         Skipped = "skipped",

@@ -10,6 +10,7 @@ use crate::calendar::SECONDS_PER_DAY;
 use crate::dmarc::public_suffix::List;
 use crate::dmarc::record::{Parsed, parse};
 use crate::dmarc::report_destination::ReportKind;
+use crate::dmarc::report_uri::ReportUri;
 use crate::domain::Domain;
 use crate::hex::hex;
 use crate::label::Label;
@@ -17,16 +18,18 @@ use crate::label_enum;
 use crate::record::{AlignmentOutcome, FinalReply, Record};
 use crate::report::aggregate::{Configuration, Period, ReportId};
 use crate::report::recipient::Address;
-use crate::store::jobs::{Effort, JobState, NewJob, Room, Shares};
+use crate::store::jobs::{Effort, JobState, NewJob, Room, Sent, Shares};
 use crate::store::{Part, SETTLING};
 
-/// What determines a report's id and when it is due.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What determines a report's id, when it is due, and which of many addresses get it.
+#[derive(Debug, Clone, Copy)]
 pub struct Plan<'a> {
     /// The receiver's domain: two receivers never make one report id.
     pub receiver: &'a Domain,
     /// Seconds over which the reports of a period are spread; never longer than the period.
     pub window: i64,
+    /// What tells organizations apart.
+    pub suffixes: &'a List,
 }
 
 /// What happened to a claimed job.
@@ -46,7 +49,8 @@ pub enum Event {
     Suppressed,
     /// There is no report to be sent, and never will be.
     NotWanted(Skip),
-    /// Nothing was tried: the destination, or what replaces it, has had its share of today.
+    /// Nothing was tried: the destination or its organization has had its share of today, or there is no room for what
+    /// replaces it.
     CapReached,
 }
 
@@ -115,10 +119,19 @@ pub struct Progress {
     pub deadline: i64,
 }
 
-/// How much room organizations have for jobs of one UTC day, where one address may get `daily_cap` reports.
-pub fn shares(room: Room, suffixes: &List, daily_cap: i64) -> Shares<'_> {
-    let to_organization = daily_cap.saturating_mul(ADDRESSES_OF_ORGANIZATION);
-    Shares { suffixes, room, of_organization: MOST_OF_ORGANIZATION, to_organization }
+/// How much room organizations have for jobs of one UTC day.
+pub fn shares(room: Room, suffixes: &List) -> Shares<'_> {
+    Shares { suffixes, room, of_organization: MOST_OF_ORGANIZATION }
+}
+
+/// Why nothing more goes to an address now, where one may get `daily_cap` reports within 24 hours; none if it may.
+pub fn is_full(sent: Sent, daily_cap: i64) -> Option<String> {
+    if sent.to_address >= daily_cap {
+        return Some(format!("{} reports went there within 24 hours", sent.to_address));
+    }
+    let most = daily_cap.saturating_mul(ADDRESSES_OF_ORGANIZATION);
+    (sent.to_organization >= most)
+        .then(|| format!("{} reports on that day went to its organization", sent.to_organization))
 }
 
 /// The UTC day of a period.
@@ -151,14 +164,20 @@ pub fn is_ripe(period: Period, now: i64) -> bool {
     period.end + SETTLING < now && now < deadline(period)
 }
 
-/// The jobs that a published policy makes of a period: one for each address that it names, once, up to a bound. What is
-/// no address gets a job that is skipped and says why, and does not count towards the bound.
+/// The jobs that a published policy makes of a period: one for each address that it names, once, up to a bound. Those of
+/// the policy domain's own organization come first, since they need nobody's consent: five that give none would stand
+/// before them. What is no address gets a job that is skipped and says why, and does not count towards the bound.
 pub fn jobs(policy: &Configuration, period: Period, plan: &Plan<'_>) -> Vec<NewJob> {
     let Parsed::Record(record) = parse(policy.record.as_bytes()) else { return Vec::new() };
     let mut known = Vec::new();
     let mut jobs = Vec::new();
     let mut room = MAX_DESTINATIONS;
-    for uri in ReportKind::Aggregate.requested(&record) {
+    let own = plan.suffixes.organizational_domain(&policy.domain);
+    let is_own =
+        |uri: &ReportUri| uri.mail_host().is_some_and(|host| plan.suffixes.organizational_domain(&host) == own);
+    let uris: Vec<_> = ReportKind::Aggregate.requested(&record).iter().collect();
+    let (first, others): (Vec<_>, Vec<_>) = uris.into_iter().partition(|uri| is_own(uri));
+    for uri in first.into_iter().chain(others) {
         let to = Address::of(uri).map_err(|_| uri.as_str());
         if known.contains(&to) || (to.is_ok() && room == 0) {
             continue;
@@ -178,8 +197,10 @@ pub fn job(policy: &Configuration, period: Period, destination: &str, plan: &Pla
         plan.window.min(period.seconds()),
     );
     let due = period.end.saturating_add(1 + SETTLING).saturating_add(jitter);
+    let [id, former_id] = job_ids(&configuration, period, destination);
     NewJob {
-        id: job_id(&configuration, period, destination),
+        id,
+        former_id,
         report_id: ReportId::new(plan.receiver, policy, period).to_string(),
         policy_domain: policy.domain.to_string(),
         configuration,
@@ -191,20 +212,33 @@ pub fn job(policy: &Configuration, period: Period, destination: &str, plan: &Pla
     }
 }
 
-/// The job in place of one whose destination names another address of its own.
-pub fn redirected(job: &NewJob, destination: &str, now: i64) -> NewJob {
-    let period = Period { begin: job.begin, end: job.end };
-    NewJob {
-        id: job_id(&job.configuration, period, destination),
-        destination: destination.to_owned(),
-        due: now,
-        ..job.clone()
-    }
+/// The job beside or in place of one whose destination names another address of its own.
+pub fn redirected(job: &NewJob, to: &Address, now: i64) -> NewJob {
+    let destination = uri(to);
+    let [id, former_id] = job_ids(&job.configuration, Period { begin: job.begin, end: job.end }, &destination);
+    NewJob { id, former_id, destination, due: now, ..job.clone() }
 }
 
-/// Without the receiver: a site that changes its name does not report again.
-fn job_id(configuration: &str, period: Period, destination: &str) -> String {
-    id(&[configuration, &period.begin.to_string(), &period.end.to_string(), destination])
+/// The id of a job, by the address that it is for, however its URI is written; then that by the URI as it is written,
+/// which was the id in earlier versions. For most URIs they are one. Without the receiver: a site that changes its name
+/// does not report again.
+fn job_ids(configuration: &str, period: Period, destination: &str) -> [String; 2] {
+    let of = |destination: &str| id(&[configuration, &period.begin.to_string(), &period.end.to_string(), destination]);
+    let address = ReportUri::parse(destination).and_then(|uri| Address::of(&uri).ok());
+    let former = of(destination);
+    [address.map_or_else(|| former.clone(), |address| of(&uri(&address))), former]
+}
+
+/// The URI of an address; whatever has a meaning in a URI or a policy record is escaped.
+fn uri(address: &Address) -> String {
+    let mut uri = "mailto:".to_owned();
+    for byte in address.local_part().bytes() {
+        match byte {
+            byte if byte.is_ascii_alphanumeric() || b"-._~+".contains(&byte) => uri.push(char::from(byte)),
+            byte => uri.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    format!("{uri}@{}", address.domain())
 }
 
 /// Identifies a configuration of a policy domain: every published value, but not which of p, sp and np was requested
@@ -308,9 +342,10 @@ const LONGEST_PAUSE: i64 = 6 * 3600;
 const CAP_PAUSE: i64 = 3600;
 /// Addresses of one record: real ones name one or two.
 const MAX_DESTINATIONS: usize = 5;
-/// Jobs on all policy domains of one organization and one UTC day: a large one with a hundred records of its own.
+/// Jobs on all policy domains of one organization and one UTC day: a large one with a hundred records of its own. As many
+/// more as there are parts of the day, where they are of such.
 const MOST_OF_ORGANIZATION: i64 = 100;
-/// Jobs to all addresses of one organization and one UTC day, for each that one address may get (`reports.daily_cap`):
+/// Reports on one UTC day to all addresses of one organization, for each that one address may get (`reports.daily_cap`):
 /// services that read reports for many owners give each an address.
 const ADDRESSES_OF_ORGANIZATION: i64 = 10;
 const SECONDS_PER_HOUR: i64 = 3600;
@@ -330,9 +365,13 @@ mod tests {
         Domain::parse(name).unwrap()
     }
 
+    fn plan(receiver: &Domain, window: i64) -> Plan<'_> {
+        Plan { receiver, window, suffixes: &List::BuiltIn }
+    }
+
     /// With a window of four hours.
     fn planned(policy: &Configuration, day: i64) -> Vec<NewJob> {
-        jobs(policy, Period::day(day), &Plan { receiver: &domain("gate.example"), window: WINDOW })
+        jobs(policy, Period::day(day), &plan(&domain("gate.example"), WINDOW))
     }
 
     const WINDOW: i64 = 4 * 3600;
@@ -346,7 +385,8 @@ mod tests {
         let now = period.end + SETTLING;
         assert!(days(now).any(|day| day == 20_454));
         assert!(!is_ripe(period, now) && is_ripe(period, now + 1) && !is_ripe(period, deadline(period)));
-        let plan = Plan { receiver: &domain("gate.example"), window: WINDOW };
+        let gate = domain("gate.example");
+        let plan = plan(&gate, WINDOW);
         let due = job(&policy(), period, "mailto:d@example.org", &plan).due - period.end - 1 - SETTLING;
         assert!((0..2 * 3600).contains(&due), "{due}");
         let ids: Vec<_> = [period, Period::of_hours(20_454, 8, 2), Period::day(20_454)]
@@ -421,6 +461,46 @@ mod tests {
     }
 
     #[test]
+    fn addresses_of_the_owners_own_organization_count_first() {
+        let elsewhere: Vec<_> = (0..6).map(|n| format!("mailto:x@ext{n}.example")).collect();
+        let own = ["mailto:a@example.org", "mailto:b@mail.example.org"];
+        let record = format!("v=DMARC1; p=none; rua={},{}", elsewhere.join(","), own.join(","));
+        let made = planned(&Configuration { record, ..policy() }, 20_454);
+        let destinations: Vec<_> = made.into_iter().map(|job| job.destination).collect();
+        assert_eq!(destinations[..2], own);
+        assert_eq!(destinations[2..], elsewhere[..3], "five in all");
+    }
+
+    #[test]
+    fn one_address_has_one_job_however_it_is_written() {
+        let ids = |uri: &str| job_ids("c", Period::day(1), uri);
+        let plain = ids("mailto:new@svc.example");
+        assert_eq!(plain[0], plain[1], "as earlier versions had it");
+        for same in ["mailto:new@SVC.example", "MAILTO:new@svc.example", "mailto:%6Eew@svc.example?subject=x"] {
+            let [id, former] = ids(same);
+            assert_eq!(id, plain[0], "{same}");
+            assert_ne!(former, plain[0], "{same}: earlier versions had another");
+        }
+        for other in ["mailto:New@svc.example", "mailto:new@svc.example.org", "https://svc.example", "x:y"] {
+            assert_ne!(ids(other)[0], plain[0], "{other}");
+        }
+        let first = planned(&policy(), 1).remove(0);
+        let to = Address::of(&ReportUri::parse("mailto:%22a%20b%22@SVC.example").unwrap()).unwrap();
+        let instead = redirected(&first, &to, 5);
+        assert_eq!((&*instead.destination, instead.due), ("mailto:%22a%20b%22@svc.example", 5));
+        let itself = ReportUri::parse(&first.destination).unwrap();
+        assert_eq!(redirected(&first, &Address::of(&itself).unwrap(), 5).id, first.id);
+    }
+
+    #[test]
+    fn an_address_and_its_organization_have_a_share_each() {
+        let why = |to_address, to_organization| is_full(Sent { to_address, to_organization }, 3);
+        assert_eq!(why(2, 29), None);
+        assert_eq!(why(3, 3).as_deref(), Some("3 reports went there within 24 hours"));
+        assert_eq!(why(0, 30).as_deref(), Some("30 reports on that day went to its organization"));
+    }
+
+    #[test]
     fn a_record_with_tabs_or_a_long_one_makes_the_jobs_that_it_asks_for() {
         let destinations = |published: &str| {
             let Parsed::Record(record) = parse(published.as_bytes()) else { panic!("no record: {published}") };
@@ -460,7 +540,7 @@ mod tests {
 
     #[test]
     fn a_site_that_changes_its_name_reports_once() {
-        let made = |receiver| job(&policy(), Period::day(1), "mailto:d@example.org", &Plan { receiver, window: 0 });
+        let made = |receiver| job(&policy(), Period::day(1), "mailto:d@example.org", &plan(receiver, 0));
         let (one, other) = (made(&domain("a.example")), made(&domain("b.example")));
         assert_eq!(one.id, other.id);
         assert_ne!(one.report_id, other.report_id);
@@ -477,7 +557,7 @@ mod tests {
             let hits = dues.iter().filter(|due| range.contains(due)).count();
             assert!((60..140).contains(&hits), "{hits} of 400 in quarter {part}");
         }
-        let at_once = job(&policy(), Period::day(1), "", &Plan { receiver: &domain("a.example"), window: 0 });
+        let at_once = job(&policy(), Period::day(1), "", &plan(&domain("a.example"), 0));
         assert_eq!(at_once.due, Period::day(1).end + 1 + SETTLING);
     }
 

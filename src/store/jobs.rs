@@ -41,6 +41,8 @@ label_enum! {
 pub struct NewJob {
     /// Its name: the same on every gate.
     pub id: String,
+    /// The name that earlier versions gave it; one of the store may have either. Of one that was read, `id`.
+    pub former_id: String,
     /// The report's, which goes to every destination under this name.
     pub report_id: String,
     /// The policy domain.
@@ -77,9 +79,29 @@ pub struct Shares<'a> {
     pub suffixes: &'a List,
     /// Which jobs these are; those of the other kind do not count.
     pub room: Room,
-    /// Jobs on the policy domains of one organization, of one UTC day.
+    /// Jobs on the policy domains of one organization, of one UTC day. One of a part of the day is such a part of a job.
     pub of_organization: i64,
-    /// Jobs to all addresses of one organization, of one UTC day.
+}
+
+/// Who is about to get a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reservation<'a> {
+    /// The job.
+    pub id: &'a str,
+    /// Whose it is.
+    pub holder: &'a str,
+    /// The address.
+    pub address: &'a str,
+    /// From when on reports to the address count, in seconds since the epoch.
+    pub since: i64,
+}
+
+/// Reports that went out, or are about to, beside the one that is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sent {
+    /// To the same address, since a time.
+    pub to_address: i64,
+    /// On the same UTC day, to all addresses of the organization that the job's destination is in.
     pub to_organization: i64,
 }
 
@@ -227,6 +249,19 @@ impl Jobs {
         Ok(Self { connection: database::open_read_only(location).await? })
     }
 
+    /// How far the clock of this host, which says `now`, is ahead of that of the database, in seconds: what one gate takes
+    /// for the end of the day must not be that of all.
+    ///
+    /// # Errors
+    ///
+    /// The database's.
+    pub async fn ahead(&mut self, now: impl FnOnce() -> i64) -> Result<i64, Error> {
+        let now = now();
+        let shared = database::clock(&mut self.connection).await?;
+        let shared = shared.map(|shared| i64::try_from(shared.as_secs()).unwrap_or(i64::MAX));
+        Ok(shared.map_or(0, |shared| now.saturating_sub(shared).max(0)))
+    }
+
     /// Puts jobs in that are not there yet, as far as the shares of their organizations go. Gates that plan at the same
     /// time may exceed a share by what each of them puts in.
     ///
@@ -240,7 +275,8 @@ impl Jobs {
         let mut transaction = database::begin(&mut self.connection).await?;
         let mut planned = Planned::default();
         for job in sorted {
-            let is_there: i64 = sqlx::query_scalar(IS_THERE).bind(&*job.id).fetch_one(&mut *transaction).await?;
+            let is_there = sqlx::query_scalar(IS_THERE).bind(&*job.id).bind(&*job.former_id);
+            let is_there: i64 = is_there.fetch_one(&mut *transaction).await?;
             if is_there > 0 {
                 continue;
             }
@@ -264,8 +300,7 @@ impl Jobs {
                 .bind(&*destination)
                 .bind(midnight)
                 .bind(midnight + SECONDS_PER_DAY - 1)
-                .bind(shares.of_organization)
-                .bind(shares.to_organization)
+                .bind(shares.of_organization.saturating_mul(SECONDS_PER_DAY))
                 .bind(&*other);
             match query.execute(&mut *transaction).await?.rows_affected() {
                 0 => planned.left_out += 1,
@@ -426,14 +461,29 @@ impl Jobs {
         Ok(query.execute(&mut self.connection).await?.rows_affected() == 1)
     }
 
-    /// Reports that went to an address since `since`.
+    /// How many other reports went, or are about to go, to the address and organization that a job is for.
+    ///
+    /// # Errors
+    ///
+    /// The database's, or there is no such job.
+    pub async fn sent(&mut self, to: &Reservation<'_>) -> Result<Sent, Error> {
+        let row = sqlx::query(SENT).bind(to.id).bind(to.address).bind(to.since).fetch_one(&mut self.connection).await?;
+        Ok(Sent { to_address: row.try_get(0)?, to_organization: row.try_get(1)? })
+    }
+
+    /// Notes where a job's report is about to go, and says how many others went or are about to go there; none if the
+    /// job is not the holder's any more. Since each notes before it counts, no two can both overlook the other: at worst
+    /// both wait.
     ///
     /// # Errors
     ///
     /// The database's.
-    pub async fn sent_to(&mut self, recipient: &str, since: i64) -> Result<i64, Error> {
-        let query = sqlx::query(SENT_TO).bind(recipient).bind(since);
-        Ok(query.fetch_one(&mut self.connection).await?.try_get(0)?)
+    pub async fn reserve(&mut self, to: &Reservation<'_>) -> Result<Option<Sent>, Error> {
+        let query = sqlx::query(RESERVE).bind(to.id).bind(to.holder).bind(to.address);
+        match query.execute(&mut self.connection).await?.rows_affected() {
+            0 => Ok(None),
+            _ => Ok(Some(self.sent(to).await?)),
+        }
     }
 
     /// The jobs that are asked for, those of the latest period first, without their messages.
@@ -614,6 +664,7 @@ fn read(row: &AnyRow) -> Result<Job, sqlx::Error> {
     Ok(Job {
         planned: NewJob {
             id: row.try_get(0)?,
+            former_id: row.try_get(0)?,
             report_id: row.try_get(1)?,
             policy_domain: row.try_get(2)?,
             configuration: row.try_get(3)?,
@@ -682,17 +733,15 @@ const PLAN: &str = "INSERT INTO report_jobs (
     organization, destination_organization, turn
 ) SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, 'due', 0, 0, '', 0, 0, $10, '', '', 0, $11, $12, $13, owners.jobs + others.jobs
 FROM (
-    SELECT CAST(COUNT(*) AS BIGINT) AS jobs FROM report_jobs
-    WHERE organization = $12 AND period_begin BETWEEN $14 AND $15
+    SELECT CAST(COUNT(*) AS BIGINT) AS jobs, CAST(COALESCE(SUM(period_end - period_begin + 1), 0) AS BIGINT) AS seconds
+    FROM report_jobs WHERE organization = $12 AND period_begin BETWEEN $14 AND $15
 ) AS owners, (
     SELECT CAST(COUNT(*) AS BIGINT) AS jobs FROM report_jobs
-    WHERE organization = $18 AND period_begin BETWEEN $14 AND $15
+    WHERE organization = $17 AND period_begin BETWEEN $14 AND $15
 ) AS others
-WHERE owners.jobs < $16 AND (
-    SELECT COUNT(*) FROM report_jobs WHERE destination_organization = $13 AND period_begin BETWEEN $14 AND $15
-) < $17 ON CONFLICT (id) DO NOTHING";
+WHERE owners.seconds < $16 ON CONFLICT (id) DO NOTHING";
 
-const IS_THERE: &str = "SELECT CAST(COUNT(*) AS BIGINT) FROM report_jobs WHERE id = $1";
+const IS_THERE: &str = "SELECT CAST(COUNT(*) AS BIGINT) FROM report_jobs WHERE id = $1 OR id = $2";
 
 /// First what a dead gate has left, which may be on its way; then by turns, so that a domain with one report does not
 /// wait behind one with hundreds. Each is the first entry of an index, however many jobs wait: one condition for both
@@ -723,13 +772,25 @@ const DEPART: &str = "UPDATE report_jobs SET lease = $3, recipient = $4, message
         unanswered = unanswered + 1
     WHERE id = $1 AND holder = $2 AND state = 'claimed'";
 
-/// The message is kept as long as it may be sent again.
+/// The message is kept as long as it may be sent again. An address that nothing departed to is only reserved.
 const SETTLE: &str = "UPDATE report_jobs SET state = $3, due = $4, unanswered = unanswered - $5, note = $6,
-        changed = $7, holder = '', lease = 0, claimed = claimed * $9, message = CASE WHEN $3 = 'due' THEN message ELSE $8 END
+        changed = $7, holder = '', lease = 0, claimed = claimed * $9,
+        recipient = CASE WHEN messages = 0 THEN '' ELSE recipient END, message = CASE WHEN $3 = 'due' THEN message ELSE $8 END
     WHERE id = $1 AND holder = $2 AND state = 'claimed'";
 
-const SENT_TO: &str = "SELECT CAST(COUNT(*) AS BIGINT) FROM report_jobs
-    WHERE recipient = $1 AND state = 'sent' AND changed >= $2";
+const RESERVE: &str = "UPDATE report_jobs SET recipient = $3 WHERE id = $1 AND holder = $2 AND state = 'claimed'";
+
+/// One that is claimed and has a recipient is on its way; it was changed when it was claimed. Jobs of the first version have no organizations.
+const SENT: &str = "SELECT (
+        SELECT CAST(COUNT(*) AS BIGINT) FROM report_jobs
+        WHERE recipient = $2 AND id <> $1 AND state IN ('claimed', 'sent') AND changed >= $3
+    ), (
+        SELECT CAST(COUNT(*) AS BIGINT) FROM report_jobs
+        WHERE destination_organization = own.destination_organization AND destination_organization <> '' AND id <> $1
+            AND period_begin BETWEEN own.period_begin - own.period_begin % 86400
+                AND own.period_begin - own.period_begin % 86400 + 86399
+            AND recipient <> '' AND state IN ('claimed', 'sent')
+    ) FROM report_jobs AS own WHERE id = $1";
 
 const LIST: &str = concat!(
     "SELECT ",

@@ -23,7 +23,7 @@ use crate::support::client::Client;
 use crate::support::config::ConfigText;
 use crate::support::dns::{DnsServer, RecordType, Zone};
 use crate::support::gate::Gate;
-use crate::support::rules::{DOT, GREETING, Rule, Script, on};
+use crate::support::rules::{DOT, GREETING, Hold, Rule, Script, on};
 use crate::support::upstream::{Connection, Message, Upstream};
 use crate::support::world::{Letter, STRANGER, World};
 
@@ -394,7 +394,7 @@ async fn destinations_elsewhere_get_what_they_agree_to() {
         .serv_fail("a.example._report._dmarc.doubt.example", RecordType::TXT);
     let rua = ["given", "silent", "moved", "diverted", "doubt"].map(|name| format!("mailto:d@{name}.example"));
     // Of one record five count.
-    let rua = format!("{},mailto:one.too.many@a.example", rua.join(","));
+    let rua = format!("{},mailto:one.too.many@sixth.example", rua.join(","));
     let odd = forgery("c.example", "https://c.example/report,mailto:d%2Bx@c.example");
     let site = Site::new(zone, Script::new(), vec![forgery("a.example", &rua), odd]).await;
     assert_eq!(site.send().await, ["postponed", "sent", "sent", "sent", "skipped", "skipped", "skipped", "skipped"]);
@@ -419,23 +419,120 @@ async fn destinations_elsewhere_get_what_they_agree_to() {
 
 #[tokio::test]
 async fn what_takes_the_place_of_a_report_has_room_of_its_own_or_the_report_waits() {
-    let names: Vec<_> = (0..10).map(|n| format!("n{n}.example")).collect();
-    let zone = Zone::new().txt("_dmarc.moved.example", "v=DMARC1; p=reject");
-    let zone = names.iter().fold(zone, |zone, name| {
-        let instead = format!("v=DMARC1; rua=mailto:one-{name}@moved.example,mailto:two-{name}@moved.example");
-        zone.txt(&format!("_dmarc.{name}"), "v=DMARC1; p=reject")
-            .txt(&format!("{name}._report._dmarc.moved.example"), &instead)
+    let names: Vec<_> = (0..21).map(|n| format!("s{n}.owner.example")).collect();
+    let zone =
+        Zone::new().txt("_dmarc.moved.example", "v=DMARC1; p=reject").txt("_dmarc.owner.example", "v=DMARC1; p=none");
+    let zone = names.iter().enumerate().fold(zone, |zone, (n, name)| {
+        let instead: Vec<_> = (0..5).map(|i| format!("mailto:new-{n}-{i}@moved.example")).collect();
+        zone.txt(&format!("{name}._report._dmarc.moved.example"), &format!("v=DMARC1; rua={}", instead.join(",")))
     });
-    let records = names.iter().map(|name| forgery(name, &format!("mailto:old-{name}@moved.example"))).collect();
-    let mut site = Site::new(zone, Script::new(), records).await;
-    // One organization has room for ten reports then, and for ten in their place.
-    site.config = site.config.clone().set("reports.daily_cap", 1);
-    let expected = [["capped"; 5].as_slice(), &["sent"; 10], &["skipped"; 5]].concat();
+    let records = names.iter().map(|name| forgery(name, "mailto:old@moved.example")).collect();
+    let site = Site::new(zone, Script::new(), records).await;
+    // One organization has room for a hundred reports, and for a hundred in their place.
+    let expected = [["capped"].as_slice(), &["sent"; 100], &["skipped"; 20]].concat();
     assert_eq!(site.send().await, expected);
-    assert_eq!(site.relay.messages().len(), 10);
+    assert_eq!(site.relay.messages().len(), 100);
     let waiting: Vec<_> = site.jobs().await.into_values().filter(|(state, _)| state == "due").collect();
-    assert_eq!(waiting.len(), 5);
-    assert!(waiting.iter().all(|(_, note)| note.ends_with("had its share of the day")), "{waiting:?}");
+    assert_eq!(waiting.len(), 1);
+    assert!(waiting[0].1.ends_with("had its share of the day"), "{waiting:?}");
+}
+
+#[tokio::test]
+async fn a_destination_that_names_itself_and_others_gets_a_report_at_each_once() {
+    let zone = Zone::new()
+        .txt("_dmarc.a.example", "v=DMARC1; p=reject")
+        .txt("_dmarc.both.example", "v=DMARC1; p=reject")
+        .txt("a.example._report._dmarc.both.example", "v=DMARC1; rua=mailto:R@both.example,mailto:second@both.example")
+        .txt("_dmarc.svc.example", "v=DMARC1; p=reject")
+        .txt("a.example._report._dmarc.svc.example", "v=DMARC1; rua=mailto:new@svc.example");
+    // The very address that takes the place of another, written otherwise.
+    let rua = "mailto:%52@both.example,mailto:r@svc.example,mailto:new@SVC.example";
+    let site = Site::new(zone, Script::new(), vec![forgery("a.example", rua)]).await;
+    assert_eq!(site.send().await, ["sent", "sent", "sent", "skipped"]);
+    let mut recipients: Vec<_> = site.relay.messages().into_iter().flat_map(|m| m.recipients).collect();
+    recipients.sort();
+    assert_eq!(recipients, ["R@both.example", "new@svc.example", "second@both.example"]);
+    assert_eq!(site.send().await, [""; 0], "and no more");
+}
+
+#[tokio::test]
+async fn an_address_gets_no_more_than_its_share_from_attempts_at_the_same_time() {
+    let names: Vec<_> = (0..8).map(|n| format!("d{n}.example")).collect();
+    let zone = names.iter().fold(Zone::new().txt("_dmarc.svc.example", "v=DMARC1; p=none"), |zone, name| {
+        zone.txt(&format!("_dmarc.{name}"), "v=DMARC1; p=reject")
+            .txt(&format!("{name}._report._dmarc.svc.example"), "v=DMARC1")
+    });
+    let records = names.iter().map(|name| forgery(name, "mailto:one@svc.example")).collect();
+    let hold = Hold::new();
+    let mut site = Site::new(zone, Script::new().rule(on(DOT).hold(&hold, "250 ok")), records).await;
+    site.config = site.config.clone().set("reports.daily_cap", 2).set("timeouts.upstream_final", "60s");
+    // While two are on their way.
+    let waiting = async {
+        loop {
+            let settled = "SELECT COUNT(*) FROM report_jobs WHERE state = 'due' AND note <> ''";
+            if site.execute(settled).await == [6] {
+                break hold.release();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let ((), sent) = tokio::join!(waiting, site.send());
+    assert_eq!(sent, [["capped"; 6].as_slice(), &["sent"; 2]].concat());
+    assert_eq!(site.relay.messages().len(), 2);
+}
+
+#[tokio::test]
+async fn strangers_take_no_room_from_those_whose_reports_are_wanted() {
+    let strangers: Vec<_> = (0..40).map(|n| format!("d{n}.example")).collect();
+    let zone = Zone::new()
+        .txt("_dmarc.svc.example", "v=DMARC1; p=none")
+        .txt("_dmarc.honest.example", "v=DMARC1; p=none")
+        .txt("honest.example._report._dmarc.svc.example", "v=DMARC1");
+    let zone = strangers.iter().fold(zone, |zone, name| zone.txt(&format!("_dmarc.{name}"), "v=DMARC1; p=none"));
+    let mut records: Vec<_> = strangers.iter().map(|name| forgery(name, "mailto:x@svc.example")).collect();
+    records.push(forgery("honest.example", "mailto:h@svc.example"));
+    let mut site = Site::new(zone, Script::new(), records).await;
+    // The organization has room for ten.
+    site.config = site.config.clone().set("reports.daily_cap", 1);
+    assert_eq!(site.send().await, [["sent"].as_slice(), &["skipped"; 40]].concat());
+    assert_eq!(site.relay.messages()[0].recipients, ["h@svc.example"]);
+}
+
+#[tokio::test]
+async fn all_addresses_of_an_organization_get_no_more_than_their_share() {
+    let names: Vec<_> = (0..12).map(|n| format!("d{n}.example")).collect();
+    let zone = names.iter().fold(Zone::new().txt("_dmarc.svc.example", "v=DMARC1; p=none"), |zone, name| {
+        zone.txt(&format!("_dmarc.{name}"), "v=DMARC1; p=none")
+            .txt(&format!("{name}._report._dmarc.svc.example"), "v=DMARC1")
+    });
+    let records = names.iter().map(|name| forgery(name, &format!("mailto:{name}@svc.example"))).collect();
+    let mut site = Site::new(zone, Script::new(), records).await;
+    site.config = site.config.clone().set("reports.daily_cap", 1);
+    assert_eq!(site.send().await, [["capped"; 2].as_slice(), &["sent"; 10]].concat());
+}
+
+#[tokio::test]
+async fn a_refusal_that_the_store_does_not_take_at_once_is_not_forgotten() {
+    let (zone, records) = one();
+    let hold = Hold::new();
+    let script = Script::with_xclient().rule(on("RCPT").with("dmarc@a.example").hold(&hold, "550 5.1.1 no such user"));
+    let site = Site::new(zone, script, records).await;
+    let config = site.config.clone().set("reports.window", "0s").set("reports.enabled", true);
+    let Site { _dns, relay, directory, .. } = site;
+    std::fs::create_dir(directory.path().join("spool")).expect("a fresh directory");
+    let gate = Gate::start_in(directory, &config).await;
+    relay.wait_for_command("RCPT TO:<dmarc@a.example>").await;
+    let options = SqliteConnectOptions::new().filename(gate.directory().join("dmarcgate.db"));
+    let mut lock = SqliteConnection::connect_with(&options).await.expect("the store");
+    sqlx::query("BEGIN EXCLUSIVE").execute(&mut lock).await.expect("nobody else writes");
+    hold.release();
+    gate.wait_for_log("the store does not take what became of a report").await;
+    sqlx::query("COMMIT").execute(&mut lock).await.expect("our own transaction");
+    gate.wait_for_metrics("it is settled", |scrape| {
+        scrape.value("dmarcgate_reports_attempts_total{outcome=\"destination_refused\"}") == 1.0
+    })
+    .await;
+    assert!(suppressed(&gate).await.contains("dmarc@a.example"));
 }
 
 #[tokio::test]
@@ -517,6 +614,16 @@ async fn a_dry_run_writes_files_and_sends_nothing() {
         csv.lines().nth(1).is_some_and(|line| line.starts_with(&format!("{day},a.example,203.0.113.9,1,"))),
         "{csv}"
     );
+}
+
+#[tokio::test]
+async fn a_dry_run_writes_reports_on_the_longest_domains() {
+    let domain = format!("{}.example", [&*"a".repeat(60); 4].join("."));
+    let zone = Zone::new().txt(&format!("_dmarc.{domain}"), "v=DMARC1; p=reject");
+    let mut site = Site::new(zone, Script::new(), vec![forgery(&domain, &format!("mailto:d@{domain}"))]).await;
+    let directory = site.directory.path().join("dry");
+    site.config = site.config.clone().set("reports.dry_run", directory.display().to_string());
+    assert_eq!(site.send().await, ["written"]);
 }
 
 /// Domains of their own, each with one report.

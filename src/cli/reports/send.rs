@@ -10,7 +10,6 @@ use tokio::time::sleep;
 
 use crate::cli::reports::settings;
 use crate::cli::{ConfigFile, Failure, print};
-use crate::clock::epoch_seconds_signed;
 use crate::dns::{self, Resolver};
 use crate::metrics::Registry;
 use crate::report::delivery::Delivery;
@@ -20,7 +19,8 @@ use crate::tls::ClientMetrics;
 /// Send the reports that are due
 ///
 /// What a running gate does by itself; it may run at the same time, since each report is taken up by one alone. It also
-/// works while reports.enabled is false. One line is printed for each attempt, as it ends. Started by root, it goes on as
+/// works while reports.enabled is false. After the database of several gates was away, leave it alone for a quarter of an
+/// hour: rows that come in behind a report are in none. One line is printed for each attempt, as it ends. Started by root, it goes on as
 /// the gate's user (process.user).
 #[derive(Debug, Args)]
 pub struct Send {
@@ -49,14 +49,14 @@ impl Send {
             let location = config.store.url.clone();
             let delivery = Delivery::new(location, resolver, rules.subscribe(), &registry).telling(tell);
             let failed = |error| Failure::running(&error);
-            delivery.plan(&settings, epoch_seconds_signed()).await.map_err(failed)?;
+            delivery.plan(&settings).await.map_err(failed)?;
             if self.dry_run {
-                let until = if self.now { WHENEVER } else { epoch_seconds_signed() };
+                let until = if self.now { WHENEVER } else { delivery.now() };
                 let waiting = delivery.waiting(until).await.map_err(failed)?;
                 return print(output, &format!("{waiting} reports would be tried\n"));
             }
             if self.now {
-                delivery.hasten(epoch_seconds_signed()).await.map_err(failed)?;
+                delivery.hasten().await.map_err(failed)?;
             }
             // Nobody stops it but the user.
             let (_stop, stopped) = watch::channel(false);
@@ -73,7 +73,7 @@ impl Send {
                     print(output, &format!("{line}\n"))?;
                 }
                 sum += count;
-                let waiting = delivery.waiting(epoch_seconds_signed()).await.map_err(failed)?;
+                let waiting = delivery.waiting(delivery.now()).await.map_err(failed)?;
                 if waiting == 0 {
                     if sum == 0 && self.now {
                         print(output, "what came today (UTC) is reported once the day is over\n")?;

@@ -18,6 +18,10 @@ on_both![
     the_message_is_kept_as_long_as_it_may_be_sent_again,
     all_gates_together_keep_to_the_rate,
     a_flood_of_subdomains_is_bounded_and_does_not_come_first,
+    a_part_of_a_day_is_such_a_part_of_the_share,
+    what_an_earlier_version_planned_is_not_planned_again,
+    what_is_on_its_way_counts_and_what_only_waits_does_not,
+    a_clock_that_is_ahead_is_found_out,
     what_takes_the_place_of_a_job_takes_no_room_of_others,
     what_was_spared_does_not_use_up_the_rate,
     refusals_suppress_for_longer_each_time,
@@ -33,6 +37,7 @@ const NOW: i64 = 1_800_000_000;
 fn job(id: &str) -> NewJob {
     NewJob {
         id: id.into(),
+        former_id: id.into(),
         report_id: format!("{id}ff"),
         policy_domain: "example.org".into(),
         configuration: "c".into(),
@@ -58,16 +63,16 @@ fn departure(holder: &str) -> Departure<'_> {
 
 /// With room for all.
 async fn plan(jobs: &mut Jobs, planned: &[NewJob]) -> Planned {
-    plan_within(jobs, planned, (1000, 1000)).await
+    plan_within(jobs, planned, 1000).await
 }
 
-async fn plan_within(jobs: &mut Jobs, planned: &[NewJob], limits: (i64, i64)) -> Planned {
-    plan_in(jobs, Room::First, planned, limits).await
+async fn plan_within(jobs: &mut Jobs, planned: &[NewJob], limit: i64) -> Planned {
+    plan_in(jobs, Room::First, planned, limit).await
 }
 
-async fn plan_in(jobs: &mut Jobs, room: Room, planned: &[NewJob], (of, to): (i64, i64)) -> Planned {
+async fn plan_in(jobs: &mut Jobs, room: Room, planned: &[NewJob], of_organization: i64) -> Planned {
     let suffixes = List::default();
-    let shares = Shares { suffixes: &suffixes, room, of_organization: of, to_organization: to };
+    let shares = Shares { suffixes: &suffixes, room, of_organization };
     jobs.plan(planned, &shares, NOW).await.unwrap()
 }
 
@@ -152,8 +157,6 @@ async fn the_message_is_kept_as_long_as_it_may_be_sent_again(home: Home) {
     jobs.settle("a1", &settlement("one", JobState::Sent)).await.unwrap();
     let sent = &jobs.find("a1").await.unwrap()[0];
     assert_eq!((&*sent.message, sent.unanswered, sent.attempts), (&b""[..], 1, 2), "one reply was never heard");
-    assert_eq!(jobs.sent_to("d@example.org", NOW).await.unwrap(), 1);
-    assert_eq!(jobs.sent_to("d@example.org", NOW + 1).await.unwrap(), 0);
 }
 
 async fn all_gates_together_keep_to_the_rate(home: Home) {
@@ -178,18 +181,20 @@ async fn a_flood_of_subdomains_is_bounded_and_does_not_come_first(home: Home) {
     let flood: Vec<_> = (0..30)
         .map(|n| about(format!("a{n:02}"), &format!("z{n}.w.example"), "mailto:d@w.example", NOW - 1000))
         .collect();
-    let room = (20, 25);
+    let room = 20;
     assert_eq!(plan_within(&mut jobs, &flood, room).await, Planned { new: 20, left_out: 10 });
     assert_eq!(plan_within(&mut jobs, &flood, room).await, Planned { new: 0, left_out: 10 }, "and so it stays");
     let honest = about("ff".into(), "honest.example", "mailto:d@honest.example", NOW - 10);
     assert_eq!(plan_within(&mut jobs, &[honest], room).await.new, 1);
-    // Domains of others that would all have one address get mail.
-    let strangers: Vec<_> =
-        (0..10).map(|n| about(format!("b{n}"), &format!("s{n}.example"), "mailto:d@mx.w.example", NOW - 10)).collect();
-    assert_eq!(plan_within(&mut jobs, &strangers, room).await, Planned { new: 5, left_out: 5 });
     let tomorrow: Vec<_> = flood
         .iter()
-        .map(|job| NewJob { id: format!("c{}", job.id), begin: job.begin + 86_400, ..job.clone() })
+        .map(|job| NewJob {
+            id: format!("c{}", job.id),
+            former_id: String::new(),
+            begin: job.begin + 86_400,
+            end: job.end + 86_400,
+            ..job.clone()
+        })
         .collect();
     assert_eq!(plan_within(&mut jobs, &tomorrow, room).await.new, 20, "another day has a share of its own");
 
@@ -204,7 +209,7 @@ async fn a_flood_of_subdomains_is_bounded_and_does_not_come_first(home: Home) {
 async fn what_takes_the_place_of_a_job_takes_no_room_of_others(home: Home) {
     let mut jobs = open(&home).await;
     let several = |name: &str, count: usize| (0..count).map(|n| job(&format!("{name}{n:02}"))).collect::<Vec<_>>();
-    let room = (10, 12);
+    let room = 10;
     assert_eq!(plan_within(&mut jobs, &several("a", 6), room).await, Planned { new: 6, left_out: 0 });
     let replacements = several("b", 12);
     let planned = plan_in(&mut jobs, Room::Replacing, &replacements, room).await;
@@ -218,6 +223,70 @@ async fn what_takes_the_place_of_a_job_takes_no_room_of_others(home: Home) {
         order.push(job.planned.policy_domain);
     }
     assert_eq!(order.iter().position(|domain| domain == "honest.example"), Some(1), "turns are of both together");
+}
+
+async fn a_part_of_a_day_is_such_a_part_of_the_share(home: Home) {
+    let mut jobs = open(&home).await;
+    let midnight = NOW - NOW.rem_euclid(86_400) - 86_400;
+    let hours: Vec<_> = (0..60)
+        .map(|n| {
+            let begin = midnight + 3600 * (n % 24);
+            NewJob { begin, end: begin + 3599, ..job(&format!("a{n:02}")) }
+        })
+        .collect();
+    let day = |id| NewJob { begin: midnight, end: midnight + 86_399, ..job(id) };
+    assert_eq!(plan_within(&mut jobs, &hours[..47], 2).await, Planned { new: 47, left_out: 0 });
+    assert_eq!(plan_within(&mut jobs, &[day("b1"), day("b2")], 2).await, Planned { new: 1, left_out: 1 });
+    assert_eq!(plan_within(&mut jobs, &hours, 2).await, Planned { new: 0, left_out: 13 });
+}
+
+async fn what_an_earlier_version_planned_is_not_planned_again(home: Home) {
+    let mut jobs = open(&home).await;
+    assert_eq!(plan(&mut jobs, &[job("a1")]).await.new, 1);
+    let renamed = |id: &str, former: &str| NewJob { former_id: former.into(), ..job(id) };
+    assert_eq!(plan(&mut jobs, &[renamed("b1", "a1")]).await, Planned::default());
+    assert_eq!(plan(&mut jobs, &[renamed("b2", "a2")]).await.new, 1);
+}
+
+async fn what_is_on_its_way_counts_and_what_only_waits_does_not(home: Home) {
+    let mut jobs = open(&home).await;
+    let to = |id: &str, destination: &str| NewJob { destination: destination.into(), ..job(id) };
+    let (d, e) = ("mailto:d@svc.example", "mailto:e@mx.svc.example");
+    plan(&mut jobs, &[to("a1", d), to("a2", d), to("a3", e), to("a4", d), to("b1", "mailto:d@example.org")]).await;
+    for _ in 0..5 {
+        jobs.claim(&claim("one", NOW)).await.unwrap().unwrap();
+    }
+    let with = |id, address| Reservation { id, holder: "one", address, since: NOW - 5 };
+    let sent = |to_address, to_organization| Sent { to_address, to_organization };
+    let (d, e) = ("d@svc.example", "e@mx.svc.example");
+    assert_eq!(jobs.sent(&with("a1", d)).await.unwrap(), sent(0, 0), "claimed, and no more");
+    assert_eq!(jobs.reserve(&with("a1", d)).await.unwrap(), Some(sent(0, 0)));
+    assert_eq!(jobs.reserve(&with("a2", d)).await.unwrap(), Some(sent(1, 1)), "the other is on its way");
+    assert_eq!(jobs.reserve(&with("a3", e)).await.unwrap(), Some(sent(0, 2)));
+    assert_eq!(jobs.reserve(&with("b1", "d@example.org")).await.unwrap(), Some(sent(0, 0)));
+    assert_eq!(jobs.reserve(&Reservation { holder: "two", ..with("a1", d) }).await.unwrap(), None);
+    // One arrives, another is put off before its message was on its way.
+    assert!(jobs.depart("a1", &Departure { recipient: d, ..departure("one") }).await.unwrap());
+    assert!(jobs.settle("a1", &settlement("one", JobState::Sent)).await.unwrap());
+    let put_off = Settlement { answered: 0, ..settlement("one", JobState::Due) };
+    assert!(jobs.settle("a2", &put_off).await.unwrap());
+    assert_eq!(jobs.find("a1").await.unwrap()[0].recipient, d);
+    assert_eq!(jobs.find("a2").await.unwrap()[0].recipient, "", "it went nowhere");
+    assert_eq!(jobs.sent(&with("a4", d)).await.unwrap(), sent(1, 2));
+    let later = Reservation { since: NOW + 1, ..with("a4", d) };
+    assert_eq!(jobs.sent(&later).await.unwrap(), sent(0, 2), "an organization's are those of the day");
+}
+
+async fn a_clock_that_is_ahead_is_found_out(home: Home) {
+    let mut jobs = open(&home).await;
+    let now = crate::clock::epoch_seconds_signed();
+    assert_eq!(jobs.ahead(|| now - 3600).await.unwrap(), 0, "one that is behind goes by itself");
+    let found = jobs.ahead(|| now + 3600).await.unwrap();
+    match home.location {
+        // Its clock is ours.
+        Location::Sqlite(_) => assert_eq!(found, 0),
+        Location::Postgres(_) => assert!((3500..=3600).contains(&found), "{found}"),
+    }
 }
 
 async fn what_was_spared_does_not_use_up_the_rate(home: Home) {

@@ -57,6 +57,7 @@ async fn failing_mail_is_summed_up_by_author_domain_and_address(home: Home) {
 async fn jobs_are_tallied(home: Home) {
     let job = |id: &str, end| NewJob {
         id: id.into(),
+        former_id: id.into(),
         report_id: format!("{id}ff"),
         policy_domain: "example.org".into(),
         configuration: "c".into(),
@@ -68,7 +69,7 @@ async fn jobs_are_tallied(home: Home) {
     };
     let mut jobs = Jobs::open(&home.location).await.unwrap();
     let suffixes = crate::dmarc::public_suffix::List::default();
-    let shares = Shares { suffixes: &suffixes, room: Room::First, of_organization: 10, to_organization: 10 };
+    let shares = Shares { suffixes: &suffixes, room: Room::First, of_organization: 10 };
     jobs.plan(&[job("a1", DAY), job("a2", DAY), job("a3", DAY - 1)], &shares, DAY).await.unwrap();
     let tally = Reader::new(home.location.clone()).report_tally(DAY).await.unwrap();
     assert_eq!(tally, [Tally { state: JobState::Due, reports: 2, messages: 0 }]);
