@@ -5,6 +5,7 @@ use super::state::Parting;
 use crate::dmarc::public_suffix::Agreement;
 use crate::evaluation::{ArcResult, DkimResult, DmarcResult};
 use crate::label_enum;
+use crate::message::spool::Cause;
 use crate::metrics::{Family, Histogram, Histograms, IntCounter, IntGauge, Pairs, Quads, Registry};
 use crate::policy::Rule;
 use crate::policy::bypass::BypassReason;
@@ -146,7 +147,7 @@ pub struct Metrics {
     /// Messages refused for their form or size.
     pub unacceptable: Family<Fault>,
     /// Messages put off because the spool could not keep them.
-    pub unkept: IntCounter,
+    pub unkept: Family<Cause>,
     /// Messages that were not evaluated.
     pub bypassed: Family<BypassReason>,
     /// AUTH exchanges by how they ended.
@@ -231,9 +232,10 @@ impl Metrics {
                 "Messages that the gate refused for their form or size.",
                 "reason",
             ),
-            unkept: registry.counter(
+            unkept: registry.family(
                 "dmarcgate_spool_refusals_total",
-                "Messages put off with 452: the memory for all is used up, or the spool directory fails.",
+                "Messages put off with 452, since the spool could not keep them.",
+                "reason",
             ),
             bypassed: registry.family("dmarcgate_bypassed_total", "Messages that were not evaluated.", "reason"),
             logins: registry.family("dmarcgate_logins_total", "AUTH exchanges relayed to the upstream.", "result"),
