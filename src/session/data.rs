@@ -16,7 +16,7 @@ use super::state::State;
 use super::transaction::EndOfData;
 use super::{End, Session, pause};
 use crate::envelope::{Envelope, Hello};
-use crate::message::spool;
+use crate::message::spool::{self, Cause};
 use crate::smtp::command::{Chunk, ChunkPosition};
 use crate::smtp::data::Framing;
 use crate::smtp::reply::Reply;
@@ -136,7 +136,7 @@ impl Session {
         End::saying(Ended::Excess, reply)
     }
 
-    fn expect_message(&self, framing: Framing) -> Result<Incoming, End> {
+    fn expect_message(&mut self, framing: Framing) -> Result<Incoming, End> {
         let Some(transaction) = &self.transaction else { return Err(End::silently(Ended::ClientGone)) };
         let settings = Arc::clone(&transaction.settings);
         let mut bounds = settings.message;
@@ -144,7 +144,13 @@ impl Session {
         if transaction.bypass.is_some() {
             bounds.signatures = None;
         }
-        let intake = Intake::new(framing, bounds, self.gate.spooler.spool());
+        let spooler = &self.gate.spooler;
+        // Whom the operator knows is bounded by what there is alone, and takes nothing from strangers of its network.
+        let body = match settings.lets_relay(&self.client) {
+            true => spooler.spool(),
+            false => self.share.get_or_insert_with(|| spooler.share(self.client.ip())).spool(),
+        };
+        let intake = Intake::new(framing, bounds, body);
         let deadline = Instant::now() + settings.timeouts.data;
         let pace = Pace::new(settings.data_rate, settings.timeouts.data_block);
         Ok(Incoming { intake, unkept: None, deadline, pace, settings })
@@ -242,8 +248,19 @@ impl Session {
     }
 
     fn no_room(&self, error: &spool::Error) -> Unfit {
-        self.gate.metrics.unkept.inc();
-        tracing::error!(session = &*self.id, error = %error, "message not taken: the spool can't keep it");
+        let (cause, ip) = (error.cause(), self.client.ip());
+        self.gate.metrics.unkept.inc(cause);
+        match cause {
+            // The rest is there for others: nothing of ours is wrong.
+            Cause::NetworkMemory | Cause::NetworkDisk => tracing::warn!(
+                session = &*self.id, client_ip = %ip, reason = %cause, error = %error,
+                "message not taken: the spool can't keep it"
+            ),
+            Cause::Memory | Cause::Disk | Cause::Directory => tracing::error!(
+                session = &*self.id, client_ip = %ip, reason = %cause, error = %error,
+                "message not taken: the spool can't keep it"
+            ),
+        }
         Unfit::Deferred(Reply::new(452, "4.3.1", "Insufficient system storage, please try again later"))
     }
 }

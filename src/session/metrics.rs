@@ -6,6 +6,7 @@ use super::state::Parting;
 use crate::dmarc::public_suffix::Agreement;
 use crate::evaluation::{ArcResult, DkimResult, DmarcResult};
 use crate::label_enum;
+use crate::message::spool::Cause;
 use crate::metrics::{Family, Histogram, Histograms, IntCounter, IntGauge, Pairs, Quads, Registry};
 use crate::policy::Rule;
 use crate::policy::bypass::BypassReason;
@@ -149,7 +150,7 @@ pub struct Metrics {
     /// MAIL and RCPT that the gate itself refused for good.
     pub objections: Family<Objection>,
     /// Messages put off because the spool could not keep them.
-    pub unkept: IntCounter,
+    pub unkept: Family<Cause>,
     /// Messages that were not evaluated.
     pub bypassed: Family<BypassReason>,
     /// AUTH exchanges by how they ended.
@@ -239,9 +240,10 @@ impl Metrics {
                 "MAIL and RCPT that the gate itself refused with 5xx, but for the relay guard and the order of commands.",
                 "reason",
             ),
-            unkept: registry.counter(
+            unkept: registry.family(
                 "dmarcgate_spool_refusals_total",
-                "Messages put off with 452: the memory for all is used up, or the spool directory fails.",
+                "Messages put off with 452, since the spool could not keep them.",
+                "reason",
             ),
             bypassed: registry.family("dmarcgate_bypassed_total", "Messages that were not evaluated.", "reason"),
             logins: registry.family("dmarcgate_logins_total", "AUTH exchanges relayed to the upstream.", "result"),

@@ -55,7 +55,7 @@ use crate::envelope::{Client, Envelope, Hello, Protocol};
 use crate::evaluation::discovery::Rules;
 use crate::evaluation::gather::Gathered;
 use crate::explain::Recorder;
-use crate::message::spool::Spooler;
+use crate::message::spool::{Share, Spooler};
 use crate::panics::{Panicked, caught};
 use crate::report::delivery::Delivery;
 use crate::report::failure_reporter::FailureReporter;
@@ -123,6 +123,8 @@ pub struct Session {
     message_size: u64,
     link: Link,
     reverse: ReverseLookup,
+    /// What the client's network has of the spool, once it has sent a message.
+    share: Option<Arc<Share>>,
     transaction: Option<Transaction>,
     /// The message of which chunks have come.
     incoming: Option<Box<Incoming>>,
@@ -189,6 +191,7 @@ impl Session {
             message_size: settings.message.message_size,
             link,
             reverse,
+            share: None,
             transaction: None,
             incoming: None,
             evaluation: None,

@@ -122,7 +122,7 @@ impl Settings {
         self.bypass.reason(client.ip(), certificate(client), login)
     }
 
-    /// Whether a client's recipients are not guarded.
+    /// Whether a client's recipients are not guarded, and its messages bounded by no network's share of the spool.
     pub fn lets_relay(&self, client: &Client) -> bool {
         client.login.is_some() || self.trusts(client.ip()) || self.bypass.knows(certificate(client))
     }

@@ -245,15 +245,18 @@ async fn memory_in_use_is_seen_while_it_is_and_so_is_who_was_put_off() {
     client.send(&[b"From: a@a.example\r\n\r\n".to_vec(), b"x\r\n".repeat(70_000)].concat()).await;
     let seen = world.gate.wait_for_metrics("memory in use", |s| s.value("dmarcgate_spool_memory_bytes") > 200_000.0);
     assert_eq!(seen.await.value("dmarcgate_spool_memory_limit_bytes"), 1_048_576.0);
+    client.send(&b"x\r\n".repeat(100_000)).await;
+    world.gate.wait_for_metrics("files in use", |s| s.value("dmarcgate_spool_file_bytes") > 250_000.0).await;
     drop(client);
     world.wait_for_count("dmarcgate_spool_memory_bytes", 0.0).await;
+    world.wait_for_count("dmarcgate_spool_file_bytes", 0.0).await;
     let mut client = world.client().await;
     assert_eq!(
         deliver(&mut client, format!("From: a@a.example\r\n{}", "X: y\r\n".repeat(20_000)).as_bytes()).await,
         250
     );
     assert_eq!(deliver(&mut client, format!("X: {}\r\n", "y".repeat(90)).repeat(12_000).as_bytes()).await, 452);
-    world.wait_for_count("dmarcgate_spool_refusals_total", 1.0).await;
+    world.wait_for_count("dmarcgate_spool_refusals_total{reason=\"memory\"}", 1.0).await;
 }
 
 #[tokio::test]

@@ -11,6 +11,10 @@ async fn limited(change: impl FnOnce(ConfigText) -> ConfigText) -> World {
     World::with(Script::new(), Zone::new(), change).await
 }
 
+async fn client_of(world: &World, ip: &str) -> Client {
+    Client::introduced(world.gate.address(), ip, "client.example").await
+}
+
 async fn start(client: &mut Client) {
     client.pipeline(&["MAIL FROM:<a@a.example>", "RCPT TO:<x@b.example>", "DATA"]).await[2].assert(354);
 }
@@ -187,8 +191,8 @@ async fn while_the_memory_of_all_is_used_up_messages_are_put_off() {
     // Clients that do not go on hold all of it, in units of 16 KiB: three times 20 for the room of a large piece and 1
     // for the header section, and once 1.
     let mut holders = Vec::new();
-    for octets in [200_000, 200_000, 200_000, 5000] {
-        let mut holder = world.client().await;
+    for (n, octets) in [200_000, 200_000, 200_000, 5000].into_iter().enumerate() {
+        let mut holder = client_of(&world, &format!("198.51.{n}.1")).await;
         start(&mut holder).await;
         holder.send(&message(octets)).await;
         holders.push(holder);
@@ -199,13 +203,56 @@ async fn while_the_memory_of_all_is_used_up_messages_are_put_off() {
         start(&mut client).await;
         assert!(client.content(&message(200_000)).await.assert(452).says("4.3.1"));
     }
-    world.wait_for_count("dmarcgate_spool_refusals_total", 3.0).await;
+    world.wait_for_count("dmarcgate_spool_refusals_total{reason=\"memory\"}", 3.0).await;
     for mut holder in holders {
         holder.send(b".\r\n").await;
         holder.expect(250).await;
     }
     start(&mut client).await;
     client.content(&message(200_000)).await.assert(250);
+    world.upstream.assert_clean();
+}
+
+#[tokio::test]
+async fn one_network_does_not_hold_the_memory_of_all_others() {
+    // In units of 16 KiB: 256 for all, and 16 for each of the lines.
+    let world =
+        limited(|config| config.set("spool.memory", "4MiB").set("bypass.trusted_networks", vec!["198.51.100.99/32"]));
+    let world = world.await;
+    let mut holders = Vec::new();
+    for n in 1..=8 {
+        let mut holder = client_of(&world, &format!("198.51.100.{n}")).await;
+        start(&mut holder).await;
+        // A header field that doesn't end: there is no file to which it could go.
+        holder.send(&[b"From: a@a.example\r\nX: ".to_vec(), vec![b'a'; 250_000]].concat()).await;
+        world.wait_for_count("dmarcgate_spool_memory_bytes", f64::from(n * 16 * 16_384)).await;
+        holders.push(holder);
+    }
+    // It has half of all.
+    let mut client = client_of(&world, "198.51.100.9").await;
+    for _ in 0..2 {
+        start(&mut client).await;
+        assert!(client.content(MESSAGE).await.assert(452).says("4.3.1"));
+    }
+    world.wait_for_count("dmarcgate_spool_refusals_total{reason=\"network_memory\"}", 2.0).await;
+    let said = world.gate.wait_for_log("message not taken: the spool can't keep it").await;
+    assert!(["WARN", "network_memory", "198.51.100.9"].iter().all(|part| said.contains(part)), "{said}");
+    // Others, and whom the operator knows, have the rest.
+    for ip in ["203.0.113.1", "198.51.101.1", "198.51.100.99", "2001:db8::1"] {
+        let mut client = client_of(&world, ip).await;
+        for octets in [2000, 50_000, 500_000, 3 << 20] {
+            start(&mut client).await;
+            client.content(&message(octets)).await.assert(250);
+        }
+    }
+    for holder in &mut holders {
+        holder.send(b"\r\n.\r\n").await;
+        holder.expect(250).await;
+    }
+    start(&mut client).await;
+    client.content(MESSAGE).await.assert(250);
+    world.wait_for_count("dmarcgate_spool_memory_bytes", 0.0).await;
+    world.wait_for_count("dmarcgate_spool_file_bytes", 0.0).await;
     world.upstream.assert_clean();
 }
 
@@ -257,6 +304,7 @@ async fn a_spool_directory_that_goes_puts_messages_off_until_it_is_back() {
     start(&mut client).await;
     client.content(&message(1 << 20)).await.assert(250);
     world.wait_for_count("dmarcgate_messages_total{outcome=\"failed\"}", 1.0).await;
+    world.wait_for_count("dmarcgate_spool_refusals_total{reason=\"directory\"}", 1.0).await;
     world.upstream.assert_clean();
 }
 

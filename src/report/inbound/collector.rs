@@ -105,8 +105,7 @@ impl InboundMessage {
         } else if octets > settings.message_size {
             Err(Refusal::MessageSize)
         } else {
-            let content = body.duplicate().map(|body| Content { subject: Arc::clone(subject), body });
-            content.map_err(|_| Refusal::Fault)
+            Ok(Content { subject: Arc::clone(subject), body: body.duplicate() })
         };
         Some(Self { id: id.into(), reporter, content })
     }
