@@ -199,6 +199,38 @@ fn a_row_has_the_facts_of_its_author_domain() {
 }
 
 #[test]
+fn signatures_stand_in_the_order_of_their_worth() {
+    use Alignment::{Relaxed, Strict, Unaligned};
+    use DkimResult::{Fail, Pass};
+    let signatures = [(Fail, Unaligned), (Fail, Strict), (Pass, Unaligned), (Pass, Relaxed), (Pass, Strict)];
+    let mut dmarc = sample::dmarc("author.example", DmarcResult::Pass);
+    let mut facts = sample::evaluation(Vec::new());
+    for (place, (result, alignment)) in signatures.into_iter().enumerate() {
+        facts.dkim.push(sample::signature(result, &format!("s{place}.example")));
+        dmarc.dkim_alignment.push(alignment);
+    }
+    let of = |dmarc| dkim_results(&facts, dmarc).into_iter().map(|dkim| dkim.domain).collect::<Vec<_>>();
+    assert_eq!(of(Some(&dmarc)), ["s4.example", "s3.example", "s2.example", "s1.example", "s0.example"]);
+    assert_eq!(of(None), ["s2.example", "s3.example", "s4.example", "s0.example", "s1.example"]);
+}
+
+#[test]
+fn recipients_domains_are_read_where_an_override_of_either_policy_may_ask_for_them() {
+    let plain = LocalPolicy::default;
+    let with_override = || policies().pop().unwrap();
+    let cases = [
+        (plain(), None, 0),
+        (plain(), Some(plain()), 0),
+        (with_override(), None, 1),
+        (plain(), Some(with_override()), 1),
+    ];
+    for (policy, shadow, domains) in cases {
+        let circumstances = settings(policy, shadow).circumstances(&envelope(TO_ANYONE), 0);
+        assert_eq!(circumstances.recipient_domains.len(), domains);
+    }
+}
+
+#[test]
 fn a_row_for_each_domain_of_the_recipients() {
     let recipients = ["<a@x.example>", "<b@X.example>", "<c@[192.0.2.1]>", "<d@y.example>", "<postmaster>"];
     let record = crate::record::sample::record();
