@@ -113,7 +113,7 @@ fn rsa_record(bits: usize) -> String {
     };
     let mut modulus = vec![0; bits / 8 + 1];
     modulus[0] = ((1_u16 << (bits % 8)) >> 1) as u8;
-    if bits % 8 == 0 {
+    if bits.is_multiple_of(8) {
         modulus[1] = 0x80;
     }
     modulus[bits / 8] |= 1;
