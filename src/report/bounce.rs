@@ -306,6 +306,8 @@ mod tests {
         let status = "Action: failed\r\nStatus: 5.1.1\r\nDiagnostic-Code: smtp; 550 5.1.1 no\r\n such \x07user\r\nX: y\r\n z\r\n";
         let found = read(REPORT, body(status).as_bytes());
         assert_eq!(found.reason, "5.1.1 550 5.1.1 no such  user");
+        let two = "Action: failed\r\nStatus: 5.1.1\r\n\r\nAction: failed\r\nStatus: 5.2.2\r\n";
+        assert_eq!(read(REPORT, body(two).as_bytes()).reason, "5.1.1", "the first of the worst");
         let long = format!("Action: failed\r\nStatus: 5.1.1\r\nDiagnostic-Code: smtp; {}\r\n", "ä".repeat(5000));
         assert_eq!(read(REPORT, body(&long).as_bytes()).reason.chars().count(), MAX_REASON);
         let many = "Action: delayed\r\n\r\n".repeat(10_000) + "Action: failed\r\nStatus: 5.1.1\r\n";
