@@ -279,6 +279,11 @@ mod tests {
                 body(&format!("{}\r\n{}", group("delayed", "4.4.1"), group("failed", "5.2.1"))),
                 K::Failed,
             ),
+            (
+                "words in the header of the part",
+                body(&group("delayed", "4.4.1")).replace("; charset=us-ascii", "\r\nAction: failed\r\nStatus: 5.1.1"),
+                K::Notice,
+            ),
             ("unknown action", body(&group("exploded", "5.1.1")), K::Other),
             ("no delivery status", body("").replace("message/delivery-status", "text/plain"), K::Other),
             ("nothing", String::new(), K::Other),
