@@ -294,10 +294,14 @@ fn many_signatures_are_cut_with_the_passing_ones_kept() {
 fn a_line_holds_what_fits_into_it() {
     for length in 1..=63 {
         let name = format!("{}.example", "a".repeat(length));
-        let signed = vec![signature(DkimResult::Pass, &name), signature(DkimResult::Fail, &name)];
+        let mut signed =
+            [signature(DkimResult::Pass, &name), begun(signature(DkimResult::Fail, "b.example"), "12345678")];
+        signed[1].selector = "s".repeat(length).into();
         let failed = vec![dmarc(&name, DmarcResult::Fail, "p=none")];
-        let header =
-            header_with_received_spf(&evaluation(spf(SpfResult::Fail, Identity::MailFrom, &name), signed, failed));
+        let mut facts = evaluation(spf(SpfResult::Fail, Identity::MailFrom, &name), signed.into(), failed);
+        facts.sender.mail_from = format!("{}@example.org", "a".repeat(length)).into();
+        facts.sender.helo = format!("{}.example.net", "h".repeat(1 + length / 4)).into();
+        let header = header_with_received_spf(&facts);
         let lines: Vec<_> = header.lines().collect();
         for pair in lines.windows(2).filter(|pair| pair[1].starts_with(' ')) {
             let (next, more) = pair[1].trim_start().split_once(' ').unwrap_or((pair[1].trim_start(), ""));
