@@ -386,6 +386,8 @@ fn a_damaged_report_is_found() {
     let without = without.replace(&good[good.rfind(" <record>").unwrap()..good.rfind("</feedback>").unwrap()], "");
     assert_eq!(check(&without, Format::Rfc9990).unwrap_err().fault, Fault::Missing("record"));
     assert_eq!(check("", Format::Rfc9990).unwrap_err().fault, Fault::Malformed);
+    let long = " ".repeat(96 * 1024 * 1024 + 1);
+    assert_eq!(check(&long, Format::Rfc9990).unwrap_err().fault, Fault::TooLarge);
     assert!(check(&good, Format::Rfc7489).is_err());
 }
 
