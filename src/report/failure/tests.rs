@@ -202,6 +202,8 @@ fn the_header_section_is_shown_up_to_a_bound_and_broken_where_a_line_is_too_long
     let text = shown(&format!("X: {numbers}\r\n\r\n"), None);
     let broken = [&numbers[..897], &numbers[897..1797], &numbers[1797..]].join("\r\n\t");
     assert!(text.contains(&format!("X: {broken}\r\n")), "{text}");
+    // A bare CR that continues a field does not begin one here.
+    assert!(shown("X: a\r\n\rFrom: b\r\n\r\n", None).contains("X: a\r\n\t?From: b\r\n"));
     // What stands before an at sign is a local part, but for tags.
     let redaction = Redaction::new(b"site key");
     let text = shown("X: i=joe@a.example\r\nReceived-SPF: i=joe@a.example\r\n\r\n", Some(&redaction));
