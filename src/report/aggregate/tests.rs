@@ -392,6 +392,21 @@ fn a_damaged_report_is_found() {
     let without = good.replace(record, "");
     let without = without.replace(&good[good.rfind(" <record>").unwrap()..good.rfind("</feedback>").unwrap()], "");
     assert_eq!(check(&without, Format::Rfc9990).unwrap_err().fault, Fault::Missing("record"));
+    // The first element of this name, with another text.
+    for (element, text) in [
+        ("report_id", ""),
+        ("report_id", "a-b"),
+        ("begin", ""),
+        ("begin", "1x"),
+        ("begin", "123456789012345678901"),
+        ("adkim", "x"),
+        ("dkim", "none"),
+    ] {
+        let start = good.find(&format!("<{element}>")).unwrap() + element.len() + 2;
+        let end = good.find(&format!("</{element}>")).unwrap();
+        let damage = check(&format!("{}{text}{}", &good[..start], &good[end..]), Format::Rfc9990).unwrap_err();
+        assert_eq!(damage.fault, Fault::Value(text.into()), "{element}");
+    }
     for entity in ["&lt;", "&gt;", "&quot;", "&apos;"] {
         assert_eq!(check(&good.replace("Example &amp;", &format!("Example {entity}")), Format::Rfc9990), Ok(()));
     }
