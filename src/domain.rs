@@ -193,6 +193,53 @@ mod tests {
     }
 
     #[test]
+    fn lengths_at_the_bounds() {
+        let name = |last: usize| format!("{0}.{0}.{0}.{1}", "a".repeat(63), "b".repeat(last));
+        assert_eq!(name(61).len(), MAX_LENGTH);
+        assert_eq!(domain(&name(61)).as_str(), name(61));
+        assert_eq!(Domain::parse(&name(62)), Err(DomainError::TooLong));
+        // DNS takes octets of any kind.
+        let cases = [
+            (name(61), true),
+            (name(62), false),
+            ("a b.\u{fc}".to_owned(), true),
+            ("a".repeat(63), true),
+            ("a".repeat(64), false),
+            (String::new(), false),
+            ("a..b".to_owned(), false),
+            ("a.".to_owned(), false),
+        ];
+        for (name, expected) in cases {
+            assert_eq!(fits_dns(&name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn idna_gets_no_more_than_a_name_can_have() {
+        let (label, name) = ("\u{fc}".repeat(2 * MAX_LABEL), "\u{fc}.".repeat(4 * MAX_LENGTH / 3));
+        let cases = [
+            ("a label that just may be", label.clone(), false),
+            ("one that may not", format!("{label}a"), true),
+            ("behind another full stop", format!("a\u{3002}{label}a"), true),
+            ("a name that just may be", format!("{name}a"), false),
+            ("one that may not", format!("{name}aa"), true),
+            ("ASCII", "a".repeat(5 * MAX_LENGTH), false),
+        ];
+        for (case, text, expected) in cases {
+            assert_eq!(is_beyond_idna(&text), expected, "{case}, {} octets", text.len());
+        }
+    }
+
+    #[test]
+    fn names_are_shown_as_they_are() {
+        let name = domain("A.example");
+        assert_eq!(
+            format!("{name} {name:>10} {name:?} {}", name.as_ref()),
+            "a.example  a.example \"a.example\" a.example"
+        );
+    }
+
+    #[test]
     fn ancestors_and_descendants() {
         let name = domain("a.b.example.org");
         assert_eq!(name.parent(), Some(domain("b.example.org")));

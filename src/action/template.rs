@@ -293,6 +293,10 @@ mod tests {
         }
         assert!(Template::parse(&["x"; 8]).is_ok());
         assert!(Template::parse(&[&"x".repeat(400)]).is_ok());
+        // Lines of two domains at their longest are two lines of the reply.
+        let of = |wide: usize| [vec!["{domain} {domain}"; wide], vec!["x"; 8 - wide]].concat();
+        assert!(Template::parse(&of(4)).is_ok());
+        assert_eq!(fault(&of(5)), (None, Fault::TooLarge));
     }
 
     #[test]
@@ -347,6 +351,8 @@ mod tests {
                 "{text}"
             );
         }
-        assert_eq!(HelpUrl::parse(&format!("https://{}", "x".repeat(200))), Err(Fault::TooLong));
+        let long = |length: usize| format!("https://{}", "x".repeat(length - "https://".len()));
+        assert!(HelpUrl::parse(&long(200)).is_ok());
+        assert_eq!(HelpUrl::parse(&long(201)), Err(Fault::TooLong));
     }
 }

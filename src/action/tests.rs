@@ -184,6 +184,15 @@ fn received_spf_tells_the_same_result_below_the_mark() {
 }
 
 #[test]
+fn a_reverse_path_as_long_as_it_may_be_is_in_received_spf() {
+    for (length, is_told) in [(320, true), (321, false)] {
+        let mut facts = evaluation(spf(SpfResult::Pass, Identity::MailFrom, "a.example"), Vec::new(), Vec::new());
+        facts.sender.mail_from = format!("{}@a.example", "x".repeat(length - "@a.example".len())).into();
+        assert_eq!(header_with_received_spf(&facts).contains("envelope-from="), is_told, "{length}");
+    }
+}
+
+#[test]
 fn keys_of_received_spf_table() {
     let read = |facts: &Evaluation| ReceivedSpf::read(&fields(&header_with_received_spf(facts)).pop().unwrap().1);
     let with = |result, identity, term: Option<&str>| {
@@ -272,6 +281,50 @@ fn many_signatures_are_cut_with_the_passing_ones_kept() {
     let dkim: Vec<_> = results.iter().filter(|r| r.0 == "dkim").collect();
     assert_eq!((dkim.len(), dkim[0].1.as_str()), (20, "pass"));
     assert!(field.contains("(more=16)"), "{field}");
+    // As many as there may be stay in their order.
+    let mut signatures: Vec<_> = (0..19).map(numbered).collect();
+    signatures.push(signature(DkimResult::Pass, "example.org"));
+    let facts = evaluation(spf(SpfResult::None, Identity::MailFrom, ""), signatures, Vec::new());
+    let field = header(&facts, Mode::Enforce);
+    let dkim: Vec<_> = read(&field).1.into_iter().filter(|r| r.0 == "dkim").collect();
+    assert_eq!((dkim.len(), dkim[19].1.as_str(), field.contains("more=")), (20, "pass", false));
+}
+
+#[test]
+fn a_line_holds_what_fits_into_it() {
+    for length in 1..=63 {
+        let name = format!("{}.example", "a".repeat(length));
+        let mut signed =
+            [signature(DkimResult::Pass, &name), begun(signature(DkimResult::Fail, "b.example"), "12345678")];
+        signed[1].selector = "s".repeat(length).into();
+        let failed = vec![dmarc(&name, DmarcResult::Fail, "p=none")];
+        let mut facts = evaluation(spf(SpfResult::Fail, Identity::MailFrom, &name), signed.into(), failed);
+        facts.sender.mail_from = format!("{}@example.org", "a".repeat(length)).into();
+        facts.sender.helo = format!("{}.example.net", "h".repeat(1 + length / 4)).into();
+        let header = header_with_received_spf(&facts);
+        let lines: Vec<_> = header.lines().collect();
+        for pair in lines.windows(2).filter(|pair| pair[1].starts_with(' ')) {
+            let (next, more) = pair[1].trim_start().split_once(' ').unwrap_or((pair[1].trim_start(), ""));
+            assert!(pair[1].len() <= 78 || more.is_empty(), "{header}");
+            let is_result = ["spf=", "dkim=", "dmarc="].iter().any(|method| next.starts_with(method));
+            // In results there is room left for a semicolon.
+            let is_of_spf = header.find(pair[1]) > header.find("Received-SPF");
+            let room = next.len() + usize::from(!is_of_spf && !next.ends_with(';'));
+            assert!(is_result || pair[0].len() + 1 + room > 78, "{next} has room: {header}");
+        }
+    }
+}
+
+#[test]
+fn values_are_as_long_as_they_may_be() {
+    let of = |value: String| Action::unevaluated(&value);
+    let header = |value: &str| Action::Relay { header: format!("Authentication-Results: {value}; none\r\n") };
+    for (length, fits) in [(253, true), (254, false)] {
+        let token = "a".repeat(length);
+        let quoted = format!("/{}", "a".repeat(length - 1));
+        assert_eq!(of(token.clone()), header(if fits { &token } else { "unknown" }));
+        assert_eq!(of(quoted.clone()), header(&if fits { format!("\"{quoted}\"") } else { "unknown".into() }));
+    }
 }
 
 #[test]
@@ -423,6 +476,14 @@ fn the_operators_words_with_what_they_lack() {
         assert_eq!(wire(&replies.refusal(&facts, &decision, "7f3a-01")), *expected, "{lines:?}");
         let deferral = "451 4.7.0 later (id 7f3a-01)\r\n";
         assert_eq!(wire(&replies.deferral(&facts, &decision, "7f3a-01")), deferral);
+    }
+}
+
+#[test]
+fn whether_any_text_names_a_help_page_is_known() {
+    for place in 0..4 {
+        let of = |at| Template::parse(&[if at == place { "see {help_url}" } else { "no" }]).unwrap();
+        assert_eq!(Replies::new(of(0), of(1), of(2), None).name_help_page(), place < 3, "{place}");
     }
 }
 

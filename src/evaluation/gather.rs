@@ -235,7 +235,11 @@ mod tests {
     }
 
     async fn evaluate(helo: &impl Lookup, zone: &Zone, sender: Sender) -> Evaluation {
-        let section = HeaderSection::parse(b"From: a@bank.example\r\n\r\n".to_vec());
+        evaluate_fields("From: a@bank.example\r\n", helo, zone, sender).await
+    }
+
+    async fn evaluate_fields(fields: &str, helo: &impl Lookup, zone: &Zone, sender: Sender) -> Evaluation {
+        let section = HeaderSection::parse(format!("{fields}\r\n").into_bytes());
         let subject = Arc::new(Subject::read(section, Some(10)));
         let hashes = BodyHasher::new(subject.body_hash_specs()).finish();
         let lookups = Lookups { identifiers: zone, helo, policy: zone };
@@ -255,6 +259,22 @@ mod tests {
         let bounce = evaluate(&zone, &zone, sender("bank.example", "")).await;
         assert_eq!((bounce.spf.result, bounce.dmarc[0].result), (SpfResult::Pass, DmarcResult::Pass));
         assert!(bounce.spf_helo.is_none());
+    }
+
+    #[tokio::test]
+    async fn whether_each_identifier_is_aligned_is_found_out() {
+        use crate::dmarc::alignment::Alignment::{Relaxed, Unaligned};
+        let signature = |domain: &str| {
+            format!("DKIM-Signature: v=1; a=ed25519-sha256; d={domain}; s=s; h=from; bh=47DEQpj8HBSa; b=AAAA\r\n")
+        };
+        let fields = signature("mail.bank.example") + &signature("other.example") + "From: a@www.bank.example\r\n";
+        let zone = zone();
+        let found = evaluate_fields(&fields, &zone, &zone, sender("localhost", "x@mta.bank.example")).await;
+        let dmarc = &found.dmarc[0];
+        assert_eq!((dmarc.spf_alignment, &*dmarc.dkim_alignment), (Relaxed, &[Relaxed, Unaligned][..]));
+        let section = || HeaderSection::parse(format!("{fields}\r\n").into_bytes());
+        assert_eq!(Subject::read(section(), Some(10)).body_hash_specs().len(), 1, "equal ones are one");
+        assert!(Subject::read(section(), None).body_hash_specs().is_empty(), "nothing is evaluated");
     }
 
     #[tokio::test]

@@ -198,3 +198,25 @@ pub struct Evaluation {
     /// Time from the end of data to the verdict, that is what the sender waited for us.
     pub elapsed: Duration,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_temporary_error_of_arc_or_of_one_author_domain_is_doubt() {
+        use DmarcResult::{Fail, Pass, TempError};
+        let cases = [
+            (ArcResult::None, vec![], false),
+            (ArcResult::Fail, vec![Pass, Fail], false),
+            (ArcResult::None, vec![Pass, TempError], true),
+            (ArcResult::TempError, vec![Pass], true),
+        ];
+        for (arc, results, expected) in cases {
+            let dmarc = results.iter().map(|result| sample::dmarc("a.example", *result)).collect();
+            let mut evaluation = sample::evaluation(dmarc);
+            evaluation.arc.result = arc;
+            assert_eq!(evaluation.is_in_doubt(), expected, "{arc}, {results:?}");
+        }
+    }
+}

@@ -460,7 +460,7 @@ mod tests {
 
     #[test]
     fn bodies_are_canonicalized_to_the_letter() {
-        let cases: [(&str, &str, &str, &str); 17] = [
+        let cases: [(&str, &str, &str, &str); 21] = [
             ("empty", "", "\r\n", ""),
             ("one line end", "\r\n", "\r\n", ""),
             ("line ends alone", "\r\n\r\n\r\n", "\r\n", ""),
@@ -470,6 +470,10 @@ mod tests {
             ("white space alone", " \t ", " \t \r\n", ""),
             ("white space lines at the end", "a\r\n \r\n\t\r\n", "a\r\n \r\n\t\r\n", "a\r\n"),
             ("white space lines in between", "a\r\n \t\r\nb", "a\r\n \t\r\nb\r\n", "a\r\n\r\nb\r\n"),
+            ("a space alone in the first line", " \r\na", " \r\na\r\n", "\r\na\r\n"),
+            ("a tab first", "\ta", "\ta\r\n", " a\r\n"),
+            ("tabs in between", "a\t\tb", "a\t\tb\r\n", "a b\r\n"),
+            ("a space at the end of a line", "a \r\nb", "a \r\nb\r\n", "a\r\nb\r\n"),
             ("white space last", "a\r\n ", "a\r\n \r\n", "a\r\n"),
             ("white space first", "  a\r\n", "  a\r\n", " a\r\n"),
             ("bare CR inside", "a\rb\r\n", "a\rb\r\n", "a\rb\r\n"),
@@ -490,6 +494,11 @@ mod tests {
                 let hash = hash_in_pieces(spec(canonicalization, None), &[body.as_bytes()]);
                 assert_eq!(hash.digest(), sha256(expected.as_bytes()).as_ref(), "{name}, {canonicalization:?}");
                 assert_eq!(hash.canonical_length, expected.len() as u64, "{name}, {canonicalization:?}");
+                for at in 0..body.len() {
+                    let (start, end) = body.as_bytes().split_at(at);
+                    let split = hash_in_pieces(spec(canonicalization, None), &[start, end]);
+                    assert_eq!(split.digest(), hash.digest(), "{name}, {canonicalization:?}, split at {at}");
+                }
                 let whole = canonical(&spec(canonicalization, None), body.as_bytes());
                 assert_eq!(whole, expected.as_bytes(), "{name}, {canonicalization:?}");
                 let cut = canonical(&spec(canonicalization, Some(3)), body.as_bytes());
@@ -531,6 +540,23 @@ mod tests {
             let hash = hash_in_pieces(spec(canonicalization, None), &[&body]);
             assert_eq!(hash.digest(), sha256(&body).as_ref());
         }
+    }
+
+    #[test]
+    fn what_is_gathered_is_bounded_and_hashed_in_order() {
+        let mut hasher = BodyHasher::new(vec![spec(Simple, None)]);
+        let mut body = Vec::new();
+        let half = STAGE_SIZE / 2;
+        let lengths = [half, half - 1, 1, 1, half, half, 1, half + 1, STAGE_SIZE, 1, 2 * STAGE_SIZE, half, 3, 5 * half];
+        for length in std::iter::repeat_n(1, STAGE_SIZE + 1).chain(lengths) {
+            let piece = vec![b'a' + (length % 26) as u8; length];
+            hasher.update(&piece);
+            body.extend_from_slice(&piece);
+            let stage = &hasher.simple.as_ref().unwrap().1.stage;
+            assert_eq!(stage.capacity(), STAGE_SIZE, "after {length} octets");
+        }
+        body.extend_from_slice(b"\r\n");
+        assert_eq!(hasher.finish().get(&spec(Simple, None)).unwrap().digest(), sha256(&body).as_ref());
     }
 
     proptest! {

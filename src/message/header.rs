@@ -516,6 +516,7 @@ mod tests {
             "Authentication-Results: (c \\) d) mx.example.net; spf=pass",
             "Authentication-Results: (a (b) mx.example.net; spf=pass",
             "Authentication-Results: mx.example.net (never closed; spf=pass",
+            "Authentication-Results: other.example (\u{1}mx.example.net) 1; spf=pass",
             "Authentication-Results: (mx.example.net; spf=pass",
             "Authentication-Results: \"mx.example.net\"; spf=pass",
             "Authentication-Results: mx.example.net\u{a0}; spf=pass",
@@ -570,6 +571,9 @@ mod tests {
             assert_eq!(relayed, b"A: 1\r\nB: 2\r\n\r\n", "{line:?}");
             assert_eq!(removals.count(), 1, "{line:?}");
         }
+        // A bare CR that the section ends with shares the fate of its field.
+        let cut = section("X-DMARC-Fail-policy: none\r\n\r");
+        assert_eq!(cut.relayed(&cut.removals(&ids)).count(), 0);
     }
 
     #[test]
@@ -588,6 +592,7 @@ mod tests {
             "Authentication-Results: 2; spf=pass",
             "Authentication-Results: other.example (mx.example.net); spf=pass",
             "Authentication-Results: other.example (from mx.example.net) 1; spf=pass",
+            "Authentication-Results: other.example (from\tmx.example.net) 1; spf=pass",
             "Authentication-Results: other.example; iprev=pass policy.iprev=192.0.2.1 (mx.example.net)",
             "Authentication-Results: spf=pass (sender IP is 192.0.2.1) smtp.mailfrom=mx.example.net; dkim=none",
             "Authentication-Results: mх.example.net; spf=pass",
@@ -596,6 +601,7 @@ mod tests {
             "X-Authentication-Results: mx.example.net; spf=pass",
             "ARC-Authentication-Results: i=1; mx.example.net; spf=pass",
             "X-DMARC-Fail-policies: none",
+            "X-DMARC-Pass-policy: none",
             "X-DMARC-Fail-policy",
         ];
         for line in theirs {
@@ -645,6 +651,25 @@ mod tests {
         ];
         for (text, expected) in cases {
             assert_eq!(section(format!("{text}\r\n\r\n")).is_mailing_list(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_identifier_of_a_list() {
+        let cases = [
+            ("List-Id: <l.Example.org>", Some("l.example.org")),
+            ("List-Id: A list <of ours> < l.example.org >", Some("l.example.org")),
+            ("List-Id: \r\n <l.example.org> (x)", Some("l.example.org")),
+            ("List-Id: l.example.org", None),
+            ("List-Id: <l.example.org", None),
+            ("List-Id: <a list>", None),
+            ("List-Id: <>", None),
+            ("List-Id: <l.example.org>\r\nList-Id: <l.example.org>", None),
+            ("List-Post: <l.example.org>", None),
+        ];
+        for (text, expected) in cases {
+            let id = section(format!("{text}\r\n\r\n")).list_id();
+            assert_eq!(id.as_ref().map(Domain::as_str), expected, "{text}");
         }
     }
 

@@ -310,6 +310,11 @@ mod tests {
                 body(&format!("{}\r\n{}", group("delayed", "4.4.1"), group("failed", "5.2.1"))),
                 K::Failed,
             ),
+            (
+                "words in the header of the part",
+                body(&group("delayed", "4.4.1")).replace("; charset=us-ascii", "\r\nAction: failed\r\nStatus: 5.1.1"),
+                K::Notice,
+            ),
             ("unknown action", body(&group("exploded", "5.1.1")), K::Other),
             ("no delivery status", body("").replace("message/delivery-status", "text/plain"), K::Other),
             ("nothing", String::new(), K::Other),
@@ -339,6 +344,8 @@ mod tests {
         let status = "Action: failed\r\nStatus: 5.1.1\r\nDiagnostic-Code: smtp; 550 5.1.1 no\r\n such \x07user\r\nX: y\r\n z\r\n";
         let found = read(REPORT, body(status).as_bytes());
         assert_eq!(found.reason, "5.1.1 550 5.1.1 no such  user");
+        let two = "Action: failed\r\nStatus: 5.1.1\r\n\r\nAction: failed\r\nStatus: 5.2.2\r\n";
+        assert_eq!(read(REPORT, body(two).as_bytes()).reason, "5.1.1", "the first of the worst");
         let long = format!("Action: failed\r\nStatus: 5.1.1\r\nDiagnostic-Code: smtp; {}\r\n", "ä".repeat(5000));
         assert_eq!(read(REPORT, body(&long).as_bytes()).reason.chars().count(), MAX_REASON);
         let many = "Action: delayed\r\n\r\n".repeat(10_000) + "Action: failed\r\nStatus: 5.1.1\r\n";

@@ -384,6 +384,8 @@ mod tests {
         assert_eq!(part(Period::day(20_454)), Part::default());
         let now = period.end + SETTLING;
         assert!(days(now).any(|day| day == 20_454));
+        let given_up = deadline(Period::day(20_450));
+        assert_eq!((days(given_up - 1).next(), days(given_up).next()), (Some(20_450), Some(20_451)));
         assert!(!is_ripe(period, now) && is_ripe(period, now + 1) && !is_ripe(period, deadline(period)));
         let gate = domain("gate.example");
         let plan = plan(&gate, WINDOW);
@@ -536,6 +538,21 @@ mod tests {
         for (i, id) in ids.iter().enumerate() {
             assert!(!ids[..i].contains(id), "{i}");
         }
+    }
+
+    #[test]
+    fn a_job_in_place_of_another_differs_in_destination_and_time_alone() {
+        let plan = Plan { receiver: &domain("gate.example"), window: WINDOW };
+        let [old, new] = ["mailto:d@example.org", "mailto:n@example.org"];
+        let (old, direct) = (job(&policy(), Period::day(1), old, &plan), job(&policy(), Period::day(1), new, &plan));
+        assert_eq!(redirected(&old, new, 7), NewJob { due: 7, ..direct });
+    }
+
+    #[test]
+    fn no_attempt_is_made_at_the_deadline_or_later() {
+        let next = |deadline| next(Progress { state: JobState::Claimed, attempts: 1, deadline }, Event::Postponed, 7);
+        let state = |deadline| next(deadline).map(|transition| transition.state);
+        assert_eq!([7 + FIRST_PAUSE, 8 + FIRST_PAUSE].map(state), [Some(JobState::Failed), Some(JobState::Due)]);
     }
 
     #[test]

@@ -533,5 +533,10 @@ mod tests {
         let Published::One { text, record } = Published::read(&[long.as_bytes().into()]) else { panic!() };
         assert_eq!(text.len(), MAX_TEXT + CUT.len());
         assert_eq!(record.unwrap().directives[0].text.len(), MAX_TERM + CUT.len());
+        // What just fits is whole.
+        let fitting = format!("v=spf1 exists:{}.example", "x".repeat(MAX_TERM - "exists:.example".len()));
+        let fitting = format!("{fitting}{}", " ".repeat(MAX_TEXT - fitting.len()));
+        let Published::One { text, record } = Published::read(&[fitting.as_bytes().into()]) else { panic!() };
+        assert_eq!((&*text, &*record.unwrap().directives[0].text), (fitting.as_str(), fitting[7..].trim_end()));
     }
 }

@@ -335,11 +335,14 @@ mod tests {
         };
         let resealed = |signer: &TestSigner<'_>, instance: usize, cv: &str| sealed(&chain, signer, instance, cv);
         let twice = chain.replacen("ARC-Seal: i=2", "ARC-Seal: i=2; x=y\r\nARC-Seal: i=2", 1);
-        let sealers = (0..11).fold(MESSAGE.to_owned(), |message, i| {
-            let signer = TestSigner::new(SigningKey::ed25519(), &format!("d{i}.example"), "k");
-            sealed(&message, &signer, i + 1, if i == 0 { "none" } else { "pass" })
-        });
-        let cases: [(&str, String, ArcResult, &str); 24] = [
+        let sealers = |count: usize| {
+            (0..count).fold(MESSAGE.to_owned(), |message, i| {
+                let signer = TestSigner::new(SigningKey::ed25519(), &format!("d{i}.example"), "k");
+                sealed(&message, &signer, i + 1, if i == 0 { "none" } else { "pass" })
+            })
+        };
+        let garbage_behind = chain.replacen("ARC-Seal: i=2;", "ARC-Seal: i=2; \u{1};", 1);
+        let cases: [(&str, String, ArcResult, &str); 28] = [
             ("no ARC field", MESSAGE.into(), NoChain, "no chain"),
             ("body changed", chain.replace("Hello", "Hallo"), Fail, "body hash does not match"),
             ("signed field changed", chain.replace("[list]", "[List]"), Fail, "signature does not match"),
@@ -355,7 +358,10 @@ mod tests {
             ("seal twice", twice, Fail, "a field stands twice in one set"),
             ("instance 0", format!("ARC-Seal: i=0; cv=none\r\n{chain}"), Fail, "i= is not from 1 to 50"),
             ("instance missing", format!("ARC-Seal: cv=none\r\n{chain}"), Fail, "i= is not from 1 to 50"),
+            ("signed instance", format!("ARC-Seal: i=+1; cv=none\r\n{chain}"), Fail, "i= is not from 1 to 50"),
+            ("zeros", format!("ARC-Seal: i=001; cv=none\r\n{chain}"), Fail, "i= is not from 1 to 50"),
             ("garbage", format!("ARC-Seal: \u{1}\r\n{chain}"), Fail, "i= is not from 1 to 50"),
+            ("garbage behind the instance", garbage_behind, Fail, "ARC-Seal can't be read"),
             ("huge instance", format!("ARC-Seal: i=99999999999999999999\r\n{chain}"), Fail, "i= is not from 1 to 50"),
             ("cv=fail", resealed(&one(), 3, "fail"), Fail, "a sealer found the chain broken"),
             ("cv=none later", resealed(&one(), 3, "none"), Fail, "cv= is not what it must be"),
@@ -373,7 +379,8 @@ mod tests {
                 Fail,
                 "the end of the body is not signed (l=)",
             ),
-            ("eleven sealers", sealers, Fail, "too many sealers"),
+            ("ten sealers, all without a key", sealers(10), Fail, "no key"),
+            ("eleven sealers", sealers(11), Fail, "too many sealers"),
         ];
         for (name, message, result, reason) in cases {
             let found = evaluate(&message, &zone());

@@ -28,19 +28,13 @@ pub fn dmarc_finding(value: &[u8]) -> Option<DmarcFinding> {
     reader.instance()?;
     reader.authserv_id()?;
     let mut found = None;
-    let mut results = 0;
     while !reader.is_at_end() {
         reader.take(b';')?;
         reader.skip()?;
         if reader.is_between_results() {
             continue;
         }
-        results += 1;
-        let is_first = results == 1;
         match reader.result()? {
-            // RFC 8601 §2.2: `none` stands alone.
-            MethodResult::NoResult if is_first && reader.is_at_end() => {}
-            MethodResult::NoResult => return None,
             MethodResult::Other => {}
             MethodResult::Dmarc(_) if found.is_some() => return None,
             MethodResult::Dmarc(finding) => found = Some(finding),
@@ -56,8 +50,6 @@ pub(super) fn instance_text(value: &[u8]) -> Option<&str> {
 
 /// One result.
 enum MethodResult {
-    /// `none` in place of results.
-    NoResult,
     /// Of another method.
     Other,
     /// Of DMARC; `None` if it can't be believed.
@@ -94,13 +86,11 @@ impl<'a> Reader<'a> {
         Some(())
     }
 
-    /// `method ["/" version] "=" result [reasonspec] *propspec [CFWS]`.
+    /// `method ["/" version] "=" result [reasonspec] *propspec [CFWS]`. `none` in place of all results (RFC 8601 §2.2)
+    /// is taken for what can't be read: neither says anything of DMARC.
     fn result(&mut self) -> Option<MethodResult> {
         let method = self.keyword()?;
         self.skip()?;
-        if self.is_between_results() {
-            return method.eq_ignore_ascii_case(b"none").then_some(MethodResult::NoResult);
-        }
         let mut is_known_version = true;
         if self.take(b'/').is_some() {
             self.skip()?;
@@ -291,6 +281,8 @@ mod tests {
         let cases = [
             ("empty", ""),
             ("no instance", "mx.example; dmarc=pass header.from=a.example"),
+            ("another name", "j=1; mx.example; dmarc=pass header.from=a.example"),
+            ("no number", "i=x; mx.example; dmarc=pass header.from=a.example"),
             ("instance last", "mx.example; dmarc=pass header.from=a.example; i=1"),
             ("no id", "i=1; ; dmarc=pass header.from=a.example"),
             ("id alone", "i=1; mx.example"),
@@ -327,6 +319,9 @@ mod tests {
         }
         let padding = format!("i=1; mx; ({}); dmarc=pass header.from=a.example", "x".repeat(MAX_LENGTH));
         assert_eq!(found(&padding), "", "huge");
+        let tail = "); dmarc=pass header.from=a.example";
+        let longest = format!("i=1; mx; ({}{tail}", "x".repeat(MAX_LENGTH - "i=1; mx; (".len() - tail.len()));
+        assert_eq!(found(&longest), "pass a.example", "as long as it may be");
         let nested = format!("i=1; mx {}{}; dmarc=pass header.from=a.example", "(".repeat(4000), ")".repeat(4000));
         assert_eq!(found(&nested), "pass a.example", "nested deeply");
     }

@@ -75,3 +75,41 @@ impl<T> Slot<'_, T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+    use std::pin::pin;
+    use std::sync::Mutex;
+    use std::task::Waker;
+
+    use super::*;
+
+    #[test]
+    fn so_many_run_at_a_time() {
+        let (waiting, all) = ([false; 4], usize::MAX);
+        let cases = [
+            ("all", all, waiting, vec![0, 1, 2, 3]),
+            ("one", 1, waiting, vec![0]),
+            ("two", 2, waiting, vec![0, 1]),
+            ("one with an output makes room", 2, [false, true, false, false], vec![0, 1, 2]),
+            ("the first has its output at once", all, [true, false, false, false], vec![0]),
+        ];
+        for (name, width, ready, expected) in cases {
+            let started = Mutex::new(Vec::new());
+            let future = |(at, is_ready): (usize, bool)| {
+                let started = &started;
+                async move {
+                    started.lock().unwrap().push(at);
+                    if !is_ready {
+                        pending::<()>().await;
+                    }
+                }
+            };
+            let mut futures = InOrder::new(ready.into_iter().enumerate().map(future)).at_a_time(width);
+            let polled = pin!(futures.next()).poll(&mut Context::from_waker(Waker::noop()));
+            assert_eq!(polled.is_ready(), ready[0], "{name}");
+            assert_eq!(*started.lock().unwrap(), expected, "{name}");
+        }
+    }
+}

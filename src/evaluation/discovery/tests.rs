@@ -227,6 +227,12 @@ fn records_above() -> Vec<(&'static str, Zone, &'static str, [Doubt; 2])> {
             [Harmless; 2],
         ),
         (
+            "np, and our own bounds keep from us whether it exists",
+            dead("v=DMARC1; p=none; np=reject").fail(author, RecordType::A, Failure::Budget),
+            author,
+            [OwnLimits; 2],
+        ),
+        (
             "our own bounds kept us from its own",
             simple().fail("_dmarc.dead.example.com", RecordType::Txt, Failure::Deadline),
             author,
@@ -278,8 +284,30 @@ async fn a_lame_name_below_a_policy_that_asks_for_something_is_a_doubt_that_matt
     let passed = one(&zone, "www.example.com", &spf(SpfResult::Pass, "mail.example.com"), &[]).await;
     assert_eq!((passed.result, passed.doubt), (DmarcResult::Pass, None));
     assert_eq!(passed.policy.unwrap().domain, domain("example.com"), "its row has a policy domain");
-    let failed = one(&zone, "www.example.com", &spf(SpfResult::Pass, "evil.example"), &[]).await;
-    assert_eq!((failed.result, failed.doubt), (DmarcResult::TempError, Some(Doubt::EnforcingAbove)));
+    for (spf, dkim) in [
+        (spf(SpfResult::Pass, "evil.example"), vec![]),
+        (no_spf(), vec![dkim(DkimResult::Pass, "evil.example"), dkim(DkimResult::Fail, "mail.example.com")]),
+    ] {
+        let failed = one(&zone, "www.example.com", &spf, &dkim).await;
+        assert_eq!((failed.result, failed.doubt), (DmarcResult::TempError, Some(Doubt::EnforcingAbove)));
+    }
+}
+
+#[tokio::test]
+async fn the_reason_tells_what_decided() {
+    let several = || Zone::new().txt("_dmarc.example.com", &[R, R]);
+    let cases = [
+        (simple(), no_spf(), "no identifier passed"),
+        (simple(), spf(SpfResult::Pass, "example.net"), "no identifier that passed is aligned"),
+        (Zone::new(), no_spf(), "no policy record"),
+        (several(), no_spf(), "several policy records at one name count as none"),
+        (failing(Zone::new(), "_dmarc.example.com"), no_spf(), "a look-up of the policy record failed"),
+    ];
+    for (zone, spf, reason) in cases {
+        assert_eq!(one(&zone, "example.com", &spf, &[]).await.reason, reason);
+    }
+    let output = one(&failing(simple(), "_dmarc.a.example.com"), "a.example.com", &no_spf(), &[]).await;
+    assert_eq!(output.reason, "a look-up of the policy record failed, and a record above asks for a policy");
 }
 
 /// A top-level domain whose name servers answer nothing at `_dmarc` keeps nobody below it from being aligned.
@@ -601,13 +629,14 @@ async fn where_walk_and_list_would_differ_is_known_without_a_question() {
     let psd = |value: &str| format!("v=DMARC1; p=reject; psd={value}");
     let (yes, no) = (psd("y"), psd("n"));
     use Agreement::{Different, Same, Unknown};
-    let cases: [(&str, &[(&str, &str)], &str, Agreement, Agreement); 7] = [
+    let cases: [(&str, &[(&str, &str)], &str, Agreement, Agreement); 8] = [
         ("plain", &[("example.com", R)], "example.com", Same, Same),
         ("below", &[("example.com", R)], "a.example.com", Same, Same),
         ("the author's own alone", &[("a.example.com", R)], "a.example.com", Different, Unknown),
         ("both", &[("a.example.com", R), ("example.com", R)], "a.example.com", Same, Unknown),
         ("psd=n below", &[("a.example.com", &no), ("example.com", R)], "a.example.com", Different, Different),
         ("psd=y at what the list takes for one", &[("example.com", &yes)], "a.b.example.com", Different, Different),
+        ("psd=y of its own", &[("example.com", &yes)], "example.com", Same, Same),
         ("a record above", &[("com", R), ("example.com", R)], "example.com", Different, Same),
     ];
     for (name, records, author, by_walk, listed) in cases {

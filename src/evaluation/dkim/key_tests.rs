@@ -1,9 +1,10 @@
 //! Public keys of each size and form.
 
 use super::signer::{Signer, SigningKey, base64};
-use super::tests::{MESSAGE, ed25519, one, rsa};
+use super::tests::{MESSAGE, ed25519, one, rsa, zone};
 use super::*;
 use crate::dns::zone::Zone;
+use crate::message::body_hash::BodyHasher;
 use DkimResult::{Fail, Pass, PermError};
 
 fn with_key(message: &[u8], selector: &str, record: &str) -> (DkimResult, &'static str) {
@@ -68,6 +69,7 @@ fn forms_of_public_keys() {
         ("n= beyond ASCII", &signed_rsa, "r", format!("n=\u{e4}; p={rsa_key}"), Pass, "signature matches"),
         ("31 octets", &signed_ed, "e", ed(&[7; 31]), PermError, unreadable),
         ("33 octets", &signed_ed, "e", ed(&[7; 33]), PermError, unreadable),
+        ("DER around them", &signed_ed, "e", ed(&[&ED25519_DER[..], &[7; 32]].concat()), PermError, unreadable),
         ("no octets", &signed_ed, "e", ed(&[]), PermError, "key is revoked"),
         ("another Ed25519 key", &signed_ed, "e", ed(&[7; 32]), Fail, "signature does not match"),
         ("Ed25519 key without k=", &signed_ed, "e", ed(&[7; 32])[11..].into(), PermError, unreadable),
@@ -78,6 +80,82 @@ fn forms_of_public_keys() {
 }
 
 #[test]
+fn what_a_key_record_says_is_told() {
+    let ed = |flags: &str| format!("v=DKIM1; k=ed25519; {flags}p={}", base64(&[7; 32]));
+    let facts = |algorithm, bits, testing, strict_identity| Ok(KeyFacts { algorithm, bits, testing, strict_identity });
+    let cases = [
+        ("Ed25519", ed(""), facts("ed25519", 256, false, false)),
+        ("in test mode", ed("t=y; "), facts("ed25519", 256, true, false)),
+        ("strict", ed("t=s; "), facts("ed25519", 256, false, true)),
+        ("1016 bits", rsa_record(1016), Err("key is shorter than 1024 bits")),
+        // Octets count.
+        ("1017 bits", rsa_record(1017), facts("rsa", 1024, false, false)),
+        ("1024 bits", rsa_record(1024), facts("rsa", 1024, false, false)),
+        ("1032 bits", rsa_record(1032), facts("rsa", 1032, false, false)),
+        ("1040 bits", rsa_record(1040), facts("rsa", 1040, false, false)),
+        ("8192 bits", rsa_record(8192), facts("rsa", 8192, false, false)),
+        ("8193 bits", rsa_record(8193), Err("key is longer than 8192 bits")),
+        ("no key", "v=DKIM1".into(), Err("key record has no key")),
+    ];
+    for (name, record, expected) in cases {
+        assert_eq!(inspect(record.as_bytes()), expected, "{name}");
+        // Padding may be left out.
+        assert_eq!(inspect(record.trim_end_matches('=').as_bytes()), expected, "{name}");
+    }
+}
+
+/// A record with an RSAPublicKey (RFC 6376 §3.6.1) whose modulus has so many bits.
+fn rsa_record(bits: usize) -> String {
+    let der = |tag: u8, content: &[u8]| match content.len() {
+        length @ ..128 => [&[tag, length as u8], content].concat(),
+        length @ 128..256 => [&[tag, 0x81, length as u8], content].concat(),
+        length => [&[tag, 0x82, (length >> 8) as u8, length as u8], content].concat(),
+    };
+    let mut modulus = vec![0; bits / 8 + 1];
+    modulus[0] = ((1_u16 << (bits % 8)) >> 1) as u8;
+    if bits.is_multiple_of(8) {
+        modulus[1] = 0x80;
+    }
+    modulus[bits / 8] |= 1;
+    format!("p={}", base64(&der(0x30, &[der(2, &modulus), der(2, &[1, 0, 1])].concat())))
+}
+
+/// Answers at the third poll, but for keys of the selector `e`.
+struct Slow(Zone);
+
+impl crate::dns::Lookup for Slow {
+    async fn ask(&self, name: &str, record_type: crate::dns::RecordType) -> crate::dns::Answer {
+        for _ in 0..if name.starts_with("e.") { 0 } else { 2 } {
+            let mut is_again = false;
+            std::future::poll_fn(|_| match std::mem::replace(&mut is_again, true) {
+                true => std::task::Poll::Ready(()),
+                false => std::task::Poll::Pending,
+            })
+            .await;
+        }
+        self.0.ask(name, record_type).await
+    }
+}
+
+#[test]
+fn all_answers_are_waited_for() {
+    let message = ed25519().sign(&rsa().sign(MESSAGE.as_bytes()));
+    let header_end = message.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4;
+    let section = HeaderSection::parse(message[..header_end].to_vec());
+    let signatures = Signatures::read(&section, &[], 20);
+    let mut hasher = BodyHasher::new(signatures.body_hash_specs());
+    hasher.update(&message[header_end..]);
+    let slow = Slow(zone());
+    let mut keys = std::pin::pin!(signatures.keys(&slow));
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    let mut polls = std::iter::from_fn(|| Some(keys.as_mut().poll(&mut context)));
+    assert!(polls.by_ref().take(2).all(|poll| poll.is_pending()));
+    let Some(std::task::Poll::Ready(keys)) = polls.next() else { panic!("all have answered") };
+    let found = signatures.verify(&section, &keys, &hasher.finish(), 1_800_000_000);
+    assert_eq!(found.outputs.iter().map(|output| output.result).collect::<Vec<_>>(), [Pass, Pass]);
+}
+
+#[test]
 fn a_name_that_dns_cannot_carry_has_no_key_and_is_no_doubt() {
     // Else a forger could have doubt for the asking.
     let selector = format!("{0}.{0}.{0}.{0}", "a".repeat(62));
@@ -85,6 +163,8 @@ fn a_name_that_dns_cannot_carry_has_no_key_and_is_no_doubt() {
     assert_eq!((output.result, output.reason), (PermError, "no key"));
 }
 
+/// What stands before the octets of an Ed25519 key in a SubjectPublicKeyInfo.
+const ED25519_DER: [u8; 12] = [0x30, 0x2a, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 3, 0x21, 0];
 pub(super) const KEY_512: &str = "p=MFwwDQYJKoZIhvcNAQEBBQADSwAwSAJBAMBx2GWaO3h8/VBSLKP4o2x13I/Hfs2wKVkxyPIvl9sdaqoB9dlDBtph\
     lKEUisIFawmt4oWvsfKa8bqA3ll2jCECAwEAAQ==";
 const KEY_1024: &str = "v=DKIM1; p=MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQDBWxrOOuG8z6R8bIeti+DUy6IiJQdAoGnPw2fWHny\

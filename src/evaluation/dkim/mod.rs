@@ -240,7 +240,7 @@ impl Chosen {
         let distance = |author: &Domain| match signer {
             _ if author == signer => 0,
             _ if author.is_within(signer) || signer.is_within(author) => 1,
-            _ if author.label_count() > 1 && author.last_labels(2) == signer.last_labels(2) => 2,
+            _ if author.last_labels(2) == signer.last_labels(2) => 2,
             _ => 3,
         };
         authors.iter().map(distance).min().unwrap_or(3)

@@ -92,7 +92,8 @@ fn each_tag_has_its_rules() {
     let whole = rsa().field(MESSAGE.as_bytes());
     let (_, bh) = whole.split_once("bh=").unwrap();
     let bh = bh.split_once(';').unwrap().0;
-    let cases: [(&str, Signer, DkimResult, &str); 74] = [
+    let names = |count: usize| format!("from{}", ":x".repeat(count - 1));
+    let cases: [(&str, Signer, DkimResult, &str); 78] = [
         ("simple is the default", rsa().without("c"), Pass, ""),
         ("tags unknown", rsa().set("zz", "x=y").set("z", "From:a=7C"), Pass, ""),
         ("white space in lists", rsa().set("h", "From : To :\r\n Subject"), Pass, ""),
@@ -106,6 +107,8 @@ fn each_tag_has_its_rules() {
         ("x= huge", rsa().set("x", "9".repeat(70)), Pass, ""),
         ("x= no number", rsa().set("x", "-1"), Neutral, "x= is no number"),
         ("clock ahead", rsa().set("t", NOW + 600), Pass, ""),
+        ("clock ahead as far as it may be", rsa().set("t", NOW + 3600), Pass, ""),
+        ("a second further", rsa().set("t", NOW + 3601), Fail, "signature is of the future"),
         ("of the future", rsa().set("t", NOW + 86_400), Fail, "signature is of the future"),
         ("t= empty", rsa().set("t", ""), Neutral, "t= is no number"),
         ("i= of d=", rsa().set("i", "john@a.example"), Pass, ""),
@@ -119,6 +122,8 @@ fn each_tag_has_its_rules() {
         ("i= looks like d=", rsa().set("i", "@xa.example"), PermError, "i= is not within d="),
         ("From oversigned", rsa().set("h", "from:from:to:subject:cc:cc"), Pass, ""),
         ("From not signed", rsa().set("h", "to:subject"), PermError, "From is not signed"),
+        ("h= with as many names as it may have", rsa().set("h", names(500)), Pass, ""),
+        ("h= with one more", rsa().set("h", names(501)), Neutral, "h= has too many names"),
         ("h= with empty names", rsa().set("h", "from::to:"), Pass, "signature matches"),
         ("h= of nothing", rsa().set("h", ":"), PermError, "From is not signed"),
         ("h= missing", rsa().without("h"), PermError, "h= is missing"),
@@ -438,6 +443,36 @@ fn the_octets_that_are_hashed_are_bounded_and_the_authors_signatures_come_first(
     let foreign = ("b.example", Pass);
     assert_eq!(results, [foreign, foreign, foreign, ("a.example", Pass)]);
     assert_eq!((found.skipped, found.skipped_domains.len()), (2, 1));
+}
+
+#[test]
+fn an_identity_is_told_if_it_is_short_and_plain() {
+    let fitting = format!("{}@a.example", "a".repeat(512 - "@a.example".len()));
+    let longer = format!("a{fitting}");
+    for (identity, is_told) in [("x@a.example", true), (&fitting, true), (&longer, false), ("x\u{85}@a.example", false)]
+    {
+        let found = one(&rsa().set("i", identity).sign(MESSAGE.as_bytes()), &zone());
+        assert_eq!(found.identity.as_deref(), is_told.then_some(identity));
+    }
+}
+
+#[test]
+fn whether_there_is_a_key_is_told() {
+    let signed = String::from_utf8(ed25519().sign(MESSAGE.as_bytes())).unwrap();
+    let garbage = format!("DKIM-Signature: \u{1}\r\n{MESSAGE}");
+    let nameless = format!("DKIM-Signature: v=1; a=rsa-sha256\r\n{MESSAGE}");
+    let silent = || Zone::new().fail("e._domainkey.a.example", RecordType::Txt, Failure::ServFail);
+    let cases = [
+        ("there", &signed, zone(), KeySearch::Found),
+        ("there, but the body is another", &signed.replace("\r\n\r\n", "\r\n\r\nx"), zone(), KeySearch::Found),
+        ("not there", &signed, Zone::new(), KeySearch::Missing),
+        ("not known", &signed, silent(), KeySearch::Unknown),
+        ("not asked for, a signature that can't be read", &garbage, zone(), KeySearch::Unknown),
+        ("not asked for, one that names none", &nameless, zone(), KeySearch::Unknown),
+    ];
+    for (name, message, zone, expected) in cases {
+        assert_eq!(evaluate(message.as_bytes(), &zone)[0].key, expected, "{name}");
+    }
 }
 
 #[test]

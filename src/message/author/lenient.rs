@@ -79,7 +79,7 @@ fn without_comments(text: &[u8]) -> Vec<u8> {
     let mut in_comment = false;
     let mut out = text.to_vec();
     out.retain(|b| match b {
-        b'(' if !in_comment => {
+        b'(' => {
             in_comment = true;
             false
         }
@@ -118,4 +118,34 @@ fn encoded_words(phrase: &[u8]) -> impl Iterator<Item = Option<Vec<u8>>> {
 pub(super) fn is_ascii_compatible(charset: &[u8]) -> bool {
     let is_utf = charset.get(..3).is_some_and(|head| head.eq_ignore_ascii_case(b"utf"));
     !is_utf || charset.split(|b| *b == b'*').next().is_some_and(|name| name.eq_ignore_ascii_case(b"utf-8"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_end_at_separators_outside_of_everything() {
+        let cases: [(&str, &[&str]); 15] = [
+            ("a, b; c", &["a", " b", " c"]),
+            (r#""a, b" c, d"#, &[r#""a, b" c"#, " d"]),
+            (r#""a\", b", c"#, &[r#""a\", b""#, " c"]),
+            (r#""(<" a, b"#, &[r#""(<" a"#, " b"]),
+            ("(a, b) c, d", &["(a, b) c", " d"]),
+            ("(a (b, c), d), e", &["(a (b, c), d)", " e"]),
+            ("(((a))), b", &["(((a)))", " b"]),
+            (") a, b", &[") a", " b"]),
+            (r#"(") a, b"#, &[r#"(") a"#, " b"]),
+            ("(<) a, b", &["(<) a", " b"]),
+            ("(>) <a, b>, c", &["(>) <a, b>", " c"]),
+            ("<a, b (>), c>, d", &["<a, b (>), c>", " d"]),
+            (r"a \, b", &[r"a \, b"]),
+            (r#"\"a, b"#, &[r#"\"a"#, " b"]),
+            (r"\(a, b", &[r"\(a", " b"]),
+        ];
+        for (value, expected) in cases {
+            let found: Vec<_> = pieces(value.as_bytes()).map(|piece| std::str::from_utf8(piece).unwrap()).collect();
+            assert_eq!(found, expected, "{value}");
+        }
+    }
 }

@@ -281,7 +281,8 @@ mod tests {
 
     #[test]
     fn domains_are_found_where_the_grammar_has_them() {
-        let cases: [(&str, &str, &[&str], bool); 23] = [
+        let nested = format!("{}{} x@a.example", "(".repeat(32), ")".repeat(32));
+        let cases: [(&str, &str, &[&str], bool); 26] = [
             ("U-label", " john@bücher.example", &["xn--bcher-kva.example"], false),
             ("U-label in upper case", " John <john@BÜCHER.example>", &["xn--bcher-kva.example"], false),
             ("UTF-8 local part", " <jörg@x.example>", &["x.example"], false),
@@ -299,6 +300,9 @@ mod tests {
             ("comment inside the address", " <u(c)@(d)v.example(e)>", &["v.example"], false),
             ("comment that looks like a domain", " admin@v.example(.a.example)", &["v.example"], false),
             ("at sign first in the display name", " @John <john@x.example>", &["x.example"], true),
+            ("comments nested as deep as they may be", &nested, &["a.example"], false),
+            ("backslash before the angle", r" John \<x@a.example>", &["a.example"], false),
+            ("two backslashes before the angle", r" John \\<x@a.example>", &["a.example"], false),
             ("half-width full stop", " john@x\u{ff61}example", &["x.example"], false),
             ("full-width letters", " john@\u{ff58}.example", &["x.example"], false),
             ("soft hyphen in the domain", " john@x\u{ad}.example", &["x.example"], false),
@@ -307,7 +311,9 @@ mod tests {
             ("ideographic full stop", " john@x。example", &["x.example"], false),
         ];
         for (name, value, domains, in_display_name) in cases {
-            assert_eq!(read_from(value), usable(domains, in_display_name), "{name}");
+            let author = read_from(value);
+            assert_eq!(author, usable(domains, in_display_name), "{name}");
+            assert_eq!(author.domains().len(), domains.len(), "{name}");
         }
     }
 
@@ -344,7 +350,8 @@ mod tests {
     #[test]
     #[expect(clippy::too_many_lines, reason = "one table of cases")]
     fn what_names_no_author_is_unusable() {
-        let cases: [(&str, &[u8], UnusableFrom); 89] = [
+        let nested = format!("{}{} x@a.example", "(".repeat(33), ")".repeat(33));
+        let cases: [(&str, &[u8], UnusableFrom); 90] = [
             ("empty", b"", NoDomain),
             ("white space", b" \r\n ", NoDomain),
             ("comment alone", b" (nobody)", NoDomain),
@@ -370,6 +377,7 @@ mod tests {
             ("two at signs in angles", b" <a@v.example@a.example>", Syntax),
             ("no local part", b" @a.example", Syntax),
             ("no local part in angles", b" <@a.example>", Syntax),
+            ("no local part behind a route", b" <@a.example:@a.example>", Syntax),
             ("no domain after the at sign", b" a@", Syntax),
             ("no domain in angles", b" <a@>", Syntax),
             ("closing angle alone", b" user@a.example>", Syntax),
@@ -396,7 +404,7 @@ mod tests {
             ("comment never closed", b" u@a.example (John", Syntax),
             ("comment swallows the address", b" John (x <u@a.example>", Syntax),
             ("comment closed by an escape", b" u@a.example (x\\)", Syntax),
-            ("comments nested too deep", &[b'('; 200], Syntax),
+            ("comments nested too deep", nested.as_bytes(), Syntax),
             ("escape outside quotes before an at sign", b" u\\@v.example@a.example", Syntax),
             ("address as the name of a group", b" ceo@v.example: x@a.example;", Syntax),
             ("escaped comma", b" u@v.example\\,@a.example", Syntax),

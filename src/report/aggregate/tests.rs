@@ -259,6 +259,13 @@ fn a_damaged_report_is_found() {
         ("no namespace", " xmlns=\"urn:ietf:params:xml:ns:dmarc-2.0\"", String::new(), "document: wrong attributes"),
         ("another namespace", "dmarc-2.0", "dmarc-2.1".into(), "document: wrong attributes"),
         ("an attribute", "<version>", "<version a=\"b\">".into(), "feedback: wrong attributes"),
+        ("the namespace by another name", " xmlns=", " xmlns:x=".into(), "document: wrong attributes"),
+        (
+            "a declaration inside",
+            "<version>",
+            "<?xml version=\"1.0\"?><version>".into(),
+            "feedback: content that has no place here",
+        ),
         ("another version", "1.0</v", "2.0</v".into(), "feedback/version: \"2.0\" is not allowed"),
         ("a prefix", "<version>1.0</version>", "<x:version>1.0</x:version>".into(), "feedback: version is missing"),
         (
@@ -385,7 +392,27 @@ fn a_damaged_report_is_found() {
     let without = good.replace(record, "");
     let without = without.replace(&good[good.rfind(" <record>").unwrap()..good.rfind("</feedback>").unwrap()], "");
     assert_eq!(check(&without, Format::Rfc9990).unwrap_err().fault, Fault::Missing("record"));
+    // The first element of this name, with another text.
+    for (element, text) in [
+        ("report_id", ""),
+        ("report_id", "a-b"),
+        ("begin", ""),
+        ("begin", "1x"),
+        ("begin", "123456789012345678901"),
+        ("adkim", "x"),
+        ("dkim", "none"),
+    ] {
+        let start = good.find(&format!("<{element}>")).unwrap() + element.len() + 2;
+        let end = good.find(&format!("</{element}>")).unwrap();
+        let damage = check(&format!("{}{text}{}", &good[..start], &good[end..]), Format::Rfc9990).unwrap_err();
+        assert_eq!(damage.fault, Fault::Value(text.into()), "{element}");
+    }
+    for entity in ["&lt;", "&gt;", "&quot;", "&apos;"] {
+        assert_eq!(check(&good.replace("Example &amp;", &format!("Example {entity}")), Format::Rfc9990), Ok(()));
+    }
     assert_eq!(check("", Format::Rfc9990).unwrap_err().fault, Fault::Malformed);
+    let long = " ".repeat(96 * 1024 * 1024 + 1);
+    assert_eq!(check(&long, Format::Rfc9990).unwrap_err().fault, Fault::TooLarge);
     assert!(check(&good, Format::Rfc7489).is_err());
 }
 

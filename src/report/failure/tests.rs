@@ -66,6 +66,8 @@ fn what_is_never_reported() {
         ("a null reverse-path", "<>", plain.to_owned(), false),
         ("sent by a machine", "<a@a.example>", "Auto-Submitted: auto-replied\r\n\r\n".into(), false),
         ("said to be by hand", "<a@a.example>", "Auto-Submitted:  No (really)\r\n\r\n".into(), true),
+        ("said so with a comment behind", "<a@a.example>", "Auto-Submitted: no(really)\r\n\r\n".into(), true),
+        ("said so with a parameter", "<a@a.example>", "Auto-Submitted: no;x=y\r\n\r\n".into(), true),
         ("nearly said so", "<a@a.example>", "Auto-Submitted: not-by-hand\r\n\r\n".into(), false),
         ("a bounce", "<a@a.example>", "Content-Type: multipart/report; report-type=x\r\n\r\n".into(), false),
         ("an aggregate report", "<a@a.example>", format!("{dmarc}Content-Type: application/gzip\r\n\r\n"), false),
@@ -122,12 +124,21 @@ fn report_on(
     body: Option<&[u8]>,
     redaction: Option<&Redaction>,
 ) -> String {
-    let header = section(HEADER);
+    report_of(&section(HEADER), failure, evaluation, body, redaction)
+}
+
+fn report_of(
+    header: &HeaderSection,
+    failure: AuthFailure,
+    evaluation: &Evaluation,
+    body: Option<&[u8]>,
+    redaction: Option<&Redaction>,
+) -> String {
     let reverse_path = path("<joe@m.a.example>");
     let incident = Incident {
         evaluation,
         dmarc: &evaluation.dmarc[0],
-        header: &header,
+        header,
         body,
         signed: None,
         reverse_path: &reverse_path,
@@ -174,6 +185,31 @@ fn a_redacted_report_names_nobody() {
     assert!(told.matches(&code).count() >= 5, "one text for one local part: {told}");
     assert!(!told.to_ascii_lowercase().contains("http"), "{told}");
     assert!(!told.contains("PK"), "{told}");
+}
+
+#[test]
+fn the_header_section_is_shown_up_to_a_bound_and_broken_where_a_line_is_too_long() {
+    let shown = |header: &str, redaction: Option<&Redaction>| {
+        report_of(&section(header), AuthFailure::Dmarc, &facts(), None, redaction)
+    };
+    let field = format!("X: {}\r\n", "x".repeat(512 - "X: \r\n".len()));
+    let fitting = MAX_HEADER / field.len();
+    for count in [fitting, fitting + 1] {
+        let text = shown(&format!("{}\r\n", field.repeat(count)), None);
+        assert_eq!(text.matches(&field).count(), fitting, "{count}");
+    }
+    let numbers: String = (100..900).map(|number| number.to_string()).collect();
+    let text = shown(&format!("X: {numbers}\r\n\r\n"), None);
+    let broken = [&numbers[..897], &numbers[897..1797], &numbers[1797..]].join("\r\n\t");
+    assert!(text.contains(&format!("X: {broken}\r\n")), "{text}");
+    // A bare CR that continues a field does not begin one here.
+    assert!(shown("X: a\r\n\rFrom: b\r\n\r\n", None).contains("X: a\r\n\t?From: b\r\n"));
+    // What stands before an at sign is a local part, but for tags.
+    let redaction = Redaction::new(b"site key");
+    let text = shown("X: i=joe@a.example\r\nReceived-SPF: i=joe@a.example\r\n\r\n", Some(&redaction));
+    for expected in [redaction.apply("X: i=joe@a.example"), redaction.apply_to_tags("Received-SPF: i=joe@a.example")] {
+        assert!(text.contains(&expected), "{expected} in {text}");
+    }
 }
 
 #[test]
@@ -317,7 +353,10 @@ fn what_a_failed_signature_was_made_over_is_told_on_request() {
     assert!(shown.contains(&hidden("write to joe@a.example\r\n")) && !shown.contains("PNG"), "{shown}");
     assert!(!header.contains("joe@") && !shown.contains("joe@"), "{header}{shown}");
 
-    let long = "x".repeat(2 * MAX_BODY + 1);
-    let (header, body) = found(&report(signed(Some(long.as_bytes())), None));
-    assert!(header.is_some() && body.is_none(), "too long");
+    // The canonical body has a line end more.
+    let long = "x".repeat(2 * MAX_BODY - 1);
+    for (length, is_told) in [(2 * MAX_BODY - 2, true), (2 * MAX_BODY - 1, false)] {
+        let (header, body) = found(&report(signed(long.as_bytes().get(..length)), None));
+        assert_eq!((header.is_some(), body.is_some()), (true, is_told), "{length}");
+    }
 }

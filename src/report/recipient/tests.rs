@@ -46,6 +46,7 @@ fn addresses_of_uris() {
     }
     assert_eq!(Address::parse("r@b\u{fc}cher.example").unwrap().to_string(), "r@xn--bcher-kva.example");
     assert_eq!(Address::parse("nobody"), Err(Refusal::Unreadable));
+    assert_eq!(Address::parse("\"a b\"@a.example").unwrap().local_part(), "\"a b\"");
 }
 
 #[test]
@@ -99,12 +100,16 @@ fn what_an_answer_settles() {
     }
 }
 
+const MANY: [&str; 4] =
+    ["mailto:1@many.example", "mailto:2@many.example", "mailto:3@many.example", "mailto:4@many.example"];
+
 fn zone() -> Zone {
     Zone::new()
         .txt("_dmarc.a.example", &["v=DMARC1; p=none"])
         .txt("a.example._report._dmarc.other.example", &["v=DMARC1"])
         .txt("a.example._report._dmarc.moved.example", &["v=DMARC1; rua=mailto:new@moved.example"])
         .txt("a.example._report._dmarc.diverted.example", &["v=DMARC1; rua=mailto:v@victim.example"])
+        .txt("a.example._report._dmarc.many.example", &[&format!("v=DMARC1; rua={}", MANY.join(","))])
         .fail("a.example._report._dmarc.broken.example", RecordType::Txt, Failure::ServFail)
         .fail("_dmarc.silent.example", RecordType::Txt, Failure::Timeout)
 }
@@ -129,10 +134,16 @@ async fn recipients_of_a_record() {
         ("mailto:r@other.example,mailto:r@a.example", "r@other.example,r@a.example |  | "),
         ("mailto:r@a.example,mailto:r@A.example?x", "r@a.example |  | "),
         ("mailto:old@moved.example,mailto:older@moved.example", "new@moved.example |  | "),
+        ("mailto:r@many.example", "1@many.example,2@many.example,3@many.example |  | mailto:r@many.example=too_many"),
         ("mailto:r@stranger.example", " |  | mailto:r@stranger.example=not_confirmed"),
         ("mailto:r@diverted.example", " |  | mailto:r@diverted.example=diverted"),
         ("mailto:r@broken.example,mailto:r@a.example", "r@a.example | r@broken.example | "),
         ("mailto:r@silent.example", " | r@silent.example | "),
+        ("mailto:r@broken.example,mailto:r@broken.example?x", " | r@broken.example | "),
+        (
+            "mailto:a@a.example,mailto:b@a.example,mailto:r@broken.example,mailto:s@broken.example",
+            "a@a.example,b@a.example | r@broken.example | mailto:s@broken.example=too_many",
+        ),
         ("https://a.example/,mailto:r@a.example", "r@a.example |  | https://a.example/=not_mail"),
         (
             "mailto:r@denied.example,mailto:x@sub.denied.example",
@@ -149,6 +160,15 @@ async fn recipients_of_a_record() {
     for (list, expected) in cases {
         assert_eq!(shown(list, &settings).await, expected, "{list}");
     }
+}
+
+#[tokio::test]
+async fn nothing_is_asked_about_the_policy_domain_itself() {
+    let Parsed::Record(record) = parse(b"v=DMARC1; p=none; rua=mailto:r@a.example") else { panic!("a record") };
+    let (zone, policy_domain) = (zone(), domain("a.example"));
+    let (rules, settings, about) = (Rules::default(), Settings::default(), (&policy_domain, &*record));
+    let found = recipients(&zone, &rules, &settings, ReportKind::Aggregate, about).await;
+    assert_eq!((found.to.len(), zone.asked().len()), (1, 0));
 }
 
 #[test]

@@ -353,6 +353,15 @@ async fn section_5_2_include() {
             table("5.2", zone, &[(name, &terms, expected)]).await;
         }
     }
+    // §4.3 holds for what is included, too, whatever DNS would answer.
+    let zone = || zone().txt("example", &["v=spf1 +all"]).txt(".a.example", &["v=spf1 +all"]);
+    let rows = [
+        ("single label", "include:%{d1} -all", PermError),
+        ("single label, redirected to", "redirect=%{d1}", PermError),
+        ("empty label", "include:.%{d} -all", PermError),
+        ("empty label, redirected to", "redirect=.%{d}", PermError),
+    ];
+    table("5.2", zone, &rows).await;
 }
 
 /// RFC 7208 §5.3 to §5.7: addresses of the client's family, prefixes, and what an exchanger or a name is not.
