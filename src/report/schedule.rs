@@ -542,10 +542,12 @@ mod tests {
 
     #[test]
     fn a_job_in_place_of_another_differs_in_destination_and_time_alone() {
-        let plan = Plan { receiver: &domain("gate.example"), window: WINDOW };
+        let receiver = domain("gate.example");
+        let plan = plan(&receiver, WINDOW);
         let [old, new] = ["mailto:d@example.org", "mailto:n@example.org"];
         let (old, direct) = (job(&policy(), Period::day(1), old, &plan), job(&policy(), Period::day(1), new, &plan));
-        assert_eq!(redirected(&old, new, 7), NewJob { due: 7, ..direct });
+        let to = Address::parse("n@example.org").unwrap();
+        assert_eq!(redirected(&old, &to, 7), NewJob { due: 7, ..direct });
     }
 
     #[test]
