@@ -189,7 +189,7 @@ impl Group {
 impl Group {
     fn is_about_mailbox(&self) -> bool {
         if self.status != "5.0.0" {
-            return is_about_mailbox(550, &self.status);
+            return is_about_mailbox(550, &format!("{} {}", self.status, self.diagnostic));
         }
         // Exim's status of all that failed: what the other server said is in the diagnostic code.
         let (code, text) = self.diagnostic.split_at_checked(3).unwrap_or_default();

@@ -11,8 +11,11 @@ pub fn is_about_mailbox(code: u16, text: &str) -> bool {
     match enhanced(&text) {
         _ if code / 100 != 5 => false,
         // RFC 3463 §3.2 and §3.3: X.1.7 and X.1.8 are about the sender's address, X.1.0 may be.
-        Some((5, 1, detail)) => ![0, 7, 8].contains(&detail),
-        Some((5, 2, _)) => true,
+        // Exchange Online says 5.4.1 of a mailbox that is not there, Postfix 5.1.0 of a null MX.
+        Some((5, 1, 0) | (5, 4, 1)) => has(&["recipient", "nullmx"]) && !has(OF_OTHERS),
+        Some((5, 1, detail)) => ![7, 8].contains(&detail),
+        // RFC 3463 §3.5: 5.4.4, as there is no such host.
+        Some((5, 2, _) | (5, 4, 4)) => true,
         // RFC 3463 §3.1: no more than that it failed.
         Some((5, 0, 0)) | None => matches!(code, 550 | 551 | 553) && has(OF_MAILBOX) && !has(OF_OTHERS),
         Some(_) => false,
@@ -47,6 +50,10 @@ mod tests {
             (551, "User not local; please try <e@example.org>", true),
             (553, "mailbox name not allowed", true),
             (550, "1.2.3.4.5 is no code of this user", true),
+            (550, "5.4.1 Recipient address rejected: Access denied.", true),
+            (550, "5.4.1 no answer from host", false),
+            (550, "5.4.4 Host or domain name not found", true),
+            (556, "5.1.0 Recipient's domain has a nullMX record", true),
             (550, "5.0.0 User unknown", true),
             (550, "5.0.0", false),
             (550, "Administrative prohibition", false),

@@ -52,17 +52,28 @@ impl<'a> FieldIndex<'a> {
     }
 
     /// Which of `singles` stands more often than `h=` names it, though it is named: what stands on top of the signed
-    /// field is unsigned, and readers may show it in its place (RFC 6376 §8.15).
+    /// field is unsigned, and readers may show it in its place (RFC 6376 §8.15). A copy that says the same is harmless.
     pub(in crate::evaluation) fn unsigned_twin<'n, 's, N: Iterator<Item = &'n [u8]>>(
         &self,
         names: impl Fn() -> N,
         singles: &'s [Single],
     ) -> Option<&'s Single> {
         singles.iter().find(|single| {
-            let there_are = self.places(single.name.as_bytes()).1.len();
+            let (_, places) = self.places(single.name.as_bytes());
             // Hardly ever is there more than one, and then nothing is to be counted.
-            let signed = || names().filter(|name| name.eq_ignore_ascii_case(single.name.as_bytes())).count();
-            there_are > 1 && (1..there_are).contains(&signed())
+            if places.len() < 2 {
+                return false;
+            }
+            let signed = names().filter(|name| name.eq_ignore_ascii_case(single.name.as_bytes())).count();
+            let Some((unsigned, signed)) = places.split_at_checked(places.len().saturating_sub(signed)) else {
+                return false;
+            };
+            let said = |place: &usize| {
+                let mut out = Vec::new();
+                self.at(*place).into_iter().for_each(|field| write_relaxed(field.name, field.value, &mut out));
+                out
+            };
+            signed.first().map(said).is_some_and(|signed| unsigned.iter().any(|place| said(place) != signed))
         })
     }
 

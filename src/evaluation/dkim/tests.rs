@@ -247,6 +247,8 @@ fn a_field_that_stands_once_is_covered_as_often_as_it_stands() {
         ("in another case", once, "SUBJECT : two\r\n", Policy, "Subject stands again, unsigned"),
         ("To", once, "To: u@b.example\r\n", Policy, "To stands again, unsigned"),
         ("Date", once, "Date: then\r\n", Policy, "Date stands again, unsigned"),
+        ("a copy", once, "Subject: one two\r\n", Pass, "signature matches"),
+        ("a copy and another", once, "Subject: one two\r\nSubject: one\r\n", Policy, "Subject stands again, unsigned"),
         ("two of them", once, "Date: then\r\nTo: u@b.example\r\n", Policy, "To stands again, unsigned"),
         ("From", once, "From: u@b.example\r\n", Policy, "From stands again, unsigned"),
         ("what may stand often", once, "X-Other: two\r\nReceived: x\r\n", Pass, "signature matches"),

@@ -5,29 +5,40 @@
 //! hidden to them. Each such spot is harmless in itself, and honest mail has them. So is an address in a display name.
 //! It is both at once that honest mail hardly has, and that shows one author to us and another to the reader.
 
-use super::lenient::is_ascii_compatible;
+use super::lenient::{is_ascii_compatible, is_utf8};
 use crate::domain::Domain;
 use crate::message::encoded_word;
 
 /// Whether an address of none of `domains`, the authors', stands in an unfolded value along with a spot that readers
 /// take apart differently. `own` are the places of the authors' at signs, ascending.
 pub(super) fn hides_address(value: &[u8], own: &[usize], domains: &[Domain]) -> bool {
-    names_stranger(&shown(value, own), domains) && (has_doubtful_spot(value) || is_group_of_stranger(value, domains))
+    names_stranger(&shown(value, own), domains)
+        && (has_doubtful_spot(value, domains) || is_group_of_stranger(value, domains))
 }
 
-/// Whether an at sign in `text` stands before anything else than one of `domains`.
+/// Whether an at sign in `text` stands before anything else than one of `domains` or a name below, where that may be a
+/// domain: `@ Company` and `@handle` are none. What can't be read may be anything.
 fn names_stranger(text: &[u8], domains: &[Domain]) -> bool {
-    text.split(|b| *b == b'@').skip(1).any(|rest| {
-        let end = rest.iter().position(|b| !is_name(*b)).unwrap_or(rest.len());
-        let (name, behind) = rest.split_at_checked(end).unwrap_or_default();
-        let domain = std::str::from_utf8(name).ok().and_then(|name| Domain::parse(name).ok());
-        // With a dot behind white space, quotes or comments the domain may go on.
-        let next = behind.iter().find(|b| !b" \t\"'\\>)],;".contains(b));
-        !domain.is_some_and(|domain| domains.contains(&domain)) || matches!(next, Some(b'.' | b'('))
-    })
+    let is_known = |domain: &Domain| domains.iter().any(|author| domain.is_within(author));
+    text.contains(&UNREADABLE)
+        || text.split(|b| *b == b'@').skip(1).any(|rest| {
+            let rest = rest.trim_ascii_start();
+            let end = rest.iter().position(|b| !is_name(*b)).unwrap_or(rest.len());
+            let (name, behind) = rest.split_at_checked(end).unwrap_or_default();
+            // With a dot behind white space, quotes or comments the domain may go on.
+            let goes_on = matches!(behind.iter().find(|b| !b" \t\"'\\>)],;".contains(b)), Some(b'.' | b'('));
+            let Some(text) = std::str::from_utf8(name).ok().filter(|name| !name.is_empty()) else {
+                return !name.is_empty() || goes_on || behind.starts_with(b"[") || behind.starts_with(b"\"");
+            };
+            match Domain::parse(text) {
+                // A name without a dot is no domain of mail.
+                Ok(domain) => goes_on || !is_known(&domain) && domain.label_count() > 1,
+                Err(_) => goes_on || text.trim_matches('.').contains('.'),
+            }
+        })
 }
 
-/// The value with its encoded words decoded, an at sign for each that can't be, and NUL for the authors' at signs.
+/// The value with its encoded words decoded, [`UNREADABLE`] for each that can't be, and NUL for the authors' at signs.
 fn shown(value: &[u8], own: &[usize]) -> Vec<u8> {
     let mut out = Vec::with_capacity(value.len());
     let (mut at, mut word_end) = (0, None);
@@ -45,9 +56,9 @@ fn shown(value: &[u8], own: &[usize]) -> Vec<u8> {
         {
             out.truncate(end);
         }
-        out.extend(word.decode());
-        word_end = Some(out.len());
         at += word.length;
+        out.extend(word.decode(value.get(at..).unwrap_or_default()));
+        word_end = Some(out.len());
     }
     out
 }
@@ -63,15 +74,17 @@ enum Place {
 }
 
 /// Whether there is a spot at which readers go different ways: a backslash outside of quotes or last in them, a comment
-/// with specials or within an address or behind a colon, quotes or a comment in an element of the list without an
-/// address, brackets that hold more than words or don't match, text close to quotes, an encoded word with specials or
-/// unfinished.
-fn has_doubtful_spot(value: &[u8]) -> bool {
+/// with specials (commas count only beside a stranger's address in it) or within an address or behind a colon, quotes or a
+/// comment in an element of the list without an address, brackets that hold more than words or don't match, text close
+/// to quotes, an encoded word with specials or unfinished.
+fn has_doubtful_spot(value: &[u8], domains: &[Domain]) -> bool {
     let (mut place, mut escaped, mut word_end) = (Place::Outside, false, 0);
     // The octet before, and the last one that is no white space.
     let (mut before, mut last) = (b' ', b' ');
     // What the element of the list has so far.
     let (mut hidden, mut address) = (false, false);
+    // Where the comment begins, and whether it has what separates elements of a list.
+    let (mut comment, mut separates) = (0, false);
     for (at, b) in value.iter().enumerate() {
         if at >= word_end
             && let Some(rest) = value.get(at..).filter(|rest| rest.starts_with(b"=?"))
@@ -97,11 +110,16 @@ fn has_doubtful_spot(value: &[u8]) -> bool {
             (Place::Quotes, b'"') if b" \t<.@,;>".contains(&next) => Place::Outside,
             (Place::Quotes, b'"') => return true,
             (Place::Comment, b')') if b".@".contains(&next) => return true,
+            (Place::Comment, b')') if separates && is_of_stranger(value.get(comment..at), domains) => return true,
             (Place::Comment, b')') => Place::Outside,
-            (Place::Comment, b) if b"\"[(\\<>],;".contains(b) => return true,
+            (Place::Comment, b) if b"\"[(\\<>]".contains(b) => return true,
+            (Place::Comment, b) => {
+                separates |= b",;".contains(b);
+                place
+            }
             (Place::Brackets, b']') => Place::Outside,
-            (Place::Brackets, b) if b"\"[()\\<>,;:".contains(b) => return true,
-            (Place::Quotes | Place::Comment | Place::Brackets, _) => place,
+            (Place::Brackets, b) if b"\"[()\\<>,;".contains(b) => return true,
+            (Place::Quotes | Place::Brackets, _) => place,
             (Place::Outside, b'\\' | b']' | b')') => return true,
             (Place::Outside, b'"') if !b" \t<.@,;:".contains(&before) => return true,
             (Place::Outside, b',' | b';') if hidden && !address => return true,
@@ -110,7 +128,10 @@ fn has_doubtful_spot(value: &[u8]) -> bool {
                 place
             }
             (Place::Outside, b'(') if b".@:".contains(&last) => return true,
-            (Place::Outside, b'(') => Place::Comment,
+            (Place::Outside, b'(') => {
+                (comment, separates) = (at, false);
+                Place::Comment
+            }
             (Place::Outside, b'[') => Place::Brackets,
             (Place::Outside, b'"') => Place::Quotes,
             (Place::Outside, _) => place,
@@ -123,6 +144,10 @@ fn has_doubtful_spot(value: &[u8]) -> bool {
         }
     }
     place != Place::Outside || (hidden && !address)
+}
+
+fn is_of_stranger(part: Option<&[u8]>, domains: &[Domain]) -> bool {
+    part.is_some_and(|part| names_stranger(&shown(part, &[]), domains))
 }
 
 /// Whether the name of a group holds a stranger's address.
@@ -140,8 +165,7 @@ fn is_group_of_stranger(value: &[u8], domains: &[Domain]) -> bool {
             (Place::Outside, b'<' | b'>') => angle = *b == b'<',
             (Place::Outside, b',' | b';') => start = at,
             (Place::Outside, b':') if !angle => {
-                let name = value.get(start..at).unwrap_or_default();
-                if names_stranger(&shown(name, &[]), domains) {
+                if is_of_stranger(value.get(start..at), domains) {
                     return true;
                 }
                 start = at;
@@ -173,27 +197,40 @@ impl<'a> EncodedWord<'a> {
         is_whole.then_some(Self { charset, encoding, text, length })
     }
 
-    /// Whether its text has what means something else where it is no encoded word.
+    /// Whether its text has what means something else where it is no encoded word. A comment that begins and ends in it
+    /// does not.
     fn is_doubtful(&self, place: Place) -> bool {
-        let specials: &[u8] = if place == Place::Quotes { b"\"\\" } else { b"\"()<>[]\\,;:" };
-        self.text.iter().any(|b| specials.contains(b))
+        let specials: &[u8] = if place == Place::Quotes { b"\"\\" } else { b"\"<>[]\\,;:" };
+        let mut open = Some(0_usize);
+        for b in self.text {
+            open = match b {
+                b'(' => open.map(|open| open + 1),
+                b')' => open.and_then(|open| open.checked_sub(1)),
+                _ => open,
+            };
+        }
+        self.text.iter().any(|b| specials.contains(b)) || place != Place::Quotes && open != Some(0)
     }
 
-    /// Its text, an at sign if it can't be read. Where an at sign is the second octet of a character, as it may be in
-    /// Shift_JIS, Big5, GBK and ISO-2022, it stays only if it looks like one all the same.
-    fn decode(&self) -> Vec<u8> {
-        let Some(mut text) =
-            encoded_word::decode(self.encoding, self.text).filter(|_| is_ascii_compatible(self.charset))
-        else {
-            return vec![b'@'];
+    /// Its text, [`UNREADABLE`] if it can't be read; what is not encoded as it should be stays. Where an at sign is the
+    /// second octet of a character, as it may be in Shift_JIS, Big5, GBK and ISO-2022, it stays only if it looks like one
+    /// all the same. `behind` is what follows the word.
+    fn decode(&self, behind: &[u8]) -> Vec<u8> {
+        let is_quoted = matches!(self.encoding, [b'q' | b'Q']);
+        let text =
+            encoded_word::decode(self.encoding, self.text).or_else(|| is_quoted.then(|| as_far_as_it_goes(self.text)));
+        let Some(mut text) = text.filter(|_| is_ascii_compatible(self.charset)) else {
+            return vec![UNREADABLE];
         };
-        let is_utf8 = self.charset.get(..5).is_some_and(|name| name.eq_ignore_ascii_case(b"utf-8"));
+        let goes_on = behind.first().is_some_and(|b| is_name(*b)) || behind.trim_ascii_start().starts_with(b"=?");
         let (mut pairs, mut before) = (false, 0);
-        for at in 0..if is_utf8 { 0 } else { text.len() } {
+        for at in 0..if is_utf8(self.charset) { 0 } else { text.len() } {
             let (Some(b), rest) = (text.get(at).copied(), text.get(at + 1..).unwrap_or_default()) else { break };
             match (b, rest.first()) {
                 (ESCAPE, Some(next)) => pairs = *next == b'$',
-                (b'@', _) if (pairs || before >= 0x80) && !begins_as_domain(rest) => {
+                (b'@', next)
+                    if (pairs || before >= 0x80) && !(begins_as_domain(rest) && (next.is_some() || goes_on)) =>
+                {
                     text.get_mut(at).into_iter().for_each(|b| *b = b'?');
                 }
                 _ => {}
@@ -202,6 +239,19 @@ impl<'a> EncodedWord<'a> {
         }
         text
     }
+}
+
+/// The text of the Q encoding, where some of it is not encoded.
+fn as_far_as_it_goes(text: &[u8]) -> Vec<u8> {
+    let (mut out, mut rest) = (Vec::with_capacity(text.len()), text);
+    while let Some((first, behind)) = rest.split_first() {
+        let escape = rest.split_at_checked(3).filter(|_| *first == b'=');
+        let decoded = escape.and_then(|(escape, behind)| Some((encoded_word::decode(b"Q", escape)?, behind)));
+        let (octets, next) = decoded.unwrap_or_else(|| (vec![*first], behind));
+        out.extend(octets);
+        rest = next;
+    }
+    out
 }
 
 /// Whether a run of letters and digits goes up to a dot or to the end.
@@ -214,6 +264,8 @@ fn is_name(b: u8) -> bool {
     b.is_ascii_alphanumeric() || b"-._".contains(&b) || !b.is_ascii()
 }
 
+/// Stands for an encoded word that can't be read: no octet of a field (control characters have no place in From).
+const UNREADABLE: u8 = 1;
 /// Begins the sequences by which ISO-2022 switches between character sets.
 const ESCAPE: u8 = 0x1b;
 
@@ -288,7 +340,7 @@ mod tests {
 
     #[test]
     fn honest_fields_have_one_of_both_at_most() {
-        let cases: [(&str, &[u8]); 51] = [
+        let cases: [(&str, &[u8]); 68] = [
             // A stranger's address.
             ("in quotes", br#""ceo@b.example" <x@a.example>"#),
             ("by a list", br#""ceo@b.example via List" <list@a.example>"#),
@@ -324,6 +376,23 @@ mod tests {
             ("encoded with white space in it", b"=?UTF-8?Q?J=C3=B6rg j=40b.example?= <x@a.example>"),
             ("of two addresses", br#""ceo@b.example" <x@a.example>, "cto@b.example" <y@a.example>"#),
             ("in a group", br#"Team: "ceo@b.example" <x@a.example>;"#),
+            ("a charset as some write it", b"=?utf8?Q?J=C3=B6rg_M=C3=BCller_(ACME)?= <x@a.example>"),
+            ("the same beside a comment", b"=?utf8?B?SsO2cmc=?= (ABC Co., Ltd.) <x@a.example>"),
+            ("what is not encoded", b"=?UTF-8?Q?J=C3=B6rg_=_(ACME)?= <x@a.example>"),
+            ("an escape cut off", b"=?UTF-8?Q?100%_=3D_J=C3=B6rg_=F?= (Acme, Inc.) <x@a.example>"),
+            ("a name whose last octet is an at sign", b"=?big5?B?pP2kQA==?= (ABC Co., Ltd.) <x@a.example>"),
+            ("a company", b"x@a.example (John Doe @ Acme, Inc.)"),
+            ("a handle beside quotes", br#"J.R. "Bob" Dobbs, Jr. (@bob) <x@a.example>"#),
+            ("a handle behind brackets", b"[JIRA: ABC] John (@john) <x@a.example>"),
+            ("a handle encoded", b"=?UTF-8?Q?J=C3=B6rg_(@joerg)?= <x@a.example>"),
+            ("a smiley and a handle", b"John :) @home <x@a.example>"),
+            ("a company without a blank", "M\u{fc}ller@Acme (DE, AT) <x@a.example>".as_bytes()),
+            ("as Outlook copies it", b"Boss [mailto:boss@b.example] <x@a.example>"),
+            ("beside a comment with a comma", b"support@b.example on behalf of Bob (ABC, Inc.) <x@a.example>"),
+            ("in an encoded comment", b"=?windows-1251?Q?=C8=E2=E0=ED_(ivan@b.example)?= <x@a.example>"),
+            ("behind brackets with a colon", b"[Re: x] john@b.example <x@a.example>"),
+            ("below the author's", b"Sales | x@mail.a.example (ABC Co., Ltd.) <x@a.example>"),
+            ("without a dot", b"John@work (A, B) <x@a.example>"),
             ("Notes", br#"[EXT] <"John Doe/ORG@ORGNET"@a.example>"#),
             // A doubtful spot.
             ("comment with a comma", b"x@a.example (Doe, John)"),

@@ -117,7 +117,13 @@ fn encoded_words(phrase: &[u8]) -> impl Iterator<Item = Option<Vec<u8>>> {
 /// Whether an at sign is the octet of ASCII in this charset, as it is not in UTF-7 and UTF-16.
 pub(super) fn is_ascii_compatible(charset: &[u8]) -> bool {
     let is_utf = charset.get(..3).is_some_and(|head| head.eq_ignore_ascii_case(b"utf"));
-    !is_utf || charset.split(|b| *b == b'*').next().is_some_and(|name| name.eq_ignore_ascii_case(b"utf-8"))
+    !is_utf || is_utf8(charset)
+}
+
+/// Whether it is UTF-8, without its hyphen as well, and with a language or not (RFC 2231 §5).
+pub(super) fn is_utf8(charset: &[u8]) -> bool {
+    let name = charset.split(|b| *b == b'*').next().unwrap_or_default();
+    [&b"utf-8"[..], b"utf8"].iter().any(|known| name.eq_ignore_ascii_case(known))
 }
 
 #[cfg(test)]
