@@ -361,7 +361,7 @@ impl Delivery {
         Ok(self.now())
     }
 
-    /// The time since the epoch in seconds, as [`Self::look_at_clock`] last found it.
+    /// The time since the epoch in seconds, as `look_at_clock` last found it.
     pub fn now(&self) -> i64 {
         epoch_seconds_signed().saturating_sub(self.shared.ahead.load(Ordering::Relaxed))
     }
