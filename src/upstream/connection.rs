@@ -134,6 +134,17 @@ impl OpenError {
         }
     }
 
+    /// What a refusal means to a session. A 550 to XCLIENT from a server that has never taken one may be meant for the gate,
+    /// in words of its own.
+    pub fn settled_in_session(self, identity: Identity, sees_clients: bool) -> Self {
+        match self.settled(identity, sees_clients) {
+            Self::ClientRefused(reply, _) if reply.code() == REFUSED && !sees_clients => {
+                Self::GateRefused { step: Step::Xclient, reply }
+            }
+            error => error,
+        }
+    }
+
     /// Whether the server has refused the gate itself, whoever the client is, and will do so until somebody mends it.
     pub fn refuses_gate_for_good(&self) -> bool {
         match self {
@@ -468,7 +479,7 @@ impl Connection {
             // 530 and 538 want TLS of us; the others say that it can't read the command.
             500..=504 | 530 | 538 => return Err(OpenError::GateRefused { step: Step::Xclient, reply }),
             // Postfix: "550 5.7.0 Error: insufficient authorization". Other words of a 550 are for the client.
-            550 if speaks_of_xclient(&reply) => {
+            REFUSED if speaks_of_xclient(&reply) => {
                 return Err(OpenError::GateRefused { step: Step::Xclient, reply });
             }
             _ => self.sight = Sight::Client,
@@ -666,6 +677,8 @@ fn unprotected(step: Step, cause: &ExchangeError) -> OpenError {
     OpenError::Unprotected { step, cause: cause.to_string(), timed_out: matches!(cause, ExchangeError::Timeout) }
 }
 
+/// How Postfix refuses XCLIENT to whom it does not permit it, and many a rule a client.
+pub const REFUSED: u16 = 550;
 /// How long the rest of a reply that has begun before the end of data may take.
 const EARLY_REPLY: Duration = Duration::from_secs(5);
 /// Octets up to which a message leaves in one write.

@@ -78,7 +78,7 @@ impl Link {
                     return Ok(None);
                 }
                 Err(cause) => {
-                    let cause = cause.settled(self.settings.identity, self.servers.sees_clients(index));
+                    let cause = cause.settled_in_session(self.settings.identity, self.servers.sees_clients(index));
                     self.metrics.connections.inc(connect_result(&cause));
                     self.report(server, &cause, introduction);
                     match cause {

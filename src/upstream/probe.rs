@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
-use super::connection::{Connection, ExchangeError, OpenError, Sight};
+use super::connection::{Connection, ExchangeError, OpenError, REFUSED, Sight};
 use super::handover::{Identity, Introduction};
 use super::servers::Servers;
 use super::{Settings, open_within};
@@ -205,8 +205,9 @@ impl Known {
             Err(OpenError::ClientRefused(reply, announced)) => {
                 let offered = announced.or_else(|| self.seen.take().and_then(|seen| seen.offered));
                 self.seen = Some(Seen { offered, sight: Sight::Client });
-                // For now is not for ever: another time it may take what it must not.
-                if reply.is_permanent() {
+                // For now is not for ever: another time it may take what it must not. And it may have meant the gate.
+                let is_certain = servers.sees_clients(index) || reply.code() != REFUSED;
+                if reply.is_permanent() && is_certain {
                     self.relays = Some(false);
                 } else if self.relays.is_none() && relay_test == RelayTest::Run {
                     self.tell_of_relaying(server);

@@ -141,6 +141,20 @@ async fn a_refused_hand_over_is_our_fault_and_a_refused_client_its_own() {
 }
 
 #[tokio::test]
+async fn a_550_to_xclient_is_no_clients_before_one_was_taken() {
+    let script = Script::with_xclient().rule(on("XCLIENT").reply("550 5.7.1 Access denied"));
+    let world = World::with(script, Zone::new(), by("xclient")).await;
+    world.upstream.wait_for_command("XCLIENT").await;
+    let mut client = world.client().await;
+    assert!(outcome(&mut client).await.starts_with("451 4.3.0"));
+    world.upstream.add(on("XCLIENT").reply("220 mta.example ESMTP"));
+    assert!(outcome(&mut client).await.starts_with("250"));
+    world.upstream.add(on("XCLIENT").reply("550 5.7.1 Access denied"));
+    let mut client = world.client().await;
+    assert_eq!(outcome(&mut client).await, "550 5.7.1 Access denied");
+}
+
+#[tokio::test]
 async fn the_proxy_protocol_hands_the_client_over() {
     for (identity, version) in [("proxy-v1", ProxyVersion::V1), ("proxy-v2", ProxyVersion::V2)] {
         let world = World::with(Script::new().proxy(), Zone::new(), by(identity)).await;

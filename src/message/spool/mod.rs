@@ -716,7 +716,7 @@ mod tests {
 
     /// Room for two MiB in files beside those that are there, however many they are, before the disk has too little.
     fn two_mebibytes(_: &std::fs::File) -> Option<Space> {
-        Some(Space { size: 16 << 20, free: 3 << 20 })
+        Some(Space { size: 64 << 20, free: 3 << 20 })
     }
 
     #[tokio::test]
@@ -747,7 +747,7 @@ mod tests {
     #[tokio::test]
     async fn a_disk_that_is_nearly_full_takes_no_more_from_anybody() {
         let directory = tempfile::tempdir().unwrap();
-        let spooler = Spooler::with(directory.path().into(), 64, |_| Some(Space { size: 16 << 20, free: 1 << 20 }));
+        let spooler = Spooler::with(directory.path().into(), 64, |_| Some(Space { size: 64 << 20, free: 1 << 20 }));
         for mut spool in [spooler.spool(), spooler.share(ip("192.0.2.1")).spool()] {
             let error = fill(&mut spool, FILE_PIECE).await.unwrap_err();
             assert!(matches!(error, Error::Disk), "{error}");

@@ -270,9 +270,9 @@ fn has_place(space: Space, (filed, others): (u64, u64), piece: u64) -> Result<()
 }
 
 /// The part of a file system that stays free: the store may be there, too.
-const RESERVE: u64 = 16;
+const RESERVE: u64 = 64;
 /// Octets that stay free at the most.
-const MAX_RESERVE: u64 = 256 << 20;
+const MAX_RESERVE: u64 = 64 << 20;
 
 #[cfg(test)]
 mod tests {
@@ -306,20 +306,20 @@ mod tests {
         const G: u64 = 1 << 30;
         let cases = [
             ("an empty disk", 100 * G, 90 * G, 0, 0, M, None),
-            ("a small one", 160 * M, 12 * M, 0, 0, 2 * M, None),
-            ("a small one, and its sixteenth", 160 * M, 12 * M, 0, 0, 2 * M + 1, Some(Cause::Disk)),
-            ("a large one, and what stays free of it", 100 * G, 257 * M, 0, 0, M + 1, Some(Cause::Disk)),
-            ("a large one", 100 * G, 257 * M, 0, 0, M, None),
+            ("a small one", 640 * M, 12 * M, 0, 0, 2 * M, None),
+            ("a small one, and its 64th", 640 * M, 12 * M, 0, 0, 2 * M + 1, Some(Cause::Disk)),
+            ("a large one, and what stays free of it", 100 * G, 65 * M, 0, 0, M + 1, Some(Cause::Disk)),
+            ("a large one", 100 * G, 65 * M, 0, 0, M, None),
             ("full", 100 * G, 0, 0, 0, 1, Some(Cause::Disk)),
-            ("full of ours", 100 * G, 256 * M, G, 0, 1, Some(Cause::Disk)),
+            ("full of ours", 100 * G, 64 * M, G, 0, 1, Some(Cause::Disk)),
             ("nothing known to be free, nothing to write", 100 * G, 0, 0, 0, 0, None),
-            // 1 GiB may be used, 256 MiB is what stays free.
-            ("half of it is another's", 100 * G, 768 * M, 512 * M, 0, 512 * M, None),
-            ("half of it is the network's", 100 * G, 768 * M, 512 * M, 512 * M, 1, Some(Cause::NetworkDisk)),
-            ("half of it, and nearly a quarter is", 100 * G, 768 * M, 512 * M, 256 * M - 1, M, None),
-            ("half of it, and a quarter is", 100 * G, 768 * M, 512 * M, 256 * M, 1, Some(Cause::NetworkDisk)),
-            ("less than half of it is the network's", 100 * G, 769 * M, 511 * M, 511 * M, M, None),
-            ("the piece is what is too much", 100 * G, 769 * M, 511 * M, 511 * M, M + 1, Some(Cause::NetworkDisk)),
+            // 1 GiB may be used, 64 MiB is what stays free.
+            ("half of it is another's", 100 * G, 576 * M, 512 * M, 0, 512 * M, None),
+            ("half of it is the network's", 100 * G, 576 * M, 512 * M, 512 * M, 1, Some(Cause::NetworkDisk)),
+            ("half of it, and nearly a quarter is", 100 * G, 576 * M, 512 * M, 256 * M - 1, M, None),
+            ("half of it, and a quarter is", 100 * G, 576 * M, 512 * M, 256 * M, 1, Some(Cause::NetworkDisk)),
+            ("less than half of it is the network's", 100 * G, 577 * M, 511 * M, 511 * M, M, None),
+            ("the piece is what is too much", 100 * G, 577 * M, 511 * M, 511 * M, M + 1, Some(Cause::NetworkDisk)),
         ];
         for (case, size, free, filed, others, piece, expected) in cases {
             let refused = has_place(Space { size, free }, (filed, others), piece).err();
