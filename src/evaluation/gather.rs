@@ -159,8 +159,8 @@ impl Gathered {
         let arc = claims.chain.verify(&subject.section, &chain_keys, hashes, now);
         let mut dmarc = discoveries.evaluate(&self.spf, &dkim);
         discoveries.note_skipped(&skipped_domains, &mut dmarc);
-        // Whom the reader takes for the author is known with the envelope. A reverse-path of one's own shows nobody else, and
-        // one whose domain says nothing, or did not answer, is no reason to refuse a message for good.
+        // Whom the reader takes for the author is known with the envelope. A reverse-path of one's own shows nobody
+        // else, and one whose domain says nothing, or did not answer, is no reason to refuse a message for good.
         let is_forged = matches!(
             self.spf.result,
             SpfResult::Fail | SpfResult::SoftFail | SpfResult::Neutral | SpfResult::PermError

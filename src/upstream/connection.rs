@@ -134,8 +134,8 @@ impl OpenError {
         }
     }
 
-    /// What a refusal means to a session. A 550 to XCLIENT from a server that has never taken one may be meant for the gate,
-    /// in words of its own.
+    /// What a refusal means to a session. A 550 to XCLIENT from a server that has never taken one may be meant for the
+    /// gate, in words of its own.
     pub fn settled_in_session(self, identity: Identity, sees_clients: bool) -> Self {
         match self.settled(identity, sees_clients) {
             Self::ClientRefused(reply, _) if reply.code() == REFUSED && !sees_clients => {
@@ -167,7 +167,8 @@ impl OpenError {
             Self::Setup { .. } | Self::GateRefused { .. } | Self::Unprotected { .. } if identity.is_proxy() => true,
             Self::Unprotected { .. } => false,
             Self::Setup { step, .. } => matches!(step, Step::Xclient | Step::EhloBehindXclient),
-            // It may be a value that it can't read (Postfix is strict about names), or words that only seem to be for us.
+            // It may be a value that it can't read (Postfix is strict about names), or words that only seem to be for
+            // us.
             Self::GateRefused { step, .. } => matches!(step, Step::Xclient | Step::EhloBehindXclient),
         }
     }

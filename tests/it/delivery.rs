@@ -476,6 +476,8 @@ async fn an_address_gets_no_more_than_its_share_from_attempts_at_the_same_time()
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
+    let waiting =
+        async { tokio::time::timeout(crate::support::PATIENCE, waiting).await.expect("six that are told to wait") };
     let ((), sent) = tokio::join!(waiting, site.send());
     assert_eq!(sent, [["capped"; 6].as_slice(), &["sent"; 2]].concat());
     assert_eq!(site.relay.messages().len(), 2);

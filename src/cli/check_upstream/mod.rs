@@ -23,10 +23,10 @@ use crate::tls::ClientMetrics;
 /// Try the mail servers behind the gate and tell what they get
 ///
 /// For each configured server: its addresses, its greeting and extensions, what of them clients are offered and what
-/// not and why, whether the client is handed over (as 192.0.2.1, and as 2001:db8::1 where a listener has an IPv6 address)
-/// and what the server gets wrong if it is not, and whether it relays for strangers (MAIL, RCPT to a foreign domain, RSET). With reports.bounce_domain also whether DNS
-/// leads bounces of reports back to the gate. No message is ever sent. It asks once and no running gate is needed; run
-/// it on the gate's host, whose address the servers know.
+/// not and why, whether the client is handed over (as 192.0.2.1, and as 2001:db8::1 where a listener has an IPv6
+/// address) and what the server gets wrong if it is not, and whether it relays for strangers (MAIL, RCPT to a foreign
+/// domain, RSET). With reports.bounce_domain also whether DNS leads bounces of reports back to the gate. No message is
+/// ever sent. It asks once and no running gate is needed; run it on the gate's host, whose address the servers know.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXIT_CODES)]
 pub struct CheckUpstream {

@@ -19,9 +19,9 @@ use crate::tls::ClientMetrics;
 /// Send the reports that are due
 ///
 /// What a running gate does by itself; it may run at the same time, since each report is taken up by one alone. It also
-/// works while reports.enabled is false. After the database of several gates was away, leave it alone for a quarter of an
-/// hour: rows that come in behind a report are in none. One line is printed for each attempt, as it ends. Started by root, it goes on as
-/// the gate's user (process.user).
+/// works while reports.enabled is false. After the database of several gates was away, leave it alone for a quarter of
+/// an hour: rows that come in behind a report are in none. One line is printed for each attempt, as it ends. Started by
+/// root, it goes on as the gate's user (process.user).
 #[derive(Debug, Args)]
 pub struct Send {
     #[command(flatten)]

@@ -13,8 +13,9 @@
 //! Results: `neutral` is what can't be read; `permerror` what can be read, but never pass; `fail` a signature that does
 //! not fit the message or is not in force; `policy` one that fits, but leaves the end of the body unsigned (`l=`), or
 //! beside which a field stands again that a message has once, as Subject: readers may show what was put on top of a
-//! signed letter by somebody else. `temperror` one whose key DNS did not give. A look-up that failed comes before all that the message itself gets
-//! wrong, since whether there is a key matters even for a broken signature: it tells forwarding from forgery.
+//! signed letter by somebody else. `temperror` one whose key DNS did not give. A look-up that failed comes before all
+//! that the message itself gets wrong, since whether there is a key matters even for a broken signature: it tells
+//! forwarding from forgery.
 
 use std::cell::Cell;
 use std::collections::HashSet;

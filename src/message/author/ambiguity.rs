@@ -74,9 +74,9 @@ enum Place {
 }
 
 /// Whether there is a spot at which readers go different ways: a backslash outside of quotes or last in them, a comment
-/// with specials (commas count only beside a stranger's address in it) or within an address or behind a colon, quotes or a
-/// comment in an element of the list without an address, brackets that hold more than words or don't match, text close
-/// to quotes, an encoded word with specials or unfinished.
+/// with specials (commas count only beside a stranger's address in it) or within an address or behind a colon, quotes
+/// or a comment in an element of the list without an address, brackets that hold more than words or don't match, text
+/// close to quotes, an encoded word with specials or unfinished.
 fn has_doubtful_spot(value: &[u8], domains: &[Domain]) -> bool {
     let (mut place, mut escaped, mut word_end) = (Place::Outside, false, 0);
     // The octet before, and the last one that is no white space.
@@ -213,8 +213,8 @@ impl<'a> EncodedWord<'a> {
     }
 
     /// Its text, [`UNREADABLE`] if it can't be read; what is not encoded as it should be stays. Where an at sign is the
-    /// second octet of a character, as it may be in Shift_JIS, Big5, GBK and ISO-2022, it stays only if it looks like one
-    /// all the same. `behind` is what follows the word.
+    /// second octet of a character, as it may be in Shift_JIS, Big5, GBK and ISO-2022, it stays only if it looks like
+    /// one all the same. `behind` is what follows the word.
     fn decode(&self, behind: &[u8]) -> Vec<u8> {
         let is_quoted = matches!(self.encoding, [b'q' | b'Q']);
         let text =

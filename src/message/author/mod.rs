@@ -4,7 +4,8 @@
 //! forms that honest mail has, where the domain is not in doubt. The lenient one knows next to no grammar and imitates
 //! what mail clients pick out. Where they differ on the domains, somebody is trying to show one author to us and
 //! another to the reader: the field is unusable. So it is where an address of another domain stands beside the author's
-//! in a spot that yet other readers take apart differently (`ambiguity`). A field that can't be read is never 'no policy'; it is unusable too.
+//! in a spot that yet other readers take apart differently (`ambiguity`). A field that can't be read is never 'no
+//! policy'; it is unusable too.
 
 mod ambiguity;
 mod lenient;
