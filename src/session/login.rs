@@ -43,7 +43,7 @@ impl Session {
     ) -> Result<Reply, End> {
         let State::AuthSent(hello) = state else { return Err(End::silently(Ended::ClientGone)) };
         if !self.offer.as_ref().is_some_and(|offer| offer.auth.iter().any(|offered| **offered == *mechanism)) {
-            self.patience.refused();
+            self.patience.login_refused();
             return Ok(Reply::new(504, "5.5.4", "Mechanism not available"));
         }
         self.link.follow(&self.settings().servers).await;
@@ -75,7 +75,7 @@ impl Session {
                         {
                             self.link.discard();
                         }
-                        self.patience.refused();
+                        self.patience.login_refused();
                         self.gate.metrics.logins.inc(LoginResult::Cancelled);
                         return Ok(Reply::new(501, "5.5.2", "Not a base64 string"));
                     };
@@ -155,7 +155,7 @@ impl Session {
             "login"
         );
         if result == LoginResult::Refused {
-            self.patience.refused();
+            self.patience.login_refused();
         }
         if result == LoginResult::Accepted {
             // Another connection is told no name but one that the upstream can't have read otherwise.

@@ -18,6 +18,7 @@ pub mod objection;
 mod pace;
 pub mod patience;
 pub mod receive;
+pub mod refusal;
 mod relay;
 pub mod report;
 mod reverse;
@@ -44,14 +45,15 @@ use self::login::MAX_AUTH_LINE;
 pub use self::metrics::{Ended, Outcome};
 use self::metrics::{Limit, Metrics};
 use self::objection::{Objection, excerpt};
-use self::patience::{Answer, Patience};
+use self::patience::Patience;
+use self::refusal::CommandRefusal;
 use self::reverse::ReverseLookup;
 use self::settings::AuthOffer;
 pub use self::settings::Settings;
 use self::state::{Bounds, ClientKind, Effect, Event, Login, Security, State, step};
 use self::transaction::Transaction;
 use crate::dns::resolver::Resolver;
-use crate::envelope::{Client, Envelope, Hello, Protocol};
+use crate::envelope::{Client, Hello, Protocol};
 use crate::evaluation::discovery::Rules;
 use crate::evaluation::gather::Gathered;
 use crate::explain::Recorder;
@@ -348,22 +350,11 @@ impl Session {
                 login: self.login_state(),
                 chunking: self.offer.as_ref().is_some_and(|offer| offer.chunking),
             };
-            let is_full = |envelope: &Envelope| envelope.recipients.len() >= bounds.recipients;
-            if let (Event::Line(Ok(Command::Rcpt { .. })), State::MailGiven(_, envelope)) = (&event, &state)
-                && is_full(envelope)
-            {
-                self.gate.metrics.limits.inc(Limit::Recipients);
-            }
-            let is_read = matches!(event, Event::Line(Ok(_)));
-            let answer = if matches!(event, Event::Line(_)) { Answer::Ours } else { Answer::Upstreams };
             let effect;
             (state, effect) = step(state, event, bounds);
             event = match effect {
                 Effect::Say(reply) => {
-                    if is_read && reply.code() == 553 {
-                        self.object(Objection::NonAscii, "RCPT", &reply);
-                    }
-                    self.patience.answered(&reply, answer, settings.patience);
+                    self.patience.answered(&reply, settings.patience);
                     if matches!(state, State::Ready(_)) {
                         self.forget_transaction();
                     }
@@ -371,6 +362,17 @@ impl Session {
                     if ends_message {
                         self.hand_out_outcome(&settings).await?;
                     }
+                    return Ok(state);
+                }
+                Effect::Refuse(refusal) => {
+                    let reply = refusal.reply();
+                    match refusal {
+                        CommandRefusal::NeedsSmtpUtf8 => self.object(Objection::NonAscii, "RCPT", &reply),
+                        CommandRefusal::TooManyRecipients => self.gate.metrics.limits.inc(Limit::Recipients),
+                        _ => {}
+                    }
+                    self.patience.refused(&refusal, settings.patience);
+                    self.say(&reply);
                     return Ok(state);
                 }
                 Effect::Close(parting, reply) => {
@@ -404,12 +406,12 @@ impl Session {
                     ends_message = chunk.position == ChunkPosition::Last;
                     Event::Answer(self.receive_chunk(&state, chunk).await?)
                 }
-                Effect::Skip(chunk, reply) => {
+                Effect::Skip(chunk, refusal) => {
                     // RFC 3030 §2: behind a chunk that failed, the others of its group come all the same.
                     self.patience.wasted(chunk.size);
-                    self.patience.answered(&reply, Answer::Ours, settings.patience);
+                    self.patience.refused(&refusal, settings.patience);
                     self.skip(chunk).await?;
-                    self.say(&reply);
+                    self.say(&refusal.reply());
                     return Ok(state);
                 }
             };

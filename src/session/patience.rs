@@ -1,6 +1,7 @@
 //! Counts what a client does without sending mail: commands that lead to none, and errors. Pure.
 
 use super::Ended;
+use super::refusal::CommandRefusal;
 use crate::smtp::command::{Command, CommandError};
 use crate::smtp::reply::Reply;
 
@@ -25,20 +26,10 @@ pub struct Patience {
     put_off: usize,
     /// Octets that were read for nothing.
     wasted: u64,
+    /// Whether the last command names a recipient.
     is_recipient: bool,
-    /// Whether the last command belongs to a transaction that MAIL has begun, or was to.
-    is_inside: bool,
     /// Whether the transaction has an accepted recipient.
     has_recipient: bool,
-}
-
-/// Who answered a command.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answer {
-    /// The gate by itself.
-    Ours,
-    /// The upstream, or the gate in its place.
-    Upstreams,
 }
 
 impl Patience {
@@ -48,36 +39,42 @@ impl Patience {
         let is_chunk = matches!(line, Ok(Command::Bdat(chunk)) if chunk.size >= SMALL_CHUNK);
         self.commands = self.commands.saturating_add(usize::from(!is_chunk));
         self.is_recipient = matches!(line, Ok(Command::Rcpt { .. }));
-        self.is_inside = matches!(line, Ok(Command::Rcpt { .. } | Command::Data | Command::Bdat(_)));
         if matches!(line, Ok(Command::Mail { .. })) {
             self.has_recipient = false;
         }
     }
 
-    /// Counts the reply to the last command. Recipients that are accepted lead to mail. Those that are put off don't
-    /// count (a client that sends all of its list at once, or meets greylisting, has done nothing wrong), nor those
-    /// that are refused beside accepted ones (who keeps a list has dead ones on it), nor those behind a MAIL that was
-    /// refused; all up to the bound of a transaction.
-    pub fn answered(&mut self, reply: &Reply, answer: Answer, bounds: Bounds) {
-        // RFC 2920 §3.1: who sends a group knows only afterwards that there is no transaction or no recipient for the
-        // rest of it.
-        let is_behind = self.is_inside && matches!(reply.code(), 503 | 554);
-        // What the upstream refuses is for the upstream to count.
-        self.errors += usize::from(answer == Answer::Ours && reply.is_permanent() && !is_behind);
-        if !self.is_recipient {
-            return;
+    /// Counts what the upstream said to the last command, or the gate in its place. Recipients that are accepted lead to
+    /// mail. Those that are put off don't count (a client that sends all of its list at once, or meets greylisting, has
+    /// done nothing wrong), nor those that are refused beside accepted ones (who keeps a list has dead ones on it); all
+    /// up to the bound of a transaction. What the upstream refuses is for the upstream to count as an error.
+    pub fn answered(&mut self, reply: &Reply, bounds: Bounds) {
+        if self.is_recipient && reply.is_positive() {
+            self.has_recipient = true;
+            self.commands = self.commands.saturating_sub(1);
+        } else {
+            self.recipient_fails(reply.is_transient(), bounds);
         }
-        self.has_recipient |= reply.is_positive();
-        let is_excused = reply.is_transient() || self.has_recipient || answer == Answer::Ours && is_behind;
-        let is_put_off = is_excused && self.put_off < bounds.recipients;
-        if reply.is_positive() || is_put_off {
-            self.put_off += usize::from(!reply.is_positive());
+    }
+
+    /// Counts what the gate itself refused. What the client could not foresee is no error, and a recipient of that kind
+    /// counts as one that is put off.
+    pub fn refused(&mut self, refusal: &CommandRefusal, bounds: Bounds) {
+        let is_permanent = refusal.reply().is_permanent();
+        self.errors += usize::from(is_permanent && !refusal.is_unforeseen());
+        self.recipient_fails(!is_permanent || refusal.is_unforeseen(), bounds);
+    }
+
+    /// Takes back that the last command counts, if it names a recipient that is excused for not being taken.
+    fn recipient_fails(&mut self, is_put_off: bool, bounds: Bounds) {
+        if self.is_recipient && (is_put_off || self.has_recipient) && self.put_off < bounds.recipients {
+            self.put_off += 1;
             self.commands = self.commands.saturating_sub(1);
         }
     }
 
     /// Counts a login that was refused or can't be made.
-    pub fn refused(&mut self) {
+    pub fn login_refused(&mut self) {
         self.logins = self.logins.saturating_add(1);
     }
 
@@ -118,46 +115,56 @@ mod tests {
 
     const BOUNDS: Bounds = Bounds { errors: 3, commands: 5, recipients: 10 };
 
-    /// What ends a session in which `line` gets the reply `code`, and at which of a hundred times.
-    fn end(line: &str, code: u16, answer: Answer) -> Option<(usize, Ended)> {
+    /// What ends a session in which the same becomes of `line` again and again, and at which of a hundred times.
+    fn end(line: &str, outcome: impl Fn(&mut Patience)) -> Option<(usize, Ended)> {
         let mut patience = Patience::default();
         (1..=100).find_map(|n| {
             patience.command(&Command::parse(line.as_bytes(), None));
-            patience.answered(&Reply::new(code, "", "x"), answer, BOUNDS);
+            outcome(&mut patience);
             patience.is_over(BOUNDS).map(|(reason, _)| (n, reason))
         })
     }
 
     #[test]
     fn what_leads_to_no_mail_ends_a_session() {
-        let (ours, theirs) = (Answer::Ours, Answer::Upstreams);
-        let cases = [
-            ("NOOP", 250, ours, Some((6, Ended::Commands))),
-            ("VRFY x", 252, ours, Some((6, Ended::Commands))),
-            ("EHLO a.example", 250, ours, Some((6, Ended::Commands))),
-            ("MAIL FROM:<>", 250, theirs, Some((6, Ended::Commands))),
-            ("MAIL FROM:<>", 451, theirs, Some((6, Ended::Commands))),
-            ("MAIL FROM:<>", 550, theirs, Some((6, Ended::Commands))),
-            ("NONSENSE", 500, ours, Some((4, Ended::Errors))),
-            ("RCPT TO:<x@b.example>", 250, theirs, None),
-            ("RCPT TO:<x@b.example>", 550, theirs, Some((6, Ended::Commands))),
-            ("RCPT TO:<x@b.example>", 450, theirs, Some((16, Ended::Commands))),
-            ("RCPT TO:<x@b.example>", 452, theirs, Some((16, Ended::Commands))),
-            ("RCPT TO:<x@b.example>", 452, ours, Some((16, Ended::Commands))),
-            ("DATA", 452, ours, Some((6, Ended::Commands))),
-            // Behind a MAIL that was refused, or without a recipient.
-            ("RCPT TO:<x@b.example>", 503, ours, Some((16, Ended::Commands))),
-            ("RCPT TO:<x@b.example>", 553, ours, Some((4, Ended::Errors))),
-            ("DATA", 503, ours, Some((6, Ended::Commands))),
-            ("DATA", 554, ours, Some((6, Ended::Commands))),
-            ("BDAT 100", 503, ours, Some((6, Ended::Commands))),
-            ("BDAT 100", 554, ours, Some((6, Ended::Commands))),
-            ("BDAT 5000", 502, ours, Some((4, Ended::Errors))),
-            ("MAIL FROM:<>", 503, ours, Some((4, Ended::Errors))),
-            ("AUTH PLAIN", 503, ours, Some((4, Ended::Errors))),
+        let answered = [
+            ("NOOP", 250, Some((6, Ended::Commands))),
+            ("VRFY x", 252, Some((6, Ended::Commands))),
+            ("EHLO a.example", 250, Some((6, Ended::Commands))),
+            ("MAIL FROM:<>", 250, Some((6, Ended::Commands))),
+            ("MAIL FROM:<>", 451, Some((6, Ended::Commands))),
+            ("MAIL FROM:<>", 550, Some((6, Ended::Commands))),
+            ("RCPT TO:<x@b.example>", 250, None),
+            ("RCPT TO:<x@b.example>", 550, Some((6, Ended::Commands))),
+            ("RCPT TO:<x@b.example>", 450, Some((16, Ended::Commands))),
+            ("RCPT TO:<x@b.example>", 452, Some((16, Ended::Commands))),
+            ("DATA", 452, Some((6, Ended::Commands))),
         ];
-        for (line, code, answer, expected) in cases {
-            assert_eq!(end(line, code, answer), expected, "{line} {code} {answer:?}");
+        for (line, code, expected) in answered {
+            let end = end(line, |patience| patience.answered(&Reply::new(code, "", "x"), BOUNDS));
+            assert_eq!(end, expected, "{line} {code}");
+        }
+        use CommandRefusal as R;
+        let refused = [
+            ("NONSENSE", R::Line(CommandError::Unknown), Some((4, Ended::Errors))),
+            ("RCPT TO:<x@b.example>", R::TooManyRecipients, Some((16, Ended::Commands))),
+            ("RCPT TO:<x@b.example>", R::NotBeside, Some((16, Ended::Commands))),
+            ("RCPT TO:<x@b.example>", R::NeedsSmtpUtf8, Some((4, Ended::Errors))),
+            // Behind a MAIL that was refused, or without a recipient.
+            ("RCPT TO:<x@b.example>", R::NoTransaction, Some((16, Ended::Commands))),
+            ("DATA", R::NoTransaction, Some((6, Ended::Commands))),
+            ("DATA", R::NoRecipients, Some((6, Ended::Commands))),
+            ("BDAT 100", R::NoTransaction, Some((6, Ended::Commands))),
+            ("BDAT 100", R::NoRecipients, Some((6, Ended::Commands))),
+            ("BDAT 5000", R::Line(CommandError::NotOffered), Some((4, Ended::Errors))),
+            ("RCPT TO:<x@b.example>", R::OutOfSequence("x"), Some((4, Ended::Errors))),
+            ("MAIL FROM:<>", R::OutOfSequence("x"), Some((4, Ended::Errors))),
+            ("MAIL FROM:<>", R::NeedsTls, Some((4, Ended::Errors))),
+            ("AUTH PLAIN", R::LoginNeedsTls, Some((4, Ended::Errors))),
+        ];
+        for (line, refusal, expected) in refused {
+            let end = end(line, |patience| patience.refused(&refusal, BOUNDS));
+            assert_eq!(end, expected, "{line} {refusal:?}");
         }
     }
 
@@ -167,8 +174,9 @@ mod tests {
         for _ in 0..100 {
             for n in 0..5 {
                 patience.command(&Ok(Command::Noop));
-                let code = if n < 3 { 500 } else { 250 };
-                patience.answered(&Reply::new(code, "", "x"), Answer::Ours, BOUNDS);
+                if n < 3 {
+                    patience.refused(&CommandRefusal::Line(CommandError::Unknown), BOUNDS);
+                }
                 assert!(patience.is_over(BOUNDS).is_none());
             }
             patience.delivered();
@@ -179,11 +187,11 @@ mod tests {
     fn no_message_makes_up_for_guessed_passwords() {
         let mut patience = Patience::default();
         for _ in 0..BOUNDS.errors {
-            patience.refused();
+            patience.login_refused();
             patience.delivered();
             assert!(patience.is_over(BOUNDS).is_none());
         }
-        patience.refused();
+        patience.login_refused();
         assert_eq!(patience.is_over(BOUNDS).map(|(reason, _)| reason), Some(Ended::Errors));
     }
 
@@ -194,7 +202,7 @@ mod tests {
             (1..=1_000_000).find(|_| {
                 patience.command(&Command::parse(format!("BDAT {size}").as_bytes(), None));
                 patience.wasted(size);
-                patience.answered(&Reply::new(554, "", "x"), Answer::Ours, BOUNDS);
+                patience.refused(&CommandRefusal::NoRecipients, BOUNDS);
                 patience.is_over(BOUNDS).is_some()
             })
         };
@@ -207,7 +215,7 @@ mod tests {
         let mut patience = Patience::default();
         let mut say = |line: &str, code: u16| {
             patience.command(&Command::parse(line.as_bytes(), None));
-            patience.answered(&Reply::new(code, "", "x"), Answer::Upstreams, bounds);
+            patience.answered(&Reply::new(code, "", "x"), bounds);
             patience.is_over(bounds).is_some()
         };
         assert!(!say("MAIL FROM:<>", 250) && !say("RCPT TO:<x@b.example>", 250));

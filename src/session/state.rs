@@ -3,8 +3,9 @@
 //! A state owns what exists in it. Every pair of state and event has an outcome; the driver (`session`) performs the
 //! effect and comes back with the next event.
 
+use super::refusal::CommandRefusal;
 use crate::envelope::{Envelope, Hello, Protocol};
-use crate::smtp::address::{ForwardPath, PathError, ReversePath};
+use crate::smtp::address::{ForwardPath, ReversePath};
 use crate::smtp::command::{AuthLine, Chunk, ChunkPosition, Command, CommandError, MailParameters, RcptParameters};
 use crate::smtp::reply::Reply;
 
@@ -53,6 +54,8 @@ pub enum Event {
 pub enum Effect {
     /// Send the reply and read on.
     Say(Reply),
+    /// Say why not, and read on.
+    Refuse(CommandRefusal),
     /// Send the reply and close, for this reason.
     Close(Parting, Reply),
     /// Tell the client what is offered. The connection to the upstream, if there is one, is closed; or only reset, where
@@ -70,8 +73,8 @@ pub enum Effect {
     Receive,
     /// Take the octets of a chunk; the answer to it, or to the whole message, comes back as an event.
     ReceiveChunk(Chunk),
-    /// Drop as many octets as were announced, then send the reply.
-    Skip(Chunk, Reply),
+    /// Drop as many octets as were announced, then say why not.
+    Skip(Chunk, CommandRefusal),
     /// End the transaction with the upstream, then send the reply.
     Reset(Reply),
 }
@@ -149,7 +152,7 @@ pub fn step(state: State, event: Event, bounds: Bounds) -> (State, Effect) {
         Event::Line(Err(error @ CommandError::ChunkSize)) => {
             (State::Closed, Effect::Close(Parting::Lost, error.reply()))
         }
-        Event::Line(Err(error)) => (state, Effect::Say(error.reply())),
+        Event::Line(Err(error)) => (state, Effect::Refuse(CommandRefusal::Line(error))),
         Event::Answer(reply) => on_answer(state, reply),
         Event::Guarded => on_guarded(state),
         Event::Caught => on_caught(state),
@@ -167,11 +170,11 @@ fn on_command(state: State, command: Command, bounds: Bounds) -> (State, Effect)
         // The octets come whatever the answer, so they are read before it.
         Command::Bdat(chunk) => on_chunk(state, chunk, bounds),
         // Nothing can be asked while an answer is awaited: the driver reads the client only between effects.
-        _ if is_waiting(&state) => (state, bad_sequence("Wait for the reply")),
+        _ if is_waiting(&state) => (state, out_of_sequence("Wait for the reply")),
         Command::Ehlo(name) => introduce(Hello { name, protocol: Protocol::Esmtp }),
         Command::Helo(name) => introduce(Hello { name, protocol: Protocol::Smtp }),
         Command::StartTls => on_starttls(state, bounds.security),
-        _ if bounds.security == Security::Required => (state, Effect::Say(needs_tls())),
+        _ if bounds.security == Security::Required => (state, Effect::Refuse(CommandRefusal::NeedsTls)),
         Command::Help => (state, Effect::Say(Reply::new(214, "2.0.0", "See RFC 5321"))),
         Command::Verify => (state, Effect::Say(Reply::new(252, "2.5.0", "Send some mail, I'll try my best"))),
         Command::Rset => (without_transaction(state), Effect::Reset(Reply::new(250, "2.0.0", "OK"))),
@@ -188,44 +191,40 @@ fn on_mail_command(state: State, command: Command, bounds: Bounds) -> (State, Ef
             (State::Closed, Effect::Close(Parting::HealthCheck, reply))
         }
         (C::Auth { mechanism, initial }, State::Ready(hello)) => on_auth(hello, (mechanism, initial), bounds.login),
-        (C::Auth { .. }, state) => (state, bad_sequence("AUTH is not possible here")),
+        (C::Auth { .. }, state) => (state, out_of_sequence("AUTH is not possible here")),
         (C::Mail { reverse_path, parameters }, State::Ready(hello)) => {
             let envelope = Envelope::new(reverse_path.clone(), parameters.clone());
             (State::MailSent(hello, envelope), Effect::RelayMail(reverse_path, parameters))
         }
-        (C::Mail { .. }, State::Greeted) => (State::Greeted, bad_sequence("Send EHLO or HELO first")),
-        (C::Mail { .. }, state) => (state, bad_sequence("A transaction is open already")),
-        (_, state @ State::Chunked(..)) => (state, bad_sequence("Only BDAT may follow BDAT")),
-        (C::Rcpt { .. }, state @ State::BounceGiven(..)) => {
-            let text = "The recipient before wants a transaction of its own";
-            (state, Effect::Say(Reply::new(452, "4.5.3", text)))
-        }
+        (C::Mail { .. }, State::Greeted) => (State::Greeted, out_of_sequence("Send EHLO or HELO first")),
+        (C::Mail { .. }, state) => (state, out_of_sequence("A transaction is open already")),
+        (_, state @ State::Chunked(..)) => (state, out_of_sequence("Only BDAT may follow BDAT")),
+        (C::Rcpt { .. }, state @ State::BounceGiven(..)) => (state, Effect::Refuse(CommandRefusal::NotBeside)),
         (C::Data, State::BounceGiven(hello, envelope)) => (State::Receiving(hello, envelope), Effect::Receive),
         (C::Rcpt { .. }, State::MailGiven(hello, envelope)) if envelope.recipients.len() >= bounds.recipients => {
-            (State::MailGiven(hello, envelope), Effect::Say(Reply::new(452, "4.5.3", "Too many recipients")))
+            (State::MailGiven(hello, envelope), Effect::Refuse(CommandRefusal::TooManyRecipients))
         }
         (C::Rcpt { forward_path, parameters }, State::MailGiven(hello, envelope))
             if !(envelope.parameters.smtp_utf8 || forward_path.is_ascii() && parameters.is_ascii()) =>
         {
-            let reply = CommandError::Address(PathError::NonAscii).reply();
-            (State::MailGiven(hello, envelope), Effect::Say(reply))
+            (State::MailGiven(hello, envelope), Effect::Refuse(CommandRefusal::NeedsSmtpUtf8))
         }
         (C::Rcpt { forward_path, parameters }, State::MailGiven(hello, envelope)) => {
             (State::RcptSent(hello, envelope, forward_path.clone()), Effect::RelayRcpt(forward_path, parameters))
         }
         (C::Data, State::MailGiven(hello, envelope)) if envelope.recipients.is_empty() => {
             // A client that pipelines may have sent DATA blindly.
-            (State::MailGiven(hello, envelope), Effect::Say(no_recipients()))
+            (State::MailGiven(hello, envelope), Effect::Refuse(CommandRefusal::NoRecipients))
         }
         (C::Data, State::MailGiven(hello, envelope)) => (State::Receiving(hello, envelope), Effect::Receive),
-        (_, state) => (state, bad_sequence("Send MAIL first")),
+        (_, state) => (state, Effect::Refuse(CommandRefusal::NoTransaction)),
     }
 }
 
 fn on_starttls(state: State, security: Security) -> (State, Effect) {
     match (state, security) {
-        (state, Security::Unavailable) => (state, Effect::Say(CommandError::NotOffered.reply())),
-        (state, Security::Active) => (state, bad_sequence("TLS is active already")),
+        (state, Security::Unavailable) => (state, Effect::Refuse(CommandRefusal::Line(CommandError::NotOffered))),
+        (state, Security::Active) => (state, out_of_sequence("TLS is active already")),
         // RFC 3207 §4.2: all that was said before is forgotten.
         (_, Security::Offered | Security::Required) => (State::Greeted, Effect::Secure),
     }
@@ -233,22 +232,21 @@ fn on_starttls(state: State, security: Security) -> (State, Effect) {
 
 fn on_auth(hello: Hello, (mechanism, initial): (Box<str>, Option<AuthLine>), login: Login) -> (State, Effect) {
     let refusal = match (login, hello.protocol) {
-        (Login::Unavailable, _) | (_, Protocol::Smtp) => CommandError::NotOffered.reply(),
-        // RFC 4954 §6.
-        (Login::NeedsTls, _) => Reply::new(538, "5.7.11", "Encryption required for AUTH"),
+        (Login::Unavailable, _) | (_, Protocol::Smtp) => CommandRefusal::Line(CommandError::NotOffered),
+        (Login::NeedsTls, _) => CommandRefusal::LoginNeedsTls,
         // RFC 4954 §4: once a session.
-        (Login::Done, _) => Reply::new(503, "5.5.1", "Authenticated already"),
+        (Login::Done, _) => CommandRefusal::OutOfSequence("Authenticated already"),
         (Login::Offered, _) => return (State::AuthSent(hello), Effect::LogIn(mechanism, initial)),
     };
-    (State::Ready(hello), Effect::Say(refusal))
+    (State::Ready(hello), Effect::Refuse(refusal))
 }
 
 fn on_chunk(state: State, chunk: Chunk, bounds: Bounds) -> (State, Effect) {
-    let refusal = match (state, bounds) {
-        (state, Bounds { security: Security::Required, .. }) => (state, needs_tls()),
-        (state, Bounds { chunking: false, .. }) => (state, CommandError::NotOffered.reply()),
+    let (state, refusal) = match (state, bounds) {
+        (state, Bounds { security: Security::Required, .. }) => (state, CommandRefusal::NeedsTls),
+        (state, Bounds { chunking: false, .. }) => (state, CommandRefusal::Line(CommandError::NotOffered)),
         (State::MailGiven(hello, envelope), _) if envelope.recipients.is_empty() => {
-            (State::MailGiven(hello, envelope), no_recipients())
+            (State::MailGiven(hello, envelope), CommandRefusal::NoRecipients)
         }
         (
             State::MailGiven(hello, envelope) | State::BounceGiven(hello, envelope) | State::Chunked(hello, envelope),
@@ -256,9 +254,9 @@ fn on_chunk(state: State, chunk: Chunk, bounds: Bounds) -> (State, Effect) {
         ) => {
             return (State::ChunkSent(hello, envelope, chunk.position), Effect::ReceiveChunk(chunk));
         }
-        (state, _) => (state, Reply::new(503, "5.5.1", "Send MAIL first")),
+        (state, _) => (state, CommandRefusal::NoTransaction),
     };
-    (refusal.0, Effect::Skip(chunk, refusal.1))
+    (state, Effect::Skip(chunk, refusal))
 }
 
 fn on_answer(state: State, reply: Reply) -> (State, Effect) {
@@ -333,17 +331,8 @@ fn is_waiting(state: &State) -> bool {
     }
 }
 
-fn needs_tls() -> Reply {
-    Reply::new(530, "5.7.0", "Must issue a STARTTLS command first")
-}
-
-/// RFC 5321 §3.3: 554 where no recipient was accepted.
-fn no_recipients() -> Reply {
-    Reply::new(554, "5.5.1", "No valid recipients")
-}
-
-fn bad_sequence(text: &str) -> Effect {
-    Effect::Say(Reply::new(503, "5.5.1", text))
+fn out_of_sequence(text: &'static str) -> Effect {
+    Effect::Refuse(CommandRefusal::OutOfSequence(text))
 }
 
 #[cfg(test)]
@@ -408,6 +397,7 @@ mod tests {
     fn outcome(effect: &Effect) -> String {
         match effect {
             Effect::Say(reply) => reply.code().to_string(),
+            Effect::Refuse(refusal) => refusal.reply().code().to_string(),
             Effect::Close(parting, reply) => format!("{} close, {parting:?}", reply.code()),
             Effect::Introduce(_) => "introduce".into(),
             Effect::RelayMail(..) => "relay mail".into(),
@@ -416,7 +406,7 @@ mod tests {
             Effect::RelayRcpt(..) => "relay rcpt".into(),
             Effect::Receive => "receive".into(),
             Effect::ReceiveChunk(_) => "receive chunk".into(),
-            Effect::Skip(_, reply) => format!("skip {}", reply.code()),
+            Effect::Skip(_, refusal) => format!("skip {}", refusal.reply().code()),
             Effect::Reset(reply) => format!("reset {}", reply.code()),
         }
     }

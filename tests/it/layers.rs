@@ -48,7 +48,7 @@ pub const ORDER: [&str; 38] = [
 const SMTP_MAY_USE: [&str; 4] = ["domain", "label", "secret", "smtp"];
 
 /// Modules that are functions over values; with `::`, one file of a module.
-const PURE: [&str; 27] = [
+const PURE: [&str; 28] = [
     "calendar",
     "domain",
     "message::mime",
@@ -70,6 +70,7 @@ const PURE: [&str; 27] = [
     "report::schedule",
     "session::pace",
     "session::patience",
+    "session::refusal",
     "session::state",
     "admin::status::page",
     "admin::status::plot",

@@ -78,72 +78,123 @@ enum Place {
 /// or a comment in an element of the list without an address, brackets that hold more than words or don't match, text
 /// close to quotes, an encoded word with specials or unfinished.
 fn has_doubtful_spot(value: &[u8], domains: &[Domain]) -> bool {
-    let (mut place, mut escaped, mut word_end) = (Place::Outside, false, 0);
-    // The octet before, and the last one that is no white space.
-    let (mut before, mut last) = (b' ', b' ');
-    // What the element of the list has so far.
-    let (mut hidden, mut address) = (false, false);
-    // Where the comment begins, and whether it has what separates elements of a list.
-    let (mut comment, mut separates) = (0, false);
-    for (at, b) in value.iter().enumerate() {
-        if at >= word_end
-            && let Some(rest) = value.get(at..).filter(|rest| rest.starts_with(b"=?"))
-        {
-            match EncodedWord::parse(rest) {
-                Some(word) if !word.is_doubtful(place) => word_end = at + word.length,
-                _ => return true,
+    Scan { value, domains, at: 0, word_end: 0, is_hidden: false, has_address: false }.field().is_err()
+}
+
+/// Looks for doubtful spots from left to right.
+struct Scan<'a> {
+    value: &'a [u8],
+    domains: &'a [Domain],
+    /// Where the next octet stands.
+    at: usize,
+    /// Where the last encoded word ends.
+    word_end: usize,
+    /// Whether the element of the list has quotes or a comment so far.
+    is_hidden: bool,
+    /// Whether it has an at sign outside of them.
+    has_address: bool,
+}
+
+/// Readers go different ways here.
+struct Doubtful;
+
+impl Scan<'_> {
+    /// The whole field.
+    fn field(mut self) -> Result<(), Doubtful> {
+        while let Some(b) = self.next(Place::Outside)? {
+            match b {
+                b'\\' | b']' | b')' => return Err(Doubtful),
+                b'"' => self.quotes()?,
+                b'(' => self.comment()?,
+                b'[' => self.brackets()?,
+                b',' | b';' => self.end_element()?,
+                b'@' => self.has_address = true,
+                _ => {}
             }
         }
-        let next = value.get(at + 1).copied().unwrap_or(b' ');
-        if std::mem::take(&mut escaped) {
-            // Some take that for an escaped quote.
-            if *b == b'\\' && next == b'"' {
-                return true;
+        self.end_element()
+    }
+
+    /// From behind the opening quote to behind the closing one.
+    fn quotes(&mut self) -> Result<(), Doubtful> {
+        self.is_hidden = true;
+        let before = self.value.get(..self.at - 1).and_then(<[u8]>::last);
+        doubtful_if(before.is_some_and(|b| !b" \t<.@,;:".contains(b)))?;
+        loop {
+            match self.inside(Place::Quotes)? {
+                // Some take the backslash before the last quote for one that escapes it.
+                b'\\' => {
+                    let escaped = self.inside(Place::Quotes)?;
+                    doubtful_if(escaped == b'\\' && self.behind() == b'"')?;
+                }
+                b'"' => return doubtful_if(!b" \t<.@,;>".contains(&self.behind())),
+                _ => {}
             }
-            continue;
-        }
-        place = match (place, b) {
-            (Place::Quotes, b'\\') => {
-                escaped = true;
-                place
-            }
-            (Place::Quotes, b'"') if b" \t<.@,;>".contains(&next) => Place::Outside,
-            (Place::Quotes, b'"') => return true,
-            (Place::Comment, b')') if b".@".contains(&next) => return true,
-            (Place::Comment, b')') if separates && is_of_stranger(value.get(comment..at), domains) => return true,
-            (Place::Comment, b')') => Place::Outside,
-            (Place::Comment, b) if b"\"[(\\<>]".contains(b) => return true,
-            (Place::Comment, b) => {
-                separates |= b",;".contains(b);
-                place
-            }
-            (Place::Brackets, b']') => Place::Outside,
-            (Place::Brackets, b) if b"\"[()\\<>,;".contains(b) => return true,
-            (Place::Quotes | Place::Brackets, _) => place,
-            (Place::Outside, b'\\' | b']' | b')') => return true,
-            (Place::Outside, b'"') if !b" \t<.@,;:".contains(&before) => return true,
-            (Place::Outside, b',' | b';') if hidden && !address => return true,
-            (Place::Outside, b',' | b';') => {
-                (hidden, address) = (false, false);
-                place
-            }
-            (Place::Outside, b'(') if b".@:".contains(&last) => return true,
-            (Place::Outside, b'(') => {
-                (comment, separates) = (at, false);
-                Place::Comment
-            }
-            (Place::Outside, b'[') => Place::Brackets,
-            (Place::Outside, b'"') => Place::Quotes,
-            (Place::Outside, _) => place,
-        };
-        hidden |= matches!(place, Place::Comment | Place::Quotes);
-        address |= place == Place::Outside && *b == b'@';
-        before = *b;
-        if !b" \t".contains(b) {
-            last = *b;
         }
     }
-    place != Place::Outside || (hidden && !address)
+
+    /// From behind the opening parenthesis to behind the closing one.
+    fn comment(&mut self) -> Result<(), Doubtful> {
+        self.is_hidden = true;
+        let start = self.at;
+        let before = self.value.get(..start - 1).unwrap_or_default();
+        doubtful_if(before.iter().rfind(|b| !b" \t".contains(b)).is_some_and(|b| b".@:".contains(b)))?;
+        let mut separates = false;
+        loop {
+            match self.inside(Place::Comment)? {
+                b')' => {
+                    doubtful_if(b".@".contains(&self.behind()))?;
+                    let is_of_stranger = || is_of_stranger(self.value.get(start..self.at), self.domains);
+                    return doubtful_if(separates && is_of_stranger());
+                }
+                b'"' | b'[' | b']' | b'(' | b'\\' | b'<' | b'>' => return Err(Doubtful),
+                b',' | b';' => separates = true,
+                _ => {}
+            }
+        }
+    }
+
+    /// From behind the opening bracket to behind the closing one.
+    fn brackets(&mut self) -> Result<(), Doubtful> {
+        loop {
+            match self.inside(Place::Brackets)? {
+                b']' => return Ok(()),
+                b => doubtful_if(b"\"[()\\<>,;".contains(&b))?,
+            }
+        }
+    }
+
+    /// At the end of an element of the list.
+    fn end_element(&mut self) -> Result<(), Doubtful> {
+        doubtful_if(self.is_hidden && !self.has_address)?;
+        (self.is_hidden, self.has_address) = (false, false);
+        Ok(())
+    }
+
+    /// The next octet of something that has to be closed.
+    fn inside(&mut self, place: Place) -> Result<u8, Doubtful> {
+        self.next(place)?.ok_or(Doubtful)
+    }
+
+    /// The next octet; none at the end.
+    fn next(&mut self, place: Place) -> Result<Option<u8>, Doubtful> {
+        let rest = self.value.get(self.at..).unwrap_or_default();
+        if self.at >= self.word_end && rest.starts_with(b"=?") {
+            let word = EncodedWord::parse(rest).filter(|word| !word.is_doubtful(place)).ok_or(Doubtful)?;
+            self.word_end = self.at + word.length;
+        }
+        self.at += 1;
+        Ok(rest.first().copied())
+    }
+
+    /// The octet behind the last one; white space at the end.
+    fn behind(&self) -> u8 {
+        self.value.get(self.at).copied().unwrap_or(b' ')
+    }
+}
+
+fn doubtful_if(is: bool) -> Result<(), Doubtful> {
+    if is { Err(Doubtful) } else { Ok(()) }
 }
 
 fn is_of_stranger(part: Option<&[u8]>, domains: &[Domain]) -> bool {

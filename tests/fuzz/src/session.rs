@@ -106,6 +106,10 @@ impl Model {
         let may_send = client == ClientKind::Sender && security != Security::Required;
         match effect {
             Effect::Say(reply) => self.check_reply(event, reply),
+            Effect::Refuse(refusal) => {
+                assert!(matches!(event, Event::Line(_)), "the upstream's answer is refused: {event:?}");
+                self.check_reply(event, &refusal.reply());
+            }
             Effect::Close(parting, reply) => {
                 well_formed(reply);
                 let is_told = matches!(event, Event::Answer(reply) if reply.code() == 421);
@@ -141,8 +145,8 @@ impl Model {
                 assert!(envelope.is_some_and(|envelope| !envelope.recipients.is_empty()), "no recipient");
                 assert_eq!(*event, Event::Line(Ok(Command::Bdat(*chunk))));
             }
-            Effect::Skip(chunk, reply) => {
-                assert!(reply.is_permanent());
+            Effect::Skip(chunk, refusal) => {
+                assert!(refusal.reply().is_permanent());
                 assert_eq!(*event, Event::Line(Ok(Command::Bdat(*chunk))));
             }
             Effect::Reset(reply) => {
@@ -190,7 +194,7 @@ impl Model {
             Effect::Receive => self.stage = Stage::Message,
             Effect::ReceiveChunk(chunk) => self.stage = Stage::Chunk(chunk.position),
             Effect::Reset(_) => self.forget(),
-            Effect::Skip(..) => {}
+            Effect::Refuse(_) | Effect::Skip(..) => {}
             Effect::Say(reply) => match event {
                 Event::Line(_) => {}
                 Event::Answer(_) | Event::Guarded => self.answered(reply.is_positive()),
