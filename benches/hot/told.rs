@@ -12,9 +12,9 @@ use dmarcgate::logging::{self, Destination};
 use dmarcgate::metrics::Registry;
 use dmarcgate::readiness::Readiness;
 use dmarcgate::session;
+use dmarcgate::session::aftermath::{Origin, log};
 use dmarcgate::session::metrics::Outcome;
-use dmarcgate::session::report::{Origin, log};
-use dmarcgate::session::transaction::{AnsweredBy, EndOfData, Ending, Transaction};
+use dmarcgate::session::transaction::{Answer, AnsweredBy, EndOfData, Ending, Mail, Taken, Transaction};
 use dmarcgate::smtp::reply::Reply;
 use dmarcgate::tls::ClientMetrics;
 use dmarcgate::upstream;
@@ -37,20 +37,16 @@ fn log_line(criterion: &mut Criterion, world: &World) {
     let envelope = letter.envelope();
     let client = Client::new((letter.sender.ip, 40_123).into(), LISTENER);
     let hello = Hello { name: letter.client_name(), protocol: Protocol::Esmtp };
-    let origin = Origin { session: "7Z3K9Q0V5T8WX", client: &client, listener: LISTENER, hello: &hello };
+    let origin = Origin { session: "7Z3K9Q0V5T8WX", client: &client, listener: LISTENER };
     let reply = Reply::new(250, "2.0.0", "Ok: queued as 4fWk2Q1Zr0z9vQ");
     let ending = Ending {
+        mail: Mail { transaction: &transaction, hello: &hello, envelope: &envelope, end_of_data: EndOfData::now() },
+        answer: Answer { reply: &reply, by: AnsweredBy::Upstream, outcome: Outcome::Accepted },
+        taken: Some(Taken { subject: taken.subject, size: letter.content.len() as u64, hop: String::new() }),
         verdict: Some(verdict(world, &letter)),
-        outcome: Outcome::Accepted,
-        reply: &reply,
-        answered_by: AnsweredBy::Upstream,
-        subject: Some(&taken.subject),
-        size: Some(letter.content.len() as u64),
-        end_of_data: EndOfData::now(),
-        received: String::new(),
         claim: None,
     };
-    let write = || log(&origin, &transaction, &envelope, &ending);
+    let write = || log(&origin, &ending);
 
     let mut group = criterion.benchmark_group("log line");
     for format in [LogFormat::Json, LogFormat::Human] {

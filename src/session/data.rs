@@ -132,7 +132,7 @@ impl Session {
     fn excess(&mut self, hello: &Hello, envelope: &Envelope) -> End {
         let reply = Fault::MessageSize.reply();
         self.gate.metrics.unacceptable.inc(Fault::MessageSize);
-        self.turn_away(hello, envelope, (Outcome::Unacceptable, &reply), EndOfData::now());
+        self.turn_away(hello, envelope, EndOfData::now(), Outcome::Unacceptable, &reply);
         End::saying(Ended::Excess, reply)
     }
 
@@ -197,7 +197,7 @@ impl Session {
                     Unfit::Deferred(reply) => (Outcome::Failed, reply),
                 };
                 self.link.reset().await;
-                self.turn_away(hello, envelope, (outcome, &reply), end_of_data);
+                self.turn_away(hello, envelope, end_of_data, outcome, &reply);
                 reply
             }
         };

@@ -4,14 +4,16 @@
 //! transaction with it. What a client hears when the upstream can't be used stands in one place (`relay::trouble`);
 //! whatever goes wrong, replies name neither mechanism nor host.
 
+pub mod aftermath;
 pub mod background;
 mod bounce;
 pub mod complaints;
 mod data;
 pub mod doubts;
 mod login;
-mod failure;
+mod failure_report;
 pub mod fault;
+mod id;
 pub mod latest;
 pub mod metrics;
 pub mod objection;
@@ -20,7 +22,6 @@ pub mod patience;
 pub mod receive;
 pub mod refusal;
 mod relay;
-pub mod report;
 mod reverse;
 mod secure;
 pub mod settings;
@@ -40,6 +41,7 @@ use self::background::{Background, alongside};
 use self::complaints::Complaints;
 use self::data::Incoming;
 use self::doubts::Doubts;
+use self::id::new_id;
 use self::latest::Latest;
 use self::login::MAX_AUTH_LINE;
 pub use self::metrics::{Ended, Outcome};
@@ -175,7 +177,7 @@ pub async fn run(gate: Arc<Gate>, stream: Stream, arrival: Arrival) {
 impl Session {
     fn new(gate: Arc<Gate>, stream: Stream, Arrival { client, kind, security }: Arrival) -> Self {
         let settings = Arc::clone(&gate.settings.borrow());
-        let id = transaction::new_id();
+        let id = new_id();
         let link = Link::new(Arc::clone(&settings.servers), &id);
         let reverse = ReverseLookup::start(&gate.resolver, &client, settings.servers.settings().identity, kind);
         let stop = gate.stop.clone();

@@ -4,15 +4,15 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rand::Rng;
 use tokio::sync::oneshot;
 use tracing::error;
 
-use super::failure::Claim;
+use super::failure_report::Claim;
+use super::id::new_id;
 use super::metrics::{Limit, Outcome, Part};
 use super::receive::Received;
 use super::relay::trouble;
-use super::{Session, Settings, pause, report};
+use super::{Session, Settings, pause};
 use crate::action::Action;
 use crate::clock;
 use crate::dns::message_lookup::MessageLookup;
@@ -49,26 +49,52 @@ pub struct Transaction {
     pub subject: Option<oneshot::Sender<Arc<Subject>>>,
 }
 
-/// How a message ended.
-pub struct Ending<'a> {
-    /// The verdict; none if it was not evaluated.
-    pub verdict: Option<Verdict>,
-    /// What became of it.
-    pub outcome: Outcome,
-    /// The reply to the end of data.
-    pub reply: &'a Reply,
-    /// Who gave it.
-    pub answered_by: AnsweredBy,
-    /// The message; none if it was not taken for its form or size.
-    pub subject: Option<&'a Arc<Subject>>,
-    /// Its octets; none if they were not counted to the end.
-    pub size: Option<u64>,
+/// A message that has come to its end of data, or is cut off there.
+#[derive(Clone, Copy)]
+pub struct Mail<'a> {
+    /// Its transaction.
+    pub transaction: &'a Transaction,
+    /// How its client introduced itself.
+    pub hello: &'a Hello,
+    /// Its envelope.
+    pub envelope: &'a Envelope,
     /// When its end of data came.
     pub end_of_data: EndOfData,
-    /// The Received field that was added; empty if none was.
-    pub received: String,
+}
+
+/// How a message ended.
+pub struct Ending<'a> {
+    /// Which one it is.
+    pub mail: Mail<'a>,
+    /// What its client was told.
+    pub answer: Answer<'a>,
+    /// What there is of it; none if it was not taken for its form or size, or for want of room.
+    pub taken: Option<Taken>,
+    /// The verdict; none if it was not evaluated.
+    pub verdict: Option<Verdict>,
     /// What is ready for a failure report, if the owner of an author domain wants one.
     pub claim: Option<Claim>,
+}
+
+/// The answer to the end of data.
+#[derive(Debug, Clone, Copy)]
+pub struct Answer<'a> {
+    /// The reply.
+    pub reply: &'a Reply,
+    /// Who gave it.
+    pub by: AnsweredBy,
+    /// What became of the message.
+    pub outcome: Outcome,
+}
+
+/// What is left of a message that was taken.
+pub struct Taken {
+    /// Its header section.
+    pub subject: Arc<Subject>,
+    /// Octets of its content.
+    pub size: u64,
+    /// The Received field that was added; empty if none was.
+    pub hop: String,
 }
 
 /// The moment at which a message had come, by both clocks. The wall clock is read this once, so that signatures, row,
@@ -111,91 +137,98 @@ impl Session {
         &mut self,
         hello: &Hello,
         envelope: &Envelope,
-        received: Received,
-        dot: EndOfData,
+        mut received: Received,
+        end_of_data: EndOfData,
     ) -> Reply {
         let Some(transaction) = self.transaction.take() else { return trouble(&upstream::Error::Lost) };
         if let Some(job) = &transaction.bounce {
             return self.take_bounce(&transaction, job, received).await;
         }
-        let Received { subject, hashes, mut body, size, dots, ends_with_line, framing, .. } = received;
+        let mail = Mail { transaction: &transaction, hello, envelope, end_of_data };
+        let (subject, size) = (Arc::clone(&received.subject), received.size);
         // The body is let go once it was sent; the header section stays until all is told.
-        let _header_section = body.hand_over_apart();
+        let _header_section = received.body.hand_over_apart();
 
-        // What was found out, and what is to be done about it.
         let verdict = match transaction.bypass {
             Some(_) => None,
-            None => self.judge(&transaction, envelope, hashes, dot).await,
+            None => self.judge(&mail, &received.hashes).await,
         };
-        let action = match (&verdict, transaction.bypass) {
-            (Some(verdict), _) => verdict.action.clone(),
-            (None, Some(reason)) => Action::bypass(reason, &transaction.settings.verdict.authserv_id),
-            (None, None) => {
-                error!(session = &*self.id, transaction = &*transaction.id, "the evaluation did not come to an end");
-                verdict::undecided(&transaction.settings.verdict, &transaction.id)
-            }
-        };
-        let claim = self.claim(&transaction, envelope, verdict.as_ref(), (&subject, &body)).await;
-
+        let action = self.action(&transaction, verdict.as_ref());
+        let claim = self.claim(&mail, verdict.as_ref(), &received).await;
         let evaluation = verdict.as_ref().map(|verdict| &verdict.evaluation);
         let inbound = InboundMessage::of(
             &transaction.settings.inbound,
             (&transaction.id, envelope),
             evaluation,
-            (&subject, &body),
+            (&subject, &received.body),
         );
 
-        // Done.
-        let mut received = String::new();
-        let (reply, answered_by) = match action {
+        let mut hop = String::new();
+        let (reply, by) = match action {
             Action::Relay { header } => {
-                received = self.hop(&transaction, hello, envelope, dot.arrived).await;
-                let (head, dots_of_head) = self.head(&transaction, &subject, &[&header, &received]);
-                let parts = MessageParts {
-                    head,
-                    body_size: body.len(),
-                    body: body.into_reader(),
-                    dots: dots.saturating_add(dots_of_head),
-                    ends_with_line,
-                    framing,
-                };
-                let introduction = self.introduction(hello).await;
-                self.took(Part::Verdict, dot.at.elapsed());
-                let (delivered, times) = self.link.deliver(&introduction, parts).await;
-                let spent = [(Part::Connect, times.connect), (Part::Transfer, times.transfer)];
-                spent.into_iter().chain([(Part::UpstreamReply, times.reply)]).for_each(|(part, took)| {
-                    took.into_iter().for_each(|took| self.took(part, took));
-                });
-                match delivered {
-                    Ok(reply) => (reply, AnsweredBy::Upstream),
-                    Err(error) => (self.told(&error), AnsweredBy::Gate),
-                }
+                hop = self.hop(&mail).await;
+                self.relay_message(&mail, &[&header, &hop], received).await
             }
             Action::Reject(text) | Action::Defer(text) => {
-                self.took(Part::Verdict, dot.at.elapsed());
+                self.took(Part::Verdict, Some(end_of_data.at.elapsed()));
                 (verdict::reply(&text), AnsweredBy::Gate)
             }
         };
         self.link.reset().await;
 
-        // Told, once, to everyone who wants to know.
-        let outcome = report::outcome(verdict.as_ref(), &reply, answered_by);
         if reply.is_positive() {
             self.patience.delivered();
-            if let Some(message) = inbound.filter(|_| answered_by == AnsweredBy::Upstream) {
+            if let Some(message) = inbound.filter(|_| by == AnsweredBy::Upstream) {
                 self.gate.inbound.hand_in(message);
             }
         }
-        let (subject, size) = (Some(&subject), Some(size));
-        let (told, end_of_data) = (&reply, dot);
-        let ending = Ending { verdict, outcome, reply: told, answered_by, subject, size, end_of_data, received, claim };
-        self.report(&transaction, hello, envelope, ending);
+        let answer = Answer::new(&reply, by, verdict.as_ref());
+        self.tell(Ending { mail, answer, taken: Some(Taken { subject, size, hop }), verdict, claim });
         reply
     }
 
-    /// Counts what a client has waited for.
-    fn took(&self, part: Part, time: Duration) {
-        self.gate.metrics.parts.of(part).observe(time.as_secs_f64());
+    /// What is to be done about a message.
+    fn action(&self, transaction: &Transaction, verdict: Option<&Verdict>) -> Action {
+        let settings = &transaction.settings.verdict;
+        match (verdict, transaction.bypass) {
+            (Some(verdict), _) => verdict.action.clone(),
+            (None, Some(reason)) => Action::bypass(reason, &settings.authserv_id),
+            (None, None) => {
+                error!(session = &*self.id, transaction = &*transaction.id, "the evaluation did not come to an end");
+                verdict::undecided(settings, &transaction.id)
+            }
+        }
+    }
+
+    /// Hands a message on, with `fields` on top, and gives the answer to it.
+    async fn relay_message(&mut self, mail: &Mail<'_>, fields: &[&str], received: Received) -> (Reply, AnsweredBy) {
+        let Received { subject, body, dots, ends_with_line, framing, .. } = received;
+        let (head, dots_of_head) = self.head(mail.transaction, &subject, fields);
+        let parts = MessageParts {
+            head,
+            body_size: body.len(),
+            body: body.into_reader(),
+            dots: dots.saturating_add(dots_of_head),
+            ends_with_line,
+            framing,
+        };
+        let introduction = self.introduction(mail.hello).await;
+        self.took(Part::Verdict, Some(mail.end_of_data.at.elapsed()));
+        let (delivered, times) = self.link.deliver(&introduction, parts).await;
+        self.took(Part::Connect, times.connect);
+        self.took(Part::Transfer, times.transfer);
+        self.took(Part::UpstreamReply, times.reply);
+        match delivered {
+            Ok(reply) => (reply, AnsweredBy::Upstream),
+            Err(error) => (self.told(&error), AnsweredBy::Gate),
+        }
+    }
+
+    /// Counts what a client has waited for, if it came to that.
+    fn took(&self, part: Part, time: Option<Duration>) {
+        if let Some(time) = time {
+            self.gate.metrics.parts.of(part).observe(time.as_secs_f64());
+        }
     }
 
     /// Ends the transaction of a message that is not taken for its form or size, or for want of room.
@@ -203,14 +236,14 @@ impl Session {
         &mut self,
         hello: &Hello,
         envelope: &Envelope,
-        (outcome, reply): (Outcome, &Reply),
         end_of_data: EndOfData,
+        outcome: Outcome,
+        reply: &Reply,
     ) {
         let Some(transaction) = self.transaction.take() else { return };
-        let answered_by = AnsweredBy::Gate;
-        let (verdict, subject, size, received, claim) = (None, None, None, String::new(), None);
-        let ending = Ending { verdict, outcome, reply, answered_by, subject, size, end_of_data, received, claim };
-        self.report(&transaction, hello, envelope, ending);
+        let mail = Mail { transaction: &transaction, hello, envelope, end_of_data };
+        let answer = Answer { reply, by: AnsweredBy::Gate, outcome };
+        self.tell(Ending { mail, answer, taken: None, verdict: None, claim: None });
     }
 
     /// Hands the header section to the evaluation, as soon as it is complete.
@@ -222,13 +255,8 @@ impl Session {
     }
 
     /// Evaluates and judges; none if that does not come to an end, by a fault of ours.
-    async fn judge(
-        &mut self,
-        transaction: &Transaction,
-        envelope: &Envelope,
-        hashes: BodyHashes,
-        end_of_data: EndOfData,
-    ) -> Option<Verdict> {
+    async fn judge(&mut self, mail: &Mail<'_>, hashes: &BodyHashes) -> Option<Verdict> {
+        let Mail { transaction, envelope, end_of_data, .. } = *mail;
         let lookup = transaction.lookup.as_ref()?;
         let settings = &transaction.settings.verdict;
         let gathered = self.gathered(&transaction.settings, lookup).await?;
@@ -239,9 +267,13 @@ impl Session {
         };
         let elapsed = end_of_data.at.elapsed();
         self.gate.metrics.evaluation.observe(elapsed.as_secs_f64());
-        let reached = [(Limit::Lookups, lookup.is_exhausted()), (Limit::Evaluation, lookup.is_expired())];
-        reached.iter().filter(|(_, is)| *is).for_each(|(limit, _)| self.gate.metrics.limits.inc(*limit));
-        let evaluated = || gathered.evaluate(&hashes, end_of_data.arrived, lookup.take_evidence(), elapsed);
+        if lookup.is_exhausted() {
+            self.gate.metrics.limits.inc(Limit::Lookups);
+        }
+        if lookup.is_expired() {
+            self.gate.metrics.limits.inc(Limit::Evaluation);
+        }
+        let evaluated = || gathered.evaluate(hashes, end_of_data.arrived, lookup.take_evidence(), elapsed);
         let evaluation = caught_in(evaluated).ok()??;
         let (doubts, ip, now) = (&self.gate.doubts, self.client.ip(), Instant::now());
         let in_doubt_for = match evaluation.is_in_doubt() {
@@ -273,7 +305,8 @@ impl Session {
     }
 
     /// Our Received field, where the upstream has no other way to learn who the client was; else empty.
-    async fn hop(&mut self, transaction: &Transaction, hello: &Hello, envelope: &Envelope, time: u64) -> String {
+    async fn hop(&mut self, mail: &Mail<'_>) -> String {
+        let Mail { transaction, hello, envelope, end_of_data } = *mail;
         if !self.link.adds_received() {
             return String::new();
         }
@@ -287,7 +320,7 @@ impl Session {
             ip: self.client.ip(),
             by: &transaction.settings.hostname,
             id: &transaction.id,
-            time,
+            time: end_of_data.arrived,
         };
         hop.field()
     }
@@ -309,19 +342,6 @@ impl Session {
         let dots = head.len().saturating_sub(content) as u64;
         (head, dots)
     }
-}
-
-/// An id of 13 characters that no one can guess and everyone can read out (Crockford's base 32 of 64 random bits).
-#[expect(clippy::indexing_slicing, reason = "a number modulo 32 is an index into 32 digits")]
-pub fn new_id() -> Box<str> {
-    const DIGITS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
-    let mut random = rand::rng().random::<u64>();
-    let digit = |_| {
-        let digit = char::from(DIGITS[(random % 32) as usize]);
-        random /= 32;
-        digit
-    };
-    (0..13).map(digit).collect::<String>().into()
 }
 
 /// Octets for the dots that the encoding may add to a header section.

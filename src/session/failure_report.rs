@@ -1,14 +1,13 @@
 //! Hands messages that failed to who tells the owners of their author domains.
 
+use std::sync::Arc;
+
 use super::Session;
-use super::report::final_reply;
-use super::transaction::{Ending, Transaction};
+use super::receive::Received;
+use super::transaction::{Ending, Mail};
 use crate::action::Names;
 use crate::action::authentication_results::evaluated;
 use crate::clock;
-use crate::envelope::Envelope;
-use crate::evaluation::subject::Subject;
-use crate::message::spool::Spool;
 use crate::record::FinalReply;
 use crate::report::failure::{Beginning, Delivered, Extent, MAX_BODY, may_be_reported, wanted};
 use crate::report::failure_reporter::{Case, QueueSlot};
@@ -26,24 +25,25 @@ impl Session {
     /// Before the message goes on, for then its body is gone.
     pub(super) async fn claim(
         &mut self,
-        transaction: &Transaction,
-        envelope: &Envelope,
+        mail: &Mail<'_>,
         verdict: Option<&Verdict>,
-        (subject, body): (&Subject, &Spool),
+        received: &Received,
     ) -> Option<Claim> {
+        let Mail { transaction, envelope, .. } = *mail;
         let extent = transaction.settings.failure_reports?;
         let evaluation = &verdict?.evaluation;
         if !evaluation.dmarc.iter().any(|dmarc| wanted(evaluation, dmarc).is_some()) {
             return None;
         }
         let is_about_reports = envelope.recipients.iter().any(|path| transaction.settings.is_for_reports(path));
-        if is_about_reports || !may_be_reported(&envelope.reverse_path, &subject.section) {
+        if is_about_reports || !may_be_reported(&envelope.reverse_path, &received.subject.section) {
             return None;
         }
         let slot = self.gate.failure_reporter.slot()?;
         let body = match extent {
             Extent::Headers => None,
-            Extent::Message => body
+            Extent::Message => received
+                .body
                 .beginning(MAX_BODY)
                 .await
                 .ok()
@@ -53,10 +53,11 @@ impl Session {
     }
 
     /// Uses the room, unless the message will come again.
-    pub(super) fn tell_owner(&self, transaction: &Transaction, envelope: &Envelope, ending: &mut Ending<'_>) {
+    pub(super) fn tell_owner(&self, ending: &mut Ending<'_>) {
+        let Mail { transaction, envelope, end_of_data, .. } = ending.mail;
         let Some(Claim { slot, body }) = ending.claim.take() else { return };
-        let (Some(verdict), Some(subject)) = (&ending.verdict, ending.subject) else { return };
-        let delivered = match final_reply(ending) {
+        let (Some(verdict), Some(taken)) = (&ending.verdict, &ending.taken) else { return };
+        let delivered = match ending.final_reply() {
             Some(FinalReply::Accepted) => Delivered::Taken,
             Some(FinalReply::RefusedByUpstream | FinalReply::RefusedByGate) => Delivered::Refused,
             None => return,
@@ -66,13 +67,13 @@ impl Session {
         slot.put(Case {
             results: evaluated(&verdict.evaluation, &verdict.decision, &names),
             evaluation: verdict.evaluation.clone(),
-            subject: subject.clone(),
+            subject: Arc::clone(&taken.subject),
             body,
             reverse_path: envelope.reverse_path.clone(),
             source_port: Some(self.client.address.port()).filter(|port| *port != 0),
             delivered,
             id: transaction.id.clone(),
-            arrived: clock::signed(ending.end_of_data.arrived),
+            arrived: clock::signed(end_of_data.arrived),
         });
     }
 }

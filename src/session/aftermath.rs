@@ -8,17 +8,16 @@ use tracing::info;
 use super::Session;
 use super::latest::Refusal;
 use super::metrics::{Limit, Outcome};
-use super::transaction::{AnsweredBy, Ending, Transaction};
+use super::transaction::{Answer, AnsweredBy, Ending, Mail};
 use crate::action::Action;
 use crate::clock;
 use crate::domain::Domain;
-use crate::envelope::{Client, Envelope, Hello};
+use crate::envelope::Client;
 use crate::evaluation::{ArcSet, DmarcResult, Evaluation};
 use crate::explain::{Case, Letter};
 use crate::label::Label;
 use crate::message::author::Author;
 use crate::policy::Rule;
-use crate::policy::bypass::BypassReason;
 use crate::policy::treatment::{Opinion, Treatment, words};
 use crate::record::{FinalReply, UpstreamReply};
 use crate::report::form::is_report;
@@ -27,7 +26,7 @@ use crate::smtp::reply::Reply;
 use crate::spf::SpfOutput;
 use crate::verdict::{self, RecipientsInRows, Shadow, Verdict};
 
-/// Where a message came from, beside its envelope.
+/// Whose session a message came in.
 #[derive(Debug)]
 pub struct Origin<'a> {
     /// The id of the session.
@@ -36,49 +35,74 @@ pub struct Origin<'a> {
     pub client: &'a Client,
     /// Where it came to.
     pub listener: SocketAddr,
-    /// What the client called itself.
-    pub hello: &'a Hello,
 }
 
-/// What became of a message, by its verdict and the reply to its end of data.
-pub fn outcome(verdict: Option<&Verdict>, reply: &Reply, answered_by: AnsweredBy) -> Outcome {
-    let is_tagged = verdict.is_some_and(Verdict::is_tagged);
-    match (answered_by, UpstreamReply::of(reply)) {
-        (AnsweredBy::Upstream, UpstreamReply::Accepted) if is_tagged => Outcome::AcceptedTagged,
-        (AnsweredBy::Upstream, UpstreamReply::Accepted) => Outcome::Accepted,
-        (AnsweredBy::Upstream, UpstreamReply::Refused) => Outcome::UpstreamRefused,
-        (AnsweredBy::Upstream, UpstreamReply::Deferred) => Outcome::UpstreamDeferred,
-        (AnsweredBy::Gate, UpstreamReply::Refused) => Outcome::Refused,
-        (AnsweredBy::Gate, _) if verdict.is_some_and(|v| matches!(v.action, Action::Defer(_))) => Outcome::Deferred,
-        (AnsweredBy::Gate, _) => Outcome::Failed,
+impl<'a> Answer<'a> {
+    /// What a message was told, and so what became of it.
+    pub fn new(reply: &'a Reply, by: AnsweredBy, verdict: Option<&Verdict>) -> Self {
+        let is_tagged = verdict.is_some_and(Verdict::is_tagged);
+        let outcome = match (by, UpstreamReply::of(reply)) {
+            (AnsweredBy::Upstream, UpstreamReply::Accepted) if is_tagged => Outcome::AcceptedTagged,
+            (AnsweredBy::Upstream, UpstreamReply::Accepted) => Outcome::Accepted,
+            (AnsweredBy::Upstream, UpstreamReply::Refused) => Outcome::UpstreamRefused,
+            (AnsweredBy::Upstream, UpstreamReply::Deferred) => Outcome::UpstreamDeferred,
+            (AnsweredBy::Gate, UpstreamReply::Refused) => Outcome::Refused,
+            (AnsweredBy::Gate, _) if verdict.is_some_and(|v| matches!(v.action, Action::Defer(_))) => Outcome::Deferred,
+            (AnsweredBy::Gate, _) => Outcome::Failed,
+        };
+        Self { reply, by, outcome }
     }
 }
 
-/// What the upstream said to the message; none if it was not asked, or did not come to say it.
-fn upstream_reply(ending: &Ending<'_>) -> Option<UpstreamReply> {
-    (ending.answered_by == AnsweredBy::Upstream).then(|| UpstreamReply::of(ending.reply))
+impl Ending<'_> {
+    /// The last word on a message; none for a 4xx, after which it is tried again and would count twice.
+    pub(super) fn final_reply(&self) -> Option<FinalReply> {
+        match (self.answer.by, UpstreamReply::of(self.answer.reply)) {
+            (AnsweredBy::Upstream, UpstreamReply::Accepted) => Some(FinalReply::Accepted),
+            (AnsweredBy::Upstream, UpstreamReply::Refused) => Some(FinalReply::RefusedByUpstream),
+            (AnsweredBy::Gate, UpstreamReply::Refused) => Some(FinalReply::RefusedByGate),
+            _ => None,
+        }
+    }
+
+    /// What the upstream said to the message; none if it was not asked, or did not come to say it.
+    fn upstream_reply(&self) -> Option<UpstreamReply> {
+        (self.answer.by == AnsweredBy::Upstream).then(|| UpstreamReply::of(self.answer.reply))
+    }
+
+    fn is_pass(&self) -> bool {
+        self.verdict.as_ref().is_some_and(|verdict| verdict.decision.rule == Rule::Pass)
+    }
+
+    /// Whether the message is to leave no row: reports on reports would never end. All its recipients are addresses of
+    /// our own reports, or it passes DMARC and is a report by its form; the form alone anyone can give to anything.
+    fn is_about_reports(&self) -> bool {
+        let Mail { transaction, envelope, .. } = self.mail;
+        let is_ours = |path: &ForwardPath| transaction.settings.is_for_reports(path);
+        let is_report = || self.taken.as_ref().is_some_and(|taken| is_report(&taken.subject.section));
+        !envelope.recipients.is_empty() && envelope.recipients.iter().all(is_ours) || self.is_pass() && is_report()
+    }
 }
 
 impl Session {
     /// Counts, logs and records how a message ended, and keeps why.
-    pub(super) fn report(&self, transaction: &Transaction, hello: &Hello, envelope: &Envelope, mut ending: Ending<'_>) {
-        self.count(transaction.bypass, &ending);
-        let origin = Origin { session: &self.id, client: &self.client, listener: self.gate.listener, hello };
-        log(&origin, transaction, envelope, &ending);
-        self.record(transaction, envelope, &ending);
+    pub(super) fn tell(&self, mut ending: Ending<'_>) {
+        self.count(&ending);
+        log(&Origin { session: &self.id, client: &self.client, listener: self.gate.listener }, &ending);
+        self.record(&ending);
         self.compare(&ending);
-        self.tell_owner(transaction, envelope, &mut ending);
-        self.remember(transaction, &ending);
-        self.explain(transaction, hello, envelope, ending);
+        self.tell_owner(&mut ending);
+        self.remember(&ending);
+        self.explain(ending);
     }
 
-    fn record(&self, transaction: &Transaction, envelope: &Envelope, ending: &Ending<'_>) {
-        if is_about_reports(transaction, envelope, ending) {
-            return;
-        }
-        let Some(reply) = final_reply(ending) else { return };
-        if let Some(verdict) = &ending.verdict {
-            let arrived = clock::signed(ending.end_of_data.arrived);
+    fn record(&self, ending: &Ending<'_>) {
+        let Mail { transaction, envelope, end_of_data, .. } = ending.mail;
+        if let Some(verdict) = &ending.verdict
+            && let Some(reply) = ending.final_reply()
+            && !ending.is_about_reports()
+        {
+            let arrived = clock::signed(end_of_data.arrived);
             let mut records = verdict::records(verdict, self.client.ip(), envelope, reply, arrived);
             if transaction.settings.verdict.recipients_in_rows == RecipientsInRows::ByDomain {
                 records = verdict::by_recipient_domain(records, envelope);
@@ -90,43 +114,44 @@ impl Session {
     /// Records how a message came out; one that was lost on its way to the upstream did not.
     fn compare(&self, ending: &Ending<'_>) {
         if let Some(verdict) = &ending.verdict
-            && ending.outcome != Outcome::Failed
+            && ending.answer.outcome != Outcome::Failed
         {
-            let arrived = clock::signed(ending.end_of_data.arrived);
-            self.gate.rows.compare(verdict::comparison(verdict, self.client.ip(), upstream_reply(ending), arrived));
+            let (arrived, upstream) = (clock::signed(ending.mail.end_of_data.arrived), ending.upstream_reply());
+            self.gate.rows.compare(verdict::comparison(verdict, self.client.ip(), upstream, arrived));
         }
     }
 
     /// Remembers for the status page what did not go through.
-    fn remember(&self, transaction: &Transaction, ending: &Ending<'_>) {
-        if matches!(ending.outcome, Outcome::Accepted | Outcome::AcceptedTagged | Outcome::Bounce) {
+    fn remember(&self, ending: &Ending<'_>) {
+        let Answer { reply, outcome, .. } = ending.answer;
+        if matches!(outcome, Outcome::Accepted | Outcome::AcceptedTagged | Outcome::Bounce) {
             return;
         }
         let author = ending.verdict.as_ref().and_then(|verdict| verdict.evaluation.author.domains().first());
         self.gate.latest.put(Refusal {
-            id: transaction.id.clone(),
-            arrived: ending.end_of_data.arrived,
+            id: ending.mail.transaction.id.clone(),
+            arrived: ending.mail.end_of_data.arrived,
             ip: self.client.ip(),
             author_domain: author.map(|domain| domain.as_str().into()),
-            outcome: ending.outcome,
-            reply: ending.reply.summary().into(),
-            is_explained: self.is_explained(transaction, ending),
+            outcome,
+            reply: reply.summary().into(),
+            is_explained: self.is_explained(ending),
         });
     }
 
-    fn is_explained(&self, transaction: &Transaction, ending: &Ending<'_>) -> bool {
-        let is_pass = ending.verdict.as_ref().is_some_and(|verdict| verdict.decision.rule == Rule::Pass);
-        let is_plain = is_pass && ending.outcome == Outcome::Accepted;
-        transaction.bypass.is_none() && !is_plain && self.gate.explanations.is_active()
+    fn is_explained(&self, ending: &Ending<'_>) -> bool {
+        let is_plain = ending.is_pass() && ending.answer.outcome == Outcome::Accepted;
+        ending.mail.transaction.bypass.is_none() && !is_plain && self.gate.explanations.is_active()
     }
 
     /// Keeps what there is to tell about a message that nobody has let through, unless it is a plain pass.
-    fn explain(&self, transaction: &Transaction, hello: &Hello, envelope: &Envelope, ending: Ending<'_>) {
-        if !self.is_explained(transaction, &ending) {
+    fn explain(&self, ending: Ending<'_>) {
+        if !self.is_explained(&ending) {
             return;
         }
+        let Ending { mail: Mail { transaction, hello, envelope, end_of_data }, answer, taken, verdict, .. } = ending;
         let settings = &transaction.settings.verdict;
-        let section = ending.subject.map(|subject| &subject.section);
+        let section = taken.as_ref().map(|taken| &taken.subject.section);
         let ip = self.client.ip();
         self.gate.explanations.keep(Box::new(Case {
             id: transaction.id.clone(),
@@ -134,25 +159,25 @@ impl Session {
             gate: transaction.settings.hostname.clone(),
             listener: self.gate.listener,
             policy_table: transaction.settings.policy_table.as_str(),
-            arrived: ending.end_of_data.arrived,
+            arrived: end_of_data.arrived,
             ip,
             hello: hello.name.as_str().into(),
             letter: Letter::new(envelope, section),
-            octets: ending.size,
-            verdict: ending.verdict,
+            octets: taken.as_ref().map(|taken| taken.size),
+            verdict,
             rules: Arc::clone(&self.gate.discovery.borrow()),
-            received: ending.received,
             removed: section.map_or(0, |section| settings.removals(section, ip).count()),
-            outcome: ending.outcome.as_str(),
-            answered_by: ending.answered_by.as_str(),
-            reply: ending.reply.clone(),
+            received: taken.map(|taken| taken.hop).unwrap_or_default(),
+            outcome: answer.outcome.as_str(),
+            answered_by: answer.by.as_str(),
+            reply: answer.reply.clone(),
         }));
     }
 
-    fn count(&self, bypass: Option<BypassReason>, ending: &Ending<'_>) {
+    fn count(&self, ending: &Ending<'_>) {
         let metrics = &self.gate.metrics;
-        metrics.messages.inc(ending.outcome);
-        if let Some(reason) = bypass {
+        metrics.messages.inc(ending.answer.outcome);
+        if let Some(reason) = ending.mail.transaction.bypass {
             metrics.bypassed.inc(reason);
         }
         let Some(verdict) = &ending.verdict else { return };
@@ -169,7 +194,7 @@ impl Session {
                 metrics.shadow_differences.inc(active, shadow);
             }
         }
-        if let Some(reply) = upstream_reply(ending) {
+        if let Some(reply) = ending.upstream_reply() {
             metrics.verdict_replies.inc(Opinion::of(evaluation, decision), reply);
         }
         let deciding = decision.deciding_dmarc(evaluation);
@@ -187,15 +212,16 @@ impl Session {
 }
 
 /// Writes the one event of a message.
-pub fn log(origin: &Origin<'_>, transaction: &Transaction, envelope: &Envelope, ending: &Ending<'_>) {
-    let Origin { session, client, listener, hello } = origin;
+pub fn log(origin: &Origin<'_>, ending: &Ending<'_>) {
+    let Origin { session, client, listener } = origin;
+    let Ending { mail: Mail { transaction, hello, envelope, end_of_data }, answer, taken, .. } = ending;
     let findings = match &ending.verdict {
         Some(verdict) => Findings::of(verdict),
         None => Findings { rule: "not_evaluated", ..Findings::default() },
     };
     let recipients = envelope.recipients.iter().take(MAX_RECIPIENTS).map(ToString::to_string).collect::<Vec<_>>();
     let certificate = client.tls.and_then(|tls| tls.certificate);
-    let message_id = ending.subject.and_then(|subject| subject.section.message_id());
+    let message_id = taken.as_ref().and_then(|taken| taken.subject.section.message_id());
     let message_id = message_id.map(String::from_utf8_lossy).unwrap_or_default();
     info!(
         session,
@@ -210,7 +236,7 @@ pub fn log(origin: &Origin<'_>, transaction: &Transaction, envelope: &Envelope, 
         recipient_count = envelope.recipients.len(),
         recipients_left_out = envelope.recipients.len().saturating_sub(recipients.len()),
         message_id = message_id.get(..message_id.floor_char_boundary(MAX_MESSAGE_ID)).unwrap_or_default(),
-        size = ending.size,
+        size = taken.as_ref().map(|taken| taken.size),
         bypass = transaction.bypass.map_or("", Label::as_str),
         author_domain = findings.author_domain,
         from_note = findings.from_note,
@@ -229,36 +255,14 @@ pub fn log(origin: &Origin<'_>, transaction: &Transaction, envelope: &Envelope, 
         r#override = findings.overrides,
         voucher = findings.voucher,
         shadow = findings.shadow,
-        outcome = ending.outcome.as_str(),
-        answered_by = ending.answered_by.as_str(),
-        reply = ending.reply.summary(),
+        outcome = answer.outcome.as_str(),
+        answered_by = answer.by.as_str(),
+        reply = answer.reply.summary(),
         evaluation_ms = findings.evaluation_ms,
-        elapsed_ms = u64::try_from(ending.end_of_data.at.elapsed().as_millis()).unwrap_or(u64::MAX),
+        elapsed_ms = u64::try_from(end_of_data.at.elapsed().as_millis()).unwrap_or(u64::MAX),
         transaction_ms = u64::try_from(transaction.began.elapsed().as_millis()).unwrap_or(u64::MAX),
         "message"
     );
-}
-
-/// The last word on a message; none for a 4xx, after which it is tried again and would count twice.
-pub(super) fn final_reply(ending: &Ending<'_>) -> Option<FinalReply> {
-    match (ending.answered_by, UpstreamReply::of(ending.reply)) {
-        (AnsweredBy::Upstream, UpstreamReply::Accepted) => Some(FinalReply::Accepted),
-        (AnsweredBy::Upstream, UpstreamReply::Refused) => Some(FinalReply::RefusedByUpstream),
-        (AnsweredBy::Gate, UpstreamReply::Refused) => Some(FinalReply::RefusedByGate),
-        _ => None,
-    }
-}
-
-/// Whether a message is to leave no row: reports on reports would never end.
-/// All its recipients are addresses of our own reports, or it passes DMARC and is a report by its form; the form alone
-/// anyone can give to anything.
-fn is_about_reports(transaction: &Transaction, envelope: &Envelope, ending: &Ending<'_>) -> bool {
-    let is_ours = |path: &ForwardPath| transaction.settings.is_for_reports(path);
-    if !envelope.recipients.is_empty() && envelope.recipients.iter().all(is_ours) {
-        return true;
-    }
-    let passes = ending.verdict.as_ref().is_some_and(|verdict| verdict.decision.rule == Rule::Pass);
-    passes && ending.subject.is_some_and(|subject| is_report(&subject.section))
 }
 
 /// A verdict in the words of the log.
