@@ -121,7 +121,15 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    /// What a refusal means. A server that has never taken a PROXY header may well be refusing the header, which it
+    /// Whether the server has said no, and would say so again.
+    pub fn is_permanent(&self) -> bool {
+        match self {
+            Self::GateRefused { reply, .. } | Self::ClientRefused(reply, _) => reply.is_permanent(),
+            _ => false,
+        }
+    }
+
+    /// What a refusal means. A server that has not taken a PROXY header may well be refusing the header, which it
     /// can't read, rather than the client: that is ours to mend, and never a bounce.
     pub fn settled(self, identity: Identity, sees_clients: bool) -> Self {
         match self {
@@ -221,7 +229,7 @@ impl Limits<'_> {
     /// # Errors
     ///
     /// Nothing: no more must be sent, the end least of all.
-    fn left(&self) -> Result<Duration, DeliveryError> {
+    pub fn left(&self) -> Result<Duration, DeliveryError> {
         let left = self.timeouts.final_reply.checked_sub(self.began.elapsed()).filter(|left| !left.is_zero());
         left.ok_or(DeliveryError::BeforeEnd(ExchangeError::Timeout))
     }

@@ -11,6 +11,7 @@ use super::connection::{Connection, ExchangeError, OpenError, Sight, Step};
 use super::handover::Introduction;
 use super::handover::can_be_told;
 use super::metrics::ConnectResult;
+use super::servers::{AT_LEISURE, SOON};
 use super::{Blind, Error, Link, Settings};
 use crate::label::Label;
 use crate::smtp::reply::Reply;
@@ -82,10 +83,18 @@ impl Link {
                     self.metrics.connections.inc(connect_result(&cause));
                     self.report(server, &cause, introduction);
                     match cause {
-                        // A refusal of the client is no fault of the server's.
-                        OpenError::ClientRefused(..) => self.servers.answered(index),
+                        // A refusal of the client is no fault of the server's. Before EHLO it may still be one of the
+                        // PROXY header, which the server has come not to read: the probe finds that out.
+                        OpenError::ClientRefused(_, ref announced) => {
+                            self.servers.answered(index);
+                            if self.settings.identity.is_proxy() && announced.is_none() {
+                                self.servers.request_probe(index, AT_LEISURE);
+                            }
+                        }
                         // A stranger must not be able to make a server look ill.
-                        _ if cause.may_be_for_the_client(self.settings.identity) => self.servers.request_probe(index),
+                        _ if cause.may_be_for_the_client(self.settings.identity) => {
+                            self.servers.request_probe(index, SOON);
+                        }
                         _ => self.servers.failed(index, began),
                     }
                     match cause {

@@ -111,11 +111,7 @@ async fn probe_forever(round: Arc<Round>, index: usize) {
             sleep(pause).await;
             continue;
         }
-        tokio::select! {
-            () = sleep(PAUSE) => {}
-            // Not at once: otherwise every failure of a server that fails now and then would cost a probe.
-            () = async { round.servers.probe_requested(index).await; sleep(FIRST_PAUSE).await } => {}
-        }
+        round.servers.probe_due(index, Instant::now() + PAUSE).await;
     }
 }
 
@@ -180,11 +176,15 @@ impl Known {
             // One that is busy for a moment has not changed what it offers.
             let passes = reply.is_transient() && self.seen.as_ref().is_some_and(|seen| seen.offered.is_some());
             if !servers.sees_clients(index) || announced.is_none() && !passes {
-                let found = offered_to_gate(limit, settings, server).await;
-                if found.is_some() {
-                    servers.saw_a_client(index);
+                match offered_to_gate(limit, settings, server).await {
+                    Ok(Some(found)) => {
+                        servers.saw_a_client(index);
+                        *announced = Some(found);
+                    }
+                    // It is not about the client, then: it may have read the header once, and not any more.
+                    Err(cause) if cause.is_permanent() => servers.refuses_everybody(index),
+                    Ok(None) | Err(_) => {}
                 }
-                *announced = found.or_else(|| announced.take());
             }
         }
         match opened.map_err(|cause| cause.settled(settings.identity, servers.sees_clients(index))) {
@@ -294,17 +294,25 @@ pub async fn relays(connection: &mut Connection, settings: &Settings) -> Option<
     dialogue.await.ok().flatten()
 }
 
-/// What a server that reads PROXY headers offers to the gate itself; none if it does not say, as one does that can't
-/// read them, or where the client is handed over in another way.
-pub async fn offered_to_gate(limit: Duration, settings: &Settings, server: &str) -> Option<Capabilities> {
+/// What a server that reads PROXY headers offers to the gate itself; none where the client is handed over in another
+/// way.
+///
+/// # Errors
+///
+/// The server refuses the gate as well, as one does that can't read the header, or does not answer.
+pub async fn offered_to_gate(
+    limit: Duration,
+    settings: &Settings,
+    server: &str,
+) -> Result<Option<Capabilities>, OpenError> {
     if !settings.identity.is_proxy() {
-        return None;
+        return Ok(None);
     }
     let gate = Introduction { client: None, ..introduced_as(&settings.hostname) };
-    let connection = open_within(limit, settings, server, &gate).await.ok()?;
+    let connection = open_within(limit, settings, server, &gate).await?;
     let offered = connection.capabilities().clone();
     connection.quit().await;
-    Some(offered)
+    Ok(Some(offered))
 }
 
 /// The client that a probe hands over, from `address`. It calls itself by that: no server has rules for the name, as it

@@ -7,10 +7,10 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+use tokio::time::{sleep_until, timeout};
 
 use super::metrics::Metrics;
 use super::pool::Pool;
@@ -43,11 +43,17 @@ pub struct Slot {
 /// What is noted of a server beside its health.
 #[derive(Default)]
 struct Notes {
-    /// Whether it should be probed soon.
-    probe_due: AtomicBool,
+    moments: Mutex<Moments>,
     probe_requested: Notify,
-    /// Whether it has ever accepted being told who the client is.
-    sees_clients: AtomicBool,
+}
+
+/// Moments in the life of a server.
+#[derive(Default)]
+struct Moments {
+    /// By when it should be probed; none if only its time tells.
+    probe_by: Option<Instant>,
+    /// When it last accepted being told who the client is; none if it never has, or has come not to.
+    saw_client: Option<Instant>,
 }
 
 impl Servers {
@@ -99,7 +105,7 @@ impl Servers {
         drop(pool);
         if was_ill {
             // What it offers may have changed while it was away.
-            self.request_probe(server);
+            self.request_probe(server, SOON);
         }
     }
 
@@ -109,19 +115,27 @@ impl Servers {
         pool.failed(server, began, Instant::now());
         self.publish(&pool);
         drop(pool);
-        self.request_probe(server);
+        self.request_probe(server, SOON);
     }
 
     /// Says that a connection with `server` was opened on which it sees the client.
     pub fn saw_a_client(&self, server: usize) {
-        if let Some(notes) = self.notes.get(server) {
-            notes.sees_clients.store(true, Ordering::Relaxed);
+        if let Some(mut moments) = self.moments(server) {
+            moments.saw_client = Some(Instant::now());
         }
     }
 
-    /// Whether that was ever so.
+    /// Says that `server` refuses both a stranger and the gate's own name: it has come not to read who the client is,
+    /// unless it took one just now.
+    pub fn refuses_everybody(&self, server: usize) {
+        if let Some(mut moments) = self.moments(server) {
+            moments.saw_client = moments.saw_client.filter(|at| at.elapsed() < AT_LEISURE);
+        }
+    }
+
+    /// Whether it has accepted being told who the client is, as far as is known.
     pub fn sees_clients(&self, server: usize) -> bool {
-        self.notes.get(server).is_some_and(|notes| notes.sees_clients.load(Ordering::Relaxed))
+        self.moments(server).is_some_and(|moments| moments.saw_client.is_some())
     }
 
     /// Waits for room for one more connection, at most as long as the settings say.
@@ -160,27 +174,39 @@ impl Servers {
         self.waiting.load(Ordering::Relaxed) > 0
     }
 
-    /// Waits until a probe of `server` is requested although its time has not come.
-    pub async fn probe_requested(&self, server: usize) {
+    /// Waits until `server` is to be probed: at `latest`, or as soon as somebody has requested it.
+    pub async fn probe_due(&self, server: usize, latest: Instant) {
         let Some(notes) = self.notes.get(server) else { return std::future::pending().await };
-        while !notes.probe_due.load(Ordering::Relaxed) {
-            notes.probe_requested.notified().await;
+        loop {
+            let by = notes.moments().probe_by.map_or(latest, |by| by.min(latest));
+            tokio::select! {
+                () = sleep_until(by.into()) => return,
+                () = notes.probe_requested.notified() => {}
+            }
         }
     }
 
     /// Says that a probe of `server` begins: it will see all that has happened.
     pub fn probe_begins(&self, server: usize) {
-        if let Some(notes) = self.notes.get(server) {
-            notes.probe_due.store(false, Ordering::Relaxed);
+        if let Some(mut moments) = self.moments(server) {
+            moments.probe_by = None;
         }
     }
 
-    /// Says that `server` should be probed soon.
-    pub fn request_probe(&self, server: usize) {
+    /// Says that `server` should be probed `within` so long. Never at once: every failure of a server that fails now and
+    /// then would cost a probe.
+    pub fn request_probe(&self, server: usize, within: Duration) {
         if let Some(notes) = self.notes.get(server) {
-            notes.probe_due.store(true, Ordering::Relaxed);
+            let by = Instant::now() + within;
+            let mut moments = notes.moments();
+            moments.probe_by = Some(moments.probe_by.map_or(by, |before| before.min(by)));
+            drop(moments);
             notes.probe_requested.notify_one();
         }
+    }
+
+    fn moments(&self, server: usize) -> Option<MutexGuard<'_, Moments>> {
+        self.notes.get(server).map(Notes::moments)
     }
 
     fn publish(&self, pool: &Pool) {
@@ -199,6 +225,12 @@ impl Servers {
     fn pool(&self) -> MutexGuard<'_, Pool> {
         // Nothing in here panics half-way; a pool that a panic has seen is as good as another.
         self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Notes {
+    fn moments(&self) -> MutexGuard<'_, Moments> {
+        self.moments.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -245,6 +277,12 @@ impl Drop for Waiting<'_> {
         self.0.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
+
+/// Before a server is probed that has failed, or has come back.
+pub const SOON: Duration = Duration::from_millis(250);
+/// Before a server is probed that has refused a client in a way that might be meant for the gate: strangers whom it
+/// knows may make it do so all the time.
+pub const AT_LEISURE: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {

@@ -2,6 +2,7 @@
 //! after.
 
 use std::io::ErrorKind;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
@@ -62,8 +63,10 @@ impl Link {
         introduction: &Introduction,
         line: impl Fn(&Capabilities) -> Option<String>,
     ) -> Result<Reply, Error> {
+        // Its client waits no longer for a replay than for a server that is slow.
+        let (began, limit) = (Instant::now(), self.settings.timeouts.command);
         if self.ahead.is_empty() && !self.is_alive() {
-            self.replay(introduction).await?;
+            self.replay_within(limit, introduction).await?;
         }
         let command = self.capabilities().and_then(&line).ok_or(Error::Extension)?;
         let first = match self.ahead.pop_front() {
@@ -78,10 +81,12 @@ impl Link {
         let (command, reply) = match first {
             Ok(reply) => (command, reply),
             Err(ExchangeError::Lost(_)) => {
-                self.replay(introduction).await?;
+                self.replay_within(limit.saturating_sub(began.elapsed()), introduction).await?;
                 // The new one may be another server.
                 let command = self.capabilities().and_then(line).ok_or(Error::Extension)?;
-                let reply = self.command(&command, Expected::Done).await.map_err(|_| self.lost(LostAt::BeforeData))?;
+                let left = limit.saturating_sub(began.elapsed());
+                let reply = self.command_within(left, &command, Expected::Done).await;
+                let reply = reply.ok_or_else(|| self.lost(LostAt::BeforeData))?;
                 (command, reply)
             }
             Err(_) => return Err(self.lost(LostAt::BeforeData)),
@@ -113,27 +118,29 @@ impl Link {
         message: MessageParts,
         times: &mut Times,
     ) -> Result<Reply, Error> {
-        let began = Instant::now();
+        let settings = Arc::clone(&self.settings);
+        let limits = Limits { timeouts: &settings.timeouts, began: Instant::now() };
         if !self.ahead.is_empty() {
             // It has been given recipients whose replies the client has not seen.
             self.quit_connection().await;
         }
         if !self.is_alive() {
-            let replayed = self.replay(introduction).await;
-            times.connect = Some(began.elapsed());
+            let replayed = self.replay_within(settings.timeouts.final_reply, introduction).await;
+            times.connect = Some(limits.began.elapsed());
             replayed?;
         }
         let ready = Instant::now();
         let as_chunk = message.framing == Framing::Count && self.capabilities().is_some_and(|c| c.chunking);
         if !as_chunk {
             // From here on nothing is told again: DATA was sent.
-            let reply = self.command("DATA", Expected::Data).await.map_err(|_| self.lost(LostAt::InData))?;
+            let left = limits.left().map_err(|error| self.undelivered(error))?;
+            let reply = self.command_within(left, "DATA", Expected::Data).await;
+            let reply = reply.ok_or_else(|| self.lost(LostAt::InData))?;
             if reply.code() != 354 {
                 return Ok(reply);
             }
         }
         let Some(mut connection) = self.connection.take() else { return Err(Error::Lost) };
-        let limits = Limits { timeouts: &self.settings.timeouts, began };
         let result = match as_chunk {
             true => connection.send_chunk(message, limits).await,
             false => connection.send(message, limits).await,
@@ -231,6 +238,29 @@ impl Link {
         };
         if timeout(limit, skip).await.is_err() {
             self.quit_connection().await;
+        }
+    }
+
+    /// Tells the transaction again, all of it within `limit`: the client waits for one reply all the while, and goes by
+    /// its own clock (RFC 5321 §4.5.3.2).
+    async fn replay_within(&mut self, limit: Duration, introduction: &Introduction) -> Result<(), Error> {
+        match timeout(limit, self.replay(introduction)).await {
+            Ok(replayed) => replayed,
+            Err(_) => {
+                self.discard_connection();
+                Err(self.lost(LostAt::BeforeData))
+            }
+        }
+    }
+
+    /// The reply to a command, within `limit`; none if there is none, and no connection then.
+    async fn command_within(&mut self, limit: Duration, line: &str, expected: Expected) -> Option<Reply> {
+        match timeout(limit, self.command(line, expected)).await {
+            Ok(reply) => reply.ok(),
+            Err(_) => {
+                self.discard_connection();
+                None
+            }
         }
     }
 

@@ -330,20 +330,30 @@ async fn an_upstream_that_times_out_inside_a_transaction_is_told_again() {
 /// Who waits on for the upstream when the client has given up makes a duplicate of what is taken then.
 #[tokio::test]
 async fn a_delivery_that_begins_too_late_is_not_ended() {
-    let hold = Hold::new();
-    let script = Script::new().rule(on("DATA").hold(&hold, "354 go"));
+    let never = Hold::new();
+    let script = Script::new().rule(on("DATA").hold(&never, "354 go"));
     let world = World::with(script, Zone::new(), |config| config.set("timeouts.upstream_final", "300ms")).await;
     let mut client = world.client().await;
     client.pipeline(&["MAIL FROM:<a@a.example>", "RCPT TO:<x@b.example>", "DATA"]).await[2].assert(354);
     client.send(&encode(MESSAGE)).await;
-    world.upstream.wait_for_command("DATA").await;
-    // The upstream takes its time; there is nothing to be seen of it.
-    tokio::time::sleep(std::time::Duration::from_millis(350)).await;
-    hold.release();
     client.expect(451).await;
-    world.wait_for_end(1).await;
     assert_eq!(world.upstream.messages(), []);
     world.wait_for_count("dmarcgate_upstream_lost_total{at=\"in_data\"}", 1.0).await;
+}
+
+#[tokio::test]
+async fn a_replay_belongs_to_the_time_of_the_delivery() {
+    let never = Hold::new();
+    let change = |config: ConfigText| config.set("upstream.hold", "30ms").set("timeouts.upstream_final", "300ms");
+    let world = World::with(Script::new(), Zone::new(), change).await;
+    let mut client = world.client().await;
+    client.pipeline(&["MAIL FROM:<a@a.example>", "RCPT TO:<x@b.example>", "DATA"]).await[2].assert(354);
+    world.wait_for_end(1).await;
+    world.upstream.add(on("RCPT").hold(&never, "250 late"));
+    client.send(&encode(MESSAGE)).await;
+    client.expect(451).await;
+    assert_eq!(world.upstream.messages(), []);
+    world.wait_for_count("dmarcgate_upstream_lost_total{at=\"before_data\"}", 1.0).await;
 }
 
 /// What an upstream wants of the gate's own link is never a bounce: TLS, at XCLIENT or at MAIL.
@@ -370,4 +380,17 @@ async fn a_refused_proxy_header_bounces_nothing_and_is_not_ready() {
         world.wait_for_readiness(503).await;
         assert_eq!(world.gate.metrics().await.value("dmarcgate_upstream_servers_down"), 1.0, "{at}");
     }
+}
+
+/// One that has read it, and does not any more: the next probe finds out that it is not about the client.
+#[tokio::test]
+async fn a_proxy_header_that_is_refused_after_all_does_not_bounce_for_long() {
+    let change = |config: ConfigText| config.set("upstream.identity", "proxy-v2");
+    let world = World::with(Script::new().proxy(), Zone::new(), change).await;
+    world.client().await.command("MAIL FROM:<a@a.example>").await.assert(250);
+    world.upstream.add(on(GREETING).reply("554 5.5.1 Protocol error"));
+    let mut client = world.client().await;
+    client.command("MAIL FROM:<a@a.example>").await.assert(554);
+    world.wait_for_readiness(503).await;
+    client.command("MAIL FROM:<a@a.example>").await.assert(451);
 }

@@ -169,7 +169,7 @@ impl Opened {
             }
             Err(OpenError::ClientRefused(reply, announced)) => {
                 let to_gate = offered_to_gate(settings.timeouts.open, settings, name).await;
-                self.capabilities = to_gate.or(announced);
+                self.capabilities = to_gate.ok().flatten().or(announced);
                 let words = escaped(reply.summary().as_bytes());
                 if self.capabilities.is_none() {
                     self.handover.outcome = format!("failed: it refuses everybody: {words}");

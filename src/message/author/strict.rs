@@ -10,14 +10,12 @@ use crate::domain::Domain;
 /// Reads an unfolded value; only [`UnusableFrom::Syntax`] is an error here.
 pub(super) fn read(value: &[u8]) -> Result<Mailboxes, UnusableFrom> {
     let mut reader = Reader { length: value.len(), rest: value, found: Mailboxes::default() };
-    reader.skip_cfws()?;
     while let Some(next) = reader.peek() {
         // obs-mbox-list and obs-group-list allow empty elements (RFC 5322 §4.4).
         match next {
-            b',' | b';' => reader.bump(),
+            b',' | b';' | b' ' | b'\t' => reader.bump(),
             _ => reader.element()?,
         }
-        reader.skip_cfws()?;
     }
     Ok(reader.found)
 }
@@ -53,6 +51,8 @@ impl<'a> Reader<'a> {
     /// A mailbox, a bare phrase, or the name of a group with its colon; at the end a separator or nothing follows,
     /// but for a group.
     fn element(&mut self) -> Result<(), UnusableFrom> {
+        let begin = self.rest;
+        self.skip_cfws()?;
         let start = self.rest;
         let mut words = Words::Empty;
         let mut address_before = false;
@@ -79,7 +79,7 @@ impl<'a> Reader<'a> {
                     }
                     let at = self.place();
                     self.bump();
-                    if is_address && self.addr_spec_ends(at)? {
+                    if is_address && self.addr_spec_ends(begin, at)? {
                         return Ok(());
                     }
                     address_before = true;
@@ -120,16 +120,26 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// After a local part and its at sign: takes the domain, if with it the element ends. If not, what was read is part
-    /// of a display name, as in `ceo@v.example <x@a.example>`.
-    fn addr_spec_ends(&mut self, at: usize) -> Result<bool, UnusableFrom> {
+    /// After a local part and its at sign: takes the domain, if with it the element that stands at `begin` ends. If not,
+    /// what was read is part of a display name, as in `ceo@v.example <x@a.example>`.
+    fn addr_spec_ends(&mut self, begin: &[u8], at: usize) -> Result<bool, UnusableFrom> {
         let Some(host) = self.host()? else { return Ok(false) };
         self.skip_cfws()?;
-        let ends = matches!(self.peek(), None | Some(b',' | b';'));
-        if ends {
+        let next = self.peek();
+        if matches!(next, None | Some(b',' | b';')) {
             self.note(host, at);
+            return Ok(true);
         }
-        Ok(ends)
+        let written = begin.get(..begin.len().saturating_sub(self.rest.len())).unwrap_or_default();
+        let is_plain = !written.trim_ascii_end().iter().any(|b| b" \t\"()".contains(b));
+        if let Host::Name(domain) = host
+            && !(is_plain && next != Some(b'"'))
+            // A name without a dot is no domain of mail.
+            && domain.label_count() > 1
+        {
+            self.found.adorned.push(domain);
+        }
+        Ok(false)
     }
 
     /// `"<" [obs-route] addr-spec ">"`; also `<>` and `<word>`, which have no domain.
