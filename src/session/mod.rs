@@ -228,7 +228,7 @@ impl Session {
                 Ok(state) => state,
                 Err(end) => return end,
             };
-            if let Some((reason, reply)) = self.patience.is_over(settings.patience) {
+            if let Some((reason, reply)) = self.patience.is_over(self.settings().patience) {
                 return End::saying(reason, reply);
             }
         }
@@ -272,9 +272,10 @@ impl Session {
         }
     }
 
-    /// The settings in force now.
+    /// The settings that the transaction began with; without one, those in force now.
     fn settings(&self) -> Arc<Settings> {
-        Arc::clone(&self.gate.settings.borrow())
+        let begun = self.transaction.as_ref().map(|transaction| Arc::clone(&transaction.settings));
+        begun.unwrap_or_else(|| Arc::clone(&self.gate.settings.borrow()))
     }
 
     fn say(&mut self, reply: &Reply) {

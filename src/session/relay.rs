@@ -102,7 +102,7 @@ impl Session {
 
     /// Begins a transaction, and with it the evaluation: SPF needs no more than this.
     fn begin(&mut self, hello: &Hello, path: &ReversePath) {
-        let settings = self.settings();
+        let settings = Arc::clone(&self.gate.settings.borrow());
         let ip = self.client.ip();
         let bypass = settings.bypass(&self.client);
         let mut transaction = Transaction::new(settings, bypass);

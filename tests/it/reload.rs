@@ -46,6 +46,41 @@ async fn a_transaction_keeps_what_it_began_with_and_the_next_has_the_new() {
 }
 
 #[tokio::test]
+async fn bounds_of_sessions_reach_those_that_run_and_leave_a_transaction_as_it_is() {
+    let mut world = World::with(Script::new(), Zone::new(), |c| c).await;
+    let mut client = world.client().await;
+    client.command("MAIL FROM:<a@a.example>").await.assert(250);
+    client.command("RCPT TO:<x@b.example>").await.assert(250);
+    world.gate.reloaded(|c| c.set("limits.recipients", 1).set("limits.errors", 1)).await;
+    client.command("RCPT TO:<y@b.example>").await.assert(250);
+    for _ in 0..2 {
+        client.command("NONSENSE").await.assert(500);
+    }
+    client.command("NOOP").await.assert(250);
+
+    // The transaction is over; that errors of before it count is found out with the next command.
+    client.send(b"RSET\r\n").await;
+    client.expect(250).await;
+    client.expect(421).await;
+    client.expect_close().await;
+    let mut client = world.client().await;
+    client.command("MAIL FROM:<a@a.example>").await.assert(250);
+    client.command("RCPT TO:<x@b.example>").await.assert(250);
+    client.command("RCPT TO:<y@b.example>").await.assert(452);
+}
+
+#[tokio::test]
+async fn a_size_that_was_told_at_ehlo_holds_until_another_is_told() {
+    let mut world = World::with(Script::new(), Zone::new(), |c| c).await;
+    let mut client = world.client().await;
+    world.gate.reloaded(|c| c.set("limits.message_size", "64KiB").set("limits.header_size", "64KiB")).await;
+    client.command("MAIL FROM:<a@a.example> SIZE=100000").await.assert(250);
+    client.command("RSET").await.assert(250);
+    assert!(client.command("EHLO client.example").await.says("SIZE 65536"));
+    client.command("MAIL FROM:<a@a.example> SIZE=100000").await.assert(552);
+}
+
+#[tokio::test]
 async fn a_wrong_configuration_changes_nothing_and_is_told_in_full() {
     let world = World::start(zone(), |c| c).await;
     let loaded = world.gate.metrics().await.value(LOADED);
