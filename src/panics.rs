@@ -7,6 +7,10 @@ use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::task::Poll;
+use std::time::Duration;
+
+use tokio::time::sleep;
+use tracing::error;
 
 /// The work panicked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -36,6 +40,22 @@ pub fn caught_in<T>(work: impl FnOnce() -> T) -> Result<T, Panicked> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|_| Panicked)
 }
 
+/// Keeps work going that is to last as long as the process: where it panics, it begins anew after a pause. Ends when the
+/// work does. `task` names it in the log.
+pub async fn lasting<F: Future<Output = ()>>(task: &'static str, work: impl FnMut() -> F) {
+    lasting_after(PAUSE, task, work).await;
+}
+
+async fn lasting_after<F: Future<Output = ()>>(pause: Duration, task: &'static str, mut work: impl FnMut() -> F) {
+    while caught(work()).await.is_err() {
+        error!(task, "a fault of ours: a task that is to last has panicked; it begins anew in a minute");
+        sleep(pause).await;
+    }
+}
+
+/// Before work begins anew: what panics each time is to cost no more than this.
+const PAUSE: Duration = Duration::from_secs(60);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,5 +84,17 @@ mod tests {
         };
         assert_eq!(caught(work).await, Err::<(), _>(Panicked));
         assert_eq!(std::sync::Arc::strong_count(&held), 1);
+    }
+
+    #[tokio::test]
+    async fn work_that_is_to_last_begins_anew_after_a_panic() {
+        let mut begun = 0;
+        let work = || {
+            begun += 1;
+            let is_sound = begun == 3;
+            async move { assert!(is_sound, "a fault of ours") }
+        };
+        lasting_after(Duration::ZERO, "test", work).await;
+        assert_eq!(begun, 3);
     }
 }

@@ -33,6 +33,7 @@ use crate::listener::Room;
 use crate::listener::networks::Networks;
 use crate::listener::slots::Slots;
 use crate::metrics::Registry;
+use crate::panics::lasting;
 use crate::readiness::{Condition, Readiness};
 use crate::report::delivery::Delivery;
 use crate::session::complaints::Complaints;
@@ -157,7 +158,7 @@ pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Resu
     let delivery = Delivery::new(config.store.url.clone(), resolver.clone(), discovery.clone(), &registry);
     let (reporting, outlets) = opening.reporting(delivery, report_settings, &store, stopped.clone());
     if config.policy.discovery == Discovery::PublicSuffix {
-        tasks.spawn(suffix_list.run());
+        tasks.spawn(lasting("public suffix list", move || suffix_list.clone().run()));
     }
 
     let session_metrics = session::metrics::Metrics::new(&registry);
@@ -188,7 +189,8 @@ pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Resu
     let room = Room { slots: Arc::clone(&slots), networks: Networks::new() };
     let servers = Arc::clone(&upstream.servers.borrow());
     let listeners = opening.listeners(sockets.listeners, gate, &servers, &room)?;
-    tasks.spawn(service::run(service::Sources { readiness: readiness.clone(), slots: Arc::clone(&slots), active }));
+    let sources = service::Sources { readiness: readiness.clone(), slots: Arc::clone(&slots), active };
+    tasks.spawn(lasting("service manager", move || service::run(sources.clone())));
     let admin = opening.admin(sockets.admin, latest, &mut tasks)?;
 
     metrics.tell(&listeners.settings);

@@ -21,6 +21,7 @@ use crate::explain::Recorder;
 use crate::listener::{self, Backlog, Listening, Room};
 use crate::message::spool::Spooler;
 use crate::metrics::Registry;
+use crate::panics::lasting;
 use crate::readiness::{Condition, Readiness};
 use crate::report::delivery::{self, Delivery};
 use crate::report::failure_reporter::FailureReporter;
@@ -121,7 +122,8 @@ impl Opening<'_> {
         let Some(settings) = self.config.tls() else { return Ok(None) };
         let unfit = |fault| Error::Tls { user: process::present_user(), fault };
         let tls = tls::Server::open(settings, metrics).map_err(unfit)?;
-        tasks.spawn(tls.clone().watch());
+        let watched = tls.clone();
+        tasks.spawn(lasting("certificates", move || watched.clone().watch()));
         Ok(Some(tls))
     }
 
@@ -131,7 +133,9 @@ impl Opening<'_> {
         let servers = Arc::new(Servers::new(settings, metrics, self.readiness.clone()));
         let (survey, surveyed) = watch::channel(Survey::default());
         let (servers_in_force, known_servers) = watch::channel(Arc::clone(&servers));
-        tasks.spawn(watch_survey(surveyed, known_servers, self.readiness.clone()));
+        let readiness = self.readiness.clone();
+        let watch = move || watch_survey(surveyed.clone(), known_servers.clone(), readiness.clone());
+        tasks.spawn(lasting("upstream survey", watch));
         let relay_test = self.config.relay_test();
         let task = tasks.spawn(probe::run(servers, relay_test, survey.clone()));
         Upstream { tls_metrics, servers: servers_in_force, prober: Prober { survey, relay_test, task } }
@@ -204,7 +208,8 @@ impl Opening<'_> {
         let (status_settings, in_status) = watch::channel(Arc::new(self.config.status()));
         let (registry, readiness) = (self.registry.clone(), self.readiness.clone());
         let status = Status::new(in_status, registry.clone(), readiness.clone(), latest);
-        tasks.spawn(status.clone().run());
+        let sampled = status.clone();
+        tasks.spawn(lasting("status history", move || sampled.clone().run()));
         let token = self.config.admin_token().map_err(Error::AdminToken)?;
         let (stop, stopped) = watch::channel(false);
         let sources = admin::Sources { registry, readiness, reloads, status, token };

@@ -18,6 +18,7 @@ use crate::metrics::IntGauge;
 use crate::readiness::Readiness;
 
 /// What the status line is made of.
+#[derive(Clone)]
 pub(super) struct Sources {
     pub readiness: Readiness,
     pub slots: Arc<Slots>,

@@ -70,7 +70,8 @@ label_enum! {
     }
 }
 
-/// The list and what keeps it fresh.
+/// The list and what keeps it fresh. All copies give the same rules.
+#[derive(Clone)]
 pub struct SuffixList {
     settings: Settings,
     rules: watch::Sender<Arc<Rules>>,

@@ -21,6 +21,7 @@ use super::servers::Servers;
 use super::{Settings, open_within};
 use crate::dns::reverse::ConfirmedName;
 use crate::envelope::{Client, Hello, Protocol};
+use crate::panics::lasting;
 use crate::smtp::command::ClientName;
 use crate::smtp::extension::Capabilities;
 use crate::smtp::reply::Reply;
@@ -55,7 +56,8 @@ pub async fn run(servers: Arc<Servers>, relay_test: RelayTest, survey: watch::Se
     let round = Arc::new(Round { servers, relay_test, known, survey });
     let mut tasks = JoinSet::new();
     for index in 0..count {
-        tasks.spawn(probe_forever(Arc::clone(&round), index));
+        let round = Arc::clone(&round);
+        tasks.spawn(lasting("upstream probe", move || probe_forever(Arc::clone(&round), index)));
     }
     while tasks.join_next().await.is_some() {}
 }
