@@ -8,7 +8,7 @@
 use std::future;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sqlx::{AnyConnection, Connection};
@@ -39,6 +39,7 @@ pub struct Writer {
     /// How long it may take to open the database; no bound before the first time, which may change the schema.
     opening: Option<Duration>,
     spill: Option<SharedSpill>,
+    in_spill: InSpill,
     waiting: Waiting,
     /// Since when rows or comparisons wait.
     rows_since: Option<Instant>,
@@ -79,6 +80,15 @@ pub struct Database {
 /// Locked by one job at a time, on a thread that may block.
 type SharedSpill = Arc<Mutex<Spill>>;
 
+/// What is in the spill file, as far as the writer knows: while a job has the file nobody can look, and the disk may hold
+/// it up for as long as it likes.
+#[derive(Debug, Clone, Copy, Default)]
+struct InSpill {
+    messages: u64,
+    /// Octets of the file; 0 where every batch was taken out.
+    octets: u64,
+}
+
 /// When the database is tried again, and how long after that.
 #[derive(Debug, Clone, Copy)]
 struct Retry {
@@ -87,7 +97,18 @@ struct Retry {
 }
 
 /// One thing that the writer does beside taking items.
-type Job = Pin<Box<dyn Future<Output = Done> + Send>>;
+struct Job {
+    needs: Needs,
+    done: Pin<Box<dyn Future<Output = Done> + Send>>,
+}
+
+/// Whose answer a job waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Needs {
+    Database,
+    SpillFile,
+    Both,
+}
 
 /// What came of it.
 enum Done {
@@ -147,6 +168,7 @@ impl Writer {
             database,
             opening,
             spill: spill.map(|spill| Arc::new(Mutex::new(spill))),
+            in_spill: InSpill::default(),
             waiting: Waiting::default(),
             rows_since: None,
             explanations_since: None,
@@ -223,13 +245,15 @@ impl Writer {
     async fn drain(mut self, mut working: Option<Job>) {
         loop {
             match working.take() {
-                // If there is a spill file, no batch waits long for a database that says nothing.
-                Some(job) if self.spill.is_some() => match time::timeout(STOPPING_ATTEMPT, job).await {
-                    Ok(done) => self.settle(done),
-                    Err(_) => self.fail(&"the database does not answer"),
-                },
+                // If there is a spill file, no batch waits long for a database that says nothing, nor for a disk.
+                Some(Job { needs, done }) if self.spill.is_some() => {
+                    match time::timeout(STOPPING_ATTEMPT, done).await {
+                        Ok(done) => self.settle(done),
+                        Err(_) => self.give_up(needs),
+                    }
+                }
                 Some(job) => {
-                    let done = job.await;
+                    let done = job.done.await;
                     self.settle(done);
                 }
                 None if self.retry.is_some() => time::sleep(RETRY_WHILE_STOPPING).await,
@@ -309,7 +333,7 @@ impl Writer {
 /// Which job is next, and when.
 impl Writer {
     fn next_job(&mut self, now: Instant, pace: Pace) -> Option<Job> {
-        let is_spilled = self.spill().is_some_and(|spill| !spill.is_empty());
+        let is_spilled = self.in_spill.octets > 0;
         let is_behind = is_spilled || self.retry.is_some();
         let is_hasty = pace == Pace::Stopping && self.waiting.len() > 0;
         let is_past = |due: Option<Instant>| due.is_some_and(|due| due <= now);
@@ -358,10 +382,6 @@ impl Writer {
         self.spill.is_some() && self.spill_again <= now
     }
 
-    fn spill(&self) -> Option<MutexGuard<'_, Spill>> {
-        self.spill.as_ref().map(|spill| locked(spill))
-    }
-
     /// The batch that is held, or a new one of what waits.
     fn hold(&mut self) -> Option<Arc<Batch>> {
         if self.held.is_none() {
@@ -387,7 +407,7 @@ impl Writer {
 
     fn spill_job(&mut self) -> Option<Job> {
         let (batch, spill) = (self.hold()?, self.spill.clone()?);
-        Some(Box::pin(async move {
+        Some(Job::new(Needs::SpillFile, async move {
             let append = move || locked(&spill).append(&batch);
             Done::Spilled(blocking(append).await.map_err(spill::Fault::Io).and_then(|result| result))
         }))
@@ -401,7 +421,7 @@ impl Writer {
             self.prune_at = Instant::now();
         }
         let (mut database, opening) = (self.database.take(), self.opening());
-        Box::pin(async move {
+        Job::new(Needs::Database, async move {
             let begun = Instant::now();
             let result = try_write(&mut database, &opening, batch.as_deref(), &explanations).await;
             let took = begun.elapsed();
@@ -413,7 +433,7 @@ impl Writer {
     fn unspill_job(&mut self) -> Job {
         let (mut database, opening) = (self.database.take(), self.opening());
         let spill = self.spill.clone();
-        Box::pin(async move {
+        Job::new(Needs::Both, async move {
             let begun = Instant::now();
             let (batch, unreadable) = match spill.clone() {
                 Some(spill) => blocking(move || first(&mut locked(&spill))).await.unwrap_or_default(),
@@ -442,7 +462,7 @@ impl Writer {
     fn prune(&mut self) -> Job {
         let (mut database, retention) = (self.database.take(), self.settings.retention);
         let opening = self.opening();
-        Box::pin(async move {
+        Job::new(Needs::Database, async move {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             let work = async {
                 match reopened(&mut database, &opening).await {
@@ -457,9 +477,17 @@ impl Writer {
     }
 }
 
+impl Job {
+    fn new(needs: Needs, done: impl Future<Output = Done> + Send + 'static) -> Self {
+        Self { needs, done: Box::pin(done) }
+    }
+}
+
 /// What came of a job.
 impl Writer {
     fn settle(&mut self, done: Done) {
+        // Before the rows are counted: whoever sees them counted sees how large the file has become.
+        self.tell_spill();
         match done {
             Done::Wrote { database, wrote, result: Ok(refused) } => {
                 self.database = database;
@@ -501,7 +529,6 @@ impl Writer {
         self.explained = self.explained.saturating_add(wrote.explained as u64);
         self.metrics.explanations_size.set(i64::try_from(self.explained).unwrap_or(i64::MAX));
         self.metrics.up.set(1);
-        self.tell_spill();
         self.opening = Some(ATTEMPT);
         if self.retry.take().is_some() {
             info!("the database takes rows again");
@@ -529,6 +556,16 @@ impl Writer {
         }
     }
 
+    /// Goes on without a job that takes too long. What it does to the spill file it may still do, later; the stamp keeps
+    /// that from being counted twice.
+    fn give_up(&mut self, needs: Needs) {
+        match needs {
+            Needs::Database => self.fail(&"the database does not answer"),
+            Needs::SpillFile => self.spilled(Err(io::Error::from(io::ErrorKind::TimedOut).into())),
+            Needs::Both => self.fail(&"the database or the spill file does not answer"),
+        }
+    }
+
     fn fail(&mut self, fault: &dyn std::fmt::Display) {
         self.database = None;
         self.metrics.failed_batches.inc();
@@ -536,13 +573,11 @@ impl Writer {
         let pause = self.retry.map_or(FIRST_RETRY, |retry| (retry.pause * 2).min(LAST_RETRY));
         self.retry = Some(Retry { at: Instant::now() + pause, pause });
         let waiting = self.metrics.pending.get();
-        let spilled = self.spill().map_or(0, |spill| spill.messages());
+        let spilled = self.in_spill.messages;
         error!(error = %fault, waiting, spilled, "the database does not take rows; mail is not affected, the rows wait");
     }
 
     fn spilled(&mut self, result: Result<(), spill::Fault>) {
-        // Before the rows are counted: whoever sees them counted sees how large the file has become.
-        self.tell_spill();
         match result {
             Ok(()) => {
                 let messages = self.held.take().map_or(0, |batch| batch.messages);
@@ -604,7 +639,7 @@ impl Writer {
     }
 
     fn tell_lag(&self) {
-        let is_spilled = self.spill().is_some_and(|spill| !spill.is_empty());
+        let is_spilled = self.in_spill.octets > 0;
         let waits_long = self.rows_since.is_some_and(|since| since.elapsed() > LAG);
         self.behind.send_if_modified(|behind| {
             // The last batch of those that waited long is under way, and nothing else would say so.
@@ -618,9 +653,21 @@ impl Writer {
         self.metrics.memory.set(i64::try_from(self.waiting.memory + held).unwrap_or(i64::MAX));
     }
 
-    fn tell_spill(&self) {
-        let (octets, messages) =
-            self.spill().map_or((0, 0), |spill| (if spill.is_empty() { 0 } else { spill.length() }, spill.messages()));
+    fn tell_spill(&mut self) {
+        if let Some(spill) = &self.spill {
+            // This is an I/O thread, and a job that was given up may have the file as long as the disk hangs.
+            let file = match spill.try_lock() {
+                Ok(file) => Some(file),
+                Err(TryLockError::Poisoned(file)) => Some(file.into_inner()),
+                Err(TryLockError::WouldBlock) => None,
+            };
+            let look = |file: MutexGuard<'_, Spill>| InSpill {
+                messages: file.messages(),
+                octets: if file.is_empty() { 0 } else { file.length() },
+            };
+            self.in_spill = file.map_or(self.in_spill, look);
+        }
+        let InSpill { messages, octets } = self.in_spill;
         self.metrics.spill_size.set(i64::try_from(octets).unwrap_or(i64::MAX));
         self.metrics.spill_rows.set(i64::try_from(messages).unwrap_or(i64::MAX));
     }
@@ -731,7 +778,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 /// Waits for the job in hand; for ever if there is none.
 async fn finished(working: &mut Option<Job>) -> Done {
     match working {
-        Some(job) => job.await,
+        Some(job) => job.done.as_mut().await,
         None => future::pending().await,
     }
 }
@@ -763,3 +810,46 @@ const PRUNING_STEP_PAUSE: Duration = Duration::from_millis(50);
 const RETRY_WHILE_STOPPING: Duration = Duration::from_millis(200);
 /// The interval of lines about one fault.
 pub const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc as std_mpsc;
+
+    use super::*;
+    use crate::metrics::Registry;
+    use crate::record::sample;
+    use crate::store::spill::Settings as SpillSettings;
+    use crate::store::testing::Home;
+
+    /// How long the disk hangs, unless it is let go before.
+    const HANGS: Duration = Duration::from_secs(30);
+
+    #[tokio::test]
+    async fn a_disk_that_hangs_under_the_file_holds_no_thread_up_and_rows_go_to_the_database() {
+        let home = Home::sqlite();
+        let spill = SpillSettings { path: home.directory.path().join("rows.spill"), octets: 1 << 20 };
+        let settings = Settings { spill: Some(spill), ..Settings::new(home.location.clone()) };
+        let opened = Opened::open(&settings).await.unwrap();
+        let (items, taken) = mpsc::channel(1);
+        let mut writer = Writer::new(settings, opened, taken, Metrics::register(&Registry::new()));
+        let file = writer.spill.clone().unwrap();
+        let ((has_it, holds), (let_go, hangs)) = (std_mpsc::channel(), std_mpsc::channel::<()>());
+        let disk = std::thread::spawn(move || {
+            let _file = file.lock().unwrap();
+            has_it.send(()).unwrap();
+            let _ = hangs.recv_timeout(HANGS);
+        });
+        holds.recv().unwrap();
+        // So that the next batch is to go to the file first.
+        writer.fail(&"away for a moment");
+        items.send(Item::Record(Box::new(sample::record()))).await.unwrap();
+        drop(items);
+        let began = Instant::now();
+        let (_stop, stopped) = oneshot::channel();
+        writer.run(stopped).await;
+        assert!(began.elapsed() < HANGS / 2, "{:?}", began.elapsed());
+        assert_eq!(home.number("SELECT COUNT(*) FROM report_rows").await, 1);
+        drop(let_go);
+        disk.join().unwrap();
+    }
+}
