@@ -19,7 +19,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use self::open_files::OpenFiles;
 use self::opening::{Admin, Listeners, Opening, Reporting, Upstream};
@@ -244,23 +244,33 @@ impl Running {
         self.stop.send_replace(true);
         // From here on nobody is accepted.
         info!("stopping: running transactions may end");
-        let ended = async {
-            while self.listeners.accepting.join_next().await.is_some() {}
-            self.slots.all_free().await;
+        let ended = async { while self.listeners.accepting.join_next().await.is_some() {} };
+        let ended = tokio::select! {
+            ended = timeout(self.shutdown, ended) => ended.map_err(|_| "timeouts.shutdown has passed"),
+            () = hurry => Err("a second signal came"),
         };
-        // Clients of sessions that are cut off have had no 250, so they keep their mail.
-        tokio::select! {
-            ended = timeout(self.shutdown, ended) => match ended {
-                Ok(()) => info!("all sessions have ended"),
-                Err(_) => warn!("sessions are cut off at the shutdown deadline"),
-            },
-            () = hurry => warn!("sessions are cut off, as told"),
+        match ended {
+            Ok(()) => info!("all sessions have ended"),
+            Err(reason) => {
+                self.cut_off().await;
+                warn!(reason, "sessions were cut off");
+            }
         }
         self.tasks.shutdown().await;
         self.reporting.close().await;
         self.store.close(STORE_CLOSE).await;
         self.admin.close().await;
         info!("stopped");
+    }
+
+    /// Ends what still runs, before the store closes: none may say 250 for a message whose row would be lost. Clients that
+    /// have had no 250 keep their mail; one whose message the upstream has just taken sends it again.
+    async fn cut_off(&mut self) {
+        self.listeners.accepting.shutdown().await;
+        // Each ends at its next wait.
+        if timeout(CUT_OFF, self.slots.all_free()).await.is_err() {
+            error!("a session can't be cut off: it does not come to a wait");
+        }
     }
 }
 
@@ -281,5 +291,7 @@ fn tell_start(config: &Config, listeners: &[SocketAddr], admin: SocketAddr) {
     }
 }
 
+/// How long sessions may take to come to a wait, at which they are cut off.
+const CUT_OFF: Duration = Duration::from_secs(2);
 /// How long rows may take to be written at the end.
 const STORE_CLOSE: Duration = Duration::from_secs(5);

@@ -118,16 +118,18 @@ pub fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<std::net::TcpLi
     Ok(socket.into())
 }
 
-/// Accepts until the gate stops. Each session holds one of the room's slots; when all are free again, all sessions have
-/// ended.
+/// Accepts until the gate stops, and lasts until every connection has ended; dropped, it cuts off those that have not.
+/// Each session holds one of the room's slots: when all are free again, all sessions are gone.
 pub async fn run(listening: Listening, gate: Arc<Gate>, room: Room, metrics: Metrics) {
     let mut stop: watch::Receiver<bool> = gate.stop.clone();
     let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
     let waiting_clients = Arc::new(Semaphore::new(MAX_WAITING));
+    let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => break,
+            Some(_ended) = connections.join_next() => continue,
             accepted = listening.socket.accept() => accepted,
         };
         let (socket, peer) = match accepted {
@@ -149,10 +151,10 @@ pub async fn run(listening: Listening, gate: Arc<Gate>, room: Room, metrics: Met
         };
         let peer = unmapped(peer);
         if let Some(slot) = room.slots.take() {
-            tokio::spawn(host.receive(socket, peer, slot));
+            connections.spawn(host.receive(socket, peer, slot));
         } else if let Ok(refusal) = Arc::clone(&refusals).try_acquire_owned() {
             let waiting = Arc::clone(&waiting_clients).try_acquire_owned().ok();
-            tokio::spawn(host.wait_for_slot(socket, peer, Arc::clone(&room.slots), (refusal, waiting)));
+            connections.spawn(host.wait_for_slot(socket, peer, Arc::clone(&room.slots), (refusal, waiting)));
         } else {
             metrics.turned_away.inc();
             gate.complaints.full(peer.ip(), || room.networks.largest());
@@ -161,8 +163,9 @@ pub async fn run(listening: Listening, gate: Arc<Gate>, room: Room, metrics: Met
     }
     match listening.backlog {
         Backlog::Own => refuse_backlog(listening.socket).await,
-        Backlog::Inherited => {}
+        Backlog::Inherited => drop(listening.socket),
     }
+    while connections.join_next().await.is_some() {}
 }
 
 /// What serves one connection.
