@@ -21,8 +21,8 @@ use self::networks::{NetworkPlace, Networks, Refusal};
 use self::proxy::{Origin, Parsed};
 use self::slots::Slots;
 use crate::envelope::{Client, unmapped};
+use crate::label_enum;
 use crate::metrics::{Family, IntCounter, Registry};
-use crate::session::Ended;
 use crate::session::state::{ClientKind, Security};
 use crate::session::{self, Arrival, Gate, HASTE};
 use crate::smtp::reply::Reply;
@@ -72,11 +72,32 @@ pub struct Room {
     pub networks: Arc<Networks>,
 }
 
+label_enum! {
+    /// Why a connection for which there was a slot is closed before its session begins.
+    pub enum NoSession {
+        /// Its client's network has as many as it may have.
+        NetworkSessions = "network_sessions",
+        /// Its client's network began too many a short while ago.
+        NetworkRate = "network_rate",
+        /// It had to open with a PROXY header and did not.
+        ProxyHeader = "proxy_header",
+    }
+}
+
+impl From<Refusal> for NoSession {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Sessions => Self::NetworkSessions,
+            Refusal::Rate => Self::NetworkRate,
+        }
+    }
+}
+
 /// What listeners count.
 #[derive(Clone)]
 pub struct Metrics {
     turned_away: IntCounter,
-    refused: Family<Refusal>,
+    refused: Family<NoSession>,
     accept_errors: IntCounter,
 }
 
@@ -88,7 +109,7 @@ impl Metrics {
                 .counter("dmarcgate_connections_turned_away_total", "Connections closed with 421 at limits.sessions."),
             refused: registry.family(
                 "dmarcgate_connections_refused_total",
-                "Connections closed with 421 because their client's network has or began too many.",
+                "Connections closed before their session: their network has or began too many, or no PROXY header came.",
                 "reason",
             ),
             accept_errors: registry.counter(
@@ -228,12 +249,12 @@ impl Host {
 
     /// Serves a connection to its end: PROXY header, the bounds on its client's network, the handshake, the session.
     async fn receive(self, socket: TcpStream, peer: SocketAddr, slot: OwnedSemaphorePermit) {
+        let Some((stream, client, kind)) = Box::pin(self.admit(socket, peer)).await else { return };
         let Self { settings, gate, networks, metrics, refusals } = self;
-        let Some((stream, client, kind)) = Box::pin(admit(socket, peer, &settings, &gate)).await else { return };
         let place = match place(&networks, &settings, &gate, (client.ip(), kind)) {
             Ok(place) => place,
             Err(refusal) => {
-                metrics.refused.inc(refusal);
+                metrics.refused.inc(refusal.into());
                 gate.complaints.crowded(client.ip(), settings.networks.network(client.ip()), &refusal);
                 debug!(client_ip = %client.ip(), reason = %refusal, "connection refused");
                 // A refusal needs no slot: others may have it. Before a handshake nothing can be said.
@@ -251,6 +272,40 @@ impl Host {
             session::run(gate, stream, Arrival { client: Client { tls, ..client }, kind, security }).await;
         }
         drop((place, slot));
+    }
+
+    /// Who the client is: by its PROXY header if it is one of those that must send it, else by its socket.
+    async fn admit(&self, socket: TcpStream, peer: SocketAddr) -> Option<(Stream, Client, ClientKind)> {
+        let Self { settings, gate, .. } = self;
+        // A client that has gone already has no address any more.
+        let local = unmapped(socket.local_addr().ok()?);
+        // Replies leave in whole groups: waiting for more would only add 40 ms.
+        socket.set_nodelay(true).ok()?;
+        let mut stream = Stream::new(socket);
+        if !settings.proxy_protocol_from.iter().any(|network| network.contains(&peer.ip())) {
+            return Some((stream, Client::new(peer, local), ClientKind::Sender));
+        }
+        let mut stop = gate.stop.clone();
+        let origin = tokio::select! {
+            origin = timeout(settings.proxy_header, proxy_header(&mut stream)) => origin.unwrap_or(Err(NoHeader::Due)),
+            () = async { drop(stop.wait_for(|stop| *stop).await) } => {
+                turn_away(stream, STOPPING, HASTE).await;
+                return None;
+            }
+        };
+        match origin {
+            Ok(Origin::Client { source, destination }) => {
+                Some((stream, Client::new(source, destination), ClientKind::Sender))
+            }
+            Ok(Origin::Nobody) => Some((stream, Client::new(peer, local), ClientKind::HealthCheck)),
+            Err(NoHeader::Due) => {
+                self.metrics.refused.inc(NoSession::ProxyHeader);
+                gate.complaints.missing_header(peer.ip());
+                debug!(client_ip = %peer.ip(), "closed: a PROXY header was due");
+                None
+            }
+            Err(NoHeader::Gone) => None,
+        }
     }
 }
 
@@ -283,45 +338,6 @@ fn place(
         return Ok(None);
     }
     networks.enter(ip, &settings.networks).map(Some)
-}
-
-/// Who the client is: by its PROXY header if it is one of those that must send it, else by its socket.
-async fn admit(
-    socket: TcpStream,
-    peer: SocketAddr,
-    settings: &Settings,
-    gate: &Gate,
-) -> Option<(Stream, Client, ClientKind)> {
-    // A client that has gone already has no address any more.
-    let local = unmapped(socket.local_addr().ok()?);
-    // Replies leave in whole groups: waiting for more would only add 40 ms.
-    socket.set_nodelay(true).ok()?;
-    let mut stream = Stream::new(socket);
-    if !settings.proxy_protocol_from.iter().any(|network| network.contains(&peer.ip())) {
-        return Some((stream, Client::new(peer, local), ClientKind::Sender));
-    }
-    let mut stop = gate.stop.clone();
-    let origin = tokio::select! {
-        origin = timeout(settings.proxy_header, proxy_header(&mut stream)) => origin.unwrap_or(Err(NoHeader::Due)),
-        () = async { drop(stop.wait_for(|stop| *stop).await) } => {
-            turn_away(stream, STOPPING, HASTE).await;
-            return None;
-        }
-    };
-    match origin {
-        Ok(Origin::Client { source, destination }) => {
-            Some((stream, Client::new(source, destination), ClientKind::Sender))
-        }
-        Ok(Origin::Nobody) => Some((stream, Client::new(peer, local), ClientKind::HealthCheck)),
-        Err(missing) => {
-            gate.metrics.ended.inc(Ended::ProxyHeader);
-            if missing == NoHeader::Due {
-                gate.complaints.missing_header(peer.ip());
-            }
-            debug!(client_ip = %peer.ip(), "closed: a PROXY header was due");
-            None
-        }
-    }
 }
 
 /// The handshake that opens a connection with implicit TLS. One that fails ends it without a word: there is nobody yet

@@ -106,7 +106,7 @@ label_enum! {
         Unavailable = "unavailable",
         /// The TLS handshake behind STARTTLS failed.
         Handshake = "handshake",
-        /// A PROXY header from an address that may not send one, or none from one that must.
+        /// A PROXY header from an address that may not send one.
         ProxyHeader = "proxy_header",
         /// A client without an address, a balancer's health check, wanted to send mail.
         HealthCheck = "health_check",

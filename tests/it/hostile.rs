@@ -272,5 +272,5 @@ async fn a_proxy_header_of_something_else_than_a_tcp_connection_is_refused() {
         client.send(&header).await;
         client.expect_close().await;
     }
-    world.wait_for_count("dmarcgate_sessions_ended_total{reason=\"proxy_header\"}", 2.0).await;
+    world.wait_for_count("dmarcgate_connections_refused_total{reason=\"proxy_header\"}", 2.0).await;
 }
