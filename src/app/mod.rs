@@ -156,7 +156,7 @@ pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Resu
     let report_settings = config.reports(upstream_tls_metrics.clone())?;
     let upstream = opening.upstream(security, upstream_tls_metrics, &mut tasks);
     let delivery = Delivery::new(config.store.url.clone(), resolver.clone(), discovery.clone(), &registry);
-    let (reporting, outlets) = opening.reporting(delivery, report_settings, &store, stopped.clone());
+    let (reporting, outlets) = opening.reporting(delivery, report_settings, &store, &spooler, stopped.clone());
     if config.policy.discovery == Discovery::PublicSuffix {
         tasks.spawn(lasting("public suffix list", move || suffix_list.clone().run()));
     }

@@ -146,14 +146,15 @@ impl Opening<'_> {
         delivery: Delivery,
         settings: Option<delivery::Settings>,
         store: &Store,
+        spooler: &Spooler,
         stop: watch::Receiver<bool>,
     ) -> (Reporting, Outlets) {
         let (settings, in_force) = watch::channel(settings.map(Arc::new));
         let reports_task = tokio::spawn(delivery.clone().run(in_force, store.behind(), stop));
         let (failure_reporter, failure_reports_task) =
-            FailureReporter::start(delivery.clone(), settings.subscribe(), self.registry);
+            FailureReporter::start(delivery.clone(), settings.subscribe(), spooler.allowance(), self.registry);
         let inbound_store = InboundStore::new(self.config.store.url.clone(), self.config.inbound_retention());
-        let (inbound, inbound_reports_task) = Collector::start(inbound_store, self.registry);
+        let (inbound, inbound_reports_task) = Collector::start(inbound_store, spooler.allowance(), self.registry);
         let (explanations, explanations_task) = self.explanations(store);
         let reporting =
             Reporting { settings, reports_task, failure_reports_task, inbound_reports_task, explanations_task };

@@ -1,10 +1,13 @@
 //! What is read out of a header section for evaluation, once it is complete and while the body is still coming.
 
+use std::sync::OnceLock;
+
 use super::arc::Chain;
 use super::dkim::Signatures;
 use crate::message::author::Author;
 use crate::message::body_hash::BodyHashSpec;
 use crate::message::header::HeaderSection;
+use crate::message::spool::Apart;
 use crate::panics::caught_in;
 
 /// A header section and what is to be evaluated of it.
@@ -14,6 +17,8 @@ pub struct Subject {
     pub section: HeaderSection,
     /// Who wrote the message; none of a message that is not evaluated.
     pub claims: Option<Claims>,
+    /// What it has of the spool's memory, once its message has come whole.
+    memory: OnceLock<Apart>,
 }
 
 /// What a header section claims, to be checked.
@@ -32,7 +37,14 @@ impl Subject {
     /// be: the message bypasses evaluation. A section at which our own reading panics has no claims either.
     pub fn read(section: HeaderSection, signatures: Option<usize>) -> Self {
         let claims = signatures.and_then(|limit| caught_in(|| Claims::read(&section, limit)).ok());
-        Self { section, claims }
+        Self { section, claims, memory: OnceLock::new() }
+    }
+
+    /// Has what the message's spool holds for its header section last as long as this value: whoever keeps the header
+    /// section longer than the body, a failure report that waits to be sent, keeps what it counts for.
+    pub fn hold(&self, memory: Apart) {
+        // A message comes to its end once.
+        let _ = self.memory.set(memory);
     }
 
     /// The body hashes that the claims need.

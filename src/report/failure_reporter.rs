@@ -21,6 +21,7 @@ use crate::dmarc::report_destination::ReportKind;
 use crate::domain::Domain;
 use crate::evaluation::subject::Subject;
 use crate::evaluation::{DmarcOutput, Evaluation};
+use crate::message::spool::{Allotment, Allowance};
 use crate::metrics::Registry;
 use crate::report::attempt::{file_name, put};
 use crate::report::delivery::{self, Delivery};
@@ -76,12 +77,23 @@ pub struct Case {
 /// Where sessions put their cases; cheap to clone.
 #[derive(Clone)]
 pub struct FailureReporter {
-    cases: mpsc::Sender<Box<Case>>,
+    cases: mpsc::Sender<Box<Queued>>,
+    /// What cases may keep of their messages.
+    allowance: Allowance,
     metrics: FailureMetrics,
 }
 
-/// Room for one case in the queue.
-pub struct QueueSlot(mpsc::OwnedPermit<Box<Case>>);
+/// Room for one case in the queue, and for what it keeps of its message.
+pub struct QueueSlot {
+    place: mpsc::OwnedPermit<Box<Queued>>,
+    allotment: Allotment,
+}
+
+/// A case, and what it takes of the memory for all.
+struct Queued {
+    case: Case,
+    _allotment: Allotment,
+}
 
 /// Makes and sends the reports; cheap to clone.
 #[derive(Clone)]
@@ -112,54 +124,62 @@ type Ending = (FailureOutcome, String);
 
 impl FailureReporter {
     /// Starts the task that sends, on the current runtime. It ends when all copies are gone and what was in the
-    /// queue has been dealt with.
+    /// queue has been dealt with. `allowance` is what its cases may keep of the spool's memory.
     pub fn start(
         delivery: Delivery,
         settings: watch::Receiver<Option<Arc<delivery::Settings>>>,
+        allowance: Allowance,
         registry: &Registry,
     ) -> (Self, JoinHandle<()>) {
         let (sender, cases) = mpsc::channel(MAX_WAITING);
         let metrics = FailureMetrics::new(registry);
         let worker = FailureWorker { delivery, limit: Arc::default(), metrics: metrics.clone() };
-        (Self { cases: sender, metrics }, tokio::spawn(run(cases, settings, worker)))
+        (Self { cases: sender, allowance, metrics }, tokio::spawn(run(cases, settings, worker)))
     }
 
-    /// Room for a case, taken before anything is kept for it; none if too many wait, which is counted. Never waits.
-    pub fn slot(&self) -> Option<QueueSlot> {
-        let slot = self.cases.clone().try_reserve_owned().ok();
+    /// Room for a case that keeps so many octets of its message, taken before anything is kept for it; none if too many
+    /// wait, which is counted. Never waits.
+    pub fn slot(&self, octets: usize) -> Option<QueueSlot> {
+        let slot = self.reserve(octets);
         if slot.is_none() {
             self.metrics.reports.inc(FailureOutcome::Lost);
         }
-        slot.map(QueueSlot)
+        slot
+    }
+
+    fn reserve(&self, octets: usize) -> Option<QueueSlot> {
+        let allotment = self.allowance.take(octets)?;
+        Some(QueueSlot { place: self.cases.clone().try_reserve_owned().ok()?, allotment })
     }
 }
 
 impl QueueSlot {
     /// Hands in the case.
     pub fn put(self, case: Case) {
-        self.0.send(Box::new(case));
+        self.place.send(Box::new(Queued { case, _allotment: self.allotment }));
     }
 }
 
 async fn run(
-    mut cases: mpsc::Receiver<Box<Case>>,
+    mut cases: mpsc::Receiver<Box<Queued>>,
     settings: watch::Receiver<Option<Arc<delivery::Settings>>>,
     worker: FailureWorker,
 ) {
     let mut workers = JoinSet::new();
-    while let Some(case) = cases.recv().await {
+    while let Some(queued) = cases.recv().await {
         let in_force = settings.borrow().clone();
         let Some(settings) = in_force.filter(|s| s.enabled && s.failure.enabled) else { continue };
-        let case: Arc<Case> = case.into();
+        let queued: Arc<Queued> = queued.into();
+        let evaluation = &queued.case.evaluation;
         let notified = NotifiedOrganizations::default();
-        for (index, dmarc) in case.evaluation.dmarc.iter().enumerate() {
-            let Some(policy) = dmarc.policy.as_ref().filter(|_| wanted(&case.evaluation, dmarc).is_some()) else {
+        for (index, dmarc) in evaluation.dmarc.iter().enumerate() {
+            let Some(policy) = dmarc.policy.as_ref().filter(|_| wanted(evaluation, dmarc).is_some()) else {
                 continue;
             };
             let counted = worker.organization(&policy.domain, dmarc.organizational_domain.as_ref());
             match worker.with_limit(|limit| limit.admit(settings.failure.rates, &counted, epoch_seconds_signed())) {
                 Some(incidents) => {
-                    let of = (Arc::clone(&case), Arc::clone(&notified));
+                    let of = (Arc::clone(&queued), Arc::clone(&notified));
                     workers.spawn(worker.clone().tell(Arc::clone(&settings), of, index, incidents));
                 }
                 None => worker.metrics.reports.inc(FailureOutcome::HeldBack),
@@ -201,23 +221,17 @@ impl FailureWorker {
     async fn tell(
         self,
         settings: Arc<delivery::Settings>,
-        (case, notified): (Arc<Case>, NotifiedOrganizations),
+        (queued, notified): (Arc<Queued>, NotifiedOrganizations),
         index: usize,
         incidents: u64,
     ) {
+        let case = &queued.case;
         let Some(dmarc) = case.evaluation.dmarc.get(index) else { return };
         let Some(policy) = &dmarc.policy else { return };
         let Some(kind) = wanted(&case.evaluation, dmarc) else { return };
         let organization = self.organization(&policy.domain, dmarc.organizational_domain.as_ref());
-        let failure = Failure {
-            case: &case,
-            dmarc,
-            kind,
-            policy_domain: &policy.domain,
-            organization,
-            notified: &notified,
-            incidents,
-        };
+        let failure =
+            Failure { case, dmarc, kind, policy_domain: &policy.domain, organization, notified: &notified, incidents };
         let shared = self.delivery.shared();
         let lookup = shared.resolver.for_message(None);
         let rules = Arc::clone(&shared.rules.borrow());

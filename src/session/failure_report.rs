@@ -39,7 +39,8 @@ impl Session {
         if is_about_reports || !may_be_reported(&envelope.reverse_path, &received.subject.section) {
             return None;
         }
-        let slot = self.gate.failure_reporter.slot()?;
+        let most_of_body = if extent == Extent::Message { MAX_BODY } else { 0 };
+        let slot = self.gate.failure_reporter.slot(received.subject.section.as_bytes().len() + most_of_body)?;
         let body = match extent {
             Extent::Headers => None,
             Extent::Message => received

@@ -158,6 +158,9 @@ impl Intake {
             (None, Some(subject)) => subject,
             (fault, _) => return Err(fault.unwrap_or(Fault::HeaderSize)),
         };
+        if let Some(memory) = self.parts.body.hand_over_apart() {
+            subject.hold(memory);
+        }
         Ok(Received {
             subject,
             hashes: self.parts.hasher.finish(),

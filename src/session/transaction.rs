@@ -137,7 +137,7 @@ impl Session {
         &mut self,
         hello: &Hello,
         envelope: &Envelope,
-        mut received: Received,
+        received: Received,
         end_of_data: EndOfData,
     ) -> Reply {
         let Some(transaction) = self.transaction.take() else { return trouble(&upstream::Error::Lost) };
@@ -145,10 +145,8 @@ impl Session {
             return self.take_bounce(&transaction, job, received).await;
         }
         let mail = Mail { transaction: &transaction, hello, envelope, end_of_data };
-        let (subject, size) = (Arc::clone(&received.subject), received.size);
         // The body is let go once it was sent; the header section stays until all is told.
-        let _header_section = received.body.hand_over_apart();
-
+        let (subject, size) = (Arc::clone(&received.subject), received.size);
         let verdict = match transaction.bypass {
             Some(_) => None,
             None => self.judge(&mail, &received.hashes).await,

@@ -4,7 +4,7 @@ use crate::delivery::BOUNCE;
 use crate::sent::{evaluated, signing};
 use crate::support::client::Client;
 use crate::support::config::ConfigText;
-use crate::support::dns::Zone;
+use crate::support::dns::{RecordType, Zone};
 use crate::support::gate::Gate;
 use crate::support::rules::{DOT, Script, on};
 use crate::support::upstream::{Message, Upstream};
@@ -272,6 +272,26 @@ async fn a_flood_makes_few_reports() {
     site.wait_for("held_back", 3).await;
     site.wait_for("sent", 2).await;
     assert_eq!(site.relay.messages().len(), 2);
+}
+
+#[tokio::test]
+async fn reports_that_wait_count_for_the_spools_memory_and_take_no_more_than_their_part_of_it() {
+    const CONSENT: &str = "bank.example._report._dmarc.slow.example";
+    const MEMORY: &str = "dmarcgate_spool_memory_bytes";
+    let zone = bank("ruf=mailto:f@slow.example").txt(CONSENT, "v=DMARC1").delay(CONSENT, RecordType::TXT);
+    let change = |config: ConfigText| config.set("spool.memory", "1MiB").set("dns.timeout", "30s");
+    let site = Site::new(zone, change).await;
+    let letter = forgery().field(&format!("X-Fill: {}\r\n", "x".repeat(900)).repeat(60));
+    for _ in 0..4 {
+        site.send(&letter).await.reply.assert(550);
+    }
+    // Four units of 16 KiB each, where eight are for failure reports.
+    site.wait_for("lost", 2).await;
+    site.world.wait_for_count(MEMORY, f64::from(2 * 4 * 16_384)).await;
+    assert_eq!(site.count("sent").await, 0.0);
+    site.world.dns.release(CONSENT, RecordType::TXT);
+    site.wait_for("sent", 2).await;
+    site.world.wait_for_count(MEMORY, 0.0).await;
 }
 
 /// A forger with a domain of his own has subdomains, records and addresses as he likes.

@@ -214,17 +214,21 @@ async fn while_the_store_takes_nothing_mail_goes_on_and_reports_beyond_the_queue
     let mut rival = SqliteConnection::connect_with(&options).await.unwrap();
     rival.execute("BEGIN IMMEDIATE").await.unwrap();
 
-    // One is being read and 32 wait; every further one is one too many. Each client has its reply all the same.
+    // One is being read, and with an eighth of so little memory eight wait; every further one is one too many. Each client
+    // has its reply all the same.
     for id in 0..36 {
         assert_eq!(world.send(&letter(&id.to_string())).await.summary(), "250");
     }
     let full = world.gate.wait_for_metrics("a full queue", |scrape| scrape.value(&refused("queue_full")) >= 2.0).await;
     assert_eq!(full.value(READ), 0.0, "nothing was stored, and nobody had to wait for it");
     let lost = full.value(&refused("queue_full"));
+    // A unit for the header section of each that waits.
+    world.wait_for_count("dmarcgate_spool_memory_bytes", f64::from(8 * 16_384)).await;
 
     rival.execute("ROLLBACK").await.unwrap();
     world.wait_for_count(READ, 36.0 - lost).await;
     assert_eq!(all_refused(&world.gate.metrics().await), lost);
+    world.wait_for_count("dmarcgate_spool_memory_bytes", 0.0).await;
 }
 
 #[tokio::test]

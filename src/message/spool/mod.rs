@@ -6,6 +6,7 @@
 //! even start, or whose disk is full, is an error that ends in 452, never in a lost message. No client network can take
 //! the room of all others, in memory or on the disk (`share`).
 
+mod allowance;
 mod share;
 
 use std::io::{self, Read, Seek, SeekFrom};
@@ -16,6 +17,7 @@ use std::sync::Arc;
 
 use tokio::task::spawn_blocking;
 
+pub use self::allowance::{Allotment, Allowance};
 pub use self::share::Share;
 use self::share::{Filed, Hold, Room, Space, SpaceOf};
 use crate::label_enum;
@@ -154,6 +156,11 @@ impl Spooler {
     /// Where the spools of a client are made: the share of its network. Takes a lock and looks it up: once a session.
     pub fn share(&self, client: IpAddr) -> Arc<Share> {
         self.nobody.room.of(client)
+    }
+
+    /// A new allowance, for one kind of report.
+    pub fn allowance(&self) -> Allowance {
+        Allowance::of(self.nobody.room.units())
     }
 
     /// Octets of memory in use, in whole units.

@@ -19,7 +19,7 @@ use crate::envelope::Envelope;
 use crate::evaluation::subject::Subject;
 use crate::evaluation::{DkimOutput, DkimResult, Evaluation};
 use crate::label_enum;
-use crate::message::spool::{Duplicate, Spool};
+use crate::message::spool::{Allotment, Allowance, Duplicate, Spool};
 use crate::metrics::{Family, IntCounter, Registry};
 use crate::panics::caught_in;
 use crate::report::inbound::{Refusal, Report, read};
@@ -62,12 +62,16 @@ pub struct InboundMessage {
 struct Content {
     subject: Arc<Subject>,
     body: Duplicate,
+    /// What it has of the memory for those that wait; none before it waits.
+    allotment: Option<Allotment>,
 }
 
 /// Where sessions hand in messages; cheap to clone.
 #[derive(Clone)]
 pub struct Collector {
     messages: mpsc::Sender<InboundMessage>,
+    /// What messages that wait may keep of their header sections.
+    allowance: Allowance,
     metrics: Metrics,
 }
 
@@ -105,7 +109,7 @@ impl InboundMessage {
         } else if octets > settings.message_size {
             Err(Refusal::MessageSize)
         } else {
-            Ok(Content { subject: Arc::clone(subject), body: body.duplicate() })
+            Ok(Content { subject: Arc::clone(subject), body: body.duplicate(), allotment: None })
         };
         Some(Self { id: id.into(), reporter, content })
     }
@@ -137,7 +141,8 @@ impl Content {
 
 impl Collector {
     /// Starts the task that reads, on the current runtime. It ends when all collectors are gone and what waits is read.
-    pub fn start(store: InboundStore, registry: &Registry) -> (Self, JoinHandle<()>) {
+    /// `allowance` is what messages that wait may keep of the spool's memory for their header sections.
+    pub fn start(store: InboundStore, allowance: Allowance, registry: &Registry) -> (Self, JoinHandle<()>) {
         let metrics = Metrics {
             read: registry
                 .counter("dmarcgate_inbound_reports_total", "Aggregate reports of others that were read and stored."),
@@ -150,14 +155,21 @@ impl Collector {
         };
         let (messages, waiting) = mpsc::channel(MAX_WAITING);
         let task = tokio::spawn(run(waiting, store, metrics.clone()));
-        (Self { messages, metrics }, task)
+        (Self { messages, allowance, metrics }, task)
     }
 
     /// Hands in a message that the upstream has taken; never waits.
     pub fn hand_in(&self, message: InboundMessage) {
-        if self.messages.try_send(message).is_err() {
+        if self.queue(message).is_none() {
             self.metrics.refused.inc(Refusal::QueueFull);
         }
+    }
+
+    fn queue(&self, mut message: InboundMessage) -> Option<()> {
+        if let Ok(Content { subject, allotment, .. }) = &mut message.content {
+            *allotment = Some(self.allowance.take(subject.section.as_bytes().len())?);
+        }
+        self.messages.try_send(message).ok()
     }
 }
 
@@ -217,9 +229,9 @@ async fn take(report: Report, store: &mut InboundStore) -> Result<Report, Refusa
     }
 }
 
-/// Messages that may wait: each has a descriptor and, beside its header section, a quarter of a megabyte at most that
-/// counts for no budget. Whole pieces, up to 2 MiB of a message, are the spool's and count for its budget until it was
-/// read.
+/// Messages that may wait: each has a descriptor and a quarter of a megabyte at most that counts for no budget. The header
+/// section and whole pieces, up to 2 MiB of a message, are the spool's and count for its budget until it was read; of the
+/// former there may be an eighth of the budget.
 const MAX_WAITING: usize = 32;
 /// Seconds that a period may end after now: reporters' clocks and days are not ours.
 const EARLY: i64 = 2 * 86_400;
