@@ -51,7 +51,7 @@ enum Unfit {
 impl Session {
     /// Sends 354, takes the message and gives the reply to its end of data.
     pub(super) async fn receive(&mut self, state: &State) -> Result<Reply, End> {
-        let State::Receiving(hello, envelope) = state else { return Err(End::silently(Ended::ClientGone)) };
+        let State::Receiving(hello, envelope) = state else { return Err(self.broken("DATA where none was due")) };
         let mut incoming = self.expect_message(Framing::Dot)?;
         self.say(&Reply::new(354, "", "End data with <CR><LF>.<CR><LF>"));
         self.flush(incoming.settings.timeouts.data_block).await?;
@@ -65,12 +65,14 @@ impl Session {
             }
             self.more_data(&mut incoming).await?;
         }
-        Ok(self.end_of_message(hello, envelope, incoming).await)
+        self.end_of_message(hello, envelope, incoming).await
     }
 
     /// Takes the octets of one chunk (RFC 3030 §2) and gives the reply to it: behind the last one that to the message.
     pub(super) async fn receive_chunk(&mut self, state: &State, chunk: Chunk) -> Result<Reply, End> {
-        let State::ChunkSent(hello, envelope, position) = state else { return Err(End::silently(Ended::ClientGone)) };
+        let State::ChunkSent(hello, envelope, position) = state else {
+            return Err(self.broken("a chunk where none was due"));
+        };
         let mut incoming = match self.incoming.take() {
             Some(incoming) => *incoming,
             None => self.expect_message(Framing::Count)?,
@@ -99,7 +101,7 @@ impl Session {
         if *position == ChunkPosition::Last || is_lost {
             // RFC 2920 §3.2: what the client has earned already does not wait for the upstream's last word.
             self.flush(incoming.settings.timeouts.data_block).await?;
-            return Ok(self.end_of_message(hello, envelope, incoming).await);
+            return self.end_of_message(hello, envelope, incoming).await;
         }
         self.incoming = Some(Box::new(incoming));
         Ok(Reply::new(250, "2.0.0", &format!("{} octets received", chunk.size)))
@@ -137,7 +139,7 @@ impl Session {
     }
 
     fn expect_message(&mut self, framing: Framing) -> Result<Incoming, End> {
-        let Some(transaction) = &self.transaction else { return Err(End::silently(Ended::ClientGone)) };
+        let Some(transaction) = &self.transaction else { return Err(self.broken("data without transaction")) };
         let settings = Arc::clone(&transaction.settings);
         let mut bounds = settings.message;
         bounds.message_size = self.message_size;
@@ -174,7 +176,7 @@ impl Session {
     }
 
     /// Ends the transaction of a message that has come whole, or whose rest would be of no use.
-    async fn end_of_message(&mut self, hello: &Hello, envelope: &Envelope, incoming: Incoming) -> Reply {
+    async fn end_of_message(&mut self, hello: &Hello, envelope: &Envelope, incoming: Incoming) -> Result<Reply, End> {
         let end_of_data = EndOfData::now();
         let gate = Arc::clone(&self.gate);
         let bare_newline = incoming.settings.bare_newline;
@@ -186,7 +188,7 @@ impl Session {
             Ok(received) => {
                 self.announce(&received.subject);
                 gate.metrics.octets.inc_by(received.size);
-                self.conclude(hello, envelope, received, end_of_data).await
+                self.conclude(hello, envelope, received, end_of_data).await?
             }
             Err(unfit) => {
                 let (outcome, reply) = match unfit {
@@ -202,7 +204,7 @@ impl Session {
             }
         };
         gate.metrics.end_of_data.observe(end_of_data.at.elapsed().as_secs_f64());
-        reply
+        Ok(reply)
     }
 
     /// Waits for octets of the message.

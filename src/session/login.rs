@@ -41,7 +41,7 @@ impl Session {
         mechanism: &str,
         initial: Option<AuthLine>,
     ) -> Result<Reply, End> {
-        let State::AuthSent(hello) = state else { return Err(End::silently(Ended::ClientGone)) };
+        let State::AuthSent(hello) = state else { return Err(self.broken("AUTH where none was due")) };
         if !self.offer.as_ref().is_some_and(|offer| offer.auth.iter().any(|offered| **offered == *mechanism)) {
             self.patience.login_refused();
             return Ok(Reply::new(504, "5.5.4", "Mechanism not available"));

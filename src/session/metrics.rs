@@ -112,6 +112,8 @@ label_enum! {
         HealthCheck = "health_check",
         /// A fault of ours: the session's task panicked.
         Panic = "panic",
+        /// A fault of ours: the session came where it can't.
+        Fault = "fault",
     }
 }
 

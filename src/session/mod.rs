@@ -278,6 +278,12 @@ impl Session {
         begun.unwrap_or_else(|| Arc::clone(&self.gate.settings.borrow()))
     }
 
+    /// The end of a session that has come where it can't: the fault is ours, and `what` says in the log where.
+    fn broken(&self, what: &str) -> End {
+        error!(session = &*self.id, client_ip = %self.client.ip(), what, "session ended by a fault of ours");
+        End::saying(Ended::Fault, Reply::new(451, "4.3.0", "Please try again later"))
+    }
+
     fn say(&mut self, reply: &Reply) {
         self.stream.queue(reply.as_wire());
     }
@@ -393,14 +399,14 @@ impl Session {
                     return Ok(state);
                 }
                 Effect::RelayMail(reverse_path, parameters) => {
-                    Event::Answer(self.relay_mail(&state, &reverse_path, &parameters).await)
+                    Event::Answer(self.relay_mail(&state, &reverse_path, &parameters).await?)
                 }
                 Effect::Secure => {
                     self.secure().await?;
                     return Ok(state);
                 }
                 Effect::LogIn(mechanism, initial) => Event::Answer(self.log_in(&state, &mechanism, initial).await?),
-                Effect::RelayRcpt(path, parameters) => self.relay_recipient(&state, &path, &parameters).await,
+                Effect::RelayRcpt(path, parameters) => self.relay_recipient(&state, &path, &parameters).await?,
                 Effect::Receive => {
                     ends_message = true;
                     Event::Answer(self.receive(&state).await?)

@@ -12,7 +12,7 @@ use super::background::{Background, alongside};
 use super::metrics::Limit;
 use super::state::{Event, State};
 use super::transaction::Transaction;
-use super::{LINE_END, MAX_COMMAND_LINE, Session};
+use super::{End, LINE_END, MAX_COMMAND_LINE, Session};
 use crate::envelope::{Envelope, Hello};
 use crate::evaluation::gather::{HELO_LOOKUPS, Lookups, Sender, gather};
 use crate::panics::caught;
@@ -27,8 +27,13 @@ use crate::upstream::{self, Group};
 
 impl Session {
     /// Relays MAIL, and with it the recipients that the client has sent behind it already.
-    pub(super) async fn relay_mail(&mut self, state: &State, path: &ReversePath, parameters: &MailParameters) -> Reply {
-        let State::MailSent(hello, envelope) = state else { return trouble(&upstream::Error::Unavailable) };
+    pub(super) async fn relay_mail(
+        &mut self,
+        state: &State,
+        path: &ReversePath,
+        parameters: &MailParameters,
+    ) -> Result<Reply, End> {
+        let State::MailSent(hello, envelope) = state else { return Err(self.broken("MAIL where none was due")) };
         self.begin(hello, path);
         if let Some(transaction) = &self.transaction {
             self.link.follow(&transaction.settings.servers).await;
@@ -50,7 +55,7 @@ impl Session {
         };
         let reply = reply.unwrap_or_else(|error| self.told(&error));
         self.gate.metrics.transactions.inc(UpstreamReply::of(&reply));
-        reply
+        Ok(reply)
     }
 
     pub(super) async fn relay_recipient(
@@ -58,17 +63,15 @@ impl Session {
         state: &State,
         path: &ForwardPath,
         parameters: &RcptParameters,
-    ) -> Event {
-        let State::RcptSent(hello, envelope, _) = state else {
-            return Event::Answer(trouble(&upstream::Error::Unavailable));
-        };
+    ) -> Result<Event, End> {
+        let State::RcptSent(hello, envelope, _) = state else { return Err(self.broken("RCPT where none was due")) };
         if self.is_bounce_domain(path) {
-            return self.catch(envelope, path).await;
+            return Ok(self.catch(envelope, path).await);
         }
         if !self.may_send_to(path) {
             self.gate.metrics.guarded.inc();
             self.tell_of_guard(path);
-            return Event::Guarded;
+            return Ok(Event::Guarded);
         }
         let introduction = self.introduction(hello).await;
         let line = |found: &Capabilities| rcpt(path, parameters, found);
@@ -79,7 +82,7 @@ impl Session {
         };
         let reply = reply.unwrap_or_else(|error| self.told(&error));
         self.gate.metrics.recipients.inc(UpstreamReply::of(&reply));
-        Event::Answer(reply)
+        Ok(Event::Answer(reply))
     }
 
     /// The recipients that the client has sent behind its MAIL and that will be relayed next, whatever is answered to

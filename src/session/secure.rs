@@ -17,7 +17,7 @@ impl Session {
 
     /// Says 220 and shakes hands. A client that fails is left: nobody knows what it has heard.
     pub(super) async fn secure(&mut self) -> Result<(), End> {
-        let Some(tls) = self.gate.tls.clone() else { return Err(End::silently(Ended::ClientGone)) };
+        let Some(tls) = self.gate.tls.clone() else { return Err(self.broken("STARTTLS without a certificate")) };
         self.say(&Reply::new(220, "2.0.0", "Ready to start TLS"));
         self.flush(self.settings().timeouts.command).await?;
         self.link.quit().await;

@@ -11,8 +11,7 @@ use super::failure_report::Claim;
 use super::id::new_id;
 use super::metrics::{Limit, Outcome, Part};
 use super::receive::Received;
-use super::relay::trouble;
-use super::{Session, Settings, pause};
+use super::{End, Session, Settings, pause};
 use crate::action::Action;
 use crate::clock;
 use crate::dns::message_lookup::MessageLookup;
@@ -28,7 +27,7 @@ use crate::policy::bypass::BypassReason;
 use crate::report::inbound::InboundMessage;
 use crate::smtp::data::Encoder;
 use crate::smtp::reply::Reply;
-use crate::upstream::{self, MessageParts};
+use crate::upstream::MessageParts;
 use crate::verdict::{self, Verdict};
 
 /// What belongs to one mail transaction beside its envelope.
@@ -139,10 +138,12 @@ impl Session {
         envelope: &Envelope,
         received: Received,
         end_of_data: EndOfData,
-    ) -> Reply {
-        let Some(transaction) = self.transaction.take() else { return trouble(&upstream::Error::Lost) };
+    ) -> Result<Reply, End> {
+        let Some(transaction) = self.transaction.take() else {
+            return Err(self.broken("a message without transaction"));
+        };
         if let Some(job) = &transaction.bounce {
-            return self.take_bounce(&transaction, job, received).await;
+            return Ok(self.take_bounce(&transaction, job, received).await);
         }
         let mail = Mail { transaction: &transaction, hello, envelope, end_of_data };
         // The body is let go once it was sent; the header section stays until all is told.
@@ -182,7 +183,7 @@ impl Session {
         }
         let answer = Answer::new(&reply, by, verdict.as_ref());
         self.tell(Ending { mail, answer, taken: Some(Taken { subject, size, hop }), verdict, claim });
-        reply
+        Ok(reply)
     }
 
     /// What is to be done about a message.
