@@ -182,8 +182,9 @@ impl Asker {
         let (name, record_type) = &self.key;
         shared.metrics.queries.inc(*record_type);
         let out = Out::new(&shared);
+        let transport = shared.transport();
         let resolution = tokio::select! {
-            resolution = shared.transport.ask(name, *record_type) => Some(resolution),
+            resolution = transport.ask(name, *record_type) => Some(resolution),
             () = self.is_abandoned() => None,
         };
         let Some(resolution) = resolution else {
@@ -195,6 +196,7 @@ impl Asker {
             return;
         };
         let took = start.elapsed();
+        shared.listen(resolution.failure(), Instant::now());
         shared.metrics.seconds.of(*record_type).observe(took.as_secs_f64());
         debug!(
             name = &**name,

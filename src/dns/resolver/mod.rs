@@ -4,17 +4,20 @@
 //! question. All askers of one name and type, for whatever purpose, wait for one query. What one client network may
 //! have under way is bounded (`share`). The evidence and the budget of a message are its [`MessageLookup`]'s.
 
-use std::net::{IpAddr, SocketAddr};
+use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
-use hickory_resolver::config::ProtocolConfig;
-use hickory_resolver::system_conf::read_system_conf;
 use tokio::sync::{Semaphore, watch};
+use tokio::task::spawn_blocking;
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{info, warn};
 
 use self::asker::{Asker, Progress, UnderWay};
+use self::silence::{Silence, Turn};
 use super::cache::{Cache, Key};
 use super::lane::{PerLane, Purpose};
 use super::message_lookup::MessageLookup;
@@ -22,15 +25,20 @@ use super::metrics::{Metrics, Source};
 use super::share::{Share, SharePlace, Shares};
 use super::transport::Transport;
 use super::{Answer, Failure, NameServer};
+use crate::throttle::Throttle;
 use crate::tls::TrustError;
 
 mod asker;
+mod silence;
+mod system;
 
 /// How DNS is asked and what of it is remembered.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The name servers in the order of preference; empty: those of `/etc/resolv.conf`.
+    /// The name servers in the order of preference; empty: those of the system.
     pub servers: Vec<NameServer>,
+    /// The file that names those of the system.
+    pub system: PathBuf,
     /// A PEM file with the authorities of encrypted servers; none: the system's.
     pub ca: Option<PathBuf>,
     /// How long one attempt may wait for its answer; twice as long if it goes on by TCP.
@@ -60,10 +68,7 @@ pub struct Settings {
 /// Why there is no resolver. The operator's to mend.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The system's configuration can't be read.
-    #[error("can't read the system's resolver configuration: {0}")]
-    SystemConfiguration(String),
-    /// Neither the settings nor the system name a server.
+    /// There is no server to ask.
     #[error("no name server is configured")]
     NoServers,
     /// No certificate of a name server could ever be trusted.
@@ -76,7 +81,10 @@ pub enum Error {
 pub struct Resolver(Arc<Shared>);
 
 struct Shared {
-    transport: Transport,
+    transport: RwLock<Arc<Transport>>,
+    /// None where the settings name the servers.
+    system: Option<System>,
+    silence: Mutex<Silence>,
     cache: Cache,
     under_way: Mutex<UnderWay>,
     /// Questions that may be put at one time.
@@ -90,10 +98,19 @@ struct Shared {
     metrics: Metrics,
 }
 
+/// The system's servers.
+struct System {
+    settings: Settings,
+    /// Those that are asked.
+    servers: Mutex<Vec<NameServer>>,
+    log: Throttle,
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
             servers: Vec::new(),
+            system: PathBuf::from("/etc/resolv.conf"),
             ca: None,
             timeout: Duration::from_secs(2),
             attempts: 3,
@@ -108,6 +125,13 @@ impl Default for Settings {
             // SPF at its worst (ten terms of ten exchangers), 20 signatures, ARC and the walks of ten authors.
             lookups_per_message: 300,
         }
+    }
+}
+
+impl Settings {
+    /// What is odd about the servers of the system, where those are asked; for the operator.
+    pub fn oddity(&self) -> Option<String> {
+        if self.servers.is_empty() { system::read_or_local(&self.system).1 } else { None }
     }
 }
 
@@ -132,20 +156,28 @@ enum Joined {
 }
 
 impl Resolver {
-    /// A resolver after `settings`; nothing is asked yet. Questions need a tokio runtime, this does not.
+    /// A resolver after `settings`; nothing is asked yet. Questions need a tokio runtime, this does not. Where neither
+    /// the settings nor the system name a server, the host itself is asked, and the log says so.
     ///
     /// # Errors
     ///
-    /// No server is set and the system names none: the operator's fault.
+    /// Nobody is known who could vouch for an encrypted server: the operator's fault.
     pub fn new(settings: Settings, metrics: Metrics) -> Result<Self, Error> {
-        let servers = if settings.servers.is_empty() { system_servers()? } else { settings.servers.clone() };
+        let (servers, oddity) = match settings.servers.is_empty() {
+            true => system::read_or_local(&settings.system),
+            false => (settings.servers.clone(), None),
+        };
+        if let Some(oddity) = oddity {
+            warn!(warning = oddity, "the system has no usable configuration of DNS");
+        }
         let places = settings.outstanding.clamp(1, Semaphore::MAX_PERMITS / 2);
         let spare = settings.spare.min(Semaphore::MAX_PERMITS / 2);
         let outstanding = places + spare;
         metrics.entries_limit.set(i64::try_from(settings.cache_entries).unwrap_or(i64::MAX));
         metrics.outstanding_limit.set(i64::try_from(outstanding).unwrap_or(i64::MAX));
         Ok(Self(Arc::new(Shared {
-            transport: Transport::new(&servers, &settings, metrics.tcp.clone())?,
+            transport: RwLock::new(Arc::new(Transport::new(&servers, &settings, metrics.tcp.clone())?)),
+            silence: Mutex::default(),
             cache: Cache::new(&settings, metrics.evictions.clone()),
             under_way: Mutex::new(UnderWay::new(outstanding)),
             permits: PerLane::new(|| Semaphore::new(outstanding)),
@@ -154,7 +186,59 @@ impl Resolver {
             patience: settings.timeout,
             lookups_per_message: AtomicUsize::new(settings.lookups_per_message),
             metrics,
+            system: settings.servers.is_empty().then(|| System {
+                settings,
+                servers: Mutex::new(servers),
+                log: Throttle::new(UNREADABLE_AGAIN),
+            }),
         })))
+    }
+
+    /// Reads the system's servers anew, which others change (DHCP, a VPN), and asks those from now on. Where the file
+    /// names none, those from before are asked on: it may be just being written. Nothing where the settings name the
+    /// servers.
+    pub async fn reread(&self) {
+        let Some(system) = &self.0.system else { return };
+        let path = system.settings.system.clone();
+        let found =
+            spawn_blocking(move || system::read(&path)).await.unwrap_or_else(|ended| Err(io::Error::other(ended)));
+        let servers = match found {
+            Ok(servers) if servers.is_empty() => return,
+            Ok(servers) => servers,
+            Err(error) => {
+                if system.log.permits(Instant::now()).is_some() {
+                    let file = system.settings.system.display();
+                    warn!(%file, %error, "the system's name servers can't be read anew; those from before are asked");
+                }
+                return;
+            }
+        };
+        let mut present = system.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        if *present == servers {
+            return;
+        }
+        // In the clear, so that nothing can fail.
+        if let Ok(transport) = Transport::new(&servers, &system.settings, self.0.metrics.tcp.clone()) {
+            let shown = servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+            info!(servers = shown, "the system's name servers have changed");
+            *self.0.transport.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(transport);
+            *present = servers;
+        }
+    }
+
+    /// Looks every minute whether the system's servers have changed; ends at once where the settings name the servers.
+    pub async fn watch(self) {
+        if self.0.system.is_none() {
+            return;
+        }
+        let mut minute = interval(POLL);
+        minute.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // The first tick comes at once, when the file has just been read.
+        minute.tick().await;
+        loop {
+            minute.tick().await;
+            self.reread().await;
+        }
     }
 
     /// Changes how many questions a message may ask; one that is being evaluated keeps its budget.
@@ -252,22 +336,39 @@ impl Shared {
     fn under_way(&self) -> MutexGuard<'_, UnderWay> {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-/// The servers of `/etc/resolv.conf`, without its search list and options.
-fn system_servers() -> Result<Vec<NameServer>, Error> {
-    let (config, _) = read_system_conf().map_err(|e| Error::SystemConfiguration(e.to_string()))?;
-    let servers = config.name_servers().iter().flat_map(|server| {
-        let udp = server.connections.iter().filter(|c| c.protocol == ProtocolConfig::Udp);
-        udp.map(|connection| SocketAddr::new(server.ip, connection.port).into())
-    });
-    Ok(servers.collect())
+    /// The servers to ask now. A question that is out goes on with those that it began with.
+    fn transport(&self) -> Arc<Transport> {
+        Arc::clone(&self.transport.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Tells the operator when no server answers any more, and when one does again.
+    fn listen(&self, failure: Option<Failure>, now: Instant) {
+        let mut silence = self.silence.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = match failure {
+            Some(Failure::Timeout | Failure::Network) => silence.unanswered(now),
+            Some(failure) if failure.is_ours() => None,
+            _ => silence.heard(),
+        };
+        drop(silence);
+        match turn {
+            None => {}
+            Some(Turn::Silent(questions)) => {
+                warn!(questions, "no name server answers: what hangs on DNS can't be evaluated (temperror)");
+            }
+            Some(Turn::Heard) => info!("name servers answer again"),
+        }
+    }
 }
 
 /// Questions that may wait, for each that may be put at one time: beyond that they would wait longer than a message.
 const QUEUE: usize = 16;
 /// One client network holds at most this fraction of the questions that may be out at one time, beside spare ones.
 const NETWORKS: usize = 8;
+/// Between two looks at the system's servers.
+const POLL: Duration = Duration::from_mins(1);
+/// How often the log tells that they can't be read.
+const UNREADABLE_AGAIN: Duration = Duration::from_hours(1);
 
 #[cfg(test)]
 mod tests;

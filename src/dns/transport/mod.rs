@@ -41,6 +41,14 @@ pub(super) struct Resolution {
 }
 
 impl Resolution {
+    /// Why nothing is known, if nothing is.
+    pub fn failure(&self) -> Option<Failure> {
+        match self.outcome {
+            Err(Miss::Failed(failure)) => Some(failure),
+            Ok(_) | Err(Miss::NoData | Miss::NxDomain) => None,
+        }
+    }
+
     /// What the servers said, for the log.
     pub fn in_a_word(&self) -> &'static str {
         match &self.outcome {

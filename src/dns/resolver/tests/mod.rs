@@ -1,5 +1,6 @@
 //! The resolver against a name server of our own on loopback.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hickory_resolver::proto::op::{Message, MessageType, Query, ResponseCode};
@@ -734,6 +735,33 @@ async fn without_servers_there_is_no_resolver() {
         Transport::new(&[], &Settings::default(), Metrics::new(&Registry::new()).tcp),
         Err(Error::NoServers)
     ));
-    // Whatever the machine's configuration is, it is read without a panic.
-    let _ = Resolver::new(Settings::default(), Metrics::new(&Registry::new()));
+    // Whatever the machine's configuration is, there is a server to ask.
+    assert!(Resolver::new(Settings::default(), Metrics::new(&Registry::new())).is_ok());
+}
+
+#[tokio::test]
+async fn the_systems_servers_are_read_anew_and_kept_while_the_file_names_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let system = directory.path().join("resolv.conf");
+    std::fs::write(&system, "search foo..bar\nnameserver 192.0.2.1\n").unwrap();
+    let (resolver, _) = resolver(Settings { system: system.clone(), ..Settings::default() });
+    let asked = || resolver.0.system.as_ref().unwrap().servers.lock().unwrap().clone();
+    let servers = |text: &[&str]| text.iter().map(|text| NameServer::parse(text).unwrap()).collect::<Vec<_>>();
+    assert_eq!(asked(), servers(&["192.0.2.1"]));
+    let former = resolver.0.transport();
+    resolver.reread().await;
+    assert!(Arc::ptr_eq(&former, &resolver.0.transport()), "nothing has changed");
+    std::fs::write(&system, "nameserver 192.0.2.2\nnameserver 2001:db8::53\n").unwrap();
+    resolver.reread().await;
+    assert_eq!(asked(), servers(&["192.0.2.2", "2001:db8::53"]));
+    assert!(!Arc::ptr_eq(&former, &resolver.0.transport()), "the others are asked");
+    for present in [true, false] {
+        if present {
+            std::fs::write(&system, "").unwrap();
+        } else {
+            std::fs::remove_file(&system).unwrap();
+        }
+        resolver.reread().await;
+        assert_eq!(asked(), servers(&["192.0.2.2", "2001:db8::53"]), "{present}");
+    }
 }
