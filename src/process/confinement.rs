@@ -1,8 +1,9 @@
 //! Has the kernel hold the process to the files that it needs (Landlock), and to the ports that it has bound.
 //!
-//! Landlock knows files, not names: a file that is replaced by renaming is another one. So whole directories are
-//! granted, that of each file and, for one behind a link, that of what the link leads to. No program can be run: no
-//! directory is granted for that.
+//! Landlock knows files, not names: a file that is replaced by renaming is another one, and so is what a link leads to
+//! once somebody has turned it to the next release. So whole directories are granted: that of each file, that of what
+//! it is behind all links, and for a file that is read also that of each link and of what each leads to. No program can
+//! be run: no directory is granted for that.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -77,8 +78,12 @@ pub fn enter(mode: Landlock, files: &[Needed], scratch: &[PathBuf]) -> Result<Gr
     for file in files {
         let list = if file.usage == Usage::Read { &mut granted.readable } else { &mut granted.writable };
         list.extend(places(file));
+        if file.usage == Usage::Read {
+            granted.readable.extend(turns(&file.path));
+        }
     }
     granted.readable.extend(SYSTEM.iter().map(PathBuf::from));
+    granted.readable.extend(SYSTEM_LINKS.iter().flat_map(|link| turns(Path::new(link))));
     granted.readable.extend(SYSTEM_LINKS.iter().filter_map(|link| parent(&Path::new(link).canonicalize().ok()?)));
     granted.writable.extend(temporary());
     granted.state = match restrict(&granted) {
@@ -156,6 +161,26 @@ fn places(file: &Needed) -> Vec<PathBuf> {
     places
 }
 
+/// For each link on the way to a file, its directory and that of what it leads to: where the next one that it leads to
+/// will be, as a rule. What lies right below the root is much of a system, and is not granted for a link's sake.
+fn turns(path: &Path) -> Vec<PathBuf> {
+    let mut turns = Vec::new();
+    let mut path = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        let ancestors: Vec<_> = path.ancestors().collect();
+        let Some(link) = ancestors.into_iter().rev().find(|above| above.is_symlink()) else { break };
+        let (Some(directory), Ok(target), Ok(rest)) = (link.parent(), link.read_link(), path.strip_prefix(link)) else {
+            break;
+        };
+        let target = directory.join(target);
+        let both = [Some(directory), target.parent()].into_iter().flatten();
+        turns.extend(both.filter_map(|place| place.canonicalize().ok()));
+        path = if rest.as_os_str().is_empty() { target } else { target.join(rest) };
+    }
+    turns.retain(|place| place.parent().is_some_and(|above| above.parent().is_some()));
+    turns
+}
+
 /// A file's directory; for one at the root, the file itself, since all would be granted with the root.
 fn parent(path: &Path) -> Option<PathBuf> {
     let directory = path.parent()?;
@@ -195,6 +220,8 @@ const SYSTEM: &[&str] = &[
 ];
 /// Files of the system that are often links to others, in directories that come and go.
 const SYSTEM_LINKS: &[&str] = &["/etc/resolv.conf", "/etc/hosts", "/etc/ssl/certs/ca-certificates.crt"];
+/// Links that are followed on the way to a file, as many as Linux follows.
+const MAX_LINKS: usize = 40;
 /// Devices that libraries may open.
 const DEVICES: [&str; 2] = ["/dev/null", "/dev/urandom"];
 
@@ -231,6 +258,36 @@ mod tests {
         std::os::unix::fs::symlink("../archive/cert1.pem", base.join("live/cert.pem")).unwrap();
         let file = Needed { key: "k", path: base.join("live/cert.pem"), usage: Usage::Read };
         assert_eq!(places(&file), [base.join("live"), base.join("archive")]);
+    }
+
+    #[test]
+    fn where_links_are_and_where_they_lead_the_next_release_is_granted_too() {
+        let place = tempfile::tempdir().unwrap();
+        let base = place.path().canonicalize().unwrap();
+        let link = |target: &str, name: &str| std::os::unix::fs::symlink(target, base.join(name)).unwrap();
+        for directory in ["live", "certs/one", "volume/..1"] {
+            std::fs::create_dir_all(base.join(directory)).unwrap();
+        }
+        link("../certs/one", "live/host");
+        link("..1", "volume/..data");
+        link("..data/cert.pem", "volume/cert.pem");
+        link("round", "round");
+        link("/", "root");
+        let cases: [(&str, &[&str]); 5] = [
+            ("live/host/cert.pem", &["live", "certs"]),
+            ("volume/cert.pem", &["volume", "volume/..1", "volume", "volume"]),
+            ("certs/one/cert.pem", &[]),
+            // Nothing right below the root, nor the root.
+            ("root/etc/os-release", &[""]),
+            ("missing/cert.pem", &[]),
+        ];
+        for (path, expected) in cases {
+            let expected: Vec<_> = expected.iter().map(|place| base.join(place)).collect();
+            let mut found = turns(&base.join(path));
+            found.retain(|found| found.starts_with(&base));
+            assert_eq!(found.iter().map(|p| p.components().collect()).collect::<Vec<PathBuf>>(), expected, "{path}");
+        }
+        assert!(turns(&base.join("round/cert.pem")).iter().all(|found| *found == base), "it ends");
     }
 
     #[test]

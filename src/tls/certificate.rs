@@ -35,6 +35,17 @@ pub struct FileError {
     pub fault: Fault,
 }
 
+impl FileError {
+    /// Where to look, if the system does not let the process have the file.
+    pub fn hint(&self) -> Option<&'static str> {
+        let Fault::Io(error) = &self.fault else { return None };
+        (error.kind() == io::ErrorKind::PermissionDenied).then_some(
+            "whose it is and its mode; or process.landlock, which lets a gate read only the directories that it knew at \
+             its start: then a restart helps",
+        )
+    }
+}
+
 /// What can be wrong with a file.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
@@ -146,7 +157,7 @@ impl Fingerprint {
 pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, FileError> {
     let in_file = |fault| FileError { path: path.to_owned(), fault };
     let pem = read(path)?;
-    let found = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
+    let found = CertificateDer::pem_slice_iter(without_mark(&pem)).collect::<Result<Vec<_>, _>>();
     let found = found.map_err(|error| in_file(Fault::Pem(error)))?;
     if found.is_empty() { Err(in_file(Fault::NoCertificate)) } else { Ok(found) }
 }
@@ -184,12 +195,18 @@ fn facts(certificate: &CertificateDer<'_>) -> Result<Facts, Fault> {
 }
 
 fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, Fault> {
-    match PrivateKeyDer::from_pem_slice(pem) {
+    let is_encrypted = || ENCRYPTED.iter().any(|mark| memchr::memmem::find(pem, mark).is_some());
+    match PrivateKeyDer::from_pem_slice(without_mark(pem)) {
         Ok(key) => Ok(key),
-        Err(pem::Error::NoItemsFound) if memchr::memmem::find(pem, ENCRYPTED).is_some() => Err(Fault::EncryptedKey),
+        Err(_) if is_encrypted() => Err(Fault::EncryptedKey),
         Err(pem::Error::NoItemsFound) => Err(Fault::NoKey),
         Err(error) => Err(Fault::Pem(error)),
     }
+}
+
+/// Without the mark with which some editors begin a file: it would hide the first line of PEM.
+fn without_mark(pem: &[u8]) -> &[u8] {
+    pem.strip_prefix(b"\xef\xbb\xbf").unwrap_or(pem)
 }
 
 /// The file whole, if it is of a sensible size: a path that names a device or a disk must not fill the memory.
@@ -205,5 +222,5 @@ fn read(path: &Path) -> Result<Vec<u8>, FileError> {
 
 /// Octets of a file of certificates; all authorities of a system are a quarter of it.
 const MAX_FILE: u64 = 1 << 20;
-/// How PEM begins an encrypted key.
-const ENCRYPTED: &[u8] = b"BEGIN ENCRYPTED PRIVATE KEY";
+/// What tells an encrypted key in PEM: of PKCS#8, and of OpenSSL's older forms.
+const ENCRYPTED: [&[u8]; 2] = [b"BEGIN ENCRYPTED PRIVATE KEY", b"Proc-Type: 4,ENCRYPTED"];

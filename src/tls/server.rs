@@ -121,11 +121,11 @@ impl Server {
     }
 
     /// Reads the files anew and shows what they hold from now on; where one is broken, what was read from it before.
-    /// Sessions go on as they are.
-    pub async fn reload(&self) -> Reload {
+    /// Sessions go on as they are. Returns what is broken, which has been logged and counted.
+    pub async fn reload(&self) -> Vec<FileError> {
         let (result, faults) = self.read_anew().await;
         self.tell(result, &faults);
-        result
+        faults
     }
 
     /// Watches the files for ever: reads them anew when they have changed, and logs every day what is wrong with the
@@ -169,7 +169,7 @@ impl Server {
     fn tell(&self, result: Reload, faults: &[FileError]) {
         self.0.metrics.reloads.inc(result);
         for fault in faults {
-            error!(error = %fault, "a certificate can't be read anew; the one from before is kept");
+            error!(error = %fault, hint = fault.hint(), "a certificate can't be read anew; the one from before is kept");
         }
         if result == Reload::Done {
             info!("certificates were read anew");

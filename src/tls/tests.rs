@@ -213,13 +213,13 @@ async fn files_are_read_anew_when_they_are_whole() {
     // On demand nothing is waited for.
     for broken in ["", "-----BEGIN CERTIFICATE-----\nAAAA\n", &old.chain] {
         std::fs::write(path.join("0.pem"), broken).unwrap();
-        assert_eq!(server.reload().await, Reload::Failed, "{broken}");
+        assert_eq!(server.reload().await.len(), 1, "{broken}");
         assert!(shown(&server, &Wish::default()).await.unwrap().is_shown(&new));
     }
     std::fs::remove_file(path.join("0.pem")).unwrap();
-    assert_eq!(server.reload().await, Reload::Failed);
+    assert_eq!(server.reload().await.len(), 1);
     old.write(path, "0");
-    assert_eq!(server.reload().await, Reload::Done);
+    assert_eq!(server.reload().await.len(), 0);
     assert!(shown(&server, &Wish::default()).await.unwrap().is_shown(&old));
     assert_eq!(server.look().await, None);
     assert!(count(&registry, "dmarcgate_tls_reloads_total{result=\"failed\"} 5"));
@@ -234,7 +234,7 @@ async fn one_broken_pair_does_not_keep_another_from_being_renewed() {
     let renewed = Certificate::new(&["a.example"]);
     renewed.write(directory.path(), "0");
     std::fs::write(directory.path().join("1.key"), "nonsense").unwrap();
-    assert_eq!(server.reload().await, Reload::Failed);
+    assert_eq!(server.reload().await.len(), 1);
     assert!(shown(&server, &Wish::default().schemes(ECDSA)).await.unwrap().is_shown(&renewed));
     assert!(shown(&server, &Wish::default().schemes(RSA)).await.unwrap().is_shown(&rsa));
 }
@@ -247,11 +247,14 @@ fn a_file_that_can_not_be_used_is_named_with_what_is_expected() {
     let other = Certificate::new(&["a.example"]);
     let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
     let der = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
-    let cases: [(&str, &str, &str, &str); 8] = [
+    let older = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,CD90\n\nAAAA\n-----END RSA \
+                 PRIVATE KEY-----\n";
+    let cases: [(&str, &str, &str, &str); 9] = [
         ("swapped", &good.key, &good.chain, "a.pem: has no certificate; expected PEM with"),
         ("an empty key", &good.chain, "", "a.key: has no private key; expected PEM with"),
         ("another key", &good.chain, &other.key, "a.key: the key does not fit the certificate in "),
         ("a passphrase", &good.chain, encrypted, "a.key: has an encrypted private key; expected one without"),
+        ("a passphrase in the older form", &good.chain, older, "a.key: has an encrypted private key; expected one"),
         ("cut off", &good.chain[..100], &good.key, "a.pem: is not PEM as it should be: "),
         ("no X.509", der, &good.key, "a.pem: has a certificate that can't be read: "),
         ("no key", &good.chain, &der.replace("CERTIFICATE", "PRIVATE KEY"), "a.key: has a private key that can't be"),
@@ -267,6 +270,10 @@ fn a_file_that_can_not_be_used_is_named_with_what_is_expected() {
     }
     good.write(path, "a");
     assert_eq!(open().unwrap().len(), 1, "it is not for mx.example.net");
+    // As some editors begin a file.
+    let marked = |text: &str| format!("\u{feff}{text}");
+    Certificate { chain: marked(&good.chain) + &other.chain, key: marked(&good.key) }.write(path, "a");
+    assert_eq!(open().unwrap().len(), 1, "the first certificate of the chain is seen");
 }
 
 #[test]

@@ -216,8 +216,46 @@ async fn a_file_outside_is_out_of_reach_even_for_root() {
     fs::remove_file(&chain).unwrap();
     symlink(&other, &chain).unwrap();
     gate.reloaded(|config| config).await;
+    gate.wait_for_log("process.landlock, which lets a gate read only").await;
     gate.wait_for_log("inside.pem: can't be read: Permission denied").await;
     assert!(fs::read(&chain).is_ok(), "the test itself can read it");
+}
+
+#[tokio::test]
+async fn a_link_that_is_turned_to_the_next_release_is_followed() {
+    let around = Around::start().await;
+    let (directory, outside) = (tempfile::tempdir().unwrap(), elsewhere());
+    let certs = outside.path().join("certs");
+    for release in ["one", "two"] {
+        fs::create_dir_all(certs.join(release)).unwrap();
+        Certificate::new(&["mx.gate.example"]).write(&certs.join(release), "mx");
+    }
+    fs::create_dir(outside.path().join("live")).unwrap();
+    let live = outside.path().join("live/mx.gate.example");
+    symlink("../certs/one", &live).unwrap();
+    let config = around.configuration(directory.path()).listener("tls", "starttls");
+    let config = config.set("tls.certificate", live.join("mx.pem").display().to_string());
+    let config = config.set("tls.key", live.join("mx.key").display().to_string());
+    let mut gate = Gate::start_in(directory, &config).await;
+    if !is_held(&gate).await {
+        return;
+    }
+    fs::remove_file(&live).unwrap();
+    symlink("../certs/two", &live).unwrap();
+    let scrape = gate.reloaded(|config| config).await;
+    assert_eq!(scrape.value("dmarcgate_tls_reloads_total{result=\"done\"}"), 1.0);
+
+    // Where nothing has led before, it can't go. That is told to who asks, and what was read before goes on.
+    let far = elsewhere();
+    Certificate::new(&["mx.gate.example"]).write(far.path(), "mx");
+    fs::remove_file(&live).unwrap();
+    symlink(far.path(), &live).unwrap();
+    let output = gate.run(&["reload", "--admin", &gate.admin().to_string()]).await;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    for part in ["in force, nothing that a reload", "mx.pem: can't be read: Permission denied", "process.landlock"] {
+        assert!(errors.contains(part), "no {part}: {errors}");
+    }
 }
 
 #[tokio::test]
