@@ -63,7 +63,7 @@ pub struct ReloadReport {
     pub restart: Vec<String>,
     /// What is allowed, but probably not meant.
     pub warnings: Vec<String>,
-    /// Why it is not in force.
+    /// Why it is not in force; or what a file that it names lacks, so that what was read from it before goes on.
     pub problems: Vec<ReloadProblem>,
 }
 

@@ -25,7 +25,7 @@ use self::open_files::OpenFiles;
 use self::opening::{Admin, Listeners, Opening, Reporting, Upstream};
 pub use self::sockets::{Passed, Sockets, bind};
 use crate::config::reload::InForce;
-use crate::config::{Config, Loaded, ReportsError, TokenError};
+use crate::config::{Config, Loaded, TokenError};
 use crate::dmarc::public_suffix::Discovery;
 use crate::dns::resolver::{self, Resolver};
 use crate::label::Label;
@@ -91,7 +91,10 @@ pub enum Error {
         address: SocketAddr,
     },
     /// The spool directory can't be used.
-    #[error("spool.directory {directory} can't be used by {user}, as whom the gate runs")]
+    #[error(
+        "spool.directory {directory} can't be used by {user}, as whom the gate runs{hint}",
+        hint = process::read_only_hint(source)
+    )]
     Spool {
         /// Which.
         directory: String,
@@ -114,9 +117,6 @@ pub enum Error {
     /// Nobody is known who could vouch for the upstream.
     #[error("upstream.tls: {0}")]
     UpstreamTls(tls::TrustError),
-    /// Reports can't be sent as they are configured.
-    #[error("reports can't be sent")]
-    Reports(#[from] ReportsError),
     /// The file with the token of the admin listener can't be used.
     #[error("admin.token_file can't be used")]
     AdminToken(#[source] TokenError),
@@ -146,16 +146,18 @@ pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Resu
 
     let opening = Opening { config: &config, registry: &registry, readiness: &readiness };
     let spooler = opening.spooler()?;
-    let resolver = opening.resolver(sockets.open_files)?;
+    let resolver = opening.resolver(sockets.open_files, &mut tasks)?;
     let suffix_list = SuffixList::open(config.suffix_list(), &registry);
     let discovery = suffix_list.rules();
     let store = opening.store().await?;
     let tls = opening.tls(&mut tasks)?;
     let upstream_tls_metrics = tls::ClientMetrics::new(&registry);
     let security = config.security(upstream_tls_metrics.clone()).map_err(Error::UpstreamTls)?;
-    let report_settings = config.reports(upstream_tls_metrics.clone())?;
+    let report_settings = opening.report_settings(upstream_tls_metrics.clone());
+    let are_reports_usable = report_settings.is_ok();
     let upstream = opening.upstream(security, upstream_tls_metrics, &mut tasks);
     let delivery = Delivery::new(config.store.url.clone(), resolver.clone(), discovery.clone(), &registry);
+    let report_settings = report_settings.ok().flatten();
     let (reporting, outlets) = opening.reporting(delivery, report_settings, &store, &spooler, stopped.clone());
     if config.policy.discovery == Discovery::PublicSuffix {
         tasks.spawn(lasting("public suffix list", move || suffix_list.clone().run()));
@@ -194,6 +196,7 @@ pub async fn start(loaded: Loaded, sockets: Sockets, registry: Registry) -> Resu
     let admin = opening.admin(sockets.admin, latest, &mut tasks)?;
 
     metrics.tell(&listeners.settings);
+    metrics.tell_whole(are_reports_usable);
     tell_start(&config, &listeners.addresses, admin.address);
     Ok(Running {
         listeners,

@@ -15,7 +15,8 @@ use super::open_files::OpenFiles;
 use super::reload::{ListenerSettings, Prober};
 use crate::admin;
 use crate::admin::status::{self, Status};
-use crate::config::Config;
+use crate::causes::Causes;
+use crate::config::{Config, ReportsError};
 use crate::dns::resolver::Resolver;
 use crate::explain::Recorder;
 use crate::listener::{self, Backlog, Listening, Room};
@@ -101,12 +102,15 @@ impl Opening<'_> {
         Ok(spooler)
     }
 
-    pub fn resolver(&self, open_files: OpenFiles) -> Result<Resolver, Error> {
+    pub fn resolver(&self, open_files: OpenFiles, tasks: &mut JoinSet<()>) -> Result<Resolver, Error> {
         let mut settings = self.config.resolver();
         // Spare ones last: without their own places networks would be at each other's mercy.
         settings.outstanding = settings.outstanding.min(open_files.questions());
         settings.spare = settings.spare.min(open_files.questions().saturating_sub(settings.outstanding));
-        Ok(Resolver::new(settings, dns::Metrics::new(self.registry))?)
+        let resolver = Resolver::new(settings, dns::Metrics::new(self.registry))?;
+        let watched = resolver.clone();
+        tasks.spawn(lasting("name servers", move || watched.clone().watch()));
+        Ok(resolver)
     }
 
     pub async fn store(&self) -> Result<Store, Error> {
@@ -139,6 +143,18 @@ impl Opening<'_> {
         let relay_test = self.config.relay_test();
         let task = tasks.spawn(probe::run(servers, relay_test, survey.clone()));
         Upstream { tls_metrics, servers: servers_in_force, prober: Prober { survey, relay_test, task } }
+    }
+
+    /// What reports are sent by; an error, which has been logged, where their files can't be used. No mail waits for
+    /// them, so the gate starts and sends no reports until a reload finds them mended.
+    pub fn report_settings(&self, tls_metrics: tls::ClientMetrics) -> Result<Option<delivery::Settings>, ReportsError> {
+        self.config.reports_in_force(tls_metrics).inspect_err(|cause| {
+            error!(
+                error = %Causes(cause),
+                user = process::present_user(),
+                "reports can't be sent as they are configured: none are sent before a reload finds that mended"
+            );
+        })
     }
 
     pub fn reporting(

@@ -18,6 +18,7 @@ use crate::metrics::{Family, Gauges, Info, IntGauge, Registry};
 use crate::policy::Mode;
 use crate::process::Needed;
 use crate::session;
+use crate::tls::FileError;
 use crate::upstream::probe::{self, RelayTest, Survey};
 use crate::upstream::security::Security;
 use crate::upstream::servers::Servers;
@@ -103,6 +104,11 @@ impl Metrics {
             self.started.set(now);
         }
     }
+
+    /// Tells whether the configuration is in force as a whole.
+    pub(super) fn tell_whole(&self, is_whole: bool) {
+        self.successful.set(i64::from(is_whole));
+    }
 }
 
 impl Running {
@@ -118,17 +124,19 @@ impl Running {
                 return self.refused(vec![problem("upstream.tls", Causes(&cause).to_string())]);
             }
         };
-        let reports = match config.reports(self.upstream.tls_metrics.clone()) {
+        let reports = match config.reports_in_force(self.upstream.tls_metrics.clone()) {
             Ok(reports) => reports,
             Err(cause) => {
                 error!(error = %Causes(&cause), "reports can't be sent as they are configured");
                 return self.refused(vec![problem("reports", Causes(&cause).to_string())]);
             }
         };
-        if let Some(tls) = &self.tls {
-            // A broken file keeps what was read from it before, and is logged and counted there.
-            tls.reload().await;
-        }
+        // A broken file keeps what was read from it before, and is logged and counted there.
+        let faults = match &self.tls {
+            Some(tls) => tls.reload().await,
+            None => Vec::new(),
+        };
+        self.resolver.reread().await;
         let changes = self.in_force.replace(lines);
         self.resolver.set_lookups_per_message(usize::try_from(config.limits.lookups).unwrap_or(usize::MAX));
         self.slots.resize(self.open_files.sessions(config.limits.sessions, config.upstream.connections));
@@ -151,6 +159,7 @@ impl Running {
             changed: changes.applied,
             restart: changes.restart,
             warnings: config.warnings(),
+            problems: faults.iter().map(kept).collect(),
             ..ReloadReport::default()
         }
     }
@@ -258,6 +267,12 @@ impl Running {
         }
         servers
     }
+}
+
+/// A certificate from before that is shown on.
+fn kept(fault: &FileError) -> ReloadProblem {
+    let hint = fault.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+    problem("tls", format!("{fault}{hint}; the certificate from before is kept"))
 }
 
 /// A problem that is in no line of the file.

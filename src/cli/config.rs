@@ -1,5 +1,6 @@
 //! `dmarcgate config check|show`.
 
+use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
@@ -9,9 +10,10 @@ use crate::action::Replies;
 use crate::causes::Causes;
 use crate::cli::{ConfigFile, Failure, print};
 use crate::config::{Config, Error as ConfigError, Loaded, Mode, Problem, REFERENCE};
+use crate::dns::Resolver;
 use crate::metrics::Registry;
-use crate::process::{Account, Otherness, USER, Usage, present_user};
-use crate::{tls, verdict};
+use crate::process::{Account, Needed, Otherness, USER, Usage, present_user};
+use crate::{dns, tls, verdict};
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -51,7 +53,8 @@ impl Check {
         let loaded = self.file.load()?;
         let mut text = String::new();
         let warnings = loaded.config.warnings().into_iter();
-        let warnings = warnings.chain(certificates(&loaded.config)?).chain(user(&loaded.config, &self.file.config)?);
+        let warnings =
+            warnings.chain(needs(&loaded.config, &self.file.config)?).chain(user(&loaded, &self.file.config)?);
         let warnings = warnings.chain(unwritable(&loaded, &self.file.config)?);
         for warning in warnings.chain(silence(&loaded.config)) {
             text.push_str(&format!("warning: {warning}\n"));
@@ -84,10 +87,11 @@ fn silence(config: &Config) -> Option<String> {
 /// # Errors
 ///
 /// What keeps a gate from starting that the same user would start.
-fn user(config: &Config, file: &Path) -> Result<Option<String>, Failure> {
-    let settings = config.process(file);
+fn user(loaded: &Loaded, file: &Path) -> Result<Option<String>, Failure> {
+    let settings = loaded.config.process(file);
     let otherness = Account::otherness(settings.user.as_deref());
-    let warning = match otherness.map_err(|error| Failure::Usage(Causes(&error).to_string()))? {
+    let unknown = |error| Failure::Usage(loaded.placed(file, "process.user", &Causes(&error)));
+    let warning = match otherness.map_err(unknown)? {
         None => return Ok(None),
         Some(Otherness::Unknown(name)) => {
             format!("process.user: the system knows no user {name}: a gate that root starts ends at once")
@@ -150,8 +154,13 @@ fn replies(replies: &Replies) -> String {
     text
 }
 
-/// Reads the files that TLS and the admin listener need and says what is odd about them.
-fn certificates(config: &Config) -> Result<Vec<String>, Failure> {
+/// Reads, as a gate would at its start, the files that it needs, and says what is odd about them.
+///
+/// # Errors
+///
+/// What keeps a gate from starting, or from doing all that it is told to.
+fn needs(config: &Config, file: &Path) -> Result<Vec<String>, Failure> {
+    let metrics = tls::ClientMetrics::new(&Registry::new());
     let mut wrong = Vec::new();
     let mut odd = Vec::new();
     match config.tls().map(|settings| tls::inspect(&settings)) {
@@ -159,13 +168,37 @@ fn certificates(config: &Config) -> Result<Vec<String>, Failure> {
         Some(Err(fault)) => wrong.push(format!("tls: {fault}")),
         None => {}
     }
-    if let Err(fault) = config.security(tls::ClientMetrics::new(&Registry::new())) {
-        wrong.push(format!("upstream.tls: {fault}"));
+    match config.security(metrics.clone()) {
+        Err(fault) => wrong.push(format!("upstream.tls: {fault}")),
+        // By which reports go, too, unless they have a way of their own.
+        Ok(_) => wrong.extend(config.reports_in_force(metrics).err().map(|fault| Causes(&fault).to_string())),
     }
+    let dns = config.resolver();
+    odd.extend(dns.oddity());
+    if let Err(fault) = Resolver::new(dns, dns::Metrics::new(&Registry::new())) {
+        wrong.push(format!("dns: {}", Causes(&fault)));
+    }
+    wrong.extend(unopened(config, file));
     if let Err(fault) = config.admin_token() {
         wrong.push(format!("admin.token_file: {}", Causes(&fault)));
     }
     if wrong.is_empty() { Ok(odd) } else { Err(Failure::Usage(wrong.join("\n"))) }
+}
+
+/// Files that are read when somebody is connected to, so that nothing else looks at them here.
+fn unopened(config: &Config, file: &Path) -> Vec<String> {
+    let is_asked_for = |key| match key {
+        "store.url" | "store.password_file" => true,
+        "reports.relay_password_file" => config.reports.enabled,
+        _ => false,
+    };
+    let files = config.process(file).files.into_iter();
+    let files = files.filter(|file| file.usage == Usage::Read && is_asked_for(file.key));
+    let fault = |file: Needed| {
+        let cause = File::open(&file.path).err()?;
+        Some(format!("{}: {} can't be read: {cause}", file.key, file.path.display()))
+    };
+    files.filter_map(fault).collect()
 }
 
 #[cfg(test)]
@@ -205,7 +238,8 @@ mod tests {
             assert!(check("no-such-user", "").unwrap().contains(&format!("warning: {unknown}")));
             return;
         }
-        assert_eq!(check("no-such-user", "").unwrap_err(), (2, unknown.to_owned()));
+        let (code, text) = check("no-such-user", "").unwrap_err();
+        assert!(code == 2 && text.ends_with(&format!(".toml:6: {unknown}")), "{text}");
         let text = check("nobody", &admin).unwrap();
         assert!(text.contains("warning: the gate runs as nobody, and nobody has tried"), "{text}");
         assert!(text.contains("nobody can read admin.token_file and the like"), "{text}");
@@ -229,6 +263,54 @@ mod tests {
         }
         let made: Vec<_> = std::fs::read_dir(directory.path()).unwrap().collect();
         assert_eq!(made.len(), 1, "{made:?}");
+    }
+
+    #[test]
+    fn files_that_a_start_would_miss_are_missed() {
+        let reports = "from = \"r@example.net\"\norganization = \"E\"";
+        let key = "dkim_key = \"/nonexistent/key.pem\"\ndkim_selector = \"s\"";
+        let relay = "relay = \"127.0.0.1:587\"\nrelay_tls = \"required\"";
+        let postgres = "[store]\nurl = \"postgres://u@h/db";
+        let encrypted = "[dns]\nservers = [\"tls://192.0.2.53#dns.example.net\"]";
+        let cases = [
+            (format!("[reports]\nenabled = true\n{reports}\n{key}"), "reports.dkim_key: /nonexistent/key.pem can't be"),
+            (
+                format!("[reports]\nenabled = true\n{reports}\n{relay}\nrelay_ca = \"/nonexistent/ca.pem\""),
+                "reports.relay_tls: /nonexistent/ca.pem",
+            ),
+            (
+                format!(
+                    "[reports]\nenabled = true\n{reports}\n{relay}\nrelay_user = \"u\"\nrelay_password_file = \
+                     \"/nonexistent/password\""
+                ),
+                "reports.relay_password_file: /nonexistent/password can't be read",
+            ),
+            (
+                format!("{encrypted}\nca = \"/nonexistent/ca.pem\""),
+                "dns: can't verify name servers over TLS: /nonexist",
+            ),
+            (
+                format!("{postgres}\"\npassword_file = \"/nonexistent/password\""),
+                "store.password_file: /nonexistent/password can't be read",
+            ),
+            (
+                format!("{postgres}?sslmode=verify-full&sslrootcert=/nonexistent/ca.pem\""),
+                "store.url: /nonexistent/ca.pem can't be read",
+            ),
+        ];
+        for (more, expected) in cases {
+            let (directory, path) = configuration("");
+            let own = format!("[store]\nurl = \"sqlite://{}\"", directory.path().join("store.db").display());
+            let store = if more.starts_with("[store]") { "" } else { &own };
+            let text = std::fs::read_to_string(&path).unwrap().replace(&own, store);
+            std::fs::write(&path, format!("{text}{more}\n")).unwrap();
+            let (code, text) = run(&["config", "check", "--config", &path]).unwrap_err();
+            assert_eq!(code, 2, "{text}");
+            assert!(text.contains(expected) && text.lines().count() == 1, "{text}");
+        }
+        // Nobody reads it.
+        let (_directory, path) = configuration(&format!("[reports]\n{reports}\n{key}"));
+        run(&["config", "check", "--config", &path]).unwrap();
     }
 
     #[test]

@@ -17,7 +17,8 @@ use crate::config;
 ///
 /// Asks the gate at the admin address that the file names; it does what it does at SIGHUP, with the file that it was
 /// started with. Exit code 0: the configuration is in force, and the keys are named that changed or need a restart; 2:
-/// it is refused, with every problem, and the one before stays in force; 1: no gate answers.
+/// it is refused, with every problem, and the one before stays in force; 1: no gate answers, or a certificate can't be
+/// read anew and the one from before is shown on.
 #[derive(Debug, Args)]
 pub struct Reload {
     #[command(flatten)]
@@ -60,9 +61,10 @@ impl Reload {
             // Writing to a String does not fail.
             let _ = writeln!(text, "note: the gate has read {}, not {}", report.file, own.display());
         }
-        match report.applied {
-            true => print(output, &(text + &applied(&report))),
-            false => Err(Failure::Usage(text + refused(&report).trim_end())),
+        match (report.applied, &*report.problems) {
+            (true, []) => print(output, &(text + &applied(&report))),
+            (true, _) => Err(Failure::Running(text + (applied(&report) + &problems(&report)).trim_end())),
+            (false, _) => Err(Failure::Usage(text + &refused(&report))),
         }
     }
 }
@@ -83,13 +85,17 @@ fn applied(report: &ReloadReport) -> String {
 }
 
 fn refused(report: &ReloadReport) -> String {
+    problems(report) + "the configuration is refused; the one before stays in force"
+}
+
+fn problems(report: &ReloadReport) -> String {
     let mut text = String::new();
     for problem in &report.problems {
         let line = problem.line.map(|line| format!(":{line}")).unwrap_or_default();
         let key = if problem.key.is_empty() { String::new() } else { format!(" {}:", problem.key) };
         let _ = writeln!(text, "{}{line}:{key} {}", report.file, problem.problem);
     }
-    text + "the configuration is refused; the one before stays in force"
+    text
 }
 
 #[cfg(test)]

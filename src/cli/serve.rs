@@ -1,12 +1,14 @@
 //! `dmarcgate serve`: runs the gate until it is told to stop.
 
 use std::fmt::Write as _;
+use std::future::poll_fn;
 use std::path::{Path, PathBuf};
+use std::task::Poll;
 use std::{env, fs, io};
 
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
-use tracing::{error, warn};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::{error, info, warn};
 
 use super::{ConfigFile, Failure};
 use crate::admin::ReloadReport;
@@ -25,8 +27,43 @@ pub struct Serve {
     file: ConfigFile,
 }
 
+/// The signals that somebody may send.
+struct Signals {
+    /// Those that end the gate.
+    end: AnyOf,
+    /// The one that makes it read its configuration again.
+    hangup: Signal,
+    /// Those that would end it at once if nobody listened.
+    others: AnyOf,
+}
+
+/// Signals that mean the same.
+struct AnyOf(Vec<Signal>);
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        let any = |kinds: &[SignalKind]| kinds.iter().map(|kind| signal(*kind)).collect::<io::Result<_>>().map(AnyOf);
+        Ok(Self {
+            end: any(&[SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit()])?,
+            hangup: signal(SignalKind::hangup())?,
+            others: any(&[SignalKind::user_defined1(), SignalKind::user_defined2()])?,
+        })
+    }
+}
+
+impl AnyOf {
+    /// Waits for the next of them.
+    async fn any(&mut self) {
+        poll_fn(|context| match self.0.iter_mut().any(|signal| signal.poll_recv(context).is_ready()) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        })
+        .await;
+    }
+}
+
 impl Serve {
-    /// Serves until SIGTERM or SIGINT. What can't be opened at the start ends it at once.
+    /// Serves until SIGTERM, SIGINT or SIGQUIT. What can't be opened at the start ends it at once.
     pub fn run(self) -> Result<(), Failure> {
         // First of all: it clears the environment, which only a process with one thread may do.
         let passed = Passed::take();
@@ -34,7 +71,10 @@ impl Serve {
         let passed = passed.map_err(|e| Failure::running(&e))?;
         let sockets = app::bind(&loaded.config, passed).map_err(|e| Failure::running(&e))?;
         let settings = loaded.config.process(&self.file.config);
-        let confined = process::confine(&settings, &scratch()).map_err(|e| Failure::running(&e))?;
+        let confined = process::confine(&settings, &scratch()).map_err(|error| match error {
+            process::Error::User { .. } => Failure::Running(loaded.placed(&self.file.config, "process.user", &error)),
+            error => Failure::running(&error),
+        })?;
         // The log has a thread of its own: none may be older than what holds for all.
         let registry = Registry::new();
         let log = logging::init(&loaded.config.log, &registry).map_err(|e| Failure::running(&e))?;
@@ -44,21 +84,14 @@ impl Serve {
         let runtime = runtime.map_err(|e| Failure::running(&e))?;
         let result = runtime.block_on(async {
             // Before anything is served, so that a signal that comes early is not missed.
-            let mut terminate = signal(SignalKind::terminate()).map_err(|e| Failure::running(&e))?;
-            let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| Failure::running(&e))?;
-            let mut hangup = signal(SignalKind::hangup()).map_err(|e| Failure::running(&e))?;
+            let Signals { mut end, mut hangup, mut others } = Signals::listen().map_err(|e| Failure::running(&e))?;
             let mut running = app::start(loaded, sockets, registry).await.map_err(|e| Failure::running(&e))?;
             tell_addresses(&running);
             running.tell_ready();
-            let mut told_to_end = async || {
-                tokio::select! {
-                    _ = terminate.recv() => {}
-                    _ = interrupt.recv() => {}
-                }
-            };
             loop {
                 tokio::select! {
-                    () = told_to_end() => break,
+                    () = end.any() => break,
+                    () = others.any() => info!("SIGUSR1 and SIGUSR2 tell the gate nothing"),
                     _ = hangup.recv() => drop(self.reload(&mut running, &log, &confined).await),
                     asked = running.asked_to_reload() => {
                         let report = self.reload(&mut running, &log, &confined).await;
@@ -68,7 +101,7 @@ impl Serve {
                 }
             }
             // Who says it twice does not want to wait.
-            running.stop(told_to_end()).await;
+            running.stop(end.any()).await;
             Ok(())
         });
         // A blocking thread that is stuck on a dead disk must not keep the process alive.

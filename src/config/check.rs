@@ -1,6 +1,5 @@
 //! What several keys say together.
 
-use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -376,21 +375,44 @@ fn is_loopback(server: &ServerAddress) -> bool {
     }
 }
 
-/// Two listeners, or listener and admin, on one address; an upstream that is ourselves.
+/// Two listeners, or listener and admin, that the kernel does not let have their addresses both; an upstream that is
+/// ourselves.
 fn addresses(config: &Config, document: &Document<'_>) {
-    let mut seen = BTreeSet::new();
     for (place, listener) in config.listeners.iter().enumerate().filter(|(_, listener)| listener.address.port() != 0) {
-        if !seen.insert(listener.address) {
-            let message = format!("{} is used by another listener, too", listener.address);
+        let clash = config.listeners.iter().take(place).find(|other| {
+            // Of two that both share their port the kernel takes the one that says more.
+            let is_shared = listener.reuse_port && other.reuse_port && listener.address != other.address;
+            !is_shared && clash(listener.address, other.address)
+        });
+        if let Some(other) = clash {
+            let message = match listener.address == other.address {
+                true => format!("{} is used by another listener, too", listener.address),
+                false => format!("{} and another listener's {} are one port", listener.address, other.address),
+            };
             document.problem_in(place, "listener.address", &message);
         }
         if let Some(server) = config.upstream.servers.iter().find(|server| is_own(server, listener.address)) {
             document.problem("upstream.servers", &format!("{server} is a listener of this gate: mail would loop"));
         }
     }
-    if seen.contains(&config.admin.address) {
-        document.problem("admin.address", &format!("{} is used by a listener, too", config.admin.address));
+    let admin = config.admin.address;
+    if let Some(listener) = config.listeners.iter().find(|listener| clash(listener.address, admin)) {
+        let message = match listener.address == admin {
+            true => format!("{admin} is used by a listener, too"),
+            false => format!("{admin} and a listener's {} are one port", listener.address),
+        };
+        document.problem("admin.address", &message);
     }
+}
+
+/// Whether the kernel lets only one of two sockets have its address: 0.0.0.0 takes the port of all of IPv4, `[::]` that
+/// of all of IPv6 and nothing of IPv4.
+fn clash(one: SocketAddr, other: SocketAddr) -> bool {
+    let is_everywhere = one.ip().is_unspecified() || other.ip().is_unspecified();
+    one.port() == other.port()
+        && one.port() != 0
+        && one.is_ipv4() == other.is_ipv4()
+        && (is_everywhere || one.ip() == other.ip())
 }
 
 /// Whether a connection to `server` would come to the listener at `address`.

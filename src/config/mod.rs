@@ -16,7 +16,7 @@ mod settings;
 mod value;
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -476,6 +476,12 @@ fn not_utf8(error: &FromUtf8Error) -> Problem {
 }
 
 impl Loaded {
+    /// What is found wrong with a key later on, behind the name of the file and, if it stands there, its line.
+    pub fn placed(&self, path: &Path, key: &str, fault: &dyn fmt::Display) -> String {
+        let line = self.places.get(key).map(|line| format!(":{line}")).unwrap_or_default();
+        format!("{}{line}: {fault}", path.display())
+    }
+
     /// The effective configuration as TOML, each value that isn't in the file marked with where it comes from. What
     /// holds because it holds in general is a comment; tables that have nothing else are left out.
     pub fn to_toml(&self) -> String {

@@ -341,6 +341,15 @@ impl Config {
         store::Settings { retention, spill, periods, ..store::Settings::new(self.store.url.clone()) }
     }
 
+    /// For reports of a gate that runs; none while it is to send none, and then no file of theirs is read.
+    ///
+    /// # Errors
+    ///
+    /// A file can't be read, or is not what it should be.
+    pub fn reports_in_force(&self, metrics: tls::ClientMetrics) -> Result<Option<delivery::Settings>, ReportsError> {
+        if self.reports.enabled { self.reports(metrics) } else { Ok(None) }
+    }
+
     /// For reports; none as long as they lack a sender or a name.
     ///
     /// # Errors

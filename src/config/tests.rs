@@ -261,6 +261,16 @@ fn each_problem_is_named_with_line_key_value_and_what_is_allowed() {
             "one address twice",
             ": admin.address: 127.0.0.1:9125 is used by a listener, too",
         ),
+        (
+            "[[listener]]\naddress = \"0.0.0.0:9125\"\n",
+            "all of IPv4 and the admin listener",
+            ": admin.address: 127.0.0.1:9125 and a listener's 0.0.0.0:9125 are one port",
+        ),
+        (
+            "[[listener]]\naddress = \"127.0.0.1:25\"\n[[listener]]\naddress = \"0.0.0.0:25\"\nreuse_port = true\n",
+            "all of IPv4 and one of it",
+            "4: listener.address: 0.0.0.0:25 and another listener's 127.0.0.1:25 are one port",
+        ),
         ("[policy]\nmode = \n", "no TOML", "2: : not valid TOML: "),
         ("[policy]\nmode = \"tag\"\nmode = \"tag\"\n", "a key twice", "3: : not valid TOML: duplicate key mode"),
         ("[policy]\n[dns]\n[policy]\n", "a table twice", "3: : not valid TOML: duplicate key policy"),
@@ -270,6 +280,25 @@ fn each_problem_is_named_with_line_key_value_and_what_is_allowed() {
     for (text, name, expected) in cases {
         let found = problems(text);
         assert!(found.iter().any(|problem| problem.contains(expected)), "{name}: {expected}\n{found:#?}");
+    }
+}
+
+#[test]
+fn addresses_that_the_kernel_keeps_apart_are_no_problem() {
+    let cases = [
+        [("[::]:25", false), ("0.0.0.0:25", false)],
+        [("[::]:25", false), ("127.0.0.1:25", false)],
+        [("127.0.0.1:25", false), ("127.0.0.2:25", false)],
+        [("0.0.0.0:25", false), ("127.0.0.1:26", false)],
+        [("0.0.0.0:0", false), ("127.0.0.1:0", false)],
+        [("0.0.0.0:25", true), ("127.0.0.1:25", true)],
+    ];
+    for listeners in cases {
+        let table =
+            |(address, reuse_port)| format!("[[listener]]\naddress = \"{address}\"\nreuse_port = {reuse_port}\n");
+        let text = listeners.map(table).concat();
+        let found = problems(&text);
+        assert!(!found.iter().any(|problem| problem.contains("address")), "{text}{found:#?}");
     }
 }
 

@@ -16,7 +16,7 @@ use tracing::{info, warn};
 
 use self::confinement::Granted;
 pub use self::limits::{Demand, core_dumps_off};
-pub use self::privileges::{Account, Otherness, present_user};
+pub use self::privileges::{Account, Otherness, present_user, read_only_hint};
 use crate::causes::Causes;
 use crate::label_enum;
 

@@ -62,6 +62,14 @@ pub fn present_user() -> String {
     }
 }
 
+/// What to do about a file system that nobody can write to, behind an error of one; else nothing.
+pub fn read_only_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::ReadOnlyFilesystem => " (under systemd, ReadWritePaths= in the unit has to name it)",
+        _ => "",
+    }
+}
+
 impl Account {
     /// Finds out which user the process has and which it is to have.
     pub fn of(wanted: Option<&str>) -> Result<Self, Error> {
@@ -153,7 +161,10 @@ impl Account {
             Usage::WriteInto => file.path.as_path(),
         };
         let above = directory.ancestors().find(|above| above.exists())?;
-        let said = |path: &Path, errno: Errno| format!("{}: {}", path.display(), io::Error::from(errno));
+        let said = |path: &Path, errno: Errno| {
+            let error = io::Error::from(errno);
+            format!("{}: {error}{}", path.display(), read_only_hint(&error))
+        };
         if !above.is_dir() {
             return Some(format!("{} is no directory", above.display()));
         }
@@ -256,6 +267,13 @@ const PRIVATE: u32 = 0o700;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_file_system_that_nobody_can_write_to_the_unit_is_named() {
+        let hint = |errno: Errno| read_only_hint(&io::Error::from(errno));
+        assert!(hint(Errno::ROFS).contains("ReadWritePaths="));
+        assert_eq!(hint(Errno::ACCESS), "");
+    }
 
     #[test]
     fn a_user_that_nobody_knows_is_an_error_and_root_stays_root_only_by_name() {

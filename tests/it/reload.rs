@@ -345,3 +345,20 @@ async fn a_storm_of_reloads_drops_no_session_and_no_message_has_half_a_policy() 
     }
     assert!(kinds.len() == 3 && refused > 0, "both policies decided: {kinds:?}, {refused} refused");
 }
+
+#[tokio::test]
+async fn files_of_reports_that_cannot_be_used_keep_no_mail_from_flowing() {
+    let reports = |c: ConfigText| {
+        let c = c.set("reports.from", "reports@rcpt.example").set("reports.organization", "E");
+        let key = "/nonexistent/key.pem";
+        c.set("reports.enabled", true).set("reports.dkim_key", key).set("reports.dkim_selector", "s")
+    };
+    let mut world = World::start(zone(), reports).await;
+    assert_eq!(world.send(&forged()).await.summary(), "550");
+    let line = world.gate.wait_for_log("reports can't be sent as they are configured").await;
+    assert!(line.contains("reports.dkim_key: /nonexistent/key.pem can't be read"), "{line}");
+    let successful = "dmarcgate_config_last_reload_successful";
+    assert_eq!(world.gate.metrics().await.value(successful), 0.0);
+    let scrape = world.gate.reloaded(|c| c.unset("reports.dkim_key").unset("reports.dkim_selector")).await;
+    assert_eq!(scrape.value(successful), 1.0);
+}

@@ -60,7 +60,7 @@ async fn at_the_deadline_what_still_runs_is_cut_off_without_a_250() {
 
 #[tokio::test]
 async fn a_second_signal_ends_it_at_once() {
-    for signal in ["TERM", "INT"] {
+    for signal in ["TERM", "INT", "QUIT"] {
         let mut world = World::around(Script::new()).await;
         let mut client = world.client().await;
         client.pipeline(&["MAIL FROM:<a@a.example>", "RCPT TO:<x@b.example>", "DATA"]).await[2].assert(354);
@@ -160,4 +160,18 @@ async fn an_idle_gate_ends_at_once() {
     client.command("QUIT").await.assert(221);
     drop(client);
     assert!(world.gate.stop().await.0.success());
+}
+
+#[tokio::test]
+async fn signals_that_tell_the_gate_nothing_do_no_harm() {
+    let mut world = World::start(Zone::new(), |c| c).await;
+    for signal in ["USR1", "USR2"] {
+        world.gate.signal(signal);
+    }
+    let text = "SIGUSR1 and SIGUSR2 tell the gate nothing";
+    world.gate.wait_for_log(text).await;
+    let mut client = world.client().await;
+    client.deliver("a@a.example", &["x@b.example"], MESSAGE).await.outcome().assert(250);
+    world.gate.signal("TERM");
+    assert!(world.gate.wait_for_exit().await.success());
 }
