@@ -66,7 +66,9 @@ pub fn bind(config: &Config, mut passed: Passed) -> Result<Sockets, Error> {
         socket.map_err(|source| Error::Bind { address, source })
     };
     let listeners = config.listeners.iter().map(|l| open(l.address, l.reuse_port)).collect::<Result<_, _>>()?;
-    let (admin, _) = open(config.admin.address, false)?;
+    // A gate that shares its ports with the one that it takes over from shares this one, too.
+    let shares = config.listeners.iter().any(|listener| listener.reuse_port);
+    let (admin, _) = open(config.admin.address, shares)?;
     match passed.0.iter().find_map(|socket| socket.local_addr().ok()) {
         Some(address) => Err(Error::Unclaimed { address }),
         None => Ok(Sockets { listeners, admin, open_files }),

@@ -28,6 +28,7 @@
 //! - tests it over both, with `testing::on_both!`.
 
 mod batch;
+mod clock;
 pub mod comparison;
 mod database;
 mod flows;
@@ -446,7 +447,7 @@ impl Metrics {
             memory_limit: registry.gauge("dmarcgate_store_memory_limit_bytes", "Octets that they may take."),
             spill_limit: registry.gauge(
                 "dmarcgate_store_spill_limit_bytes",
-                "Octets that the spill file may have: store.spill; 0 without one.",
+                "Octets that the spill file may have: store.spill; 0 without one, or while another gate has it.",
             ),
             size_limit: registry.gauge(
                 "dmarcgate_store_limit_bytes",

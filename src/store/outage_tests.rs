@@ -28,6 +28,7 @@ on_both![
     what_the_database_refuses_is_taken_out_of_the_file,
     a_database_that_refuses_everything_ends_the_search,
     rows_that_are_too_old_are_deleted_in_steps,
+    a_clock_far_ahead_of_the_newest_row_deletes_nothing_at_first,
     beyond_the_size_the_oldest_days_go_and_the_present_stays,
     beyond_the_margin_no_more_rows_are_taken_until_there_is_room,
 ];
@@ -325,6 +326,19 @@ async fn rows_that_are_too_old_are_deleted_in_steps(home: Home) {
     assert!(gate.metric("dmarcgate_store_bytes") > 10_000);
     let home = gate.close().await;
     assert_eq!(count_rows(&home).await, 20);
+}
+
+async fn a_clock_far_ahead_of_the_newest_row_deletes_nothing_at_first(home: Home) {
+    let is_shared = matches!(home.location, Location::Postgres(_));
+    let home = with_days(home, &[(40, 10), (33, 10)]).await;
+    home.execute("UPDATE store_writers SET seen = 1").await;
+    let gate = Gate::with_settings(home, |s| s.retention.keep_rows = Duration::from_secs(30 * 86_400)).await;
+    // A server has a clock of its own.
+    let left = if is_shared { 0 } else { 20 };
+    gate.wait_for(&format!("dmarcgate_store_rows_pruned_total {}\n", 20 - left)).await;
+    gate.wait_for(&format!("dmarcgate_store_rows {left}\n")).await;
+    let home = gate.close().await;
+    assert_eq!(count_rows(&home).await, left);
 }
 
 async fn beyond_the_size_the_oldest_days_go_and_the_present_stays(home: Home) {

@@ -55,6 +55,17 @@ pub async fn step(connection: &mut AnyConnection, retention: &Retention, now: Du
     Ok(Pruned { explained, rows_deleted, octets, ahead, is_unfinished })
 }
 
+/// When the newest thing that is stored was written, in seconds since 1970, give or take a day; none: nothing is.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn newest(connection: &mut AnyConnection) -> Result<Option<i64>, sqlx::Error> {
+    let seen: Option<i64> = sqlx::query_scalar(NEWEST_WRITER).fetch_one(&mut *connection).await?;
+    let day: Option<i64> = sqlx::query_scalar(NEWEST_DAY).fetch_one(&mut *connection).await?;
+    Ok(seen.max(day.map(|day| (day + 1).saturating_mul(SECONDS_PER_DAY))))
+}
+
 /// Counts the rows, on a connection of its own: ten million take half a second from memory and many seconds from a
 /// disk, and those that come in wait for the writer's.
 ///
@@ -78,6 +89,9 @@ async fn delete_before(connection: &mut AnyConnection, day: i64) -> Result<u64, 
 
 const DELETE_ROWS: &str = "DELETE FROM report_rows WHERE row_key IN
     (SELECT row_key FROM report_rows WHERE day < $1 ORDER BY day, policy_domain LIMIT $2)";
+
+const NEWEST_WRITER: &str = "SELECT MAX(seen) FROM store_writers";
+const NEWEST_DAY: &str = "SELECT MAX(day) FROM report_rows";
 
 const COUNT_ROWS: &str = "SELECT COUNT(*) FROM report_rows";
 

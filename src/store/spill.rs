@@ -103,6 +103,11 @@ impl Spill {
         self.head == self.tail
     }
 
+    /// Octets that the file may have.
+    pub fn limit(&self) -> u64 {
+        self.octets
+    }
+
     /// Octets of the file.
     pub fn length(&self) -> u64 {
         self.tail

@@ -21,12 +21,13 @@ use crate::causes::Causes;
 use crate::clock::epoch_seconds_signed;
 use crate::record::Record;
 use crate::store::batch::{Batch, Stamp, Waiting, WriterId};
+use crate::store::clock::Clock;
 use crate::store::comparison::{Comparison, ComparisonRow};
 use crate::store::retention::{self, Pruned};
 use crate::store::row::Row;
 use crate::store::spill::{self, Spill};
 use crate::store::statements::Refused;
-use crate::store::{Error, Explanation, Item, Location, Loss, Metrics, Settings, database, statements};
+use crate::store::{Error, Explanation, Item, Location, Loss, Metrics, Retention, Settings, database, statements};
 use crate::throttle::Throttle;
 
 /// Owns the write connection and all rows that wait for it. It goes on taking records while the database writes.
@@ -51,10 +52,12 @@ pub struct Writer {
     sequence: i64,
     /// How the database is waited for after a failure; none while it works.
     retry: Option<Retry>,
-    /// Before this the spill file takes nothing, since it was full or broken.
+    /// Before this the spill file takes nothing, since it was full or broken, or is not opened again.
     spill_again: Instant,
     /// When pruning begins anew, or goes on.
     prune_at: Instant,
+    /// None before the first look, and where the database has a clock of its own.
+    clock: Option<Clock>,
     /// Octets of explanations in the database, as far as it is known; with a shared one, others add to it.
     explained: u64,
     /// Octets of all else in the database when it was last looked up.
@@ -116,8 +119,10 @@ enum Done {
     Wrote { database: Option<Database>, wrote: Wrote, result: Result<Refused, Error> },
     /// The batch that is held went to the spill file, or failed to.
     Spilled(Result<(), spill::Fault>),
+    /// The spill file was opened, or could not be.
+    Opened(io::Result<Spill>),
     /// A step of pruning.
-    Pruned { database: Option<Database>, result: Result<Pruned, sqlx::Error> },
+    Pruned { database: Option<Database>, clock: Option<Clock>, result: Result<Pruned, sqlx::Error> },
 }
 
 /// What was to be written.
@@ -157,7 +162,7 @@ impl Writer {
         let is_behind = retry.is_some() || spill.as_ref().is_some_and(|spill| !spill.is_empty());
         let limits = [
             (&metrics.memory_limit, settings.memory as u64),
-            (&metrics.spill_limit, settings.spill.as_ref().map_or(0, |spill| spill.octets)),
+            (&metrics.spill_limit, spill.as_ref().map_or(0, Spill::limit)),
             (&metrics.size_limit, settings.retention.size.unwrap_or(0)),
         ];
         limits.into_iter().for_each(|(gauge, octets)| gauge.set(i64::try_from(octets).unwrap_or(i64::MAX)));
@@ -178,6 +183,7 @@ impl Writer {
             retry,
             spill_again: now,
             prune_at: now,
+            clock: None,
             explained: 0,
             stored: 0,
             grown: 0,
@@ -341,6 +347,17 @@ impl Writer {
         if is_behind && are_rows_due && self.may_spill(now) {
             return self.spill_job();
         }
+        if self.spill.is_none() && self.spill_again <= now && pace == Pace::Normal {
+            // Another gate that had it may have ended: that from which this one takes over.
+            if let Some(wanted) = self.settings.spill.clone() {
+                return Some(Job::new(Needs::SpillFile, async move {
+                    // A disk that hangs must not keep batches from the database for ever.
+                    let open = time::timeout(ATTEMPT, blocking(move || Spill::open(&wanted)));
+                    let opened = open.await.unwrap_or_else(|late| Err(io::Error::other(late)));
+                    Done::Opened(opened.and_then(|opened| opened))
+                }));
+            }
+        }
         if self.retry.is_some_and(|retry| retry.at > now) {
             return None;
         }
@@ -357,7 +374,7 @@ impl Writer {
     /// When there may be a job next, if nothing comes in: strictly later than `now`.
     fn next_wake(&self, now: Instant) -> Option<Instant> {
         let retry = self.retry.map(|retry| retry.at);
-        let spill_again = self.spill.is_some().then_some(self.spill_again);
+        let spill_again = self.settings.spill.is_some().then_some(self.spill_again);
         let prune_at = self.retry.is_none().then_some(self.prune_at);
         [self.rows_due(), self.explanations_due(), retry, spill_again, prune_at]
             .into_iter()
@@ -462,17 +479,21 @@ impl Writer {
     fn prune(&mut self) -> Job {
         let (mut database, retention) = (self.database.take(), self.settings.retention);
         let opening = self.opening();
+        let mut clock = self.clock.take();
         Job::new(Needs::Database, async move {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             let work = async {
                 match reopened(&mut database, &opening).await {
+                    Ok(database) if matches!(opening.location, Location::Sqlite(_)) => {
+                        prune_by(&mut clock, &mut database.connection, &retention, now).await
+                    }
                     Ok(database) => retention::step(&mut database.connection, &retention, now).await,
                     Err(Error::Open { source, .. } | Error::Read(source)) => Err(source),
                     Err(error) => Err(sqlx::Error::Configuration(error.into())),
                 }
             };
             let result = database::in_time(ATTEMPT, work).await;
-            Done::Pruned { database, result }
+            Done::Pruned { database, clock, result }
         })
     }
 }
@@ -503,7 +524,11 @@ impl Writer {
                 self.fail(&Causes(&fault));
             }
             Done::Spilled(result) => self.spilled(result),
-            Done::Pruned { database, result } => self.pruned(database, result),
+            Done::Opened(result) => self.opened(result),
+            Done::Pruned { database, clock, result } => {
+                self.clock = clock;
+                self.pruned(database, result);
+            }
         }
         self.tell_lag();
     }
@@ -593,6 +618,19 @@ impl Writer {
         }
     }
 
+    fn opened(&mut self, result: io::Result<Spill>) {
+        match result {
+            Ok(spill) => {
+                info!(rows = spill.messages(), "the spill file can be used now");
+                self.metrics.spill_limit.set(i64::try_from(spill.limit()).unwrap_or(i64::MAX));
+                self.spill = Some(Arc::new(Mutex::new(spill)));
+                self.tell_spill();
+            }
+            // That it can't be used was told at the start.
+            Err(_) => self.spill_again = Instant::now() + SPILL_PAUSE,
+        }
+    }
+
     fn pruned(&mut self, database: Option<Database>, result: Result<Pruned, sqlx::Error>) {
         let mut next = PRUNING_INTERVAL;
         match result {
@@ -600,7 +638,19 @@ impl Writer {
                 self.database = database;
                 if pruned.ahead > retention::CLOCK_TOLERANCE && self.may_log() {
                     let seconds = pruned.ahead.as_secs();
-                    warn!(seconds, "the clock is ahead of the database's, by which what is old is deleted; set it");
+                    match self.settings.location {
+                        Location::Postgres(_) => {
+                            warn!(
+                                seconds,
+                                "the clock is ahead of the database's, by which what is old is deleted; set it"
+                            );
+                        }
+                        Location::Sqlite(_) => warn!(
+                            seconds,
+                            "the clock is far ahead of what was stored last, and for an hour nothing is deleted by it; \
+                             set it if it is wrong"
+                        ),
+                    }
                 }
                 self.explained = pruned.explained;
                 self.metrics.explanations_size.set(i64::try_from(pruned.explained).unwrap_or(i64::MAX));
@@ -683,7 +733,7 @@ pub struct Opened {
 
 impl Opened {
     /// Opens the database and the spill file. A server that does not answer is waited for while the gate runs; a spill
-    /// file that can't be opened is done without.
+    /// file that can't be opened is done without, and tried again now and then.
     ///
     /// # Errors
     ///
@@ -702,7 +752,7 @@ impl Opened {
             None => Ok(None),
         };
         let spill = spill.unwrap_or_else(|error| {
-            warn!(%error, "the spill file can't be used; rows will wait in memory alone");
+            warn!(%error, "the spill file can't be used yet; rows will wait in memory alone");
             None
         });
         Ok(Self { database, spill })
@@ -726,6 +776,23 @@ struct Opening {
     location: Location,
     /// How long that may take; none: no bound.
     limit: Option<Duration>,
+}
+
+/// Takes a step of pruning by the clock as far as it is believed.
+async fn prune_by(
+    clock: &mut Option<Clock>,
+    connection: &mut AnyConnection,
+    retention: &Retention,
+    shown: Duration,
+) -> Result<Pruned, sqlx::Error> {
+    let (seconds, now) = (i64::try_from(shown.as_secs()).unwrap_or(i64::MAX), Instant::now().into_std());
+    let clock = match clock {
+        Some(clock) => clock,
+        None => clock.insert(Clock::new(retention::newest(connection).await?, seconds, now)),
+    };
+    let believed = Duration::from_secs(clock.time(seconds, now).unsigned_abs());
+    let pruned = retention::step(connection, retention, believed).await?;
+    Ok(Pruned { ahead: shown.saturating_sub(believed), ..pruned })
 }
 
 async fn try_write(
@@ -789,7 +856,8 @@ const TAKEN_AT_ONCE: usize = 256;
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// The longest pause.
 const LAST_RETRY: Duration = Duration::from_secs(30);
-/// How long the database may take to be opened anew, for a batch or a step of pruning; it is tried again then.
+/// How long the database may take to be opened anew, for a batch or a step of pruning, and how long the spill file; it is
+/// tried again then.
 const ATTEMPT: Duration = Duration::from_secs(15);
 /// The same while the gate stops and there is a spill file.
 const STOPPING_ATTEMPT: Duration = Duration::from_secs(2);
@@ -797,7 +865,7 @@ const STOPPING_ATTEMPT: Duration = Duration::from_secs(2);
 const SPILL_DELAY: Duration = Duration::from_millis(800);
 /// How long rows may wait before they are late.
 const LAG: Duration = Duration::from_secs(60);
-/// How long a spill file that was full or broken is left alone.
+/// How long a spill file is left alone that was full or broken, or that another gate has.
 const SPILL_PAUSE: Duration = Duration::from_secs(10);
 /// How often what is old is deleted, and sizes are summed up anew.
 const PRUNING_INTERVAL: Duration = Duration::from_secs(600);
@@ -851,5 +919,32 @@ mod tests {
         assert_eq!(home.number("SELECT COUNT(*) FROM report_rows").await, 1);
         drop(let_go);
         disk.join().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_spill_file_that_another_gate_has_is_used_once_that_one_has_ended() {
+        let directory = tempfile::tempdir().unwrap();
+        let wanted = spill::Settings { path: directory.path().join("rows.spill"), octets: 1 << 20 };
+        let other = Spill::open(&wanted).unwrap();
+        let location = Location::Sqlite(directory.path().join("gate.db"));
+        let settings = Settings { spill: Some(wanted), ..Settings::new(location) };
+        let opened = Opened::open(&settings).await.unwrap();
+        let (_sender, items) = mpsc::channel(1);
+        let registry = Registry::new();
+        let mut writer = Writer::new(settings, opened, items, Metrics::register(&registry));
+        let says = |octets: u64| {
+            let line = format!("dmarcgate_store_spill_limit_bytes {octets}\n");
+            assert!(registry.render().contains(&line), "no {line}");
+        };
+        let begin = Instant::now();
+        let done = writer.next_job(begin, Pace::Normal).unwrap().done.await;
+        writer.settle(done);
+        assert!(writer.spill.is_none() && writer.spill_again > begin);
+        says(0);
+        drop(other);
+        let done = writer.next_job(begin + 2 * SPILL_PAUSE, Pace::Normal).unwrap().done.await;
+        writer.settle(done);
+        assert!(writer.spill.is_some());
+        says(1 << 20);
     }
 }
