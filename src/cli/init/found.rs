@@ -191,16 +191,21 @@ pub fn opensmtpd_inside(configuration: &str) -> Option<Inside> {
 
 /// A port of Exim's on loopback that `hosts_proxy` is about. `local_interfaces` has `[address]:port` or `address.port`.
 pub fn exim_inside(configuration: &str) -> Option<Inside> {
-    let parameters = parameters(&configuration.replace("\\\n", " "));
-    parameters.get("hosts_proxy").filter(|value| !value.is_empty())?;
-    let interfaces = parameters.get("local_interfaces")?;
-    let addresses = interfaces.split([';', ' ', '<']).filter_map(|word| {
+    let lines = logical_lines(&configuration.replace("\\\n", " "));
+    // Debian's template has an option again, from a macro, which is not for the one that stands there already.
+    let values = |name| {
+        let pairs = lines.iter().filter_map(|line| line.split_once('='));
+        pairs.filter(move |(own, _)| own.trim() == name).map(|(_, value)| value.trim())
+    };
+    values("hosts_proxy").find(|value| !value.is_empty())?;
+    let words = values("local_interfaces").flat_map(|interfaces| interfaces.split([';', ' ', '<']));
+    let mut addresses = words.filter_map(|word| {
         let with_colon = word.replace(['[', ']'], "");
         let dotted = || with_colon.rsplit_once('.').map(|(address, port)| format!("{address}:{port}"));
         with_colon.parse::<SocketAddr>().ok().or_else(|| dotted()?.parse().ok())
     });
     let is_inner = |address: &SocketAddr| address.ip().is_loopback() && !SMTP_PORTS.contains(&address.port());
-    addresses.into_iter().find(is_inner).map(|address| Inside { address, identity: Hint::Proxy })
+    addresses.find(is_inner).map(|address| Inside { address, identity: Hint::Proxy })
 }
 
 /// Ports that something listens on, of `/proc/net/tcp` or `/proc/net/tcp6`.
@@ -345,6 +350,7 @@ default_process_limit = 50
         for (lines, expected) in [
             ("local_interfaces = <; [127.0.0.1]:10025 ; [0.0.0.0]:465", inside(10025)),
             ("local_interfaces = 127.0.0.1.10026", inside(10026)),
+            ("local_interfaces = <; [127.0.0.1]:10025\nlocal_interfaces = MAIN_LOCAL_INTERFACES", inside(10025)),
             ("local_interfaces = <; [127.0.0.1]:587", None),
             ("local_interfaces = <; [192.0.2.1]:10025", None),
         ] {

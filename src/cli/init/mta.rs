@@ -85,14 +85,17 @@ fn postfix(address: &str) -> String {
 fn exim(port: u16) -> String {
     format!(
         "Exim with PROXY support (`exim -bV | grep PROXY`; Debian: exim4-daemon-heavy), main section of its configuration\n\
-         (Debian, split: a file in /etc/exim4/conf.d/main/, and dc_local_interfaces in update-exim4.conf.conf unset):\n\
+         (Debian: split, a file in /etc/exim4/conf.d/main/, else atop exim4.conf.template; and in update-exim4.conf.conf\n\
+         dc_local_interfaces='', as Exim refuses to be told twice):\n\
          \n\
          local_interfaces = <; [127.0.0.1]:{port} ; [0.0.0.0]:465 ; [0.0.0.0]:587 ; [::0]:465 ; [::0]:587\n\
+         tls_on_connect_ports = 465\n\
          hosts_proxy = ${{if eq{{$received_port}}{{{port}}}{{127.0.0.1}}{{}}}}\n\
          chunking_advertise_hosts = *\n\
          dsn_advertise_hosts = *\n\
          \n\
          - The gate hands the client over by the PROXY protocol: relay_from_hosts, block lists and logs see who it really is.\n\
+         - Ports 465 and 587 are for mail programs: leave out those that Exim does not serve now, and what stands elsewhere.\n\
          - Take `spf` conditions and `verify = ...` for DKIM and DMARC out of the ACLs for this port: the gate has checked.\n\
          \n\
          Then: systemctl restart exim4\n"
