@@ -150,6 +150,23 @@ async fn all_is_known_of_a_message_before_its_final_dot() {
     assert_eq!(world.dns.asked().len(), asked, "no question was left for the end");
 }
 
+#[tokio::test]
+async fn name_servers_that_fall_silent_are_told_and_so_is_their_return() {
+    let change = |c: ConfigText| c.set("dns.timeout", "20ms").set("policy.mode", "monitor");
+    let world = World::start(Zone::new(), change).await;
+    world.dns.turn(Manner::Dead);
+    for number in 0..5 {
+        let letter = Letter::new(CLIENT, &format!("me@silent{number}.example"));
+        assert!(world.send(&letter).await.summary().starts_with("250"));
+    }
+    let line = world.gate.wait_for_log("no name server answers").await;
+    assert!(line.contains("\"level\":\"WARN\""), "{line}");
+    world.dns.turn(Manner::Ready);
+    world.send(&Letter::new(CLIENT, "me@loud.example")).await;
+    world.gate.wait_for_log("name servers answer again").await;
+    assert_eq!(world.gate.log().iter().filter(|line| line.contains("no name server answers")).count(), 1);
+}
+
 /// Not a test of right and wrong, but a measurement: `cargo test --test it -- --ignored --nocapture at_the_dot`.
 #[tokio::test]
 #[ignore = "a measurement"]
