@@ -4,10 +4,10 @@
 //! The words are the operator's, or ours by default. Whatever they are, a refusal has the word DMARC in it and each
 //! reply the id; a peer's domain gets in as a checked [`Domain`](crate::domain::Domain), its address as an address.
 
-use crate::evaluation::{DkimResult, DmarcOutput, Evaluation};
+use crate::evaluation::{DkimResult, DmarcOutput, DoubtCause, Evaluation};
 use crate::label::Label;
 use crate::message::author::{Author, UnusableFrom};
-use crate::policy::Decision;
+use crate::policy::{Decision, Rule};
 use crate::spf::SpfResult;
 
 pub use super::template::{HelpUrl, Placeholder, Template, Values};
@@ -28,6 +28,7 @@ pub struct ReplyText {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Replies {
     refused: Template,
+    overridden: Template,
     unusable_from: Template,
     deferred: Template,
     help_url: Option<HelpUrl>,
@@ -36,42 +37,55 @@ pub struct Replies {
 impl Replies {
     /// The operator's texts with what none may lack: the id, in a refusal the word DMARC (RFC 9989 §7.2), and behind
     /// our own words the help page.
-    pub fn new(refused: Template, unusable_from: Template, deferred: Template, help_url: Option<HelpUrl>) -> Self {
+    pub fn new(
+        refused: Template,
+        overridden: Template,
+        unusable_from: Template,
+        deferred: Template,
+        help_url: Option<HelpUrl>,
+    ) -> Self {
         let helpful = |template: Template, text: &str| match &help_url {
             Some(_) if template.lines().eq([text]) => template.followed_by("For help see {help_url}"),
             _ => template,
         };
         Self {
             refused: helpful(complete(refused, Needs::DmarcAndId), REFUSED),
+            overridden: helpful(complete(overridden, Needs::DmarcAndId), OVERRIDDEN),
             unusable_from: helpful(complete(unusable_from, Needs::DmarcAndId), UNUSABLE_FROM),
             deferred: complete(deferred, Needs::Id),
             help_url,
         }
     }
 
-    /// 550: the author domain's policy, or no usable author domain.
+    /// 550: the author domain's policy, an override of the operator's, or no usable author domain.
     pub fn refusal(&self, evaluation: &Evaluation, decision: &Decision, explain_id: &str) -> ReplyText {
         let (template, reason, enhanced) = match &evaluation.author {
             Author::Unusable(why) => (&self.unusable_from, in_words(*why), POLICY),
-            Author::Usable { .. } => (&self.refused, NO_ALIGNED_PASS, code(evaluation)),
+            Author::Usable { .. } => {
+                // Where the operator refuses what its domain lets pass, no policy of that domain is to blame.
+                let template = if decision.rule == Rule::Override { &self.overridden } else { &self.refused };
+                (template, NO_ALIGNED_PASS, code(evaluation))
+            }
         };
         let lines = template.fill(&self.values(evaluation, decision, explain_id, reason));
         ReplyText { code: 550, enhanced, lines }
     }
 
-    /// 451 4.7.0: DNS left DMARC undecided.
+    /// 451 4.7.0: DNS, or a bound of ours, left DMARC undecided.
     pub fn deferral(&self, evaluation: &Evaluation, decision: &Decision, explain_id: &str) -> ReplyText {
-        let values = self.values(evaluation, decision, explain_id, DNS_FAILURE);
+        let cause = deciding(evaluation, decision).map_or(DoubtCause::Dns, |dmarc| evaluation.cause_of_doubt(dmarc));
+        let values = self.values(evaluation, decision, explain_id, cause.in_words());
         ReplyText { code: 451, enhanced: DNS, lines: self.deferred.fill(&values) }
     }
 
     /// Whether a help page is named anywhere.
     pub fn name_help_page(&self) -> bool {
-        [&self.refused, &self.unusable_from, &self.deferred].iter().any(|text| text.names(Placeholder::HelpUrl))
+        let texts = [&self.refused, &self.overridden, &self.unusable_from, &self.deferred];
+        texts.iter().any(|text| text.names(Placeholder::HelpUrl))
     }
 
     /// Each text with its key and example values, for who writes them.
-    pub fn examples(&self) -> [(&'static str, ReplyText); 3] {
+    pub fn examples(&self) -> [(&'static str, ReplyText); 4] {
         let example = |template: &Template, reason, code, enhanced| {
             let mut values = Values::unknown();
             values.put(Placeholder::Domain, "mail.example.org");
@@ -85,8 +99,9 @@ impl Replies {
         };
         [
             ("refused", example(&self.refused, NO_ALIGNED_PASS, 550, POLICY)),
+            ("overridden", example(&self.overridden, NO_ALIGNED_PASS, 550, POLICY)),
             ("unusable_from", example(&self.unusable_from, in_words(UnusableFrom::Missing), 550, POLICY)),
-            ("deferred", example(&self.deferred, DNS_FAILURE, 451, DNS)),
+            ("deferred", example(&self.deferred, DoubtCause::Dns.in_words(), 451, DNS)),
         ]
     }
 
@@ -119,11 +134,13 @@ impl Replies {
 
 impl Default for Replies {
     fn default() -> Self {
-        Self::new(text_of_ours(REFUSED), text_of_ours(UNUSABLE_FROM), text_of_ours(DEFERRED), None)
+        let [refused, overridden, unusable_from, deferred] =
+            [REFUSED, OVERRIDDEN, UNUSABLE_FROM, DEFERRED].map(text_of_ours);
+        Self::new(refused, overridden, unusable_from, deferred, None)
     }
 }
 
-/// One of [`REFUSED`], [`UNUSABLE_FROM`] and [`DEFERRED`].
+/// One of [`REFUSED`], [`OVERRIDDEN`], [`UNUSABLE_FROM`] and [`DEFERRED`].
 #[expect(clippy::expect_used, reason = "they are one line each, and well-formed, as a test shows")]
 pub fn text_of_ours(text: &'static str) -> Template {
     Template::parse(&[text]).expect("a text of ours is well-formed")
@@ -177,15 +194,15 @@ fn deciding<'a>(evaluation: &'a Evaluation, decision: &Decision) -> Option<&'a D
 
 /// The built-in text for failures.
 pub const REFUSED: &str = "Email rejected per DMARC policy for {domain}: {reason} (id {id})";
+/// The built-in text for failures that an override of the operator's refuses.
+pub const OVERRIDDEN: &str = "Email rejected by local policy, DMARC failed for {domain}: {reason} (id {id})";
 /// The built-in text for a From that names no author domain.
 pub const UNUSABLE_FROM: &str =
     "Email rejected: DMARC needs a From field that names one usable author domain; {reason} (id {id})";
-/// The built-in text for what DNS left undecided.
+/// The built-in text for what DNS, or a bound of ours, left undecided.
 pub const DEFERRED: &str = "DMARC for {domain} could not be evaluated: {reason}, please try again later (id {id})";
 /// Why a message fails.
 const NO_ALIGNED_PASS: &str = "neither SPF nor DKIM gave an aligned pass";
-/// Why a message is put off.
-const DNS_FAILURE: &str = "temporary DNS failure";
 /// RFC 3463 §3.8: undefined, since no code says that it was DNS which kept a policy from being applied.
 const DNS: (u8, u16, u16) = (4, 7, 0);
 /// RFC 3463 §3.8: delivery is not authorized.

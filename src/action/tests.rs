@@ -9,13 +9,15 @@ use super::template::{HelpUrl, Placeholder, Template};
 use super::*;
 use crate::dmarc::alignment::{DmarcResult, Doubt};
 use crate::dmarc::record::{Parsed, Place, parse};
+use crate::dns::Failure;
 use crate::domain::Domain;
-use crate::evaluation::KeySearch;
 use crate::evaluation::sample::{self, domain, spf};
 use crate::evaluation::{ArcOutput, ArcResult, DkimOutput, DkimResult, DmarcOutput, PublishedPolicy, Sender};
+use crate::evaluation::{ArcSet, DmarcFinding, KeySearch};
 use crate::message::author::{Author, UnusableFrom};
+use crate::policy::overrides::{Criteria, LocalOverride, OverrideAction};
 use crate::policy::sample::ORDINARY;
-use crate::policy::{LocalPolicy, Mode, OnTempError, Reject, decide};
+use crate::policy::{LocalPolicy, Mode, OnTempError, OverrideKind, Reject, decide};
 use crate::spf::{Identity, SpfOutput, SpfResult};
 
 use self::results::{ReceivedSpf, Results};
@@ -81,8 +83,13 @@ fn the_fields_of_a_pass() {
         vec![signature(DkimResult::Pass, "example.org"), begun(signature(DkimResult::Fail, "example.com"), "abc/d+fg")],
         vec![dmarc("example.org", DmarcResult::Pass, "p=reject; t=y")],
     );
-    facts.arc =
-        ArcOutput { result: ArcResult::Fail, sets: Vec::new(), unverified: Vec::new(), reason: "the chain is broken" };
+    facts.arc = ArcOutput {
+        result: ArcResult::Fail,
+        sets: Vec::new(),
+        unverified: Vec::new(),
+        reason: "the chain is broken",
+        failure: None,
+    };
     let expected = "Authentication-Results: mx.example.net;\r\n \
         spf=pass smtp.mailfrom=bounce.example.org;\r\n \
         dkim=pass header.d=example.org header.i=@example.org header.s=s1\r\n \
@@ -109,7 +116,8 @@ fn a_chain_that_could_not_be_checked_fails_to_readers() {
             Vec::new(),
             vec![dmarc("example.org", DmarcResult::Pass, "p=reject")],
         );
-        facts.arc = ArcOutput { result, sets: Vec::new(), unverified: Vec::new(), reason: "key look-up failed" };
+        facts.arc =
+            ArcOutput { result, sets: Vec::new(), unverified: Vec::new(), reason: "key look-up failed", failure: None };
         let expected = format!("dkim=none;\r\n {expected}dmarc=pass");
         let field = header(&facts, Mode::Enforce);
         assert!(field.contains(&expected), "{result}: {field}");
@@ -355,6 +363,66 @@ fn replies_name_dmarc_the_domain_and_an_id() {
 }
 
 #[test]
+fn no_reply_blames_a_policy_or_dns_for_what_is_ours() {
+    // The operator refuses what its domain asks nothing for.
+    let failing = |tags: &str| {
+        let author = dmarc("a.example", DmarcResult::Fail, tags);
+        evaluation(spf(SpfResult::None, Identity::MailFrom, ""), Vec::new(), vec![author])
+    };
+    let refusing = LocalOverride {
+        criteria: Criteria { author_domains: vec![domain("a.example")], ..Criteria::default() },
+        action: OverrideAction::Reject,
+        kind: OverrideKind::LocalPolicy,
+        note: "no".into(),
+        until: None,
+    };
+    let local = LocalPolicy { overrides: vec![refusing], ..LocalPolicy::default() };
+    for tags in ["p=none", "p=reject"] {
+        let facts = failing(tags);
+        let decision = decide(&facts, &ORDINARY, &local);
+        let reply = Replies::default().refusal(&facts, &decision, "1");
+        let text = "Email rejected by local policy, DMARC failed for a.example: neither SPF nor DKIM gave an aligned pass (id 1)";
+        assert_eq!((reply.code, &*reply.lines), (550, &[text.to_owned()][..]), "{tags}");
+        let reply = replies(&["no"], None).refusal(&facts, &decision, "1");
+        assert_eq!(reply.lines, ["as I say (DMARC, id 1)"], "{tags}");
+    }
+    // Nothing but limits of ours kept the answer from us: of an identifier, of the policy, of an ARC chain's keys.
+    let by = |doubt| DmarcOutput { doubt: Some(doubt), ..dmarc("a.example", DmarcResult::TempError, "p=reject") };
+    let of = |author| evaluation(spf(SpfResult::None, Identity::MailFrom, ""), Vec::new(), vec![author]);
+    let sealed = |failure| {
+        let finding = DmarcFinding { result: DmarcResult::Pass, author_domain: domain("a.example") };
+        let set = ArcSet { instance: 1, sealer: domain("list.example"), dmarc: Some(finding) };
+        let arc = ArcOutput {
+            result: ArcResult::TempError,
+            sets: Vec::new(),
+            unverified: vec![set],
+            reason: "",
+            failure: Some(failure),
+        };
+        Evaluation { arc, ..failing("p=reject") }
+    };
+    let (ours, dns) = ("DNS look-ups reached a limit of the receiver", "temporary DNS failure");
+    let cases = [
+        ("identifier", of(by(Doubt::IdentifierOwnLimits)), ours),
+        ("identifier, by DNS", of(by(Doubt::Identifier)), dns),
+        ("policy", of(by(Doubt::OwnLimits)), ours),
+        ("policy, by DNS", of(by(Doubt::EnforcingAbove)), dns),
+        ("chain", sealed(Failure::Budget), ours),
+        ("chain, by DNS", sealed(Failure::ServFail), dns),
+    ];
+    let local = LocalPolicy { trusted_sealers: vec![domain("list.example")], ..LocalPolicy::default() };
+    for (name, facts, why) in cases {
+        let decision = decide(&facts, &ORDINARY, &local);
+        assert_eq!(decision.disposition, Disposition::Defer, "{name}");
+        let reply = Replies::default().deferral(&facts, &decision, "1");
+        let expected = format!("DMARC for a.example could not be evaluated: {why}, please try again later (id 1)");
+        assert_eq!(reply.lines, [expected], "{name}");
+        let told = decision.overrides().iter().map(|o| &*o.comment);
+        assert!(told.eq((name.starts_with("identifier") || name.starts_with("chain")).then_some(why)), "{name}");
+    }
+}
+
+#[test]
 fn the_longest_reply_stays_below_512_octets() {
     let long = format!("{}example", "a23456789012345678901234567890123456789012345678901234567890.".repeat(4));
     let facts = evaluation(
@@ -436,7 +504,7 @@ fn signatures_are_told_apart_by_as_much_of_b_as_it_takes() {
 fn replies(refused: &[&str], help_url: Option<&str>) -> Replies {
     let of = |lines: &[&str]| Template::parse(lines).unwrap();
     let help_url = help_url.map(|url| HelpUrl::parse(url).unwrap());
-    Replies::new(of(refused), of(&[UNUSABLE_FROM]), of(&["later"]), help_url)
+    Replies::new(of(refused), of(&["as I say"]), of(&[UNUSABLE_FROM]), of(&["later"]), help_url)
 }
 
 fn wire(text: &ReplyText) -> String {
@@ -481,9 +549,9 @@ fn the_operators_words_with_what_they_lack() {
 
 #[test]
 fn whether_any_text_names_a_help_page_is_known() {
-    for place in 0..4 {
+    for place in 0..5 {
         let of = |at| Template::parse(&[if at == place { "see {help_url}" } else { "no" }]).unwrap();
-        assert_eq!(Replies::new(of(0), of(1), of(2), None).name_help_page(), place < 3, "{place}");
+        assert_eq!(Replies::new(of(0), of(1), of(2), of(3), None).name_help_page(), place < 4, "{place}");
     }
 }
 
@@ -496,6 +564,7 @@ fn every_reason_fits() {
         };
         let decision = decide(&facts, &ORDINARY, &LocalPolicy::default());
         let reply = Replies::new(
+            Template::parse(&["x"]).unwrap(),
             Template::parse(&["x"]).unwrap(),
             Template::parse(&["DMARC {reason}. {id}"]).unwrap(),
             Template::parse(&["x"]).unwrap(),
@@ -526,7 +595,7 @@ proptest! {
         let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
         let Ok(template) = Template::parse(&lines) else { return Ok(()) };
         let url = url.map(|url| HelpUrl::parse(&url).unwrap());
-        let replies = Replies::new(template.clone(), template.clone(), template, url);
+        let replies = Replies::new(template.clone(), template.clone(), template.clone(), template, url);
         let mut facts = facts;
         if unusable {
             facts.author = Author::Unusable(UnusableFrom::Syntax);
@@ -772,7 +841,7 @@ prop_compose! {
         });
         let mut facts = evaluation(mail_from, signatures, dmarcs.collect());
         facts.spf_helo = helo;
-        facts.arc = ArcOutput { result: arc, sets: Vec::new(), unverified: Vec::new(), reason: "a reason" };
+        facts.arc = ArcOutput { result: arc, sets: Vec::new(), unverified: Vec::new(), reason: "a reason", failure: None };
         facts.sender = Sender { ip, helo: texts[0].as_str().into(), mail_from: texts[1].as_str().into() };
         facts
     }

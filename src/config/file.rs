@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::action::reply_text::{DEFERRED, REFUSED, UNUSABLE_FROM, text_of_ours};
+use crate::action::reply_text::{DEFERRED, OVERRIDDEN, REFUSED, UNUSABLE_FROM, text_of_ours};
 use crate::action::template::{HelpUrl, Placeholder};
 use crate::config::document::{Document, Section};
 use crate::config::reach::Process;
@@ -344,6 +344,7 @@ fn replies(section: &mut Section<'_>) -> Replies {
     let of_author = [Placeholder::Domain, Placeholder::PolicyDomain, Placeholder::Policy];
     Replies {
         refused: read(section, "refused", REFUSED, &[]),
+        overridden: read(section, "overridden", OVERRIDDEN, &[]),
         unusable_from: read(section, "unusable_from", UNUSABLE_FROM, &of_author),
         deferred: read(section, "deferred", DEFERRED, &[]),
         help_url,

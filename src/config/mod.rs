@@ -259,6 +259,7 @@ pub struct Results {
 #[expect(missing_docs, reason = "each key is documented in config/dmarcgate.toml")]
 pub struct Replies {
     pub refused: Template,
+    pub overridden: Template,
     pub unusable_from: Template,
     pub deferred: Template,
     pub help_url: Option<HelpUrl>,

@@ -236,6 +236,7 @@ const KEYS: &[(&str, Takes)] = &[
     ("timeouts.shutdown", Takes::Reload),
     ("results.received_spf", Takes::Reload),
     ("replies.refused", Takes::Reload),
+    ("replies.overridden", Takes::Reload),
     ("replies.unusable_from", Takes::Reload),
     ("replies.deferred", Takes::Reload),
     ("replies.help_url", Takes::Reload),

@@ -231,8 +231,8 @@ impl Config {
 
     /// What is said to clients whose message is refused or deferred.
     pub fn replies(&self) -> action::Replies {
-        let super::Replies { refused, unusable_from, deferred, help_url } = self.replies.clone();
-        action::Replies::new(refused, unusable_from, deferred, help_url)
+        let super::Replies { refused, overridden, unusable_from, deferred, help_url } = self.replies.clone();
+        action::Replies::new(refused, overridden, unusable_from, deferred, help_url)
     }
 
     /// For the link to the upstream.

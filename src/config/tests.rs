@@ -351,7 +351,7 @@ fn what_is_probably_not_meant_is_said() {
     assert!(admin("address = \"192.0.2.1:9125\"\ntoken_file = \"/t\"").contains("in the clear"));
     assert!(warnings(&format!("{quiet}[bypass]\ntrusted_networks = [\"::/0\"]\n")).contains("whole Internet"));
     let page = format!("{quiet}[replies]\nhelp_url = \"https://a.example/\"\n");
-    let own = "refused = \"no\"\nunusable_from = \"no\"\n";
+    let own = "refused = \"no\"\noverridden = \"no\"\nunusable_from = \"no\"\n";
     assert_eq!(warnings(&page), "", "the built-in refusals name it");
     assert!(warnings(&format!("{page}{own}")).contains("replies.help_url has no effect"));
     assert_eq!(warnings(&format!("{page}{own}deferred = \"later: {{help_url}}\"\n")), "");

@@ -34,6 +34,18 @@ label_enum! {
         OwnLimits = "own_limits",
         /// Whether an identifier that is or may be aligned would have passed.
         Identifier = "identifier",
+        /// The same, but nothing failed except by a bound of ours.
+        IdentifierOwnLimits = "identifier_own_limits",
+    }
+}
+
+impl Doubt {
+    /// Whether bounds of ours are the cause, not DNS.
+    pub fn is_ours(self) -> bool {
+        match self {
+            Self::OwnLimits | Self::IdentifierOwnLimits => true,
+            Self::PolicyDiscovery | Self::EnforcingAbove | Self::Identifier => false,
+        }
     }
 }
 

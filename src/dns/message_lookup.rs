@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -21,7 +21,8 @@ use crate::domain::fits_dns;
 /// message may last for half an hour: beyond [`MAX_OCTETS`] an answer to a metered question is `Failure::Budget`; one
 /// to an unmetered question is given, but not kept as evidence, and would be asked for again. The same holds where the
 /// messages of the client's network, or of all, hold too much together, but that this is [`Failure::Overload`];
-/// [`OWN_OCTETS`] no other message can take away.
+/// [`OWN_OCTETS`] no other message can take away. Questions that were not put are kept as evidence, too, as far as
+/// [`MAX_UNASKED`]: who looks for what was missing finds the bound and not a gap.
 pub struct MessageLookup {
     resolver: Resolver,
     /// Of the client's network.
@@ -109,7 +110,9 @@ impl MessageLookup {
 
     fn known(&self, name: &str, record_type: RecordType) -> Option<Answer> {
         let evidence = self.kept();
-        evidence.asked.iter().find(|a| a.record_type == record_type && &*a.name == name).map(|a| a.answer.clone())
+        let known = evidence.asked.iter().find(|a| a.record_type == record_type && &*a.name == name);
+        // What one budget had nothing left for another may yet ask.
+        known.filter(|known| !known.was_not_put()).map(|known| known.answer.clone())
     }
 
     fn spend(&self, budget: Budget<'_>) -> bool {
@@ -154,8 +157,7 @@ impl MessageLookup {
             return answer;
         }
         if !self.spend(budget) {
-            self.exhausted.store(true, Ordering::Relaxed);
-            return Answer::failed(Failure::Budget);
+            return self.record_unasked(name, record_type);
         }
         let start = Instant::now();
         let key = (name, record_type);
@@ -170,18 +172,39 @@ impl MessageLookup {
         self.record(asked, budget)
     }
 
+    /// Keeps as evidence that a question was not put, each once.
+    fn record_unasked(&self, name: Arc<str>, record_type: RecordType) -> Answer {
+        self.exhausted.store(true, Ordering::Relaxed);
+        let answer = self.resolver.give_up(Failure::Budget);
+        let mut evidence = self.kept();
+        let unasked = || evidence.asked.iter().filter(|asked| asked.was_not_put());
+        if unasked().any(|asked| asked.record_type == record_type && asked.name == name) {
+            return answer;
+        }
+        if unasked().count() < MAX_UNASKED {
+            let waited = Duration::ZERO;
+            evidence.asked.push(Asked { name, record_type, answer: answer.clone(), waited, cached: false });
+        } else {
+            evidence.left_out += 1;
+        }
+        answer
+    }
+
     /// Keeps the answer as evidence. If two were under way at a time, the first is kept and counts for both.
     fn record(&self, new: Asked, budget: Budget<'_>) -> Answer {
         let mut evidence = self.kept();
-        if let Some(known) = evidence.asked.iter().find(|a| a.record_type == new.record_type && a.name == new.name) {
+        let is_same = |a: &Asked| a.record_type == new.record_type && a.name == new.name;
+        if let Some(known) = evidence.asked.iter().find(|a| is_same(a) && !a.was_not_put()) {
             return known.answer.clone();
         }
+        // It takes the place of what another budget had nothing left for.
+        evidence.asked.retain(|a| !is_same(a));
         if let Err(failure) = self.take_room(budget, &new.answer) {
             evidence.left_out += 1;
             self.exhausted.store(true, Ordering::Relaxed);
             return match budget {
                 Budget::Unmetered => new.answer,
-                Budget::Metered | Budget::Apart(_) => Answer::failed(failure),
+                Budget::Metered | Budget::Apart(_) => self.resolver.give_up(failure),
             };
         }
         let answer = new.answer.clone();
@@ -239,6 +262,8 @@ fn normalize(name: &str) -> Option<Arc<str>> {
 pub const MAX_OCTETS: usize = 256 * 1024;
 /// Octets of answers that a message holds whatever others hold: more than the records of most messages have.
 pub const OWN_OCTETS: usize = 8 * 1024;
+/// Questions that were not put and are kept as evidence: more than the keys of all signatures and sealers of a message.
+pub const MAX_UNASKED: usize = 64;
 
 #[cfg(test)]
 mod tests {

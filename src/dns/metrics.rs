@@ -60,7 +60,7 @@ impl Metrics {
             ),
             failures: registry.family(
                 "dmarcgate_dns_failures_total",
-                "Questions that ended without a usable answer.",
+                "Questions that ended without a usable answer: to the name servers, or, with budget, deadline and overload, of messages.",
                 "failure",
             ),
             seconds: registry.histograms(

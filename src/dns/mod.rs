@@ -153,6 +153,13 @@ pub struct Answer {
     pub ttl: Duration,
 }
 
+impl Asked {
+    /// Whether no server was asked, for the message had no look-up left.
+    pub fn was_not_put(&self) -> bool {
+        matches!(self.answer.outcome, Err(Miss::Failed(Failure::Budget)))
+    }
+}
+
 impl Answer {
     /// An answer without records that is not remembered.
     fn without_records(miss: Miss) -> Self {
@@ -185,7 +192,8 @@ pub struct Asked {
 pub struct Evidence {
     /// The questions with their answers, in the order of the answers.
     pub asked: Vec<Asked>,
-    /// Questions that are not among them, since their answers were too large together: see [`MessageLookup`].
+    /// Questions that are not among them, since their answers were too large together, or too many were not put: see
+    /// [`MessageLookup`].
     pub left_out: usize,
 }
 

@@ -129,6 +129,7 @@ fn unfinished(request: &Request<'_>) -> SpfOutput {
         term: None,
         reason: "not finished when all else was".into(),
         unsettled: false,
+        failure: None,
         records: Vec::new(),
     }
 }

@@ -20,7 +20,7 @@ pub use self::gather::Sender;
 pub use crate::dmarc::alignment::{Alignment, DmarcResult, Doubt};
 use crate::dmarc::public_suffix::{Agreement, Discovery};
 use crate::dmarc::record::{Policy, PolicyRecord};
-use crate::dns::Evidence;
+use crate::dns::{Evidence, Failure};
 use crate::domain::Domain;
 use crate::label_enum;
 use crate::message::author::Author;
@@ -72,6 +72,33 @@ label_enum! {
     }
 }
 
+/// Who is at fault for a doubt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DoubtCause {
+    /// DNS gave no answer that could be used.
+    Dns,
+    /// A bound of ours kept DNS from being asked or its answer from being waited for: look-ups, time, load.
+    OwnLimits,
+}
+
+impl DoubtCause {
+    /// In a few words, for the sender and for report rows.
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Self::Dns => "temporary DNS failure",
+            Self::OwnLimits => "DNS look-ups reached a limit of the receiver",
+        }
+    }
+
+    /// The same of a doubt that does not end.
+    pub fn in_words_for_long(self) -> &'static str {
+        match self {
+            Self::Dns => "temporary DNS failure that does not end",
+            Self::OwnLimits => "DNS look-ups reach a limit of the receiver each time",
+        }
+    }
+}
+
 /// What was found for one DKIM-Signature field.
 #[derive(Debug, Clone)]
 pub struct DkimOutput {
@@ -93,6 +120,8 @@ pub struct DkimOutput {
     pub key: KeySearch,
     /// Why, in a few words of ours; never text of a peer.
     pub reason: &'static str,
+    /// With temperror: why the key could not be looked up, if that is the cause.
+    pub failure: Option<Failure>,
 }
 
 /// What was found of an ARC chain.
@@ -107,6 +136,8 @@ pub struct ArcOutput {
     pub unverified: Vec<ArcSet>,
     /// Why, in a few words of ours.
     pub reason: &'static str,
+    /// With temperror: why the first key that is missing could not be looked up.
+    pub failure: Option<Failure>,
 }
 
 /// One ARC set of a chain that validates, or might.
@@ -163,6 +194,16 @@ pub struct DmarcOutput {
 }
 
 impl Evaluation {
+    /// Who is at fault where the verdict on an author domain is open, or might be another had the ARC chain's keys been
+    /// there.
+    pub fn cause_of_doubt(&self, dmarc: &DmarcOutput) -> DoubtCause {
+        let is_ours = match dmarc.doubt {
+            Some(doubt) => doubt.is_ours(),
+            None => self.arc.failure.is_some_and(Failure::is_ours),
+        };
+        if is_ours { DoubtCause::OwnLimits } else { DoubtCause::Dns }
+    }
+
     /// Whether DNS, or a bound of ours, left something open for which the message might be deferred.
     pub fn is_in_doubt(&self) -> bool {
         self.arc.result == ArcResult::TempError || self.dmarc.iter().any(|d| d.result == DmarcResult::TempError)

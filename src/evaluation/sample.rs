@@ -29,6 +29,7 @@ pub fn spf(result: SpfResult, identity: Identity, name: &str) -> SpfOutput {
         reason: "no mechanism matched".into(),
         unsettled: false,
         records: Vec::new(),
+        failure: None,
     }
 }
 
@@ -44,6 +45,7 @@ pub fn signature(result: DkimResult, name: &str) -> DkimOutput {
         signature_start: "abc/d+f=".into(),
         key: KeySearch::Found,
         reason: "body hash did not verify",
+        failure: None,
     }
 }
 
@@ -79,7 +81,7 @@ pub fn published(author: &str, tags: &str) -> PublishedPolicy {
 
 /// A chain of no sets with this result.
 pub fn arc(result: ArcResult) -> ArcOutput {
-    ArcOutput { result, sets: Vec::new(), unverified: Vec::new(), reason: "no chain" }
+    ArcOutput { result, sets: Vec::new(), unverified: Vec::new(), reason: "no chain", failure: None }
 }
 
 /// An unsigned message that SPF fails, from the authors of `dmarc`.

@@ -167,7 +167,7 @@ impl Sign {
             Self::SkippedSignature => "a signature that may be the author domain's was left out (limits.signatures)",
             Self::ListFields => "mailing list header fields",
             Self::ArcChain => "an ARC chain that validates",
-            Self::ArcUndecided => "an ARC chain that could not be checked: temporary DNS failure",
+            Self::ArcUndecided => "an ARC chain whose keys could not be looked up for now",
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::dmarc::alignment::{DmarcResult, Doubt};
 use crate::dmarc::record::Policy;
-use crate::evaluation::{ArcSet, DmarcOutput};
+use crate::evaluation::{ArcSet, DmarcOutput, DoubtCause};
 
 /// One author domain with all that its judgement depends on.
 pub(super) struct Judge<'a> {
@@ -22,6 +22,8 @@ pub(super) struct Judge<'a> {
     pub(super) voucher: Option<&'a ArcSet>,
     /// Somebody might, if DNS gave the keys of the ARC chain.
     pub(super) voucher_in_doubt: bool,
+    /// Who is at fault where something is open.
+    pub(super) cause_of_doubt: DoubtCause,
     /// How long its mail from this sender has been deferred already.
     pub(super) in_doubt_for: Option<Duration>,
     /// The first of the operator's overrides that fits, with its place in the list.
@@ -71,11 +73,11 @@ impl Judge<'_> {
         let enforce = self.local.mode == Mode::Enforce;
         let on_temperror = self.local.on_temperror;
         let (defer, rule) = match self.dmarc.doubt {
-            Some(Doubt::Identifier) => {
+            Some(Doubt::Identifier | Doubt::IdentifierOwnLimits) => {
                 // RFC 9989 §5.4: p=none never changes how mail is handled.
                 let matters = policy.is_some_and(|p| p != Policy::None);
                 if matters {
-                    overrides.push(Override::new(OverrideKind::Other, "temporary DNS failure"));
+                    overrides.push(Override::new(OverrideKind::Other, self.cause_of_doubt.in_words()));
                 }
                 (matters && on_temperror != OnTempError::Pass, Rule::IdentifierDoubt)
             }
@@ -98,7 +100,7 @@ impl Judge<'_> {
                 (if marked { tag } else { Disposition::Accept }, Rule::Override)
             }
             _ if self.doubt_lasts() => {
-                overrides.push(Override::new(OverrideKind::Other, "temporary DNS failure that does not end"));
+                overrides.push(Override::new(OverrideKind::Other, self.cause_of_doubt.in_words_for_long()));
                 (Disposition::Tag(Mark::Quarantine), Rule::LastingDoubt)
             }
             _ => (Disposition::Defer, rule),
@@ -133,7 +135,7 @@ impl Judge<'_> {
                 (Disposition::Accept, Rule::TrustedSealer)
             }
             (Mode::Enforce, _) if self.voucher_in_doubt && self.local.on_temperror != OnTempError::Pass => {
-                overrides.push(Override::new(OverrideKind::Other, "temporary DNS failure"));
+                overrides.push(Override::new(OverrideKind::Other, self.cause_of_doubt.in_words()));
                 self.defer(Rule::IdentifierDoubt, overrides)
             }
             (Mode::Tag, Mark::Reject) => {

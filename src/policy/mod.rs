@@ -124,7 +124,8 @@ label_enum! {
         PolicyDoubt = "policy_doubt",
         /// A bound of ours was reached before the policy could be looked up.
         OwnLimits = "own_limits",
-        /// DNS left open whether an aligned identifier passed, or whether a trusted sealer vouches for the author.
+        /// DNS, or a bound of ours, left open whether an aligned identifier passed, or whether a trusted sealer vouches
+        /// for the author.
         IdentifierDoubt = "identifier_doubt",
         /// DNS has left it open for so long that the message is deferred no more.
         LastingDoubt = "lasting_doubt",
@@ -302,7 +303,19 @@ pub fn decide(evaluation: &Evaluation, circumstances: &Circumstances, local: &Lo
         let voucher = voucher(&evaluation.arc, &local.trusted_sealers, &dmarc.author_domain);
         let fitting = first_that_fits(&local.overrides, evaluation, dmarc, circumstances);
         let voucher_in_doubt = may_be_vouched(dmarc);
-        Judge { circumstances, local, dmarc, signs, voucher, voucher_in_doubt, fitting, in_doubt_for }.assess()
+        let cause_of_doubt = evaluation.cause_of_doubt(dmarc);
+        let judge = Judge {
+            circumstances,
+            local,
+            dmarc,
+            signs,
+            voucher,
+            voucher_in_doubt,
+            cause_of_doubt,
+            fitting,
+            in_doubt_for,
+        };
+        judge.assess()
     };
     let mut assessments: Vec<Assessment> = evaluation.dmarc.iter().zip(&signs_of).enumerate().map(judge).collect();
     let weight = |a: &Assessment| (a.disposition, significance(a.rule), a.policy);

@@ -56,7 +56,7 @@ mod tests {
             ArcResult::TempError => (Vec::new(), said),
             _ => (said, Vec::new()),
         };
-        ArcOutput { result, sets, unverified, reason: "" }
+        ArcOutput { result, sets, unverified, reason: "", failure: None }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use crate::dns::Failure;
 use crate::domain::Domain;
 use crate::label_enum;
 
@@ -60,6 +61,8 @@ pub struct SpfOutput {
     /// Whether a look-up failed for now that RFC 7208 §5.5 passes over (`ptr`, `%{p}`), so that a result other than
     /// pass might have been one.
     pub unsettled: bool,
+    /// With temperror: the look-up that failed.
+    pub failure: Option<Failure>,
     /// The records that were used, in the order of their first use: name and text (RFC 9991 §4, SPF-DNS). At most
     /// eleven: ten terms lead to others.
     pub records: Vec<(Box<str>, Arc<str>)>,

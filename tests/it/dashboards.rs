@@ -37,7 +37,7 @@ async fn dashboards_and_rules_ask_for_what_a_gate_shows() {
 
 #[test]
 fn queries_are_taken_apart() {
-    let query = r#"sum by (le, at) (rate(dmarcgate_a_total{instance=~"$i",at=~"x|y"}[5m])) > 2 * dmarcgate_b"#;
+    let query = r#"sum by (le, at) (rate(dmarcgate_a_total{instance=~"$i",at!~"x|y"}[5m])) > 2 * dmarcgate_b"#;
     let found = selectors(query);
     let matchers = [("instance".to_owned(), "$i".to_owned()), ("at".to_owned(), "x|y".to_owned())];
     assert_eq!(found[0], Selector { metric: "dmarcgate_a_total".into(), matchers: matchers.into() });
@@ -124,7 +124,7 @@ fn selectors(query: &str) -> Vec<Selector> {
         let inner = rest.strip_prefix('{').and_then(|rest| rest.split('}').next()).unwrap_or_default();
         let matchers = inner.split("\",").filter_map(|matcher| {
             let (label, value) = matcher.split_once('=')?;
-            Some((label.trim().to_owned(), value.trim_matches(['~', '"']).to_owned()))
+            Some((label.trim().trim_end_matches('!').to_owned(), value.trim_matches(['~', '"']).to_owned()))
         });
         Selector { metric: metric.to_owned(), matchers: matchers.collect() }
     };

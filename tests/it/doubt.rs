@@ -328,7 +328,7 @@ async fn an_arc_chain_that_cannot_be_checked_is_a_sign_of_indirect_flow() {
     let outcome = world.send(&letter.field(&set)).await;
     assert_eq!(outcome.summary(), "250 quarantine");
     assert_eq!(outcome.results().one("arc"), "fail");
-    assert_eq!(outcome.results().reason("arc"), "key look-up failed");
+    assert_eq!(outcome.results().reason("arc"), "key look-up failed: servfail");
 }
 
 #[tokio::test]

@@ -59,6 +59,35 @@ async fn the_operators_words_are_what_clients_read() {
 }
 
 #[tokio::test]
+async fn a_limit_of_the_gates_own_is_not_told_as_a_failure_of_dns() {
+    let world = World::start(zone(), |config| config.set("limits.lookups", 20)).await;
+    // One question for SPF and one for each of twenty keys, none of which exists: the last is one too many.
+    let mut letter = forged();
+    for n in 0..20 {
+        let selector = format!("s{n}");
+        letter.content = Signer::new(SigningKey::ed25519(), "victim.example", &selector).sign(&letter.content);
+    }
+    let reply = world.send(&letter).await.reply;
+    let id = id(&world, 1).await;
+    let why = "DNS look-ups reached a limit of the receiver";
+    let text = format!(
+        "451 4.7.0 DMARC for victim.example could not be evaluated: {why}, please try again later (id {id})\r\n"
+    );
+    assert_eq!(String::from_utf8_lossy(&reply.raw), text);
+    let story = story(&world, &id).await;
+    for told in [
+        "temperror: key look-up failed: budget\n",
+        "FAILED: too many look-ups for one message, or answers too large together\n",
+        &format!("override      other: {why}\n"),
+    ] {
+        assert!(story.contains(told), "{told}\n{story}");
+    }
+    let scrape = world.gate.metrics().await;
+    assert_eq!(scrape.value("dmarcgate_dns_failures_total{failure=\"budget\"}"), 1.0);
+    assert_eq!(scrape.value("dmarcgate_limits_reached_total{limit=\"lookups\"}"), 1.0);
+}
+
+#[tokio::test]
 async fn where_both_checks_failed_the_code_says_so() {
     let world = World::start(zone(), |config| config.set("policy.reject", "always")).await;
     let mut letter = forged();

@@ -275,7 +275,7 @@ pub struct Dns {
     pub lookups: Vec<(&'static str, u64)>,
     /// Questions put to name servers.
     pub queries: u64,
-    /// Questions without a usable answer.
+    /// Those of them without a usable answer.
     pub failures: u64,
     /// Answers in the cache.
     pub cache_entries: u64,

@@ -6,6 +6,7 @@ use super::facts::{Dns, Facts, Forwarders, Gate, Lacking, Mail, Refused, Reports
 use super::history::{Minute, counts};
 use super::stored::Sums;
 use super::text::Text;
+use crate::dns::Failure;
 use crate::dns::metrics::Source;
 use crate::evaluation::{ArcResult, DkimResult, DmarcResult};
 use crate::label::Label;
@@ -94,10 +95,13 @@ fn mail(samples: &Samples, minutes: Vec<Minute>) -> Mail {
 }
 
 fn dns(samples: &Samples) -> Dns {
+    const FAILURES: &str = "dmarcgate_dns_failures_total";
+    // What a message's own limits cut off is no question to a name server.
+    let failures = Failure::ALL.iter().filter(|failure| !matches!(failure, Failure::Budget | Failure::Deadline));
     Dns {
         lookups: samples.family::<Source>("dmarcgate_dns_lookups_total", "source"),
         queries: count(samples.sum("dmarcgate_dns_queries_total")),
-        failures: count(samples.sum("dmarcgate_dns_failures_total")),
+        failures: failures.map(|failure| count(samples.of(FAILURES, "failure", failure.as_str()))).sum(),
         cache_entries: count(samples.sum("dmarcgate_dns_cache_entries")),
         cache_evictions: count(samples.sum("dmarcgate_dns_cache_evictions_total")),
         outstanding: count(samples.sum("dmarcgate_dns_outstanding")),

@@ -56,6 +56,7 @@ async fn evaluate(case: &Case, config: &Config) -> Evaluation {
         reason: "as the case says".into(),
         unsettled: false,
         records: Vec::new(),
+        failure: None,
     };
     let dkim: Vec<DkimOutput> = case.signatures.iter().map(signature).collect();
     let identifiers: Vec<Domain> =
@@ -94,6 +95,7 @@ fn signature(Signature { domain, result, key }: &Signature) -> DkimOutput {
         signature_start: "".into(),
         key: *key,
         reason: "as the case says",
+        failure: None,
     }
 }
 
@@ -110,7 +112,7 @@ fn chain(case: &Case) -> ArcOutput {
         ArcResult::TempError => (Vec::new(), said),
         ArcResult::None | ArcResult::Fail => (Vec::new(), Vec::new()),
     };
-    ArcOutput { result: case.arc, sets, unverified, reason: "as the case says" }
+    ArcOutput { result: case.arc, sets, unverified, reason: "as the case says", failure: None }
 }
 
 /// DNS as far as a case has it.

@@ -262,6 +262,12 @@ impl Resolver {
         (answer, source)
     }
 
+    /// No answer to a question of a message, for a bound of ours.
+    pub(super) fn give_up(&self, failure: Failure) -> Answer {
+        self.0.metrics.failures.inc(failure);
+        Answer::failed(failure)
+    }
+
     async fn find(&self, key: &Key, asking: Asking<'_>) -> (Answer, Source) {
         if let Some(answer) = self.0.cache.get(key).await {
             return (answer, Source::Cache);
@@ -283,8 +289,8 @@ impl Resolver {
         let (mut receiver, source) = match joined {
             Joined::Part(receiver, source) => (receiver, source),
             Joined::NeedsPlace(Some(receiver)) => (receiver, Source::Shared),
-            Joined::NeedsPlace(None) => return (Answer::failed(Failure::Deadline), Source::Server),
-            Joined::Full => return (Answer::failed(Failure::Overload), Source::Server),
+            Joined::NeedsPlace(None) => return (self.give_up(Failure::Deadline), Source::Server),
+            Joined::Full => return (self.give_up(Failure::Overload), Source::Server),
         };
         tokio::select! {
             biased;
@@ -294,7 +300,7 @@ impl Resolver {
         let answer = match &*receiver.borrow() {
             Progress::Answered(answer) => answer.clone(),
             Progress::Put(since) if since.elapsed() >= self.0.patience => Answer::failed(Failure::Timeout),
-            Progress::Put(_) | Progress::Queued => Answer::failed(Failure::Deadline),
+            Progress::Put(_) | Progress::Queued => self.give_up(Failure::Deadline),
         };
         (answer, source)
     }

@@ -61,7 +61,7 @@ impl Chain {
         for checked in std::iter::once(signature.map(|_| ())).chain(verify_seals(sets, &message)) {
             match checked {
                 Ok(()) => {}
-                Err(SignatureFault { result: DkimResult::TempError, reason }) => doubt = doubt.or(Some(reason)),
+                Err(fault) if fault.result == DkimResult::TempError => doubt = doubt.or(Some(fault)),
                 Err(fault) => return output(ArcResult::Fail, fault.reason),
             }
         }
@@ -73,7 +73,9 @@ impl Chain {
         };
         let said = sets.iter().enumerate().map(said).collect();
         match doubt {
-            Some(reason) => ArcOutput { unverified: said, ..output(ArcResult::TempError, reason) },
+            Some(SignatureFault { reason, failure, .. }) => {
+                ArcOutput { unverified: said, failure, ..output(ArcResult::TempError, reason) }
+            }
             None => ArcOutput { sets: said, ..output(ArcResult::Pass, "chain validates") },
         }
     }
@@ -130,7 +132,7 @@ const MAX_SETS: usize = 50;
 const MAX_KEY_NAMES: usize = 10;
 
 fn output(result: ArcResult, reason: &'static str) -> ArcOutput {
-    ArcOutput { result, sets: Vec::new(), unverified: Vec::new(), reason }
+    ArcOutput { result, sets: Vec::new(), unverified: Vec::new(), reason, failure: None }
 }
 
 fn read_sets(section: &HeaderSection) -> Result<Option<Sets>, Broken> {
@@ -472,7 +474,7 @@ mod tests {
                 chain(),
                 partly().fail(seal, RecordType::Txt, Failure::ServFail),
                 TempError,
-                "key look-up failed",
+                "key look-up failed: servfail",
             ),
             (
                 "broken anyway",

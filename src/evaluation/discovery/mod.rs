@@ -28,7 +28,7 @@ use crate::dmarc::record::{AlignmentMode, Place, Policy, PolicyRecord, Psd, Reco
 use crate::dmarc::tree_walk::{Found, Organization, Selection, Walk};
 use crate::dns::{Failure, Lookup, Miss, RecordType};
 use crate::domain::Domain;
-use crate::evaluation::{DkimOutput, DkimResult, DmarcOutput, PublishedPolicy};
+use crate::evaluation::{DkimOutput, DkimResult, DmarcOutput, DoubtCause, PublishedPolicy};
 use crate::spf::{SpfOutput, SpfResult};
 
 /// What was discovered for the author domains of one message.
@@ -37,6 +37,8 @@ pub struct Discoveries {
     authors: Vec<Discovered>,
     /// What the walks from author domains and identifiers came to.
     walked: HashMap<Domain, Organization>,
+    /// That of all these walks.
+    asking: Asking,
 }
 
 /// How discovery is done.
@@ -60,6 +62,7 @@ impl Default for Rules {
 struct Discovered {
     author_domain: Domain,
     organization: Organization,
+    asking: Asking,
     finding: Finding,
 }
 
@@ -68,7 +71,7 @@ struct Discovered {
 enum Check {
     Passed,
     /// It might have passed.
-    InDoubt,
+    InDoubt(DoubtCause),
     Failed,
 }
 
@@ -93,7 +96,7 @@ struct Open {
     policy: Option<PublishedPolicy>,
 }
 
-/// Whether every question of a walk could be put.
+/// Whether no bound of ours kept a question of a walk from its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Asking {
     Complete,
@@ -127,9 +130,11 @@ pub async fn discover<L: Lookup>(
         }
     }
     let walks = InOrder::new(wanted.into_iter().map(|domain| walk(lookup, domain))).at_a_time(WALKS).all().await;
-    found
-        .walked
-        .extend(walks.into_iter().filter_map(|(walk, _)| Some((walk.names().first()?.clone(), walk.organization()))));
+    for (walk, asking) in walks {
+        found.asking = found.asking.and(asking);
+        let name = walk.names().first().cloned();
+        found.walked.extend(name.map(|name| (name, walk.organization())));
+    }
     found
 }
 
@@ -151,7 +156,8 @@ impl Discoveries {
 
     fn of(authors: Vec<Discovered>) -> Self {
         let walked = authors.iter().map(|a| (a.author_domain.clone(), a.organization.clone())).collect();
-        Self { authors, walked }
+        let asking = authors.iter().fold(Asking::Complete, |asking, author| asking.and(author.asking));
+        Self { authors, walked, asking }
     }
 
     /// Whether the walk from `identifier` could make a difference: RFC 9989 §4.10.2 spares it without a policy, in
@@ -195,13 +201,13 @@ impl Discoveries {
         match author.finding.policy() {
             Ok(policy) => {
                 output.policy = Some(policy.clone());
-                settle(&mut output, spf, dkim);
+                settle(&mut output, spf, dkim, self.asking);
             }
             Err((result, reason, doubt)) => {
                 let passes = has_aligned_pass(&output, spf, dkim);
                 if let (true, Finding::Open(Open { policy: Some(policy), .. })) = (passes, &author.finding) {
                     output.policy = Some(policy.clone());
-                    settle(&mut output, spf, dkim);
+                    settle(&mut output, spf, dkim, self.asking);
                     return output;
                 }
                 (output.result, output.reason) = (result, reason);
@@ -234,6 +240,12 @@ impl Discovered {
     }
 }
 
+impl Asking {
+    fn and(self, other: Self) -> Self {
+        if self == Self::Complete { other } else { self }
+    }
+}
+
 impl Finding {
     /// The policy that applies; without one the result, why, and what is in doubt.
     fn policy(&self) -> Result<&PublishedPolicy, (DmarcResult, &'static str, Option<Doubt>)> {
@@ -255,13 +267,17 @@ fn has_aligned_pass(output: &DmarcOutput, spf: &SpfOutput, dkim: &[DkimOutput]) 
 
 /// Pass if one aligned identifier passed, whatever else is in doubt; else doubt if one that is or may be aligned might
 /// have; else fail.
-fn settle(output: &mut DmarcOutput, spf: &SpfOutput, dkim: &[DkimOutput]) {
+fn settle(output: &mut DmarcOutput, spf: &SpfOutput, dkim: &[DkimOutput], walks: Asking) {
+    let in_doubt = |failure: Option<Failure>| {
+        let is_ours = failure.is_some_and(Failure::is_ours);
+        Check::InDoubt(if is_ours { DoubtCause::OwnLimits } else { DoubtCause::Dns })
+    };
     let spf_check = match spf.result {
         SpfResult::Pass => Check::Passed,
-        SpfResult::TempError => Check::InDoubt,
+        SpfResult::TempError => in_doubt(spf.failure),
         // A name of the client that could not be asked for might have matched before whatever ended the check, or have
         // led to another record than the one that is missing.
-        _ if spf.unsettled => Check::InDoubt,
+        _ if spf.unsettled => Check::InDoubt(DoubtCause::Dns),
         // RFC 7208 §2.6.7: else a permerror is the owner's to mend; it hides no pass.
         SpfResult::None | SpfResult::Neutral | SpfResult::Fail | SpfResult::SoftFail | SpfResult::PermError => {
             Check::Failed
@@ -269,7 +285,7 @@ fn settle(output: &mut DmarcOutput, spf: &SpfOutput, dkim: &[DkimOutput]) {
     };
     let dkim_check = |signature: &DkimOutput| match signature.result {
         DkimResult::Pass => Check::Passed,
-        DkimResult::TempError => Check::InDoubt,
+        DkimResult::TempError => in_doubt(signature.failure),
         DkimResult::None | DkimResult::Fail | DkimResult::Policy | DkimResult::Neutral | DkimResult::PermError => {
             Check::Failed
         }
@@ -279,14 +295,23 @@ fn settle(output: &mut DmarcOutput, spf: &SpfOutput, dkim: &[DkimOutput]) {
     output.spf_aligned = spf_check == Check::Passed && output.spf_alignment.is_aligned();
     output.dkim_aligned = signatures.iter().any(|(s, a)| *s == Check::Passed && a.is_aligned());
     let identifiers = || std::iter::once((spf_check, output.spf_alignment)).chain(signatures.iter().copied());
+    let in_doubt = || {
+        identifiers().filter(|(_, alignment)| alignment.may_be_aligned()).filter_map(|(check, _)| match check {
+            Check::InDoubt(cause) => Some(cause),
+            Check::Passed | Check::Failed => None,
+        })
+    };
+    // What DNS did not tell either is not for our limits alone.
+    let mut is_ours = in_doubt().all(|cause| cause == DoubtCause::OwnLimits);
     let (result, reason) = match (output.spf_aligned, output.dkim_aligned) {
         (true, true) => (DmarcResult::Pass, "SPF and DKIM gave an aligned pass"),
         (true, false) => (DmarcResult::Pass, "SPF gave an aligned pass"),
         (false, true) => (DmarcResult::Pass, "DKIM gave an aligned pass"),
-        (false, false) if identifiers().any(|(s, a)| s == Check::InDoubt && a.may_be_aligned()) => {
+        (false, false) if in_doubt().next().is_some() => {
             (DmarcResult::TempError, "an identifier that may be aligned could not be checked for now")
         }
         (false, false) if identifiers().any(|(s, a)| s == Check::Passed && a == Alignment::Unknown) => {
+            is_ours = walks == Asking::CutShort;
             (DmarcResult::TempError, "whether an identifier that passed is aligned could not be found out")
         }
         (false, false) if identifiers().any(|(s, _)| s == Check::Passed) => {
@@ -295,7 +320,8 @@ fn settle(output: &mut DmarcOutput, spf: &SpfOutput, dkim: &[DkimOutput]) {
         (false, false) => (DmarcResult::Fail, "no identifier passed"),
     };
     (output.result, output.reason) = (result, reason);
-    output.doubt = (result == DmarcResult::TempError).then_some(Doubt::Identifier);
+    let doubt = if is_ours { Doubt::IdentifierOwnLimits } else { Doubt::Identifier };
+    output.doubt = (result == DmarcResult::TempError).then_some(doubt);
 }
 
 /// What a search for the policy record of an author domain came to.
@@ -342,7 +368,7 @@ async fn discover_one<L: Lookup>(lookup: &L, rules: &Rules, author_domain: &Doma
             }
         },
     };
-    Discovered { author_domain: author_domain.clone(), organization, finding }
+    Discovered { author_domain: author_domain.clone(), organization, asking, finding }
 }
 
 /// What to make of a search in which a look-up failed. RFC 9989 §5.3.6 leaves it to the receiver. A forger chooses the

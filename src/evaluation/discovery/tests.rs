@@ -17,6 +17,7 @@ fn spf(result: SpfResult, domain_text: &str) -> SpfOutput {
         reason: "".into(),
         unsettled: false,
         records: Vec::new(),
+        failure: None,
     }
 }
 
@@ -31,6 +32,7 @@ fn dkim(result: DkimResult, domain_text: &str) -> DkimOutput {
         signature_start: "abcdefgh".into(),
         key: if result == DkimResult::TempError { KeySearch::Unknown } else { KeySearch::Found },
         reason: "",
+        failure: None,
     }
 }
 
@@ -121,6 +123,37 @@ async fn results_of_an_author_domain_with_a_record() {
         assert_eq!(output.doubt, (*expected == TempError).then_some(Doubt::Identifier), "{name}");
         assert_eq!(output.organizational_domain, Some(domain("example.com")), "{name}");
         assert!(!output.reason.is_empty(), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn what_nothing_but_our_own_limits_left_open_is_told_apart() {
+    let limited = |failure, output: DkimOutput| DkimOutput { failure: Some(failure), ..output };
+    let key = |failure| limited(failure, dkim(DkimResult::TempError, "example.com"));
+    let spf_by = |failure| SpfOutput { failure: Some(failure), ..spf(SpfResult::TempError, "example.com") };
+    let elsewhere = limited(Failure::ServFail, dkim(DkimResult::TempError, "example.net"));
+    let unsettled = SpfOutput { unsettled: true, ..spf(SpfResult::Fail, "example.com") };
+    let cases = [
+        ("a key", no_spf(), vec![key(Failure::Budget)], Doubt::IdentifierOwnLimits),
+        ("SPF and a key", spf_by(Failure::Deadline), vec![key(Failure::Overload)], Doubt::IdentifierOwnLimits),
+        ("DNS failed as well", spf_by(Failure::Budget), vec![key(Failure::Timeout)], Doubt::Identifier),
+        ("a name of the client", unsettled, vec![key(Failure::Budget)], Doubt::Identifier),
+        (
+            "DNS failed where nothing is aligned",
+            no_spf(),
+            vec![key(Failure::Budget), elsewhere],
+            Doubt::IdentifierOwnLimits,
+        ),
+    ];
+    for (name, spf, dkim, expected) in cases {
+        let output = one(&simple(), "example.com", &spf, &dkim).await;
+        assert_eq!((output.result, output.doubt), (DmarcResult::TempError, Some(expected)), "{name}");
+    }
+    // An identifier passed, and its walk was cut short.
+    for (failure, expected) in [(Failure::Budget, Doubt::IdentifierOwnLimits), (Failure::ServFail, Doubt::Identifier)] {
+        let zone = simple().fail("_dmarc.a.example.com", RecordType::Txt, failure);
+        let output = one(&zone, "example.com", &spf(SpfResult::Pass, "a.example.com"), &[]).await;
+        assert_eq!((output.result, output.doubt), (DmarcResult::TempError, Some(expected)), "{failure}");
     }
 }
 

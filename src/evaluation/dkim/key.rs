@@ -64,10 +64,9 @@ impl Keys {
         let records = match found {
             Some(Ok(records)) => records,
             Some(Err(Miss::NoData | Miss::NxDomain)) => return Err(SignatureFault::permanent("no key")),
+            Some(Err(Miss::Failed(failure))) => return Err(SignatureFault::looking_up(*failure)),
             // A name that was not asked for is our fault, and as such no verdict on the signature.
-            Some(Err(Miss::Failed(_))) | None => {
-                return Err(SignatureFault { result: DkimResult::TempError, reason: "key look-up failed" });
-            }
+            None => return Err(SignatureFault::new(DkimResult::TempError, "the key was not looked up")),
         };
         let Some(_) = records.keys.first() else {
             return Err(SignatureFault::permanent(records.fault.unwrap_or("no key")));

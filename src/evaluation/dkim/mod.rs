@@ -171,7 +171,7 @@ impl<'a> Message<'a> {
     ) -> Result<&'k Key, SignatureFault> {
         signature.signer.check_time(self.now)?;
         // A spec that was not hashed is our fault, and as such no verdict on the signature.
-        let unhashed = SignatureFault { result: DkimResult::TempError, reason: "body was not hashed" };
+        let unhashed = SignatureFault::new(DkimResult::TempError, "body was not hashed");
         let body = self.hashes.get(&signature.body).ok_or(unhashed)?;
         // RFC 6376 §3.5 on l=: MUST NOT be larger than the body.
         let signed_length = signature.body.length.unwrap_or(body.canonical_length);
@@ -185,13 +185,10 @@ impl<'a> Message<'a> {
         let key = keys.iter().find(|key| key.verifies(&hash, &signature.signer.signature));
         let key = key.ok_or(SignatureFault::failed("signature does not match"))?;
         if signed_length < body.canonical_length {
-            return Err(SignatureFault {
-                result: DkimResult::Policy,
-                reason: "the end of the body is not signed (l=)",
-            });
+            return Err(SignatureFault::new(DkimResult::Policy, "the end of the body is not signed (l=)"));
         }
         if let Some(single) = self.fields.unsigned_twin(|| signature.signed(), &SINGLES) {
-            return Err(SignatureFault { result: DkimResult::Policy, reason: single.again });
+            return Err(SignatureFault::new(DkimResult::Policy, single.again));
         }
         Ok(key)
     }
@@ -228,7 +225,7 @@ impl Chosen {
         match TagList::parse(value) {
             Some(tags) => Self { place, claims: signature::Claims::read(&tags), signature: Signature::read(&tags) },
             None => {
-                let fault = SignatureFault { result: DkimResult::Neutral, reason: "signature can't be read" };
+                let fault = SignatureFault::new(DkimResult::Neutral, "signature can't be read");
                 Self { place, claims: signature::Claims::default(), signature: Err(fault) }
             }
         }
@@ -256,10 +253,10 @@ impl Chosen {
             Err(_) => KeySearch::Missing,
         };
         let verified = keys.and_then(|(signature, keys)| message.verify(signature, self.place, &keys));
-        let (result, reason) = match verified {
-            Ok(key) if key.is_testing() => (DkimResult::Pass, "signature matches; the key is in test mode (t=y)"),
-            Ok(_) => (DkimResult::Pass, "signature matches"),
-            Err(fault) => (fault.result, fault.reason),
+        let (result, reason, failure) = match verified {
+            Ok(key) if key.is_testing() => (DkimResult::Pass, "signature matches; the key is in test mode (t=y)", None),
+            Ok(_) => (DkimResult::Pass, "signature matches", None),
+            Err(SignatureFault { result, reason, failure }) => (result, reason, failure),
         };
         DkimOutput {
             place: self.place,
@@ -271,6 +268,7 @@ impl Chosen {
             signature_start: self.claims.signature_start.clone(),
             key,
             reason,
+            failure,
         }
     }
 }

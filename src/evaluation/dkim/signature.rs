@@ -1,6 +1,7 @@
 //! Reads the value of a DKIM-Signature (RFC 6376 §3.5) and of its descendants in ARC (RFC 8617 §4.1.2, §4.1.3).
 
 use super::tag_list::{TagList, colon_list, without_white_space};
+use crate::dns::Failure;
 use crate::domain::Domain;
 use crate::evaluation::DkimResult;
 use crate::message::base64;
@@ -18,6 +19,8 @@ pub(in crate::evaluation) enum Algorithm {
 pub(in crate::evaluation) struct SignatureFault {
     pub(in crate::evaluation) result: DkimResult,
     pub(in crate::evaluation) reason: &'static str,
+    /// The look-up that failed, if that is why.
+    pub(in crate::evaluation) failure: Option<Failure>,
 }
 
 /// Who signed, and with what: the tags that signatures and seals share.
@@ -64,16 +67,36 @@ pub(super) struct Claims {
 impl SignatureFault {
     /// It can't be read (RFC 8601 §2.7.1: neutral).
     const fn unreadable(reason: &'static str) -> Self {
-        Self { result: DkimResult::Neutral, reason }
+        Self::new(DkimResult::Neutral, reason)
     }
 
     /// It can be read, and no key could ever make it pass.
     pub(in crate::evaluation) const fn permanent(reason: &'static str) -> Self {
-        Self { result: DkimResult::PermError, reason }
+        Self::new(DkimResult::PermError, reason)
     }
 
     pub(in crate::evaluation) const fn failed(reason: &'static str) -> Self {
-        Self { result: DkimResult::Fail, reason }
+        Self::new(DkimResult::Fail, reason)
+    }
+
+    /// A result that has nothing to do with a look-up.
+    pub(in crate::evaluation) const fn new(result: DkimResult, reason: &'static str) -> Self {
+        Self { result, reason, failure: None }
+    }
+
+    /// The key could not be looked up for now.
+    pub(super) const fn looking_up(failure: Failure) -> Self {
+        let reason = match failure {
+            Failure::Timeout => "key look-up failed: timeout",
+            Failure::ServFail => "key look-up failed: servfail",
+            Failure::Refused => "key look-up failed: refused",
+            Failure::Network => "key look-up failed: network",
+            Failure::Malformed => "key look-up failed: malformed",
+            Failure::Budget => "key look-up failed: budget",
+            Failure::Deadline => "key look-up failed: deadline",
+            Failure::Overload => "key look-up failed: overload",
+        };
+        Self { result: DkimResult::TempError, reason, failure: Some(failure) }
     }
 }
 

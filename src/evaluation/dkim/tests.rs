@@ -351,9 +351,19 @@ fn dns_has_the_first_word() {
     let cases = [
         ("no such name", Zone::new(), PermError, "no key"),
         ("no such record", Zone::new().a(name, &["192.0.2.1"]), PermError, "no key"),
-        ("SERVFAIL", Zone::new().fail(name, RecordType::Txt, Failure::ServFail), TempError, "key look-up failed"),
-        ("time-out", Zone::new().fail(name, RecordType::Txt, Failure::Timeout), TempError, "key look-up failed"),
-        ("budget", Zone::new().fail(name, RecordType::Txt, Failure::Budget), TempError, "key look-up failed"),
+        (
+            "SERVFAIL",
+            Zone::new().fail(name, RecordType::Txt, Failure::ServFail),
+            TempError,
+            "key look-up failed: servfail",
+        ),
+        (
+            "time-out",
+            Zone::new().fail(name, RecordType::Txt, Failure::Timeout),
+            TempError,
+            "key look-up failed: timeout",
+        ),
+        ("budget", Zone::new().fail(name, RecordType::Txt, Failure::Budget), TempError, "key look-up failed: budget"),
         ("key", zone(), Fail, "body hash does not match"),
     ];
     for (case, zone, result, reason) in cases {

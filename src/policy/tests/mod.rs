@@ -267,6 +267,7 @@ fn signs_of_indirect_flow() {
         signature_start: "".into(),
         key: if key_found { KeySearch::Found } else { KeySearch::Missing },
         reason: "",
+        failure: None,
     };
     // What is done by `reject = "corroborated"` and `"always"`.
     let cases = [
@@ -372,7 +373,8 @@ fn with_sign(sign: Sign) -> Evaluation {
         Sign::ArcChain => Evaluation { arc: vouching, ..unsigned() },
         Sign::ArcUndecided => {
             let ArcOutput { sets: unverified, .. } = vouching;
-            let arc = ArcOutput { result: ArcResult::TempError, sets: Vec::new(), unverified, reason: "" };
+            let arc =
+                ArcOutput { result: ArcResult::TempError, sets: Vec::new(), unverified, reason: "", failure: None };
             Evaluation { arc, ..unsigned() }
         }
     }
@@ -403,7 +405,7 @@ fn one_sign_that_counts_is_enough_and_the_only_reason() {
 fn chain(sealer: &str, author: &str) -> ArcOutput {
     let dmarc = Some(DmarcFinding { result: DmarcResult::Pass, author_domain: domain(author) });
     let sets = vec![ArcSet { instance: 1, sealer: domain(sealer), dmarc }];
-    ArcOutput { result: ArcResult::Pass, sets, unverified: Vec::new(), reason: "" }
+    ArcOutput { result: ArcResult::Pass, sets, unverified: Vec::new(), reason: "", failure: None }
 }
 
 #[test]
@@ -472,7 +474,7 @@ fn a_trusted_sealer_whose_key_cannot_be_had_is_doubt_and_never_a_pass() {
     use OnTempError::{Defer, DeferIfItMatters, Pass};
     let in_doubt = |sealer: &str| {
         let ArcOutput { sets, .. } = chain(sealer, "example.org");
-        ArcOutput { result: ArcResult::TempError, sets: Vec::new(), unverified: sets, reason: "" }
+        ArcOutput { result: ArcResult::TempError, sets: Vec::new(), unverified: sets, reason: "", failure: None }
     };
     // By `reject`: corroborated, always, never.
     let rows = [

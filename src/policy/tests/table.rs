@@ -399,7 +399,7 @@ fn message(result: &str, p: Policy, testing: bool, sign: &str) -> Evaluation {
     let plain = evaluation(vec![found.clone()]);
     let in_doubt = |sealer| {
         let unverified = chain(sealer, "example.org").sets;
-        ArcOutput { result: ArcResult::TempError, sets: Vec::new(), unverified, reason: "" }
+        ArcOutput { result: ArcResult::TempError, sets: Vec::new(), unverified, reason: "", failure: None }
     };
     match sign {
         "broken_signature" => signed(DkimResult::Fail),

@@ -76,6 +76,7 @@ pub async fn check_host_at_cost(lookup: &impl Lookup, request: &Request<'_>) -> 
         term: finding.term,
         reason: finding.reason,
         unsettled,
+        failure: finding.failure,
         records,
     };
     // Malformed, an address literal, or a single label: nothing to look for (RFC 7208 §4.3).

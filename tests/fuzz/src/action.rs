@@ -111,6 +111,7 @@ fn evaluation<'a>(choice: impl Fn(usize) -> usize, text: impl Fn(usize) -> &'a s
         reason: texts[2].into(),
         unsettled: false,
         records: Vec::new(),
+        failure: None,
     };
     let dkim = |at: usize| DkimOutput {
         place: at,
@@ -123,6 +124,7 @@ fn evaluation<'a>(choice: impl Fn(usize) -> usize, text: impl Fn(usize) -> &'a s
         signature_start: text(9 + 4 * at).into(),
         key: dmarcgate::evaluation::KeySearch::Missing,
         reason: "a reason of ours",
+        failure: None,
     };
     let is_null = choice(1) % 2 == 1;
     let identity = if is_null { Identity::Helo } else { Identity::MailFrom };
@@ -143,6 +145,7 @@ fn evaluation<'a>(choice: impl Fn(usize) -> usize, text: impl Fn(usize) -> &'a s
             sets: Vec::new(),
             unverified: Vec::new(),
             reason: "a chain",
+            failure: None,
         },
         dmarc: Vec::new(),
         list_fields: false,

@@ -3,6 +3,8 @@
 use std::time::Instant;
 
 use super::*;
+use crate::dns::Evidence;
+use crate::dns::message_lookup::MAX_UNASKED;
 
 const NAME: &str = "_dmarc.victim.example";
 
@@ -180,4 +182,35 @@ async fn what_one_message_holds_of_answers_is_bounded() {
     let evidence = lookup.evidence();
     assert_eq!((evidence.asked.len(), evidence.left_out), (15, 9));
     assert!(policy.txt("i7.example").await.is_ok(), "a refusal for one purpose is none for another");
+}
+
+#[tokio::test]
+async fn a_question_beyond_the_budget_is_evidence_counts_and_binds_nobody_else() {
+    let server = Server::start(|message, _, _| with_address(message)).await;
+    let (resolver, registry) = resolver(Settings { lookups_per_message: 1, ..settings(&[&server]) });
+    let lookup = resolver.for_message(None);
+    let told = |evidence: &Evidence, name: &str| {
+        let mut asked = evidence.asked.iter().filter(|asked| &*asked.name == name);
+        let outcome = asked.next().map(|asked| asked.answer.outcome.as_ref().err().copied());
+        assert!(asked.next().is_none(), "{name} is told once");
+        outcome
+    };
+    let beyond = Some(Miss::Failed(Failure::Budget));
+    assert!(lookup.ask("a.example", RecordType::A).await.outcome.is_ok());
+    for _ in 0..2 {
+        assert_eq!(lookup.ask("b.example", RecordType::A).await.outcome.err(), beyond);
+    }
+    assert!(lookup.is_exhausted());
+    assert_eq!(told(&lookup.evidence(), "b.example"), Some(beyond), "though it was not put");
+    // Whoever has a budget of its own asks all the same, and what is known then is known to all.
+    assert!(lookup.unmetered().ask("b.example", RecordType::A).await.outcome.is_ok());
+    assert_eq!(told(&lookup.evidence(), "b.example"), Some(None));
+    assert!(lookup.ask("b.example", RecordType::A).await.outcome.is_ok());
+    let text = registry.render();
+    assert!(text.contains("dmarcgate_dns_failures_total{failure=\"budget\"} 2\n"), "{text}");
+    for n in 0..MAX_UNASKED + 3 {
+        lookup.ask(&format!("n{n}.example"), RecordType::A).await;
+    }
+    let evidence = lookup.evidence();
+    assert_eq!((evidence.asked.len(), evidence.left_out), (2 + MAX_UNASKED, 3), "their number is bounded");
 }
