@@ -7,6 +7,7 @@ use tracing::{info, warn};
 
 use super::Session;
 use super::metrics::Outcome;
+use super::objection::{Objection, excerpt};
 use super::receive::Received;
 use super::state::Event;
 use super::transaction::Transaction;
@@ -25,29 +26,38 @@ impl Session {
 
     /// What becomes of a recipient in that domain: a signed address takes mail alone and from nobody.
     pub(super) async fn catch(&mut self, envelope: &Envelope, path: &ForwardPath) -> Event {
-        let refused = |code, enhanced, text| Event::Answer(Reply::new(code, enhanced, text));
         if !envelope.reverse_path.is_null() {
-            return refused(550, "5.1.1", "No such user here");
+            return self.refuse_bounce(path, Reply::new(550, "5.1.1", "No such user here"));
         }
         if !envelope.recipients.is_empty() {
-            return refused(452, "4.5.3", "This recipient wants a transaction of its own");
+            let reply = Reply::new(452, "4.5.3", "This recipient wants a transaction of its own");
+            return self.refuse_bounce(path, reply);
         }
         let key = match timeout(STORE_WAIT, self.gate.reports.key()).await {
             Ok(Ok(key)) => key,
-            _ => return refused(451, "4.3.0", "Can't look that up now, please try again later"),
+            _ => {
+                let reply = Reply::new(451, "4.3.0", "Can't look that up now, please try again later");
+                return self.refuse_bounce(path, reply);
+            }
         };
         let now = clock::epoch_seconds_signed();
         let Some(job) = key.job(path.mailbox().local_part(), now) else {
-            return refused(550, "5.1.1", "No such user here");
+            return self.refuse_bounce(path, Reply::new(550, "5.1.1", "No such user here"));
         };
         // It stays here: neither upstream nor evaluation have anything to do with it.
         self.link.reset().await;
         self.evaluation = None;
         match &mut self.transaction {
             Some(transaction) => transaction.bounce = Some(job.into()),
-            None => return refused(451, "4.3.0", "Please try again later"),
+            None => return Event::Answer(cannot_take()),
         }
         Event::Caught
+    }
+
+    /// Refuses a recipient in that domain, and tells of it.
+    fn refuse_bounce(&self, path: &ForwardPath, reply: Reply) -> Event {
+        self.object(Objection::BounceAddress, &excerpt(format!("RCPT TO:{path}").as_bytes()), &reply);
+        Event::Answer(reply)
     }
 
     /// Reads a bounce and writes down what it says. The client has its 250 when the store has it.

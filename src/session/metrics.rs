@@ -149,7 +149,7 @@ pub struct Metrics {
     pub messages: Family<Outcome>,
     /// Messages refused for their form or size.
     pub unacceptable: Family<Fault>,
-    /// MAIL and RCPT that the gate itself refused for good.
+    /// MAIL and RCPT that the gate itself refused.
     pub objections: Family<Objection>,
     /// Messages put off because the spool could not keep them.
     pub unkept: Family<Cause>,
@@ -239,7 +239,7 @@ impl Metrics {
             ),
             objections: registry.family(
                 "dmarcgate_command_refusals_total",
-                "MAIL and RCPT that the gate itself refused with 5xx, but for the relay guard and the order of commands.",
+                "MAIL and RCPT that the gate itself refused, and chunks without a message that were too big; not for the relay guard, limits.recipients or the order of commands.",
                 "reason",
             ),
             unkept: registry.family(

@@ -46,7 +46,7 @@ use self::latest::Latest;
 use self::login::MAX_AUTH_LINE;
 pub use self::metrics::{Ended, Outcome};
 use self::metrics::{Limit, Metrics};
-use self::objection::{Objection, excerpt};
+use self::objection::{Objection, excerpt, mail_verb};
 use self::patience::Patience;
 use self::refusal::CommandRefusal;
 use self::reverse::ReverseLookup;
@@ -347,8 +347,10 @@ impl Session {
     /// Performs what the state machine says about `event`, and about what comes of it.
     async fn perform(&mut self, mut state: State, mut event: Event) -> Result<State, End> {
         let settings = self.settings();
+        let mut verb = None;
         if let Event::Line(line) = &event {
             self.patience.command(line);
+            verb = mail_verb(line);
         }
         let mut ends_message = false;
         loop {
@@ -375,10 +377,11 @@ impl Session {
                 }
                 Effect::Refuse(refusal) => {
                     let reply = refusal.reply();
-                    match refusal {
-                        CommandRefusal::NeedsSmtpUtf8 => self.object(Objection::NonAscii, "RCPT", &reply),
-                        CommandRefusal::TooManyRecipients => self.gate.metrics.limits.inc(Limit::Recipients),
-                        _ => {}
+                    if let Some((objection, verb)) = Objection::of(&refusal).zip(verb) {
+                        self.object(objection, verb, &reply);
+                    }
+                    if refusal == CommandRefusal::TooManyRecipients {
+                        self.gate.metrics.limits.inc(Limit::Recipients);
                     }
                     self.patience.refused(&refusal, settings.patience);
                     self.say(&reply);

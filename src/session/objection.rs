@@ -1,22 +1,28 @@
-//! Tells of MAIL and RCPT that the gate itself refuses for good: nothing else would, since no message comes of them.
+//! Tells of MAIL and RCPT that the gate itself refuses: nothing else would, since no message comes of them.
 
 use std::time::Instant;
 
 use tracing::info;
 
 use super::Session;
+use super::refusal::CommandRefusal;
 use crate::label_enum;
 use crate::smtp::address::PathError;
-use crate::smtp::command::CommandError;
+use crate::smtp::command::{Command, CommandError};
 use crate::smtp::reply::Reply;
 
 label_enum! {
-    /// Why the gate itself refuses MAIL or RCPT with 5xx, or drops a chunk without a message.
+    /// Why the gate itself refuses MAIL or RCPT, or drops a chunk without a message.
     pub enum Objection {
+        /// A recipient in the domain for bounces of reports that takes no mail, not this mail, or not now; or one behind
+        /// such a recipient.
+        BounceAddress = "bounce_address",
         /// SIZE, or the size of a chunk that has no message, is more than the gate takes.
         MessageSize = "message_size",
         /// An address beyond ASCII without SMTPUTF8 (RFC 6531 §3.3).
         NonAscii = "non_ascii",
+        /// The listener requires TLS, and there is none (RFC 3207 §4).
+        NeedsTls = "needs_tls",
         /// A parameter that is not on offer, or one whose value can't be read.
         Parameter = "parameter",
         /// An address, or the command itself, can't be read.
@@ -43,6 +49,31 @@ impl Objection {
             | CommandError::NotOffered => Self::Syntax,
         };
         is_mail.then_some(objection)
+    }
+
+    /// Why the state machine refuses MAIL or RCPT; none for what is told otherwise, as the order of commands.
+    pub fn of(refusal: &CommandRefusal) -> Option<Self> {
+        match refusal {
+            CommandRefusal::NeedsSmtpUtf8 => Some(Self::NonAscii),
+            CommandRefusal::NeedsTls => Some(Self::NeedsTls),
+            CommandRefusal::NotBeside => Some(Self::BounceAddress),
+            // A line that can't be taken was told when it was read, and recipients beyond the bound are a limit's.
+            CommandRefusal::Line(_)
+            | CommandRefusal::OutOfSequence(_)
+            | CommandRefusal::NoTransaction
+            | CommandRefusal::NoRecipients
+            | CommandRefusal::TooManyRecipients
+            | CommandRefusal::LoginNeedsTls => None,
+        }
+    }
+}
+
+/// The verb of MAIL or RCPT; none of anything else.
+pub fn mail_verb(line: &Result<Command, CommandError>) -> Option<&'static str> {
+    match line {
+        Ok(Command::Mail { .. }) => Some("MAIL"),
+        Ok(Command::Rcpt { .. }) => Some("RCPT"),
+        _ => None,
     }
 }
 
@@ -77,7 +108,6 @@ const MAX_EXCERPT: usize = 256;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::smtp::command::Command;
 
     #[test]
     fn mail_and_rcpt_are_refused_for_a_reason_and_nothing_else_is_told() {

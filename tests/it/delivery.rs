@@ -807,6 +807,13 @@ async fn an_address_for_bounces_takes_nothing_else() {
         client.read_reply().await.assert(code);
     }
     assert!(!relay.commands().iter().any(|line| line.starts_with("RCPT TO:<r-")), "{}", relay.transcript());
+    // Each refusal counts, and the log has the first of them.
+    let refusals = gate.metrics().await.value("dmarcgate_command_refusals_total{reason=\"bounce_address\"}");
+    assert_eq!(refusals, 7.0);
+    let event = gate.wait_for_log("command refused").await;
+    for told in [&*rcpt(&address), "\"reason\":\"bounce_address\"", "\"reply\":\"550 5.1.1 No such user here\""] {
+        assert!(event.contains(told), "{event}");
+    }
 }
 
 #[tokio::test]

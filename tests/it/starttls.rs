@@ -128,6 +128,10 @@ async fn where_it_is_demanded_nothing_goes_before_it() {
             "{command}"
         );
     }
+    // Mail that is kept out leaves a trace.
+    world.wait_for_count("dmarcgate_command_refusals_total{reason=\"needs_tls\"}", 2.0).await;
+    let event = world.gate.wait_for_log("command refused").await;
+    assert!(event.contains("\"command\":\"MAIL\"") && event.contains("530 5.7.0 Must issue"), "{event}");
     client.send(b"BDAT 6\r\nQUIT\r\n").await;
     client.expect(530).await;
     client.command("NOOP").await.assert(250);
