@@ -217,6 +217,57 @@ fn commands_in_the_pages_are_commands() {
     assert!(seen >= 3, "{seen}");
 }
 
+/// Who reads a refusal looks its words up: those that the gate itself may say stand there, each with its code.
+#[test]
+fn the_table_of_replies_has_all_that_the_gate_says() {
+    let page = section(&source::read("docs/troubleshooting.md"), "## \"My mail was refused\"");
+    let rows: Vec<_> = page.lines().filter(|line| line.starts_with("| ")).collect();
+    let mut said = 0;
+    for (path, text) in source::sources() {
+        let is_session = ["session/", "listener/"].iter().any(|folder| path.starts_with(folder));
+        if !is_session && !["smtp/command.rs", "verdict.rs"].contains(&&*path) {
+            continue;
+        }
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        for (reply, words) in refusals(code) {
+            // What is asked of the client behind it is the same everywhere.
+            let words = words.split(", please try again").next().unwrap_or_default();
+            let row =
+                rows.iter().find(|row| row.contains(&format!("`{words}")) || row.contains(&format!(": {words}`")));
+            let Some(row) = row else { panic!("{path}: {reply} {words:?} stands in no row") };
+            assert!(reply.split(' ').all(|code| row.contains(code)), "{path}: {reply} {words:?}: {row}");
+            said += 1;
+        }
+    }
+    assert!(said > 45, "{said}");
+}
+
+/// The negative replies in the code of a module: the codes as far as they stand there, and the text.
+fn refusals(code: &str) -> Vec<(String, String)> {
+    let literal = |text: &str| {
+        let text = text.trim_start().trim_start_matches("vec![").trim_start_matches("format!(");
+        Some(text.strip_prefix('"')?.split('"').next()?.to_owned())
+    };
+    let mut found = Vec::new();
+    // Reply::new(550, "5.7.1", "No"), or both codes elsewhere.
+    for (at, _) in code.match_indices("\"4.").chain(code.match_indices("\"5.")) {
+        let (before, rest) = (&code[..at], &code[at + 1..]);
+        let Some((enhanced, rest)) = rest.split_once('"') else { continue };
+        let basic = before.trim_end_matches([',', ' ', '\n']).rsplit(|c: char| !c.is_ascii_digit()).next();
+        let reply = format!("{} {enhanced}", basic.unwrap_or_default());
+        let text = rest.trim_start_matches([',', ' ', '\n']);
+        found.extend(literal(text).map(|words| (reply.trim().to_owned(), words)));
+    }
+    // A text that stands apart from its codes.
+    for (start, reply) in
+        [("out_of_sequence(", "503"), ("OutOfSequence(", "503"), ("let text = ", ""), ("lines: ", "451")]
+    {
+        let texts = code.split(start).skip(1).filter_map(literal);
+        found.extend(texts.map(|words| (reply.to_owned(), words)));
+    }
+    found
+}
+
 /// docs/configuration.md is drawn from the reference, from what the typed configuration says it expects of each key,
 /// and from what a reload takes over.
 #[test]
