@@ -10,6 +10,7 @@ use super::metrics::{Ended, LoginResult};
 use super::settings::AuthOffer;
 use super::state::{Login, State};
 use super::{End, Session, pause};
+use crate::envelope::Hello;
 use crate::message::base64;
 use crate::secret::Secret;
 use crate::smtp::command::AuthLine;
@@ -34,7 +35,8 @@ impl Session {
         }
     }
 
-    /// Relays the exchange to its end and gives the reply that ends it.
+    /// Relays the exchange to its end and gives the reply that ends it. However it ends, it counts once and is told
+    /// once.
     pub(super) async fn log_in(
         &mut self,
         state: &State,
@@ -42,57 +44,60 @@ impl Session {
         initial: Option<AuthLine>,
     ) -> Result<Reply, End> {
         let State::AuthSent(hello) = state else { return Err(self.broken("AUTH where none was due")) };
-        if !self.offer.as_ref().is_some_and(|offer| offer.auth.iter().any(|offered| **offered == *mechanism)) {
-            self.patience.login_refused();
-            return Ok(Reply::new(504, "5.5.4", "Mechanism not available"));
-        }
+        let begins = if initial.is_some() { Begins::Client } else { Begins::Server };
+        let mut said: Vec<AuthLine> = initial.into_iter().collect();
+        let offered = self.offer.as_ref().is_some_and(|offer| offer.auth.iter().any(|known| **known == *mechanism));
+        let (mechanism, exchanged) = if offered {
+            (mechanism, self.exchange(hello, mechanism, &mut said).await)
+        } else {
+            // What stands there may be a password as well.
+            let reply = Reply::new(504, "5.5.4", "Mechanism not available");
+            ("unknown", Exchanged::new(LoginResult::Refused, Ok(reply)))
+        };
+        self.note_login((mechanism, begins), &said, &exchanged);
+        exchanged.answer
+    }
+
+    /// The exchange itself; `said` is what the client has said in it.
+    async fn exchange(&mut self, hello: &Hello, mechanism: &str, said: &mut Vec<AuthLine>) -> Exchanged {
         self.link.follow(&self.settings().servers).await;
         let introduction = self.introduction(hello).await;
-        let begins = if initial.is_some() { Begins::Client } else { Begins::Server };
-        let mut said = Vec::new();
-        let first = self.link.log_in(&introduction, mechanism, initial.as_ref().map(AuthLine::expose)).await;
-        said.extend(initial);
-        let mut result = first;
+        let mut heard = self.link.log_in(&introduction, mechanism, said.first().map(AuthLine::expose)).await;
         loop {
-            match result {
-                Ok(challenge) if challenge.code() == 334 => {
-                    if said.len() >= MAX_RESPONSES {
-                        self.link.discard();
-                        return Ok(temporary_failure());
-                    }
-                    self.say(&challenge);
-                    let response = match self.response().await {
-                        Ok(response) => response,
-                        Err(end) => {
-                            // A goodbye would be one more response.
-                            self.link.discard();
-                            return Err(end);
-                        }
-                    };
-                    let Some(response) = response else {
-                        // It can't be passed on, so the exchange is given up in the client's name.
-                        if !self.link.respond("*").await.is_ok_and(|reply| reply.is_transient() || reply.is_permanent())
-                        {
-                            self.link.discard();
-                        }
-                        self.patience.login_refused();
-                        self.gate.metrics.logins.inc(LoginResult::Cancelled);
-                        return Ok(Reply::new(501, "5.5.2", "Not a base64 string"));
-                    };
-                    result = self.link.respond(response.expose()).await;
-                    said.push(response);
-                }
-                Ok(reply) => {
-                    self.note_login((mechanism, begins), &said, &reply);
-                    return Ok(reply);
-                }
+            let challenge = match heard {
+                Ok(challenge) if challenge.code() == 334 => challenge,
+                Ok(reply) => return Exchanged::new(LoginResult::of(&reply, said), Ok(reply)),
                 Err(error) => {
-                    self.gate.metrics.logins.inc(LoginResult::Failed);
-                    // For the log; RFC 4954 §4.7.1 has a reply of its own for the client.
-                    self.told(&error);
-                    return Ok(temporary_failure());
+                    // RFC 4954 §4.7.1 has a reply of its own for the client.
+                    let failed = Exchanged::new(LoginResult::Failed, Ok(temporary_failure()));
+                    return Exchanged { error: Some(error.to_string()), ..failed };
                 }
+            };
+            if said.len() >= MAX_RESPONSES {
+                self.link.discard();
+                let failed = Exchanged::new(LoginResult::Failed, Ok(temporary_failure()));
+                return Exchanged { error: Some("the mail server asks and asks".to_owned()), ..failed };
             }
+            self.say(&challenge);
+            let response = match self.response().await {
+                Ok(Some(response)) => response,
+                Ok(None) => {
+                    // It can't be passed on, so the exchange is given up in the client's name.
+                    if !self.link.respond("*").await.is_ok_and(|reply| reply.is_transient() || reply.is_permanent()) {
+                        self.link.discard();
+                    }
+                    self.patience.login_refused();
+                    let reply = Reply::new(501, "5.5.2", "Not a base64 string");
+                    return Exchanged::new(LoginResult::Cancelled, Ok(reply));
+                }
+                Err(end) => {
+                    // A goodbye would be one more response.
+                    self.link.discard();
+                    return Exchanged::new(LoginResult::Cancelled, Err(end));
+                }
+            };
+            heard = self.link.respond(response.expose()).await;
+            said.push(response);
         }
     }
 
@@ -134,14 +139,8 @@ impl Session {
     }
 
     /// Remembers, counts and logs how an exchange ended.
-    fn note_login(&mut self, (mechanism, begins): (&str, Begins), said: &[AuthLine], reply: &Reply) {
-        let cancelled = said.last().is_some_and(AuthLine::is_cancellation);
-        let result = match reply.code() {
-            235 => LoginResult::Accepted,
-            _ if cancelled => LoginResult::Cancelled,
-            400..=499 => LoginResult::Failed,
-            _ => LoginResult::Refused,
-        };
+    fn note_login(&mut self, (mechanism, begins): (&str, Begins), said: &[AuthLine], exchanged: &Exchanged) {
+        let result = exchanged.result;
         self.gate.metrics.logins.inc(result);
         let name = Some(result).filter(|result| *result == LoginResult::Accepted);
         let name = name.map(|_| login_name(mechanism, said).unwrap_or_else(|| UNKNOWN_LOGIN.into()));
@@ -152,6 +151,7 @@ impl Session {
             mechanism,
             result = %result,
             tls = self.stream.is_secured(),
+            error = exchanged.error.as_deref().unwrap_or_default(),
             "login"
         );
         if result == LoginResult::Refused {
@@ -162,6 +162,34 @@ impl Session {
             let name = name.filter(|_| is_certain(mechanism, begins, said)).unwrap_or_else(|| UNKNOWN_LOGIN.into());
             self.link.logged_in(&name);
             self.client.login = Some(name);
+        }
+    }
+}
+
+/// How an exchange ended.
+struct Exchanged {
+    result: LoginResult,
+    /// What the client is told, or why the session ends.
+    answer: Result<Reply, End>,
+    /// What was wrong with the upstream, if anything.
+    error: Option<String>,
+}
+
+impl Exchanged {
+    fn new(result: LoginResult, answer: Result<Reply, End>) -> Self {
+        Self { result, answer, error: None }
+    }
+}
+
+impl LoginResult {
+    /// What the upstream's last word means.
+    fn of(reply: &Reply, said: &[AuthLine]) -> Self {
+        let is_cancelled = said.last().is_some_and(AuthLine::is_cancellation);
+        match reply.code() {
+            235 => Self::Accepted,
+            _ if is_cancelled => Self::Cancelled,
+            400..=499 => Self::Failed,
+            _ => Self::Refused,
         }
     }
 }

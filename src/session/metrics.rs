@@ -74,11 +74,11 @@ label_enum! {
     pub enum LoginResult {
         /// The upstream accepted the client.
         Accepted = "accepted",
-        /// The upstream refused it for good.
+        /// The upstream refused it for good, or does not offer the mechanism.
         Refused = "refused",
-        /// The upstream could not say, or was lost.
+        /// The upstream could not say, asked without end, or was lost.
         Failed = "failed",
-        /// The client gave up.
+        /// The client gave up, went away or was silent too long, or sent what is no response.
         Cancelled = "cancelled",
     }
 }
@@ -248,7 +248,7 @@ impl Metrics {
                 "reason",
             ),
             bypassed: registry.family("dmarcgate_bypassed_total", "Messages that were not evaluated.", "reason"),
-            logins: registry.family("dmarcgate_logins_total", "AUTH exchanges relayed to the upstream.", "result"),
+            logins: registry.family("dmarcgate_logins_total", "AUTH exchanges.", "result"),
             guarded: registry.counter(
                 "dmarcgate_relay_guard_refusals_total",
                 "Recipients refused because neither the upstream nor the configuration guards against relaying to them.",

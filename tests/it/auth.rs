@@ -179,6 +179,18 @@ async fn an_upstream_that_is_lost_or_never_content_is_a_temporary_failure() {
     client.command("AUTH PLAIN").await.assert(334);
     assert_eq!(client.command("AGEAYg==").await.raw, b"421 4.3.2 Going down\r\n");
     client.expect_close().await;
+    // However an exchange ends, it counts once and is told once.
+    let mut client = world.client().await;
+    client.command("AUTH NONESUCH").await.assert(504);
+    client.command("AUTH PLAIN").await.assert(334);
+    drop(client);
+    for (result, count) in [("failed", 6.0), ("refused", 1.0), ("cancelled", 1.0), ("accepted", 0.0)] {
+        world.wait_for_count(&format!("dmarcgate_logins_total{{result=\"{result}\"}}"), count).await;
+    }
+    let logins = |lines: &[String]| lines.iter().filter(|line| line.contains("\"message\":\"login\"")).count();
+    world.gate.wait_until_log(|lines| logins(lines) >= 8).await;
+    assert_eq!(logins(&world.gate.log()), 8);
+    assert!(!world.gate.log().iter().any(|line| line.contains("NONESUCH")), "it may be a password");
 }
 
 #[tokio::test]
