@@ -2,17 +2,19 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tracing::info;
 
-use super::Session;
 use super::latest::Refusal;
 use super::metrics::{Limit, Outcome};
+use super::state::State;
 use super::transaction::{Answer, AnsweredBy, Ending, Mail};
+use super::{End, Session};
 use crate::action::Action;
 use crate::clock;
 use crate::domain::Domain;
-use crate::envelope::Client;
+use crate::envelope::{Client, Envelope};
 use crate::evaluation::{ArcSet, DmarcResult, Evaluation};
 use crate::explain::{Case, Letter};
 use crate::label::Label;
@@ -96,6 +98,35 @@ impl Session {
         self.explain(ending);
     }
 
+    /// Tells of a message that did not come to its end of data, if the session ends inside one: once a second at most,
+    /// of all sessions together, since anybody can begin any number of them.
+    pub(super) fn tell_of_broken_off(&self, state: &State, end: &End) {
+        let (State::Receiving(hello, envelope)
+        | State::ChunkSent(hello, envelope, _)
+        | State::Chunked(hello, envelope)) = state
+        else {
+            return;
+        };
+        // One that is far too big was told as a message.
+        let Some(transaction) = &self.transaction else { return };
+        let Some(times) = self.gate.complaints.broken_off(Instant::now()) else { return };
+        info!(
+            session = &*self.id,
+            transaction = &*transaction.id,
+            client_ip = %self.client.ip(),
+            listener = %self.gate.listener,
+            ehlo = hello.name.as_str(),
+            reverse_path = %envelope.reverse_path,
+            recipients = first_recipients(envelope).join(" "),
+            recipient_count = envelope.recipients.len(),
+            reason = end.reason.map_or("", Label::as_str),
+            reply = end.last_word.as_ref().map(Reply::summary).unwrap_or_default(),
+            transaction_ms = u64::try_from(transaction.began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            times,
+            "message broken off before its end"
+        );
+    }
+
     fn record(&self, ending: &Ending<'_>) {
         let Mail { transaction, envelope, end_of_data, .. } = ending.mail;
         if let Some(verdict) = &ending.verdict
@@ -122,7 +153,7 @@ impl Session {
     }
 
     /// Remembers for the status page what did not go through.
-    fn remember(&self, ending: &Ending<'_>) {
+    pub(super) fn remember(&self, ending: &Ending<'_>) {
         let Answer { reply, outcome, .. } = ending.answer;
         if matches!(outcome, Outcome::Accepted | Outcome::AcceptedTagged | Outcome::Bounce) {
             return;
@@ -141,7 +172,9 @@ impl Session {
 
     fn is_explained(&self, ending: &Ending<'_>) -> bool {
         let is_plain = ending.is_pass() && ending.answer.outcome == Outcome::Accepted;
-        ending.mail.transaction.bypass.is_none() && !is_plain && self.gate.explanations.is_active()
+        let transaction = ending.mail.transaction;
+        let is_evaluated = transaction.bypass.is_none() && transaction.bounce.is_none();
+        is_evaluated && !is_plain && self.gate.explanations.is_active()
     }
 
     /// Keeps what there is to tell about a message that nobody has let through, unless it is a plain pass.
@@ -219,7 +252,7 @@ pub fn log(origin: &Origin<'_>, ending: &Ending<'_>) {
         Some(verdict) => Findings::of(verdict),
         None => Findings { rule: "not_evaluated", ..Findings::default() },
     };
-    let recipients = envelope.recipients.iter().take(MAX_RECIPIENTS).map(ToString::to_string).collect::<Vec<_>>();
+    let recipients = first_recipients(envelope);
     let certificate = client.tls.and_then(|tls| tls.certificate);
     let message_id = taken.as_ref().and_then(|taken| taken.subject.section.message_id());
     let message_id = message_id.map(String::from_utf8_lossy).unwrap_or_default();
@@ -263,6 +296,11 @@ pub fn log(origin: &Origin<'_>, ending: &Ending<'_>) {
         transaction_ms = u64::try_from(transaction.began.elapsed().as_millis()).unwrap_or(u64::MAX),
         "message"
     );
+}
+
+/// As many recipients as an event has.
+fn first_recipients(envelope: &Envelope) -> Vec<String> {
+    envelope.recipients.iter().take(MAX_RECIPIENTS).map(ToString::to_string).collect()
 }
 
 /// A verdict in the words of the log.

@@ -10,10 +10,11 @@ use super::metrics::Outcome;
 use super::objection::{Objection, excerpt};
 use super::receive::Received;
 use super::state::Event;
-use super::transaction::Transaction;
+use super::transaction::{Answer, AnsweredBy, Ending, Mail};
 use crate::causes::Causes;
 use crate::clock;
 use crate::envelope::Envelope;
+use crate::label::Label;
 use crate::report::bounce::{Bounce, MAX_BODY};
 use crate::smtp::address::ForwardPath;
 use crate::smtp::reply::Reply;
@@ -61,14 +62,13 @@ impl Session {
     }
 
     /// Reads a bounce and writes down what it says. The client has its 250 when the store has it.
-    pub(super) async fn take_bounce(&mut self, transaction: &Transaction, job: &str, received: Received) -> Reply {
+    pub(super) async fn take_bounce(&mut self, mail: Mail<'_>, job: &str, received: Received) -> Reply {
         let Received { subject, body, .. } = received;
         let octets = match body.beginning(MAX_BODY).await {
             Ok(octets) => octets,
             Err(error) => {
                 warn!(session = &*self.id, job, %error, "a bounce can't be read back from its spool file");
-                self.gate.metrics.messages.inc(Outcome::Failed);
-                return cannot_take();
+                return self.tell_of_bounce(mail, job, None, Outcome::Failed, cannot_take());
             }
         };
         let bounce = Bounce::read(&subject.section, &octets);
@@ -84,20 +84,38 @@ impl Session {
                 (Outcome::Failed, cannot_take())
             }
         };
+        self.tell_of_bounce(mail, job, Some(&bounce), outcome, reply)
+    }
+
+    /// Counts and logs what became of a bounce, and remembers it if it was not taken; the reply goes to its client.
+    fn tell_of_bounce(
+        &mut self,
+        mail: Mail<'_>,
+        job: &str,
+        bounce: Option<&Bounce>,
+        outcome: Outcome,
+        reply: Reply,
+    ) -> Reply {
         self.gate.metrics.messages.inc(outcome);
         if reply.is_positive() {
             self.patience.delivered();
         }
+        let Mail { transaction, envelope, .. } = mail;
         info!(
             session = &*self.id,
             transaction = &*transaction.id,
             client_ip = %self.client.ip(),
+            reverse_path = %envelope.reverse_path,
+            recipients = envelope.recipients.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
             job,
-            kind = %bounce.kind,
-            reason = &*bounce.reason,
+            kind = bounce.map_or("", |bounce| bounce.kind.as_str()),
+            reason = bounce.map_or("", |bounce| &bounce.reason),
+            outcome = outcome.as_str(),
             reply = reply.summary(),
             "bounce of a report"
         );
+        let answer = Answer { reply: &reply, by: AnsweredBy::Gate, outcome };
+        self.remember(&Ending { mail, answer, taken: None, verdict: None, claim: None });
         reply
     }
 }

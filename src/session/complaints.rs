@@ -22,13 +22,14 @@ pub struct Complaints {
     missing_header: Throttle,
     unlisted_header: Throttle,
     objection: Throttle,
+    broken_off: Throttle,
 }
 
 impl Default for Complaints {
     fn default() -> Self {
         let [crowded, full, missing_header, unlisted_header] = [const { Throttle::new(PAUSE) }; 4];
-        let objection = Throttle::new(BRIEF_PAUSE);
-        Self { crowded, full, missing_header, unlisted_header, objection }
+        let [objection, broken_off] = [const { Throttle::new(BRIEF_PAUSE) }; 2];
+        Self { crowded, full, missing_header, unlisted_header, objection, broken_off }
     }
 }
 
@@ -69,6 +70,11 @@ impl Complaints {
         self.objection.permits(now)
     }
 
+    /// A message did not come to its end. If that may be said now: how often it has come up since it was said last.
+    pub fn broken_off(&self, now: Instant) -> Option<u64> {
+        self.broken_off.permits(now)
+    }
+
     /// Somebody sent a PROXY header who may not.
     pub fn unlisted_header(&self, ip: IpAddr) {
         if let Some(times) = self.unlisted_header.permits(Instant::now()) {
@@ -82,5 +88,5 @@ impl Complaints {
 
 /// Between two warnings of one kind.
 const PAUSE: Duration = Duration::from_mins(1);
-/// Between two events of refused commands: each may be what a postmaster asks about.
+/// Between two events of refused commands, or of messages broken off: each may be what a postmaster asks about.
 const BRIEF_PAUSE: Duration = Duration::from_secs(1);

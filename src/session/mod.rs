@@ -222,7 +222,10 @@ impl Session {
         loop {
             let line = match self.next_line(&state).await {
                 Ok(line) => line,
-                Err(end) => return end,
+                Err(end) => {
+                    self.tell_of_broken_off(&state, &end);
+                    return end;
+                }
             };
             state = match Box::pin(self.perform(state, Event::Line(line))).await {
                 Ok(state) => state,
@@ -412,11 +415,13 @@ impl Session {
                 Effect::RelayRcpt(path, parameters) => self.relay_recipient(&state, &path, &parameters).await?,
                 Effect::Receive => {
                     ends_message = true;
-                    Event::Answer(self.receive(&state).await?)
+                    let reply = self.receive(&state).await;
+                    Event::Answer(reply.inspect_err(|end| self.tell_of_broken_off(&state, end))?)
                 }
                 Effect::ReceiveChunk(chunk) => {
                     ends_message = chunk.position == ChunkPosition::Last;
-                    Event::Answer(self.receive_chunk(&state, chunk).await?)
+                    let reply = self.receive_chunk(&state, chunk).await;
+                    Event::Answer(reply.inspect_err(|end| self.tell_of_broken_off(&state, end))?)
                 }
                 Effect::Skip(chunk, refusal) => {
                     // RFC 3030 §2: behind a chunk that failed, the others of its group come all the same.

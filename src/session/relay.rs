@@ -53,7 +53,8 @@ impl Session {
             let wait = pin!(alongside(&mut self.evaluation, exchange));
             handing_out(&mut self.stream, &mut self.held_since, wait).await
         };
-        let reply = reply.unwrap_or_else(|error| self.told(&error));
+        let id = self.transaction.as_ref().map_or("", |transaction| &transaction.id);
+        let reply = reply.unwrap_or_else(|error| self.told(&error, id, path, None));
         self.gate.metrics.transactions.inc(UpstreamReply::of(&reply));
         Ok(reply)
     }
@@ -80,7 +81,8 @@ impl Session {
             let wait = pin!(alongside(&mut self.evaluation, exchange));
             handing_out(&mut self.stream, &mut self.held_since, wait).await
         };
-        let reply = reply.unwrap_or_else(|error| self.told(&error));
+        let id = self.transaction.as_ref().map_or("", |transaction| &transaction.id);
+        let reply = reply.unwrap_or_else(|error| self.told(&error, id, &envelope.reverse_path, Some(path)));
         self.gate.metrics.recipients.inc(UpstreamReply::of(&reply));
         Ok(Event::Answer(reply))
     }
@@ -174,10 +176,27 @@ impl Session {
         self.link.park().await;
     }
 
-    /// What the client is told of a failure of ours or the upstream's.
-    pub(super) fn told(&self, error: &upstream::Error) -> Reply {
-        warn!(session = &*self.id, client_ip = %self.client.ip(), error = %error, "transaction failed");
-        trouble(error)
+    /// What the client is told of a failure of ours or the upstream's, in which transaction, and at which recipient if
+    /// at one. The log has it, too: where no message comes of it, there is nothing else to find it by.
+    pub(super) fn told(
+        &self,
+        error: &upstream::Error,
+        transaction: &str,
+        reverse_path: &ReversePath,
+        recipient: Option<&ForwardPath>,
+    ) -> Reply {
+        let reply = trouble(error);
+        warn!(
+            session = &*self.id,
+            transaction,
+            client_ip = %self.client.ip(),
+            reverse_path = %reverse_path,
+            recipient = recipient.map(ToString::to_string).unwrap_or_default(),
+            reply = reply.summary(),
+            error = %error,
+            "transaction failed"
+        );
+        reply
     }
 }
 

@@ -142,10 +142,10 @@ impl Session {
         let Some(transaction) = self.transaction.take() else {
             return Err(self.broken("a message without transaction"));
         };
-        if let Some(job) = &transaction.bounce {
-            return Ok(self.take_bounce(&transaction, job, received).await);
-        }
         let mail = Mail { transaction: &transaction, hello, envelope, end_of_data };
+        if let Some(job) = &transaction.bounce {
+            return Ok(self.take_bounce(mail, job, received).await);
+        }
         // The body is let go once it was sent; the header section stays until all is told.
         let (subject, size) = (Arc::clone(&received.subject), received.size);
         let verdict = match transaction.bypass {
@@ -219,7 +219,10 @@ impl Session {
         self.took(Part::UpstreamReply, times.reply);
         match delivered {
             Ok(reply) => (reply, AnsweredBy::Upstream),
-            Err(error) => (self.told(&error), AnsweredBy::Gate),
+            Err(error) => {
+                let Mail { transaction, envelope, .. } = mail;
+                (self.told(&error, &transaction.id, &envelope.reverse_path, None), AnsweredBy::Gate)
+            }
         }
     }
 
