@@ -17,7 +17,7 @@ use crate::evaluation::{ArcSet, DmarcFinding, KeySearch};
 use crate::message::author::{Author, UnusableFrom};
 use crate::policy::overrides::{Criteria, LocalOverride, OverrideAction};
 use crate::policy::sample::ORDINARY;
-use crate::policy::{LocalPolicy, Mode, OnTempError, OverrideKind, Reject, decide};
+use crate::policy::{LocalPolicy, Mode, OnTempError, Reject, decide};
 use crate::spf::{Identity, SpfOutput, SpfResult};
 
 use self::results::{ReceivedSpf, Results};
@@ -372,7 +372,7 @@ fn no_reply_blames_a_policy_or_dns_for_what_is_ours() {
     let refusing = LocalOverride {
         criteria: Criteria { author_domains: vec![domain("a.example")], ..Criteria::default() },
         action: OverrideAction::Reject,
-        kind: OverrideKind::LocalPolicy,
+        kind: None,
         note: "no".into(),
         until: None,
     };

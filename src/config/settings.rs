@@ -17,8 +17,8 @@ use crate::message::header::AuthservIds;
 use crate::message::spool;
 use crate::policy::bypass::Bypass;
 use crate::policy::corroboration::Sign;
-use crate::policy::overrides::{Criteria, LocalOverride, OverrideAction};
-use crate::policy::{LocalPolicy, OverrideKind, Pct};
+use crate::policy::overrides::{Criteria, LocalOverride};
+use crate::policy::{LocalPolicy, Pct};
 use crate::report::aggregate::Reporter;
 use crate::report::delivery::{self, Denial};
 use crate::report::failure::limit::Rates;
@@ -80,18 +80,11 @@ impl Override {
     }
 
     fn local(&self) -> LocalOverride {
-        let criteria = self.criteria();
-        let kind = self.reason.unwrap_or(match self.action {
-            OverrideAction::Reject => OverrideKind::LocalPolicy,
-            _ if !criteria.list_ids.is_empty() => OverrideKind::MailingList,
-            _ if criteria.hang_on_claims_alone() => OverrideKind::LocalPolicy,
-            OverrideAction::Pass | OverrideAction::Tag => OverrideKind::TrustedForwarder,
-        });
         let end = |date: Date| u64::try_from(date.to_day().saturating_mul(SECONDS_PER_DAY)).unwrap_or_default();
         LocalOverride {
-            criteria,
+            criteria: self.criteria(),
             action: self.action,
-            kind,
+            kind: self.reason,
             note: self.note.as_str().into(),
             until: self.until.map(end),
         }

@@ -392,7 +392,9 @@ fn overrides_are_read_and_what_is_wrong_with_them_is_told() {
     let config = Config::parse(&with(sound)).unwrap().config;
     let local = &config.verdict().policy.overrides[0];
     assert_eq!(local.criteria.dkim_domains, [Domain::parse("fwd.example").unwrap()]);
-    assert_eq!(local.kind, OverrideKind::TrustedForwarder);
+    assert_eq!(local.kind, None, "by what fits");
+    let given = Config::parse(&with(&format!("{sound}reason = \"other\"\n"))).unwrap().config;
+    assert_eq!(given.verdict().policy.overrides[0].kind, Some(OverrideKind::Other));
     assert_eq!(local.until, Some(32_472_144_000));
     let cases = [
         ("spf = \"a.example\"\nnote = \"n\"\n", "policy.override.action: is missing"),

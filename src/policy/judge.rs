@@ -86,15 +86,15 @@ impl Judge<'_> {
             Some(Doubt::OwnLimits) => (on_temperror != OnTempError::Pass, Rule::OwnLimits),
             Some(Doubt::PolicyDiscovery) | None => (on_temperror == OnTempError::Defer, Rule::PolicyDoubt),
         };
-        if enforce && defer { self.defer(rule, overrides) } else { (Disposition::Accept, rule) }
+        if enforce && defer { self.defer(rule, policy, overrides) } else { (Disposition::Accept, rule) }
     }
 
     /// The client is asked to come again, unless the operator lets the message by or that has gone on for too long.
-    fn defer(&self, rule: Rule, overrides: &mut Vec<Override>) -> (Disposition, Rule) {
+    fn defer(&self, rule: Rule, policy: Option<Policy>, overrides: &mut Vec<Override>) -> (Disposition, Rule) {
         match self.fitting {
             // Whom the operator lets by need not come again for DNS.
             Some((_, fitting)) if fitting.action != OverrideAction::Reject => {
-                overrides.push(fitting.reason());
+                overrides.push(fitting.reason(policy));
                 let marked = fitting.action == OverrideAction::Tag;
                 let tag = Disposition::Tag(Mark::Quarantine);
                 (if marked { tag } else { Disposition::Accept }, Rule::Override)
@@ -136,7 +136,7 @@ impl Judge<'_> {
             }
             (Mode::Enforce, _) if self.voucher_in_doubt && self.local.on_temperror != OnTempError::Pass => {
                 overrides.push(Override::new(OverrideKind::Other, self.cause_of_doubt.in_words()));
-                self.defer(Rule::IdentifierDoubt, overrides)
+                self.defer(Rule::IdentifierDoubt, Some(policy), overrides)
             }
             (Mode::Tag, Mark::Reject) => {
                 because("tag mode: nothing is refused");
@@ -165,7 +165,7 @@ impl Judge<'_> {
                 None => Disposition::Refuse,
             },
         };
-        overrides.push(fitting.reason());
+        overrides.push(fitting.reason(Some(policy)));
         Some((disposition, Rule::Override))
     }
 

@@ -11,6 +11,7 @@ use std::borrow::Cow;
 
 use ipnet::IpNet;
 
+use crate::dmarc::record::Policy;
 use crate::domain::Domain;
 use crate::evaluation::{DkimResult, DmarcOutput, Evaluation};
 use crate::label_enum;
@@ -37,8 +38,8 @@ pub struct LocalOverride {
     pub criteria: Criteria,
     /// What is done then.
     pub action: OverrideAction,
-    /// The reason in report rows.
-    pub kind: OverrideKind,
+    /// The reason in report rows; none: by what fits and what is done.
+    pub kind: Option<OverrideKind>,
     /// The operator's words, which go into log, explanation and report rows.
     pub note: Box<str>,
     /// Until when it holds, in seconds since the epoch; none: for ever.
@@ -79,9 +80,24 @@ pub fn first_that_fits<'a>(
 }
 
 impl LocalOverride {
-    /// The reason in a report row.
-    pub fn reason(&self) -> Override {
-        Override { kind: self.kind, comment: Cow::Owned(self.note.to_string()) }
+    /// The reason in a report row of a domain that asks for `policy`; none where that is not known.
+    pub fn reason(&self, policy: Option<Policy>) -> Override {
+        let kind = self.kind.unwrap_or_else(|| self.kind_by_what_fits(policy));
+        Override { kind, comment: Cow::Owned(self.note.to_string()) }
+    }
+
+    /// RFC 9990 §3.1.6: forwarders and lists excuse what is milder than published. Whatever is not is our own policy.
+    fn kind_by_what_fits(&self, policy: Option<Policy>) -> OverrideKind {
+        let is_milder = match self.action {
+            OverrideAction::Pass => true,
+            OverrideAction::Tag => policy == Some(Policy::Reject),
+            OverrideAction::Reject => false,
+        };
+        match is_milder {
+            true if !self.criteria.list_ids.is_empty() => OverrideKind::MailingList,
+            true if !self.criteria.hang_on_claims_alone() => OverrideKind::TrustedForwarder,
+            _ => OverrideKind::LocalPolicy,
+        }
     }
 }
 

@@ -183,7 +183,7 @@ mod tests {
         let tag = LocalOverride {
             criteria: Criteria::default(),
             action: OverrideAction::Tag,
-            kind: OverrideKind::LocalPolicy,
+            kind: Some(OverrideKind::LocalPolicy),
             note: "all".into(),
             until: None,
         };

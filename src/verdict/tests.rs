@@ -8,7 +8,7 @@ use crate::evaluation::{ArcResult, DmarcResult};
 use crate::label::Label;
 use crate::message::author::UnusableFrom;
 use crate::policy::overrides::{Criteria, LocalOverride, OverrideAction};
-use crate::policy::{OverrideKind, Pct, Reject, Rule};
+use crate::policy::{Pct, Reject, Rule};
 use crate::record::AlignmentOutcome;
 use crate::smtp::command::MailParameters;
 
@@ -76,7 +76,7 @@ fn policies() -> Vec<LocalPolicy> {
     let tag = LocalOverride {
         criteria: Criteria { recipient_domains: vec![domain("rcpt.example")], ..Criteria::default() },
         action: OverrideAction::Tag,
-        kind: OverrideKind::LocalPolicy,
+        kind: None,
         note: "n".into(),
         until: None,
     };

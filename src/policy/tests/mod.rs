@@ -557,7 +557,7 @@ fn one_override(action: OverrideAction) -> LocalOverride {
     LocalOverride {
         criteria: Criteria { author_domains: vec![domain("example.org")], ..Criteria::default() },
         action,
-        kind: OverrideKind::TrustedForwarder,
+        kind: Some(OverrideKind::TrustedForwarder),
         note: "our partner".into(),
         until: Some(1000),
     }
@@ -584,6 +584,40 @@ fn no_override_refuses_what_must_not_be_refused_and_none_outlives_its_end() {
     let passes = local(OverrideAction::Pass);
     for (now, rule) in [(999, Rule::Override), (1000, Rule::FailReject)] {
         assert_eq!(decide(&failing(), &Circumstances { now, ..ORDINARY }, &passes).rule, rule, "{now}");
+    }
+}
+
+#[test]
+fn a_forwarder_or_list_is_no_reason_for_what_is_not_milder_than_published() {
+    use OverrideAction::{Pass, Reject, Tag};
+    use OverrideKind::{LocalPolicy as Local, MailingList, Other, TrustedForwarder};
+    let network = || Criteria { networks: vec!["192.0.2.0/24".parse().unwrap()], ..Criteria::default() };
+    let list = || Criteria { list_ids: vec![domain("list.example")], ..network() };
+    let author = || Criteria { author_domains: vec![domain("example.org")], ..Criteria::default() };
+    let cases = [
+        ("fail", "p=reject", network(), Pass, None, TrustedForwarder),
+        ("fail", "p=reject", network(), Tag, None, TrustedForwarder),
+        ("fail", "p=quarantine", network(), Pass, None, TrustedForwarder),
+        ("fail", "p=quarantine", network(), Tag, None, Local),
+        ("fail", "p=none", network(), Tag, None, Local),
+        ("fail", "p=reject", network(), Reject, None, Local),
+        ("fail", "p=reject", list(), Tag, None, MailingList),
+        ("fail", "p=none", list(), Tag, None, Local),
+        ("fail", "p=reject", author(), Pass, None, Local),
+        ("fail", "p=none", network(), Tag, Some(Other), Other),
+        ("temperror/identifier", "p=reject", network(), Tag, None, TrustedForwarder),
+        ("temperror/identifier", "p=quarantine", network(), Tag, None, Local),
+    ];
+    for (result, tags, criteria, action, kind, expected) in cases {
+        let name = format!("{result} {tags} {action} {criteria:?}");
+        let facts = Evaluation {
+            list_id: Some(domain("list.example")),
+            ..evaluation(vec![dmarc("example.org", result, tags)])
+        };
+        let overrides = vec![LocalOverride { criteria, kind, ..one_override(action) }];
+        let decision = decide(&facts, &ORDINARY, &LocalPolicy { overrides, ..DEFAULT });
+        assert_eq!(decision.rule, Rule::Override, "{name}");
+        assert_eq!(decision.overrides().last().map(|o| o.kind), Some(expected), "{name}");
     }
 }
 
