@@ -10,6 +10,7 @@ pub mod template;
 
 use crate::evaluation::Evaluation;
 use crate::label::Label;
+use crate::message::header::FAIL_POLICY;
 use crate::policy::bypass::BypassReason;
 use crate::policy::{Decision, Disposition};
 
@@ -65,9 +66,6 @@ fn fields(evaluation: &Evaluation, decision: &Decision, names: &Names<'_>, mark:
     let received = names.receiver.map(|receiver| received_spf::field(evaluation, receiver)).unwrap_or_default();
     results + mark + &received
 }
-
-/// The name of the field that marks failing mail for the upstream.
-pub const FAIL_POLICY: &str = "X-DMARC-Fail-policy";
 
 #[cfg(test)]
 mod tests;

@@ -263,8 +263,8 @@ const NO_COLON: u32 = u32::MAX;
 pub const MAX_LINE: usize = 998;
 /// Words beyond ASCII of an Authentication-Results field that are compared with our ids.
 const MAX_WORDS_BEYOND_ASCII: usize = 16;
-/// The field that only the gate may write.
-const FAIL_POLICY: &str = "X-DMARC-Fail-policy";
+/// The name of the field that marks failing mail for the upstream, and that only the gate may write.
+pub const FAIL_POLICY: &str = "X-DMARC-Fail-policy";
 const AUTHENTICATION_RESULTS: &str = "Authentication-Results";
 /// What may end an authserv-id for one reader or another; `=` is missing, so that `smtp.mailfrom=host` is one word.
 const ID_SEPARATORS: &[u8] = b" ()<>@,;:\\\"/[]?";
