@@ -101,7 +101,7 @@ pub enum CommandError {
     Arguments,
     /// MAIL with an address that can't be read.
     #[error("bad address: {0}")]
-    Address(#[from] PathError),
+    Address(PathError),
     /// RCPT with one.
     #[error("bad recipient address: {0}")]
     Recipient(PathError),
@@ -232,11 +232,11 @@ impl CommandError {
 
 fn mail(arguments: &[u8], offer: Option<&Offer>) -> Result<Command, CommandError> {
     let path = strip_keyword(arguments, b"FROM:").ok_or(CommandError::Arguments)?;
-    let (reverse_path, rest) = ReversePath::parse(path)?;
+    let (reverse_path, rest) = ReversePath::parse(path).map_err(CommandError::Address)?;
     let parameters = MailParameters::parse(rest, offer)?;
     // RFC 6531 §3.3: only with the parameter.
     if !(parameters.smtp_utf8 || reverse_path.is_ascii() && parameters.is_ascii()) {
-        return Err(PathError::NonAscii.into());
+        return Err(CommandError::Address(PathError::NonAscii));
     }
     Ok(Command::Mail { reverse_path, parameters })
 }
@@ -247,7 +247,7 @@ fn rcpt(arguments: &[u8], offer: Option<&Offer>) -> Result<Command, CommandError
     let parameters = RcptParameters::parse(rest, offer)?;
     // ORCPT has an address, too. The state knows whether SMTPUTF8 is in use in this transaction.
     if !(offer.is_some_and(|offer| offer.smtp_utf8) || forward_path.is_ascii() && parameters.is_ascii()) {
-        return Err(PathError::NonAscii.into());
+        return Err(CommandError::Recipient(PathError::NonAscii));
     }
     Ok(Command::Rcpt { forward_path, parameters })
 }
@@ -394,18 +394,18 @@ mod tests {
         }
         let plain = Offer { smtp_utf8: false, ..offer() };
         let rcpt = Command::parse("RCPT TO:<ü@d.example>".as_bytes(), Some(&plain));
-        assert_eq!(rcpt, Err(CommandError::Address(PathError::NonAscii)));
+        assert_eq!(rcpt, Err(CommandError::Recipient(PathError::NonAscii)));
     }
 
     #[test]
     fn a_parameter_beyond_ascii_goes_on_with_smtputf8_alone() {
-        let non_ascii = Err(CommandError::Address(PathError::NonAscii));
-        assert_eq!(parse("MAIL FROM:<a@b.example> ENVID=ü"), non_ascii);
+        let non_ascii = PathError::NonAscii;
+        assert_eq!(parse("MAIL FROM:<a@b.example> ENVID=ü"), Err(CommandError::Address(non_ascii)));
         assert!(parse("MAIL FROM:<a@b.example> ENVID=ü SMTPUTF8").is_ok());
         let rcpt = "RCPT TO:<c@d.example> ORCPT=utf-8;ü@d.example";
         assert!(parse(rcpt).is_ok());
         let plain = Offer { smtp_utf8: false, ..offer() };
-        assert_eq!(Command::parse(rcpt.as_bytes(), Some(&plain)), non_ascii);
+        assert_eq!(Command::parse(rcpt.as_bytes(), Some(&plain)), Err(CommandError::Recipient(non_ascii)));
     }
 
     #[test]
