@@ -123,8 +123,8 @@ fn selectors(query: &str) -> Vec<Selector> {
         let (metric, rest) = text.split_at(end);
         let inner = rest.strip_prefix('{').and_then(|rest| rest.split('}').next()).unwrap_or_default();
         let matchers = inner.split("\",").filter_map(|matcher| {
-            let (label, value) = matcher.split_once('=')?;
-            Some((label.trim().trim_end_matches('!').to_owned(), value.trim_matches(['~', '"']).to_owned()))
+            let (label, value) = matcher.split_at(matcher.find(['=', '!'])?);
+            Some((label.trim().to_owned(), value.trim_matches(['=', '!', '~', '"']).to_owned()))
         });
         Selector { metric: metric.to_owned(), matchers: matchers.collect() }
     };
