@@ -91,13 +91,13 @@ pub struct Gate {
     pub rows: Appender,
     /// Where bounces of reports are written down.
     pub reports: Delivery,
-    /// Where it goes what failed and whose owner wants to know.
+    /// Takes messages that failed and whose Domain Owner wants a report.
     pub failure_reporter: FailureReporter,
     /// Since when mail is deferred for DNS, at this listener: another may put off nothing.
     pub doubts: Doubts,
-    /// Where it goes what happened to a message that was no plain pass.
+    /// Takes what `explain` will tell of messages that were no plain pass.
     pub explanations: Recorder,
-    /// Where it is remembered what was refused lately.
+    /// The last refusals, for the status page.
     pub latest: Latest,
     /// Where reports go that arrive.
     pub inbound: Collector,
@@ -117,7 +117,7 @@ pub struct Session {
     stream: Stream,
     client: Client,
     kind: ClientKind,
-    /// What there was of TLS when the session began.
+    /// TLS when the session began.
     security: Security,
     id: Box<str>,
     offer: Option<Offer>,
@@ -130,7 +130,7 @@ pub struct Session {
     /// What the client's network has of the spool, once it has sent a message.
     share: Option<Arc<Share>>,
     transaction: Option<Transaction>,
-    /// The message of which chunks have come.
+    /// The message whose chunks are coming.
     incoming: Option<Box<Incoming>>,
     evaluation: Option<Background<Result<Gathered, Panicked>>>,
     stop: watch::Receiver<bool>,
@@ -379,15 +379,7 @@ impl Session {
                     return Ok(state);
                 }
                 Effect::Refuse(refusal) => {
-                    let reply = refusal.reply();
-                    if let Some((objection, verb)) = Objection::of(&refusal).zip(verb) {
-                        self.object(objection, verb, &reply);
-                    }
-                    if refusal == CommandRefusal::TooManyRecipients {
-                        self.gate.metrics.limits.inc(Limit::Recipients);
-                    }
-                    self.patience.refused(&refusal, settings.patience);
-                    self.say(&reply);
+                    self.refuse(&refusal, verb, settings.patience);
                     return Ok(state);
                 }
                 Effect::Close(parting, reply) => {
@@ -433,6 +425,19 @@ impl Session {
                 }
             };
         }
+    }
+
+    /// Says why a command is refused, and counts it; `verb` is that of MAIL or RCPT.
+    fn refuse(&mut self, refusal: &CommandRefusal, verb: Option<&str>, bounds: patience::Bounds) {
+        let reply = refusal.reply();
+        if let Some((objection, verb)) = Objection::of(refusal).zip(verb) {
+            self.object(objection, verb, &reply);
+        }
+        if *refusal == CommandRefusal::TooManyRecipients {
+            self.gate.metrics.limits.inc(Limit::Recipients);
+        }
+        self.patience.refused(refusal, bounds);
+        self.say(&reply);
     }
 
     /// Answers EHLO or HELO. What is offered hangs on the upstream: until it was seen, nobody can say.

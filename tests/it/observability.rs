@@ -196,6 +196,39 @@ async fn commands_that_the_gate_refuses_are_counted_and_told_now_and_then() {
 }
 
 #[tokio::test]
+async fn mail_that_comes_to_no_end_is_found_by_its_sender_and_recipient() {
+    let begun = ["MAIL FROM:<a@a.example>", "RCPT TO:<x@b.example>"];
+    for (command, octets) in [("DATA", &b"From: a@a.example\r\n"[..]), ("BDAT 6", b"From: ")] {
+        let script = Script::with_xclient().rule(on("RCPT").with("<lost@").close());
+        let world = World::with(script, Zone::new(), |config| config).await;
+        let mut client = world.client().await;
+        let event = async |text| -> serde_json::Value {
+            serde_json::from_str(&world.gate.wait_for_log(text).await).expect("an event")
+        };
+        for (line, code) in [(begun[0], 250), ("RCPT TO:<lost@b.example>", 451), ("RSET", 250)] {
+            client.command(line).await.assert(code);
+        }
+        let told = event("transaction failed").await;
+        let addresses = (told["reverse_path"].as_str(), told["recipient"].as_str());
+        assert_eq!(addresses, (Some("<a@a.example>"), Some("<lost@b.example>")), "{told}");
+        assert_eq!(told["transaction"].as_str().map(str::len), Some(13), "{told}");
+        assert!(told["reply"].as_str().is_some_and(|reply| reply.starts_with("451 4.4.")), "{told}");
+
+        client.pipeline(&begun).await[1].assert(250);
+        client.send(format!("{command}\r\n").as_bytes()).await;
+        if command == "DATA" {
+            client.expect(354).await;
+        }
+        client.send(octets).await;
+        drop(client);
+        let told = event("message broken off before its end").await;
+        let addresses = (told["reverse_path"].as_str(), told["recipients"].as_str());
+        assert_eq!(addresses, (Some("<a@a.example>"), Some("<x@b.example>")), "{command}: {told}");
+        assert_eq!((told["reason"].as_str(), told["level"].as_str()), (Some("client_gone"), Some("INFO")), "{told}");
+    }
+}
+
+#[tokio::test]
 async fn every_message_is_counted_by_what_became_of_it() {
     let script = Script::with_xclient()
         .rule(on(DOT).with("refused@").reply("554 5.7.1 spam"))
