@@ -180,7 +180,7 @@ fn in_words(why: UnusableFrom) -> &'static str {
         UnusableFrom::Missing => "there is no From field",
         UnusableFrom::Repeated => "there is more than one From field",
         UnusableFrom::Syntax => "the From field is malformed",
-        UnusableFrom::NoDomain => "the From field has an address without a domain",
+        UnusableFrom::NoDomain => "the From field names nobody with a domain",
         UnusableFrom::Disagreement => "the From field can be read in two ways",
         UnusableFrom::TooManyDomains => "the From field names too many domains",
         UnusableFrom::TooLong => "the From field or a line of it is too long",

@@ -19,6 +19,7 @@ use rand::{Rng, SeedableRng};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{Connection as _, Row as _};
 
+use crate::status::api;
 use crate::support::client::Client;
 use crate::support::config::ConfigText;
 use crate::support::dns::{DnsServer, RecordType, Zone};
@@ -827,6 +828,15 @@ async fn a_bounce_that_can_not_be_written_down_is_put_off() {
     let mut lock = SqliteConnection::connect_with(&options).await.expect("the store");
     sqlx::query("BEGIN EXCLUSIVE").execute(&mut lock).await.expect("nobody else writes");
     client.deliver("", &[&address], content.as_bytes()).await.outcome().assert(451);
+    // It is among what was refused, as any other message.
+    let event = gate.wait_for_log("\"outcome\":\"failed\"").await;
+    for told in
+        ["\"message\":\"bounce of a report\"", "\"reverse_path\":\"<>\"", &format!("\"recipients\":\"<{address}>\"")]
+    {
+        assert!(event.contains(told), "{told}: {event}");
+    }
+    let refusals = api(&gate, "refusals", |all| all.as_array().is_some_and(|all| all.len() == 1)).await;
+    assert_eq!((&refusals[0]["outcome"], &refusals[0]["explained"]), (&"failed".into(), &false.into()), "{refusals}");
     sqlx::query("COMMIT").execute(&mut lock).await.expect("our own transaction");
     assert_eq!(suppressed(&gate).await, "");
     client.deliver("", &[&address], content.as_bytes()).await.outcome().assert(250);

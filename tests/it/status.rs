@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 
 use crate::support::PATIENCE;
 use crate::support::dns::Zone;
-use crate::support::gate::POLL;
+use crate::support::gate::{Gate, POLL};
 use crate::support::rules::{DOT, Script, on};
 use crate::support::world::{Letter, World};
 
@@ -23,11 +23,11 @@ fn zone() -> Zone {
 }
 
 /// What the API says under a name, once `is_right`.
-async fn api(world: &World, name: &str, is_right: impl Fn(&Value) -> bool) -> Value {
+pub async fn api(gate: &Gate, name: &str, is_right: impl Fn(&Value) -> bool) -> Value {
     let (mut again, deadline) = (tokio::time::interval(POLL), tokio::time::Instant::now() + PATIENCE);
     loop {
         again.tick().await;
-        let (status, body) = world.gate.http_get(&format!("/api/{name}")).await;
+        let (status, body) = gate.http_get(&format!("/api/{name}")).await;
         assert_eq!(status, 200, "{body}");
         let value = serde_json::from_str(&body).expect("JSON");
         if is_right(&value) {
@@ -57,7 +57,7 @@ async fn page_api_and_metrics_tell_the_same_numbers() {
 
     let scrape = world.gate.metrics().await;
     let outcomes = ["accepted", "accepted_tagged", "refused", "upstream_refused", "unacceptable", "deferred"];
-    let mail = api(&world, "mail", |mail| mail["messages"]["accepted"] == 2).await;
+    let mail = api(&world.gate, "mail", |mail| mail["messages"]["accepted"] == 2).await;
     let (status, page) = world.gate.http_get("/").await;
     assert_eq!(status, 200);
     for outcome in outcomes {
@@ -75,7 +75,7 @@ async fn page_api_and_metrics_tell_the_same_numbers() {
     }
 
     // Of a.example one message failed, and of q.example one.
-    let failing = api(&world, "failing", |f| f["found"].as_array().is_some_and(|found| found.len() == 2)).await;
+    let failing = api(&world.gate, "failing", |f| f["found"].as_array().is_some_and(|found| found.len() == 2)).await;
     let domain = &failing["found"][0];
     assert_eq!(
         (&domain["author_domain"], &domain["messages"], &domain["refused"]),
@@ -83,7 +83,7 @@ async fn page_api_and_metrics_tell_the_same_numbers() {
     );
     assert_eq!(domain["from"][0]["ip"], BAD);
 
-    let refusals = api(&world, "refusals", |r| r.as_array().is_some_and(|all| all.len() == 3)).await;
+    let refusals = api(&world.gate, "refusals", |r| r.as_array().is_some_and(|all| all.len() == 3)).await;
     let found: Vec<_> = refusals.as_array().unwrap().iter().map(|r| r["outcome"].as_str().unwrap()).collect();
     assert_eq!(found, ["unacceptable", "upstream_refused", "refused"], "the newest first");
     let id = refusals[2]["id"].as_str().unwrap();
@@ -110,7 +110,7 @@ async fn what_a_message_names_itself_stays_text() {
     let content =
         format!("From: {evil} <a@xn--bcher-kva.example>\r\nMessage-ID: <{evil}>\r\nSubject: {evil}\r\n\r\nx\r\n");
     world.send(&Letter::new(BAD, "a@b.example").content(content)).await.reply.assert(554);
-    let refusals = api(&world, "refusals", |r| r.as_array().is_some_and(|all| all.len() == 1)).await;
+    let refusals = api(&world.gate, "refusals", |r| r.as_array().is_some_and(|all| all.len() == 1)).await;
     let id = refusals[0]["id"].as_str().unwrap();
     world.gate.wait_for_metrics("the story", |m| m.value("dmarcgate_store_explanations_written_total") >= 1.0).await;
     for path in ["/", "/refusals", &format!("/explain/{id}")] {

@@ -243,7 +243,8 @@ Exit code, by the mode in force:
   2  wrong usage or configuration
   3  it is passed on with a mark (X-DMARC-Fail-policy)
   4  it is refused (5xx)
-  5  it is deferred (4xx)
+  5  it is deferred (4xx); a gate that has deferred such mail for
+     policy.defer_at_most already would pass it on with a mark
 
 Example:
   dmarcgate check forged.eml --ip 192.0.2.1 --helo mail.example.net \\
