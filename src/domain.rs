@@ -35,7 +35,6 @@ impl Domain {
     ///
     /// Whoever wrote the name is at fault; nothing is repaired.
     pub fn parse(text: &str) -> Result<Self, DomainError> {
-        // Other full stops (U+3002 and its kin) are dots to IDNA, also the last one.
         if is_beyond_idna(text) {
             return Err(DomainError::TooLong);
         }
@@ -44,6 +43,7 @@ impl Domain {
             true => text.into(),
             false => idna::domain_to_ascii(text).map_err(|_| DomainError::BadIdn)?.into(),
         };
+        // Behind IDNA, to which other full stops (U+3002 and its kin) are dots, also the last one.
         let ascii = ascii.strip_suffix('.').unwrap_or(&ascii);
         if ascii.is_empty() {
             return Err(DomainError::Empty);

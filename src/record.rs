@@ -21,7 +21,7 @@ use crate::smtp::reply::Reply;
 /// One message under one author domain, with all that was found and done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// When end-of-data was answered, in seconds since the epoch. Not told apart beyond its UTC day.
+    /// When end-of-data came, in seconds since the epoch. Not told apart beyond its UTC day.
     pub arrived: i64,
     /// The client's address; an IPv4-mapped one was unmapped.
     pub source_ip: IpAddr,
@@ -73,7 +73,7 @@ pub struct PolicyPublished {
     pub sp: Option<Policy>,
     /// `np`, if published.
     pub np: Option<Policy>,
-    /// `fo`, as published; "0" if it is not.
+    /// `fo` in its normal form; "0" if it is not published, or stands without `ruf`.
     pub fo: String,
     /// Whether `t=y`.
     pub testing: TestMode,
@@ -206,7 +206,7 @@ label_enum! {
 }
 
 impl PolicyPublished {
-    /// The policy that `requested` was read out of, found at `domain` by a tree walk.
+    /// The policy that `requested` was read out of, found at `domain` by either way of discovery.
     ///
     /// A record that only asks for reports stands as the `p=none` that it is taken for (RFC 9989 §4.10.1).
     pub fn new(domain: &Domain, discovery: DiscoveryMethod, record: &PolicyRecord, requested: Policy) -> Self {

@@ -142,7 +142,7 @@ impl Walk {
         Some(if name == start { start.clone() } else { start.last_labels(name.label_count() + 1) })
     }
 
-    /// The same of the records that were found.
+    /// The organizational domain of the start as if names whose look-up failed had no record.
     fn organizational_domain_so_far(&self) -> Option<Domain> {
         let start = self.names.first()?;
         // The walk stops at the first psd=y or psd=n, so that the last record decides all three rules.

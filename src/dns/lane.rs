@@ -24,7 +24,7 @@ impl<T> PerLane<T> {
         Self { identifiers: make(), policies: make() }
     }
 
-    /// That of the lane of `purpose`.
+    /// The value for `purpose`.
     pub fn of(&self, purpose: Purpose) -> &T {
         match purpose {
             Purpose::Identifier => &self.identifiers,
@@ -32,7 +32,7 @@ impl<T> PerLane<T> {
         }
     }
 
-    /// The same, to be changed.
+    /// The value for `purpose`, to be changed.
     pub fn of_mut(&mut self, purpose: Purpose) -> &mut T {
         match purpose {
             Purpose::Identifier => &mut self.identifiers,

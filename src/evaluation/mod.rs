@@ -171,7 +171,7 @@ pub struct PublishedPolicy {
 pub struct DmarcOutput {
     /// The author domain.
     pub author_domain: Domain,
-    /// Its organizational domain, if a walk found it.
+    /// Its organizational domain, if the walk or the list told it.
     pub organizational_domain: Option<Domain>,
     /// The result.
     pub result: DmarcResult,
@@ -230,7 +230,8 @@ pub struct Evaluation {
     pub arc: ArcOutput,
     /// One for each author domain, in the order of From; empty if From is unusable.
     pub dmarc: Vec<DmarcOutput>,
-    /// Whether the header section has the fields of a mailing list (List-Id, List-Post, List-Unsubscribe beside them).
+    /// Whether the header section has the fields of a mailing list (List-Id, List-Post, or List-Unsubscribe
+    /// beside `Precedence: list`).
     pub list_fields: bool,
     /// The identifier in List-Id (RFC 2919 §3), if there is one such field and it is a name. A claim of anyone.
     pub list_id: Option<Domain>,

@@ -15,7 +15,7 @@ use crate::panics::caught_in;
 pub struct Subject {
     /// The header section.
     pub section: HeaderSection,
-    /// Who wrote the message; none of a message that is not evaluated.
+    /// What it claims; none of a message that is not evaluated.
     pub claims: Option<Claims>,
     /// What it has of the spool's memory, once its message has come whole.
     memory: OnceLock<Apart>,

@@ -48,7 +48,7 @@ pub struct Case {
     pub listener: SocketAddr,
     /// Which table of the configuration decided.
     pub policy_table: &'static str,
-    /// When end-of-data was answered, in seconds since the epoch.
+    /// When end-of-data came, in seconds since the epoch.
     pub arrived: u64,
     /// The client's address.
     pub ip: IpAddr,
@@ -321,7 +321,7 @@ impl Explanation {
 
     fn message(&self, story: &mut Story) {
         story.heading(&format!("Message {}", self.id));
-        story.fact("answered", &format!("{} by {} (session {})", date(self.arrived), self.gate, self.session));
+        story.fact("arrived", &format!("{} by {} (session {})", date(self.arrived), self.gate, self.session));
         story.fact("client", &format!("{}, EHLO {}", self.client.ip, self.client.helo));
         story.fact("reverse-path", &format!("<{}>", self.envelope.mail_from));
         for recipient in &self.envelope.recipients {

@@ -80,7 +80,7 @@ fn what_is_kept_is_what_is_told_later() {
         assert_eq!(kept, explanation);
         let story = kept.tell();
         for line in [
-            "answered        Sun, 22 Nov 2026 15:39:59 +0000 by mx.example (session S)\n",
+            "arrived         Sun, 22 Nov 2026 15:39:59 +0000 by mx.example (session S)\n",
             "and 50 more\n",
             "<m@\\u{1b}>\n",
         ] {

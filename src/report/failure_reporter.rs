@@ -70,7 +70,7 @@ pub struct Case {
     pub results: String,
     /// The id of its transaction.
     pub id: Box<str>,
-    /// When it was answered, in epoch seconds.
+    /// When its end of data came, in epoch seconds.
     pub arrived: i64,
 }
 

@@ -14,7 +14,7 @@ use super::metrics::Outcome;
 pub struct Refusal {
     /// The id of its transaction, which log, reply and explanation carry.
     pub id: Box<str>,
-    /// When its end of data was answered, in seconds since the epoch.
+    /// When its end of data came, in seconds since the epoch.
     pub arrived: u64,
     /// The client's address.
     pub ip: IpAddr,

@@ -17,7 +17,7 @@ use crate::store::upsert::{Line, Put};
 /// One message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Comparison {
-    /// When end-of-data was answered, in seconds since the epoch; not told apart beyond its UTC day.
+    /// When end-of-data came, in seconds since the epoch; not told apart beyond its UTC day.
     pub arrived: i64,
     /// What the gate thinks of it.
     pub opinion: Opinion,

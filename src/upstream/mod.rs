@@ -45,7 +45,7 @@ pub struct Settings {
     pub security: Security,
     /// The name that certificates have to be for; none: the server's own, as it is written.
     pub tls_name: Option<Box<str>>,
-    /// Which of them is tried first.
+    /// Which server is tried first.
     pub selection: Selection,
     /// Connections that all sessions together may have open.
     pub connections: usize,
@@ -145,9 +145,9 @@ pub struct Link {
     /// Whose link it is, for the log.
     session: Box<str>,
     connection: Option<Connection>,
-    /// Of the connection at hand, or of the last one.
+    /// Index of the server of the connection at hand, or of the last one.
     server: Option<usize>,
-    /// Of the connection at hand, or of the last one.
+    /// What the server of the connection at hand sees, or that of the last one.
     sight: Sight,
     last_use: Instant,
     told: Told,
@@ -264,7 +264,8 @@ impl Link {
         }
     }
 
-    /// The same inside a transaction.
+    /// How long the connection at hand may go on waiting for the client inside a transaction before it is let go, or told
+    /// NOOP if it must be kept; none if there is no connection.
     pub fn hold_left(&self) -> Option<Duration> {
         self.left_of(self.settings.hold)
     }

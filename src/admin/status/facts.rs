@@ -133,7 +133,7 @@ pub struct Times {
 pub struct Refused {
     /// Its id.
     pub id: Text,
-    /// When it was answered.
+    /// When its end of data came.
     pub arrived: i64,
     /// The client.
     pub ip: String,

@@ -70,7 +70,7 @@ pub(super) struct Asker {
 struct Out(Arc<Shared>);
 
 impl UnderWay {
-    /// None, where so many may be out at one time in each lane.
+    /// Without questions; `outstanding` bounds each lane.
     pub fn new(outstanding: usize) -> Self {
         let crowd = Crowd { out: 0, bound: CROWD.min(outstanding), seen: None };
         Self { questions: HashMap::new(), tasks: PerLane::default(), crowd }

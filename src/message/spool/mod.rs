@@ -35,7 +35,7 @@ pub struct Settings {
 /// Makes spools in one room. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Spooler {
-    /// Of those that count for no network.
+    /// The share of clients that belong to no network.
     nobody: Arc<Share>,
 }
 
