@@ -159,9 +159,12 @@ fn what_the_pages_refer_to_is_there() {
     for (page, text) in pages() {
         let directory = root.join(&page).parent().expect("a file").to_owned();
         let links = text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link);
-        for link in links.filter(|link| !link.contains("://") && !link.starts_with('#')) {
-            let path = link.split('#').next().unwrap_or_default();
-            assert!(directory.join(path).exists(), "{page} leads to {link}");
+        for link in links.filter(|link| !link.contains("://")) {
+            let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let target = if path.is_empty() { root.join(&page) } else { directory.join(path) };
+            assert!(target.exists(), "{page} leads to {link}");
+            let is_there = || anchors(&std::fs::read_to_string(&target).unwrap()).iter().any(|known| known == anchor);
+            assert!(anchor.is_empty() || is_there(), "{page} leads to {link}, a heading that is not there");
             seen += 1;
         }
         let ours = ["tests/", "contrib/", "grafana/"];
@@ -172,6 +175,23 @@ fn what_the_pages_refer_to_is_there() {
         }
     }
     assert!(seen > 30, "{seen}");
+}
+
+/// What the headings of a page are called in links to them: lower case, spaces as hyphens, no punctuation.
+fn anchors(page: &str) -> Vec<String> {
+    let headings = page
+        .lines()
+        .filter_map(|line| line.trim_start_matches('#').strip_prefix(' ').filter(|_| line.starts_with('#')));
+    let kept = |heading: &str| {
+        heading.chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c)).collect::<String>()
+    };
+    headings.map(|heading| kept(heading).to_lowercase().replace(' ', "-")).collect()
+}
+
+#[test]
+fn links_to_headings_are_read_as_they_are_shown() {
+    let page = "# A page\n## `[policy]`, \"quoted\"\n    # no heading\n#neither\n### Twice-told tables";
+    assert_eq!(anchors(page), ["a-page", "policy-quoted", "twice-told-tables"]);
 }
 
 #[test]
