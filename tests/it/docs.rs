@@ -1,4 +1,4 @@
-//! What is written about metrics and limits: README's tables, the dashboards and the rules agree with each other,
+//! What is written about metrics and limits: the tables of the pages, the dashboards and the rules agree with each other,
 //! with a scrape and with the defaults.
 
 use std::collections::BTreeSet;
@@ -15,14 +15,14 @@ use crate::source;
 use crate::support::gate::Scrape;
 
 #[test]
-fn dashboards_and_rules_know_only_metrics_of_the_readme_and_panels_show_all_of_them() {
-    let documented = readme_metrics();
+fn dashboards_and_rules_know_only_documented_metrics_and_panels_show_all_of_them() {
+    let documented = documented_metrics();
     let mut shown = BTreeSet::new();
     for path in DASHBOARDS.into_iter().chain(RULES) {
         let used: BTreeSet<_> = metric_words(&source::read(path)).iter().map(|name| base(name)).collect();
         assert!(!used.is_empty(), "{path} queries nothing");
         let unknown: Vec<_> = used.difference(&documented).collect();
-        assert!(unknown.is_empty(), "{path} has metrics that README lacks: {unknown:?}");
+        assert!(unknown.is_empty(), "{path} has metrics that {METRICS} lacks: {unknown:?}");
         shown.extend(if path.ends_with(".json") { used } else { BTreeSet::new() });
     }
     let unseen: Vec<_> = documented.difference(&shown).filter(|name| !UNSEEN.contains(&name.as_str())).collect();
@@ -71,8 +71,9 @@ fn the_table_of_limits_has_every_bound_with_its_default() {
     let keys = loaded.lines.iter().filter(|line| ["limits", "timeouts"].contains(&line.table)).map(Line::path);
     let missing: Vec<_> = keys.filter(|key| !documented.iter().any(|(found, _)| found == key)).collect();
     assert!(missing.is_empty(), "not in README's table of limits: {missing:?}");
-    let unknown: Vec<_> = limit_series().iter().map(|s| name(s)).filter(|n| !readme_metrics().contains(n)).collect();
-    assert!(unknown.is_empty(), "limits have metrics that README lacks: {unknown:?}");
+    let unknown: Vec<_> =
+        limit_series().iter().map(|s| name(s)).filter(|n| !documented_metrics().contains(n)).collect();
+    assert!(unknown.is_empty(), "limits have metrics that {METRICS} lacks: {unknown:?}");
 }
 
 #[test]
@@ -357,25 +358,25 @@ const TABLE: &str = "\
 | --- | --- | --- | --- | --- |
 ";
 
-/// Holds the tables of README to a scrape: the same names, no more and no less, and the series that limits count.
+/// Holds the tables of metrics and of limits to a scrape: the same names, no more and no less, and the series that limits count.
 /// For the test that has a gate.
-pub fn assert_readme_agrees(scrape: &Scrape) {
+pub fn assert_tables_agree(scrape: &Scrape) {
     for series in limit_series().iter().filter(|series| series.contains('{')) {
         scrape.value(series);
     }
     let scraped: BTreeSet<_> = scrape.names().into_iter().map(str::to_owned).collect();
-    let documented = readme_metrics();
+    let documented = documented_metrics();
     let missing: Vec<_> = scraped.difference(&documented).collect();
     let idle: Vec<_> = documented.difference(&scraped).collect();
-    assert!(missing.is_empty() && idle.is_empty(), "not in README: {missing:?}; not in the scrape: {idle:?}");
+    assert!(missing.is_empty() && idle.is_empty(), "not in {METRICS}: {missing:?}; not in the scrape: {idle:?}");
 }
 
-/// The names in the first column of README's table of metrics.
-fn readme_metrics() -> BTreeSet<String> {
-    let section = section(&source::read("README.md"), "## Metrics");
+/// The names in the first column of the table of metrics.
+fn documented_metrics() -> BTreeSet<String> {
+    let section = section(&source::read(METRICS), "## Metrics");
     let rows = section.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
     let names: BTreeSet<_> = rows.map(str::to_owned).collect();
-    assert!(!names.is_empty(), "README has no metrics");
+    assert!(!names.is_empty(), "{METRICS} has no metrics");
     names
 }
 
@@ -410,6 +411,8 @@ fn base(series: &str) -> String {
     histogram.unwrap_or(series).to_owned()
 }
 
+/// Where every metric stands.
+const METRICS: &str = "docs/monitoring.md";
 /// What Grafana shows.
 pub const DASHBOARDS: [&str; 4] = [
     "grafana/dashboards/dmarcgate-overview.json",
