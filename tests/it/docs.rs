@@ -78,11 +78,49 @@ fn the_table_of_limits_has_every_bound_with_its_default() {
 
 #[test]
 fn the_table_of_modules_has_all_of_them_in_their_order() {
-    let architecture = section(&source::read("README.md"), "## Architecture");
-    let cells = architecture.lines().filter_map(|line| line.strip_prefix("| ")?.split_once(" | "));
+    let modules = section(&source::read(ARCHITECTURE), "## Modules");
+    let cells = modules.lines().filter_map(|line| line.strip_prefix("| ")?.split_once(" | "));
     let names = cells.flat_map(|(names, _)| names.split(", ")).filter_map(|name| name.strip_prefix('`'));
     let names: Vec<_> = names.map(|name| name.trim_end_matches('`')).collect();
     assert_eq!(names, ORDER);
+}
+
+#[test]
+fn the_page_of_the_architecture_names_what_the_sources_have() {
+    let sources: Vec<_> = source::sources().into_iter().map(|(path, text)| (path, source::code(&text))).collect();
+    let page = source::read(ARCHITECTURE);
+    let names: BTreeSet<_> = page.split('`').filter_map(declared_in).collect();
+    let lost: Vec<_> = names.iter().filter(|(place, name)| !is_declared(place, name, &sources)).collect();
+    assert!(names.len() > 50 && lost.is_empty(), "in no source: {lost:?}");
+    for (place, name, expected) in [("state", "step", true), ("Session", "next_line", true), ("Action", "Relay", true)]
+        .into_iter()
+        .chain([("state", "next_line", false), ("Session", "step", false), ("Action", "Lost", false)])
+    {
+        assert_eq!(is_declared(place, name, &sources), expected, "{place}::{name}");
+    }
+}
+
+/// Of a path in code, arguments aside: the module or type in which something is declared, and its name.
+fn declared_in(path: &str) -> Option<(&str, &str)> {
+    let path = path.split('(').next()?;
+    let (before, name) = path.rsplit_once("::")?;
+    let is_path = path.chars().all(|c| c.is_alphanumeric() || c == '_' || c == ':');
+    is_path.then(|| (before.rsplit("::").next().unwrap_or(before), name))
+}
+
+/// Whether `name` is declared in a module `place`, in a file with methods of a type `place`, or as its variant.
+fn is_declared(place: &str, name: &str, sources: &[(String, String)]) -> bool {
+    const DECLARATIONS: [&str; 6] = ["fn", "struct", "enum", "trait", "mod", "const"];
+    let declares = |code: &str, name: &str| {
+        let words: Vec<_> = source::words(code).collect();
+        words.windows(2).any(|pair| DECLARATIONS.contains(&pair[0]) && pair[1] == name)
+    };
+    sources.iter().any(|(path, code)| {
+        let module = path.trim_end_matches(".rs").trim_end_matches("/mod").rsplit('/').next();
+        let is_home = module == Some(place) || code.contains(&format!("impl {place} "));
+        let is_variant = name.starts_with(char::is_uppercase) && source::words(code).any(|word| word == name);
+        is_home && declares(code, name) || is_variant && declares(code, place)
+    })
 }
 
 #[test]
@@ -411,6 +449,8 @@ fn base(series: &str) -> String {
     histogram.unwrap_or(series).to_owned()
 }
 
+/// Where modules and tasks stand.
+const ARCHITECTURE: &str = "docs/architecture.md";
 /// Where every metric stands.
 const METRICS: &str = "docs/monitoring.md";
 /// What Grafana shows.
