@@ -167,12 +167,12 @@ fn blocks(page: &str) -> Vec<(&str, String)> {
     blocks
 }
 
-/// README, SECURITY and all of docs: path and text.
+/// README, CONTRIBUTING, SECURITY and all of docs: path and text.
 fn pages() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let docs = std::fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().file_name());
     let docs = docs.map(|name| format!("docs/{}", name.to_str().unwrap())).filter(|name| name.ends_with(".md"));
-    let all = docs.chain(["README.md", "SECURITY.md"].map(str::to_owned));
+    let all = docs.chain(["README.md", "CONTRIBUTING.md", "SECURITY.md"].map(str::to_owned));
     all.map(|path| (path.clone(), source::read(&path))).collect()
 }
 
