@@ -92,10 +92,15 @@ fn the_page_of_the_architecture_names_what_the_sources_have() {
     let names: BTreeSet<_> = page.split('`').filter_map(declared_in).collect();
     let lost: Vec<_> = names.iter().filter(|(place, name)| !is_declared(place, name, &sources)).collect();
     assert!(names.len() > 50 && lost.is_empty(), "in no source: {lost:?}");
-    for (place, name, expected) in [("state", "step", true), ("Session", "next_line", true), ("Action", "Relay", true)]
-        .into_iter()
-        .chain([("state", "next_line", false), ("Session", "step", false), ("Action", "Lost", false)])
-    {
+    let cases = [
+        ("state", "step", true),
+        ("Session", "next_line", true),
+        ("Action", "Relay", true),
+        ("state", "next_line", false),
+        ("Session", "step", false),
+        ("Action", "Lost", false),
+    ];
+    for (place, name, expected) in cases {
         assert_eq!(is_declared(place, name, &sources), expected, "{place}::{name}");
     }
 }
@@ -108,18 +113,22 @@ fn declared_in(path: &str) -> Option<(&str, &str)> {
     is_path.then(|| (before.rsplit("::").next().unwrap_or(before), name))
 }
 
-/// Whether `name` is declared in a module `place`, in a file with methods of a type `place`, or as its variant.
+/// Whether `name` is declared in a module `place` or handed on by it, in a file with methods of a type `place`, or as its
+/// variant.
 fn is_declared(place: &str, name: &str, sources: &[(String, String)]) -> bool {
     const DECLARATIONS: [&str; 6] = ["fn", "struct", "enum", "trait", "mod", "const"];
-    let declares = |code: &str, name: &str| {
+    let declares = |code: &str, kinds: &[&str], name: &str| {
         let words: Vec<_> = source::words(code).collect();
-        words.windows(2).any(|pair| DECLARATIONS.contains(&pair[0]) && pair[1] == name)
+        words.windows(2).any(|pair| kinds.contains(&pair[0]) && pair[1] == name)
     };
-    sources.iter().any(|(path, code)| {
-        let module = path.trim_end_matches(".rs").trim_end_matches("/mod").rsplit('/').next();
-        let is_home = module == Some(place) || code.contains(&format!("impl {place} "));
-        let is_variant = name.starts_with(char::is_uppercase) && source::words(code).any(|word| word == name);
-        is_home && declares(code, name) || is_variant && declares(code, place)
+    let has_word = |code: &str| source::words(code).any(|word| word == name);
+    sources.iter().filter(|(_, code)| has_word(code)).any(|(path, code)| {
+        let is_module = path.trim_end_matches(".rs").trim_end_matches("/mod").rsplit('/').next() == Some(place);
+        let is_handed_on = code.split("pub use ").skip(1).filter_map(|rest| rest.split(';').next()).any(has_word);
+        let has_methods = code.contains(&format!("impl {place} "));
+        (is_module || has_methods) && declares(code, &DECLARATIONS, name)
+            || is_module && is_handed_on
+            || declares(code, &["enum"], place)
     })
 }
 
