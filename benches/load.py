@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures the gate under load beside a plain TCP relay: messages/s, latency, CPU for each message, memory.
 
-    benches/load.py --rig DIR --corpus DIR [--quick] [--only NAME,...] [target/release/dmarcgate]
+    benches/load.py --rig DIR --corpus DIR [--rounds N] [--only NAME,...] [target/release/dmarcgate]
 
 RIG holds the programs loadgen, sink and dnsdelay; CORPUS is what its gen.py wrote: signed messages with a manifest for each
 size, and the DNS zone of their domains. haproxy (the TCP relay, `mode tcp`) and nsd have to be installed. In one run each

@@ -7,7 +7,7 @@ pub trait Label: Copy + 'static {
     /// Every variant, in the order of [`Label::index`].
     const ALL: &'static [Self];
 
-    /// The spelling: lower case, as metrics, log, reports and README write it.
+    /// The spelling: lower case, as metrics, log, reports and documents write it.
     fn as_str(self) -> &'static str;
 
     /// The variant's place in [`Label::ALL`].

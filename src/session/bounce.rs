@@ -1,4 +1,4 @@
-//! Takes bounces of reports: the one kind of message that the gate answers for itself (README, promise 1).
+//! Takes bounces of reports: the one kind of message that the gate answers for itself (README).
 
 use std::time::Duration;
 

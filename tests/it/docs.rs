@@ -1,4 +1,4 @@
-//! What is written about metrics and limits: README's tables, the dashboards and the rules agree with each other,
+//! What is written about metrics and limits: the tables of the pages, the dashboards and the rules agree with each other,
 //! with a scrape and with the defaults.
 
 use std::collections::BTreeSet;
@@ -15,14 +15,14 @@ use crate::source;
 use crate::support::gate::Scrape;
 
 #[test]
-fn dashboards_and_rules_know_only_metrics_of_the_readme_and_panels_show_all_of_them() {
-    let documented = readme_metrics();
+fn dashboards_and_rules_know_only_documented_metrics_and_panels_show_all_of_them() {
+    let documented = documented_metrics();
     let mut shown = BTreeSet::new();
     for path in DASHBOARDS.into_iter().chain(RULES) {
         let used: BTreeSet<_> = metric_words(&source::read(path)).iter().map(|name| base(name)).collect();
         assert!(!used.is_empty(), "{path} queries nothing");
         let unknown: Vec<_> = used.difference(&documented).collect();
-        assert!(unknown.is_empty(), "{path} has metrics that README lacks: {unknown:?}");
+        assert!(unknown.is_empty(), "{path} has metrics that {METRICS} lacks: {unknown:?}");
         shown.extend(if path.ends_with(".json") { used } else { BTreeSet::new() });
     }
     let unseen: Vec<_> = documented.difference(&shown).filter(|name| !UNSEEN.contains(&name.as_str())).collect();
@@ -71,17 +71,65 @@ fn the_table_of_limits_has_every_bound_with_its_default() {
     let keys = loaded.lines.iter().filter(|line| ["limits", "timeouts"].contains(&line.table)).map(Line::path);
     let missing: Vec<_> = keys.filter(|key| !documented.iter().any(|(found, _)| found == key)).collect();
     assert!(missing.is_empty(), "not in README's table of limits: {missing:?}");
-    let unknown: Vec<_> = limit_series().iter().map(|s| name(s)).filter(|n| !readme_metrics().contains(n)).collect();
-    assert!(unknown.is_empty(), "limits have metrics that README lacks: {unknown:?}");
+    let unknown: Vec<_> =
+        limit_series().iter().map(|s| name(s)).filter(|n| !documented_metrics().contains(n)).collect();
+    assert!(unknown.is_empty(), "limits have metrics that {METRICS} lacks: {unknown:?}");
 }
 
 #[test]
 fn the_table_of_modules_has_all_of_them_in_their_order() {
-    let architecture = section(&source::read("README.md"), "## Architecture");
-    let cells = architecture.lines().filter_map(|line| line.strip_prefix("| ")?.split_once(" | "));
+    let modules = section(&source::read(ARCHITECTURE), "## Modules");
+    let cells = modules.lines().filter_map(|line| line.strip_prefix("| ")?.split_once(" | "));
     let names = cells.flat_map(|(names, _)| names.split(", ")).filter_map(|name| name.strip_prefix('`'));
     let names: Vec<_> = names.map(|name| name.trim_end_matches('`')).collect();
     assert_eq!(names, ORDER);
+}
+
+#[test]
+fn the_page_of_the_architecture_names_what_the_sources_have() {
+    let sources: Vec<_> = source::sources().into_iter().map(|(path, text)| (path, source::code(&text))).collect();
+    let page = source::read(ARCHITECTURE);
+    let names: BTreeSet<_> = page.split('`').filter_map(declared_in).collect();
+    let lost: Vec<_> = names.iter().filter(|(place, name)| !is_declared(place, name, &sources)).collect();
+    assert!(names.len() > 50 && lost.is_empty(), "in no source: {lost:?}");
+    let cases = [
+        ("state", "step", true),
+        ("Session", "next_line", true),
+        ("Action", "Relay", true),
+        ("state", "next_line", false),
+        ("Session", "step", false),
+        ("Action", "Lost", false),
+    ];
+    for (place, name, expected) in cases {
+        assert_eq!(is_declared(place, name, &sources), expected, "{place}::{name}");
+    }
+}
+
+/// Of a path in code, arguments aside: the module or type in which something is declared, and its name.
+fn declared_in(path: &str) -> Option<(&str, &str)> {
+    let path = path.split('(').next()?;
+    let (before, name) = path.rsplit_once("::")?;
+    let is_path = path.chars().all(|c| c.is_alphanumeric() || c == '_' || c == ':');
+    is_path.then(|| (before.rsplit("::").next().unwrap_or(before), name))
+}
+
+/// Whether `name` is declared in a module `place` or handed on by it, in a file with methods of a type `place`, or as its
+/// variant.
+fn is_declared(place: &str, name: &str, sources: &[(String, String)]) -> bool {
+    const DECLARATIONS: [&str; 6] = ["fn", "struct", "enum", "trait", "mod", "const"];
+    let declares = |code: &str, kinds: &[&str], name: &str| {
+        let words: Vec<_> = source::words(code).collect();
+        words.windows(2).any(|pair| kinds.contains(&pair[0]) && pair[1] == name)
+    };
+    let has_word = |code: &str| source::words(code).any(|word| word == name);
+    sources.iter().filter(|(_, code)| has_word(code)).any(|(path, code)| {
+        let is_module = path.trim_end_matches(".rs").trim_end_matches("/mod").rsplit('/').next() == Some(place);
+        let is_handed_on = code.split("pub use ").skip(1).filter_map(|rest| rest.split(';').next()).any(has_word);
+        let has_methods = code.contains(&format!("impl {place} "));
+        (is_module || has_methods) && declares(code, &DECLARATIONS, name)
+            || is_module && is_handed_on
+            || declares(code, &["enum"], place)
+    })
 }
 
 #[test]
@@ -128,12 +176,12 @@ fn blocks(page: &str) -> Vec<(&str, String)> {
     blocks
 }
 
-/// README, SECURITY and all of docs: path and text.
+/// README, CONTRIBUTING, SECURITY and all of docs: path and text.
 fn pages() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let docs = std::fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().file_name());
     let docs = docs.map(|name| format!("docs/{}", name.to_str().unwrap())).filter(|name| name.ends_with(".md"));
-    let all = docs.chain(["README.md", "SECURITY.md"].map(str::to_owned));
+    let all = docs.chain(["README.md", "CONTRIBUTING.md", "SECURITY.md"].map(str::to_owned));
     all.map(|path| (path.clone(), source::read(&path))).collect()
 }
 
@@ -159,9 +207,12 @@ fn what_the_pages_refer_to_is_there() {
     for (page, text) in pages() {
         let directory = root.join(&page).parent().expect("a file").to_owned();
         let links = text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link);
-        for link in links.filter(|link| !link.contains("://") && !link.starts_with('#')) {
-            let path = link.split('#').next().unwrap_or_default();
-            assert!(directory.join(path).exists(), "{page} leads to {link}");
+        for link in links.filter(|link| !link.contains("://")) {
+            let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let target = if path.is_empty() { root.join(&page) } else { directory.join(path) };
+            assert!(target.exists(), "{page} leads to {link}");
+            let is_there = || anchors(&std::fs::read_to_string(&target).unwrap()).iter().any(|known| known == anchor);
+            assert!(anchor.is_empty() || is_there(), "{page} leads to {link}, a heading that is not there");
             seen += 1;
         }
         let ours = ["tests/", "contrib/", "grafana/"];
@@ -172,6 +223,23 @@ fn what_the_pages_refer_to_is_there() {
         }
     }
     assert!(seen > 30, "{seen}");
+}
+
+/// What the headings of a page are called in links to them: lower case, spaces as hyphens, no punctuation.
+fn anchors(page: &str) -> Vec<String> {
+    let headings = page
+        .lines()
+        .filter_map(|line| line.trim_start_matches('#').strip_prefix(' ').filter(|_| line.starts_with('#')));
+    let kept = |heading: &str| {
+        heading.chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c)).collect::<String>()
+    };
+    headings.map(|heading| kept(heading).to_lowercase().replace(' ', "-")).collect()
+}
+
+#[test]
+fn links_to_headings_are_read_as_they_are_shown() {
+    let page = "# A page\n## `[policy]`, \"quoted\"\n    # no heading\n#neither\n### Twice-told tables";
+    assert_eq!(anchors(page), ["a-page", "policy-quoted", "twice-told-tables"]);
 }
 
 #[test]
@@ -388,25 +456,25 @@ const TABLE: &str = "\
 | --- | --- | --- | --- | --- |
 ";
 
-/// Holds the tables of README to a scrape: the same names, no more and no less, and the series that limits count.
+/// Holds the tables of metrics and of limits to a scrape: the same names, no more and no less, and the series that limits count.
 /// For the test that has a gate.
-pub fn assert_readme_agrees(scrape: &Scrape) {
+pub fn assert_tables_agree(scrape: &Scrape) {
     for series in limit_series().iter().filter(|series| series.contains('{')) {
         scrape.value(series);
     }
     let scraped: BTreeSet<_> = scrape.names().into_iter().map(str::to_owned).collect();
-    let documented = readme_metrics();
+    let documented = documented_metrics();
     let missing: Vec<_> = scraped.difference(&documented).collect();
     let idle: Vec<_> = documented.difference(&scraped).collect();
-    assert!(missing.is_empty() && idle.is_empty(), "not in README: {missing:?}; not in the scrape: {idle:?}");
+    assert!(missing.is_empty() && idle.is_empty(), "not in {METRICS}: {missing:?}; not in the scrape: {idle:?}");
 }
 
-/// The names in the first column of README's table of metrics.
-fn readme_metrics() -> BTreeSet<String> {
-    let section = section(&source::read("README.md"), "## Metrics");
+/// The names in the first column of the table of metrics.
+fn documented_metrics() -> BTreeSet<String> {
+    let section = section(&source::read(METRICS), "## Metrics");
     let rows = section.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
     let names: BTreeSet<_> = rows.map(str::to_owned).collect();
-    assert!(!names.is_empty(), "README has no metrics");
+    assert!(!names.is_empty(), "{METRICS} has no metrics");
     names
 }
 
@@ -441,6 +509,10 @@ fn base(series: &str) -> String {
     histogram.unwrap_or(series).to_owned()
 }
 
+/// Where modules and tasks stand.
+const ARCHITECTURE: &str = "docs/architecture.md";
+/// Where every metric stands.
+const METRICS: &str = "docs/monitoring.md";
 /// What Grafana shows.
 pub const DASHBOARDS: [&str; 4] = [
     "grafana/dashboards/dmarcgate-overview.json",

@@ -1,4 +1,4 @@
-//! README's table of upstream trouble, a test for each row, named after what happens.
+//! The table of a mail server's trouble (docs/failures.md), a test for each row, named after what happens.
 
 use std::collections::BTreeSet;
 
@@ -14,8 +14,8 @@ use crate::support::world::{MESSAGE, STRANGER, World};
 
 #[test]
 fn each_row_of_the_table_has_its_test() {
-    let readme = source::read("README.md");
-    let table = section(&readme, "### When the upstream is in trouble");
+    let page = source::read("docs/failures.md");
+    let table = section(&page, "## When the mail server is in trouble");
     let rows = table.lines().filter_map(|line| line.strip_prefix("| ")?.split(" |").next());
     let rows: BTreeSet<_> = rows.filter(|row| *row != "What happens" && !row.starts_with("---")).map(name).collect();
     let tests: BTreeSet<_> = include_str!("upstream_trouble.rs")
