@@ -512,7 +512,7 @@ fn base(series: &str) -> String {
 /// Where modules and tasks stand.
 const ARCHITECTURE: &str = "docs/architecture.md";
 /// Where every metric stands.
-const METRICS: &str = "docs/monitoring.md";
+const METRICS: &str = "README.md";
 /// What Grafana shows.
 pub const DASHBOARDS: [&str; 4] = [
     "grafana/dashboards/dmarcgate-overview.json",
