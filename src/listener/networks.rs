@@ -87,7 +87,7 @@ impl Networks {
         let (network, now) = (bounds.network(ip), self.start.elapsed());
         let tag = self.hasher.hash_one(network);
         if let Some(mut shard) = self.shard(tag) {
-            shard.enter((network, tag), bounds, now)?;
+            shard.enter(network, tag, bounds, now)?;
         }
         Ok(NetworkPlace { networks: Arc::clone(self), network })
     }
@@ -125,7 +125,7 @@ impl Bounds {
 
 impl Shard {
     /// Counts a session that begins at `now`, which is measured from the start, or says why it may not.
-    fn enter(&mut self, (network, tag): (IpNet, u64), bounds: &Bounds, now: Duration) -> Result<(), Refusal> {
+    fn enter(&mut self, network: IpNet, tag: u64, bounds: &Bounds, now: Duration) -> Result<(), Refusal> {
         let open = self.open.get(&network).copied().unwrap_or(0);
         if bounds.sessions != 0 && open >= bounds.sessions {
             return Err(Refusal::Sessions);
@@ -247,19 +247,19 @@ mod tests {
         let mut shard = Shard::default();
         let network = bounds.network(ip("198.51.100.7"));
         for (at, tries, expected) in rows {
-            let entered = (0..tries).filter(|_| shard.enter((network, 7), &bounds, seconds(at)).is_ok()).count();
+            let entered = (0..tries).filter(|_| shard.enter(network, 7, &bounds, seconds(at)).is_ok()).count();
             assert_eq!(entered, expected, "after {at} s");
         }
         let other = bounds.network(ip("198.51.100.8"));
-        assert!(shard.enter((other, 8), &bounds, seconds(1060)).is_ok(), "each network has its own rate");
-        assert_eq!(shard.enter((network, 7), &bounds, seconds(1060)), Err(Refusal::Rate));
+        assert!(shard.enter(other, 8, &bounds, seconds(1060)).is_ok(), "each network has its own rate");
+        assert_eq!(shard.enter(network, 7, &bounds, seconds(1060)), Err(Refusal::Rate));
     }
 
     #[test]
     fn a_network_that_has_its_sessions_open_does_not_use_up_its_rate() {
         let bounds = Bounds { sessions: 1, rate: 2, ..BOUNDS };
         let (mut shard, network) = (Shard::default(), bounds.network(ip("198.51.100.7")));
-        let enter = |shard: &mut Shard| shard.enter((network, 7), &bounds, seconds(0));
+        let enter = |shard: &mut Shard| shard.enter(network, 7, &bounds, seconds(0));
         assert_eq!(enter(&mut shard), Ok(()));
         for _ in 0..10 {
             assert_eq!(enter(&mut shard), Err(Refusal::Sessions));
@@ -278,14 +278,14 @@ mod tests {
         // All in one set. The first is the oldest, but comes again.
         let tag = |n: u64| (n + 1) * (SHARDS * SETS) as u64;
         for n in 0..WAYS as u64 {
-            assert!(shard.enter((network(n), tag(n)), &bounds, seconds(n)).is_ok());
+            assert!(shard.enter(network(n), tag(n), &bounds, seconds(n)).is_ok());
         }
-        assert_eq!(shard.enter((network(0), tag(0)), &bounds, seconds(30)), Err(Refusal::Rate));
-        assert!(shard.enter((network(0), tag(0)), &bounds, seconds(60)).is_ok());
-        assert!(shard.enter((network(99), tag(99)), &bounds, seconds(60)).is_ok(), "in place of the second");
-        assert_eq!(shard.enter((network(0), tag(0)), &bounds, seconds(60)), Err(Refusal::Rate));
+        assert_eq!(shard.enter(network(0), tag(0), &bounds, seconds(30)), Err(Refusal::Rate));
+        assert!(shard.enter(network(0), tag(0), &bounds, seconds(60)).is_ok());
+        assert!(shard.enter(network(99), tag(99), &bounds, seconds(60)).is_ok(), "in place of the second");
+        assert_eq!(shard.enter(network(0), tag(0), &bounds, seconds(60)), Err(Refusal::Rate));
         for n in 100..100_000 {
-            assert!(shard.enter((network(n), tag(n)), &bounds, seconds(60)).is_ok());
+            assert!(shard.enter(network(n), tag(n), &bounds, seconds(60)).is_ok());
             shard.leave(network(n));
         }
         assert_eq!(shard.recent.len(), SETS * WAYS);

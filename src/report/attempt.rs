@@ -231,13 +231,15 @@ impl Delivery {
     /// Reads the rows of the job's period, page by page, and adds up those of its configuration.
     async fn feedback(&self, settings: &Settings, job: &Job) -> Result<Feedback, Empty> {
         let period = Period { begin: job.planned.begin, end: job.planned.end };
-        let (of, domain) = ((schedule::day(period), Some(schedule::part(period))), &job.planned.policy_domain);
+        let (day, part, domain) = (schedule::day(period), schedule::part(period), &job.planned.policy_domain);
         let mut draft: Option<Draft> = None;
         let mut reputation = schedule::Conduct::default();
         let mut cursor = Some(PageCursor::default());
         while let Some(from) = cursor {
-            let (page, next) =
-                self.with_jobs(async |jobs| jobs.rows(of, domain, &from).await).await.map_err(Empty::Store)?;
+            let (page, next) = self
+                .with_jobs(async |jobs| jobs.rows(day, Some(part), domain, &from).await)
+                .await
+                .map_err(Empty::Store)?;
             for row in page {
                 reputation.add(&row.record);
                 let Some(policy) = &row.record.policy else { continue };

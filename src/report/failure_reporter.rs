@@ -179,8 +179,8 @@ async fn run(
             let counted = worker.organization(&policy.domain, dmarc.organizational_domain.as_ref());
             match worker.with_limit(|limit| limit.admit(settings.failure.rates, &counted, epoch_seconds_signed())) {
                 Some(incidents) => {
-                    let of = (Arc::clone(&queued), Arc::clone(&notified));
-                    workers.spawn(worker.clone().tell(Arc::clone(&settings), of, index, incidents));
+                    let (queued, notified) = (Arc::clone(&queued), Arc::clone(&notified));
+                    workers.spawn(worker.clone().tell(Arc::clone(&settings), queued, notified, index, incidents));
                 }
                 None => worker.metrics.reports.inc(FailureOutcome::HeldBack),
             }
@@ -221,7 +221,8 @@ impl FailureWorker {
     async fn tell(
         self,
         settings: Arc<delivery::Settings>,
-        (queued, notified): (Arc<Queued>, NotifiedOrganizations),
+        queued: Arc<Queued>,
+        notified: NotifiedOrganizations,
         index: usize,
         incidents: u64,
     ) {
@@ -417,7 +418,7 @@ impl Failure<'_> {
             failure: *kind,
             incidents,
         };
-        build(&incident, redaction, &settings.author, to, (id, now))
+        build(&incident, redaction, &settings.author, to, id, now)
     }
 }
 

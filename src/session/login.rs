@@ -54,7 +54,7 @@ impl Session {
             let reply = Reply::new(504, "5.5.4", "Mechanism not available");
             ("unknown", Exchanged::new(LoginResult::Refused, Ok(reply)))
         };
-        self.note_login((mechanism, begins), &said, &exchanged);
+        self.note_login(mechanism, begins, &said, &exchanged);
         exchanged.answer
     }
 
@@ -139,7 +139,7 @@ impl Session {
     }
 
     /// Remembers, counts and logs how an exchange ended.
-    fn note_login(&mut self, (mechanism, begins): (&str, Begins), said: &[AuthLine], exchanged: &Exchanged) {
+    fn note_login(&mut self, mechanism: &str, begins: Begins, said: &[AuthLine], exchanged: &Exchanged) {
         let result = exchanged.result;
         self.gate.metrics.logins.inc(result);
         let name = Some(result).filter(|result| *result == LoginResult::Accepted);

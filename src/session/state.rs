@@ -190,7 +190,7 @@ fn on_mail_command(state: State, command: Command, bounds: Bounds) -> (State, Ef
             let reply = Reply::new(421, "4.7.0", "No client address, no mail");
             (State::Closed, Effect::Close(Parting::HealthCheck, reply))
         }
-        (C::Auth { mechanism, initial }, State::Ready(hello)) => on_auth(hello, (mechanism, initial), bounds.login),
+        (C::Auth { mechanism, initial }, State::Ready(hello)) => on_auth(hello, mechanism, initial, bounds.login),
         (C::Auth { .. }, state) => (state, out_of_sequence("AUTH is not possible here")),
         (C::Mail { reverse_path, parameters }, State::Ready(hello)) => {
             let envelope = Envelope::new(reverse_path.clone(), parameters.clone());
@@ -230,7 +230,7 @@ fn on_starttls(state: State, security: Security) -> (State, Effect) {
     }
 }
 
-fn on_auth(hello: Hello, (mechanism, initial): (Box<str>, Option<AuthLine>), login: Login) -> (State, Effect) {
+fn on_auth(hello: Hello, mechanism: Box<str>, initial: Option<AuthLine>, login: Login) -> (State, Effect) {
     let refusal = match (login, hello.protocol) {
         (Login::Unavailable, _) | (_, Protocol::Smtp) => CommandRefusal::Line(CommandError::NotOffered),
         (Login::NeedsTls, _) => CommandRefusal::LoginNeedsTls,

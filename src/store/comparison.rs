@@ -153,7 +153,8 @@ pub async fn prune(connection: &mut AnyConnection, first: i64, most: i64) -> Res
 /// The database's.
 pub async fn read(
     connection: &mut AnyConnection,
-    (first, last): (i64, i64),
+    first: i64,
+    last: i64,
     most: i64,
 ) -> Result<Comparisons, sqlx::Error> {
     let rows = sqlx::query(TOTALS).bind(first).bind(last).fetch_all(&mut *connection).await?;

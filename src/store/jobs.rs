@@ -346,7 +346,8 @@ impl Jobs {
     /// The database's, or a row that this version can't read.
     pub async fn rows(
         &mut self,
-        (day, part): (i64, Option<Part>),
+        day: i64,
+        part: Option<Part>,
         policy_domain: &str,
         cursor: &PageCursor,
     ) -> Result<(Vec<Counted>, Option<PageCursor>), Error> {

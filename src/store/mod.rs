@@ -347,7 +347,7 @@ impl Reader {
     pub async fn comparisons(&self, since: i64, until: i64, most: i64) -> Result<Comparisons, Error> {
         let day = |seconds: i64| seconds.div_euclid(crate::calendar::SECONDS_PER_DAY);
         let mut connection = database::open_read_only(&self.location).await?;
-        let found = comparison::read(&mut connection, (day(since), day(until)), most).await?;
+        let found = comparison::read(&mut connection, day(since), day(until), most).await?;
         let _ = sqlx::Connection::close(connection).await;
         Ok(found)
     }

@@ -59,7 +59,7 @@ pub fn facts(of: Now) -> Facts {
 }
 
 /// The gate with this name, which began at `started`.
-pub fn gate((hostname, started): (&str, i64), samples: &Samples, readiness: &Readiness) -> Gate {
+pub fn gate(hostname: &str, started: i64, samples: &Samples, readiness: &Readiness) -> Gate {
     let lacking = readiness.lacking();
     Gate {
         hostname: Text::of(hostname),

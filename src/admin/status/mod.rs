@@ -143,7 +143,7 @@ impl Status {
             history.minutes()
         });
         let stored = self.0.stored.read(&settings).await;
-        let gate = gather::gate((&settings.hostname, self.0.started), &samples, &self.0.readiness);
+        let gate = gather::gate(&settings.hostname, self.0.started, &samples, &self.0.readiness);
         gather::facts(gather::Now { now, samples, minutes, gate, latest: self.0.latest.list(refusals), stored })
     }
 

@@ -80,7 +80,7 @@ impl Export {
                 for domain in domains(&mut jobs, day, self.domain.as_ref()).await? {
                     let mut cursor = Some(PageCursor::default());
                     while let Some(from) = cursor {
-                        let (page, next) = jobs.rows((day, None), &domain, &from).await?;
+                        let (page, next) = jobs.rows(day, None, &domain, &from).await?;
                         let text: String = page.iter().map(|row| self.line(day, row)).collect();
                         result = print(output, &text);
                         if result.is_err() {

@@ -38,7 +38,7 @@ impl Preview {
             let mut drafts = Drafts::new(config.reports.private_addresses, Limits::default());
             let mut cursor = Some(PageCursor::default());
             while let Some(from) = cursor {
-                let (page, next) = jobs.rows((day, None), self.domain.as_str(), &from).await?;
+                let (page, next) = jobs.rows(day, None, self.domain.as_str(), &from).await?;
                 page.into_iter().for_each(|row| drafts.add(row));
                 cursor = next;
             }

@@ -158,7 +158,8 @@ impl Asker {
     /// A task of a lane, which holds a place while the servers are busy with its question.
     pub fn new(
         shared: Arc<Shared>,
-        (purpose, place): (Purpose, SharePlace),
+        purpose: Purpose,
+        place: SharePlace,
         key: Key,
         progress: Arc<watch::Sender<Progress>>,
     ) -> Self {

@@ -335,7 +335,7 @@ impl Shared {
         }
         let Some(place) = place else { return Joined::NeedsPlace(known.map(|(receiver, _)| receiver)) };
         let (progress, receiver) = under_way.begin(key, purpose, &self.metrics);
-        tokio::spawn(Asker::new(Arc::clone(self), (purpose, place), key.clone(), progress).run());
+        tokio::spawn(Asker::new(Arc::clone(self), purpose, place, key.clone(), progress).run());
         Joined::Part(receiver, source)
     }
 

@@ -441,7 +441,7 @@ async fn search_by_list<L: Lookup>(lookup: &L, author_domain: &Domain, by_list: 
             Found::Answered(RecordAt::Absent) => continue,
             Found::Answered(RecordAt::Several) => searched.met_several_records = true,
             Found::Answered(RecordAt::One(record)) => {
-                searched.agreement = agreement_by_list((name, &record), author_domain, &by_list);
+                searched.agreement = agreement_by_list(name, &record, author_domain, &by_list);
                 searched.so_far = Selection::Found { domain: name.clone(), record };
                 if searched.selection != Selection::Open {
                     searched.selection = searched.so_far.clone();
@@ -463,7 +463,7 @@ async fn search_by_list<L: Lookup>(lookup: &L, author_domain: &Domain, by_list: 
 
 /// What the tree walk would say, as far as the one record that was met tells: what stands at other names is not asked
 /// for only to be compared.
-fn agreement_by_list((at, record): (&Domain, &PolicyRecord), author: &Domain, by_list: &Domain) -> Agreement {
+fn agreement_by_list(at: &Domain, record: &PolicyRecord, author: &Domain, by_list: &Domain) -> Agreement {
     match record.psd {
         Psd::PublicSuffix if at != author => Agreement::Different,
         Psd::Unstated if at != by_list => Agreement::Unknown,

@@ -186,7 +186,8 @@ pub fn build(
     redaction: Option<&Redaction>,
     author: &Author,
     to: &Address,
-    (id, sent): (&str, i64),
+    id: &str,
+    sent: i64,
 ) -> Vec<u8> {
     let domain = &incident.dmarc.author_domain;
     let mut message = Message::new(author, to, sent, &format!("{id}@{}", author.address.domain()));

@@ -152,7 +152,7 @@ fn report_of(
         incidents: 3,
     };
     let to = Address::parse("f@a.example").unwrap();
-    String::from_utf8(build(&incident, redaction, &author(), &to, ("f00d", 1_767_312_060))).unwrap()
+    String::from_utf8(build(&incident, redaction, &author(), &to, "f00d", 1_767_312_060)).unwrap()
 }
 
 /// Holds a report to a file; `UPDATE_GOLDEN=1` writes it.
@@ -278,7 +278,7 @@ fn whatever_the_message_is_the_report_is_sound() {
                 incidents: 1,
             };
             let to = Address::parse("f@a.example").unwrap();
-            let octets = build(&incident, redaction.as_ref(), &author(), &to, ("unguessable", 0));
+            let octets = build(&incident, redaction.as_ref(), &author(), &to, "unguessable", 0);
             let text = String::from_utf8(octets).unwrap();
             assert!(text.is_ascii() && text.len() < MAX_HEADER + 4 * MAX_BODY, "{}", text.len());
             assert!(text.split("\r\n").all(|line| line.len() <= 998 && !line.contains(['\r', '\n', '\0'])), "{text}");
@@ -326,7 +326,7 @@ fn what_a_failed_signature_was_made_over_is_told_on_request() {
             failure: AuthFailure::Dmarc,
             incidents: 1,
         };
-        String::from_utf8(build(&incident, redaction, &author(), &to, ("id", 0))).unwrap()
+        String::from_utf8(build(&incident, redaction, &author(), &to, "id", 0)).unwrap()
     };
     let found = |report: &str| {
         let [header, body] = ["DKIM-Canonicalized-Header", "DKIM-Canonicalized-Body"].map(|name| decoded(report, name));

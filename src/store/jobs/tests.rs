@@ -351,7 +351,7 @@ async fn rows_come_back_in_pages_with_their_policies(home: Home) {
 
     let (mut pages, mut cursor, mut sources) = (0, Some(PageCursor::default()), BTreeSet::new());
     while let Some(from) = cursor {
-        let (page, next) = jobs.rows((day, None), "example.org", &from).await.unwrap();
+        let (page, next) = jobs.rows(day, None, "example.org", &from).await.unwrap();
         sources.extend(page.iter().map(|row| row.record.source_ip));
         (pages, cursor) = (pages + 1, next);
     }
@@ -377,7 +377,7 @@ async fn rows_of_parts_of_a_day_are_told_apart(home: Home) {
     let parts: Vec<_> = policies.iter().map(|(policy, part)| (policy.record.contains("ri="), *part)).collect();
     assert_eq!(parts, [(true, halves[0]), (true, halves[1]), (false, Part::default())]);
     for (part, expected) in [(Some(halves[0]), 2), (Some(halves[1]), 1), (Some(Part::default()), 1), (None, 4)] {
-        let (page, _) = jobs.rows((day, part), "example.org", &PageCursor::default()).await.unwrap();
+        let (page, _) = jobs.rows(day, part, "example.org", &PageCursor::default()).await.unwrap();
         assert_eq!(page.iter().map(|row| row.count).sum::<u64>(), expected, "{part:?}");
     }
 }
