@@ -406,13 +406,14 @@ fn addresses(config: &Config, document: &Document<'_>) {
 }
 
 /// Whether the kernel lets only one of two sockets have its address: 0.0.0.0 takes the port of all of IPv4, `[::]` that
-/// of all of IPv6 and nothing of IPv4.
+/// of all of IPv6 and nothing of IPv4. A link-local address is another on each interface.
 fn clash(one: SocketAddr, other: SocketAddr) -> bool {
+    let scope = |address| if let SocketAddr::V6(address) = address { address.scope_id() } else { 0 };
     let is_everywhere = one.ip().is_unspecified() || other.ip().is_unspecified();
     one.port() == other.port()
         && one.port() != 0
         && one.is_ipv4() == other.is_ipv4()
-        && (is_everywhere || one.ip() == other.ip())
+        && (is_everywhere || one.ip() == other.ip() && scope(one) == scope(other))
 }
 
 /// Whether a connection to `server` would come to the listener at `address`.

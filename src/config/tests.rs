@@ -292,6 +292,7 @@ fn addresses_that_the_kernel_keeps_apart_are_no_problem() {
         [("0.0.0.0:25", false), ("127.0.0.1:26", false)],
         [("0.0.0.0:0", false), ("127.0.0.1:0", false)],
         [("0.0.0.0:25", true), ("127.0.0.1:25", true)],
+        [("[fe80::1%2]:25", false), ("[fe80::1%3]:25", false)],
     ];
     for listeners in cases {
         let table =

@@ -426,7 +426,7 @@ fn reports(facts: &Facts, most: usize) -> Markup {
             } @else if found.last_run > 0 {
                 p { "Last looked for reports that are due " (span_of(facts.now - found.last_run)) " ago." }
             } @else {
-                p { "Not yet looked for reports that are due." }
+                p { "Not yet looked for reports that are due: just started, or the log says why none can be sent." }
             }
             @if found.states.is_empty() {
                 @if found.enabled { p.empty { "There were none to send in the last " (section.days) " days." } }
