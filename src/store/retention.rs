@@ -55,15 +55,19 @@ pub async fn step(connection: &mut AnyConnection, retention: &Retention, now: Du
     Ok(Pruned { explained, rows_deleted, octets, ahead, is_unfinished })
 }
 
-/// When the newest thing that is stored was written, in seconds since 1970, give or take a day; none: nothing is.
+/// When something was stored last, in seconds since 1970, as far as the clock was believed then; of what is stored without
+/// that, the end of the newest day. None: nothing is.
 ///
 /// # Errors
 ///
 /// The database's.
 pub async fn newest(connection: &mut AnyConnection) -> Result<Option<i64>, sqlx::Error> {
     let seen: Option<i64> = sqlx::query_scalar(NEWEST_WRITER).fetch_one(&mut *connection).await?;
-    let day: Option<i64> = sqlx::query_scalar(NEWEST_DAY).fetch_one(&mut *connection).await?;
-    Ok(seen.max(day.map(|day| (day + 1).saturating_mul(SECONDS_PER_DAY))))
+    if seen.is_some() {
+        return Ok(seen);
+    }
+    let day: Option<i64> = sqlx::query_scalar(NEWEST_DAY).fetch_one(connection).await?;
+    Ok(day.map(|day| (day + 1).saturating_mul(SECONDS_PER_DAY)))
 }
 
 /// Counts the rows, on a connection of its own: ten million take half a second from memory and many seconds from a

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sqlx::{AnyConnection, Connection};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::{self, JoinSet};
+use tokio::task::{self, JoinHandle, JoinSet};
 use tokio::time::{self, Instant};
 use tracing::{debug, error, info, warn};
 
@@ -40,6 +40,8 @@ pub struct Writer {
     /// How long it may take to open the database; no bound before the first time, which may change the schema.
     opening: Option<Duration>,
     spill: Option<SharedSpill>,
+    /// Opens the spill file, where it could not be opened before.
+    opening_spill: Option<JoinHandle<io::Result<Spill>>>,
     in_spill: InSpill,
     waiting: Waiting,
     /// Since when rows or comparisons wait.
@@ -56,8 +58,6 @@ pub struct Writer {
     spill_again: Instant,
     /// When pruning begins anew, or goes on.
     prune_at: Instant,
-    /// None before the first look, and where the database has a clock of its own.
-    clock: Option<Clock>,
     /// Octets of explanations in the database, as far as it is known; with a shared one, others add to it.
     explained: u64,
     /// Octets of all else in the database when it was last looked up.
@@ -78,6 +78,17 @@ pub struct Writer {
 pub struct Database {
     connection: AnyConnection,
     file: Option<(u64, u64)>,
+    clock: DatabaseClock,
+}
+
+/// The clock by which what is old is deleted.
+enum DatabaseClock {
+    /// Ours; what was stored last is not known yet.
+    Unread,
+    /// Ours, as far as it is believed.
+    Ours(Clock),
+    /// The server's.
+    Server,
 }
 
 /// Locked by one job at a time, on a thread that may block.
@@ -122,7 +133,7 @@ enum Done {
     /// The spill file was opened, or could not be.
     Opened(io::Result<Spill>),
     /// A step of pruning.
-    Pruned { database: Option<Database>, clock: Option<Clock>, result: Result<Pruned, sqlx::Error> },
+    Pruned { database: Option<Database>, result: Result<Pruned, sqlx::Error> },
 }
 
 /// What was to be written.
@@ -173,6 +184,7 @@ impl Writer {
             database,
             opening,
             spill: spill.map(|spill| Arc::new(Mutex::new(spill))),
+            opening_spill: None,
             in_spill: InSpill::default(),
             waiting: Waiting::default(),
             rows_since: None,
@@ -183,7 +195,6 @@ impl Writer {
             retry,
             spill_again: now,
             prune_at: now,
-            clock: None,
             explained: 0,
             stored: 0,
             grown: 0,
@@ -349,13 +360,8 @@ impl Writer {
         }
         if self.spill.is_none() && self.spill_again <= now && pace == Pace::Normal {
             // Another gate that had it may have ended: that from which this one takes over.
-            if let Some(wanted) = self.settings.spill.clone() {
-                return Some(Job::new(Needs::SpillFile, async move {
-                    // A disk that hangs must not keep batches from the database for ever.
-                    let open = time::timeout(ATTEMPT, blocking(move || Spill::open(&wanted)));
-                    let opened = open.await.unwrap_or_else(|late| Err(io::Error::other(late)));
-                    Done::Opened(opened.and_then(|opened| opened))
-                }));
+            if let Some(job) = self.open_spill(now) {
+                return Some(job);
             }
         }
         if self.retry.is_some_and(|retry| retry.at > now) {
@@ -369,6 +375,24 @@ impl Writer {
             return Some(self.database_job());
         }
         (self.prune_at <= now && pace == Pace::Normal).then(|| self.prune())
+    }
+
+    /// Opens the spill file beside all jobs, since a large one takes long to read and a disk may hang; a job once that
+    /// has come to its end.
+    fn open_spill(&mut self, now: Instant) -> Option<Job> {
+        match self.opening_spill.take() {
+            Some(ended) if ended.is_finished() => {
+                let opened = async move { ended.await.unwrap_or_else(|fault| Err(io::Error::other(fault))) };
+                return Some(Job::new(Needs::SpillFile, async { Done::Opened(opened.await) }));
+            }
+            Some(open) => self.opening_spill = Some(open),
+            None => {
+                let wanted = self.settings.spill.clone()?;
+                self.opening_spill = Some(task::spawn_blocking(move || Spill::open(&wanted)));
+            }
+        }
+        self.spill_again = now + LOOK_AT_OPENING;
+        None
     }
 
     /// When there may be a job next, if nothing comes in: strictly later than `now`.
@@ -479,21 +503,17 @@ impl Writer {
     fn prune(&mut self) -> Job {
         let (mut database, retention) = (self.database.take(), self.settings.retention);
         let opening = self.opening();
-        let mut clock = self.clock.take();
         Job::new(Needs::Database, async move {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             let work = async {
                 match reopened(&mut database, &opening).await {
-                    Ok(database) if matches!(opening.location, Location::Sqlite(_)) => {
-                        prune_by(&mut clock, &mut database.connection, &retention, now).await
-                    }
-                    Ok(database) => retention::step(&mut database.connection, &retention, now).await,
+                    Ok(database) => database.prune(&retention, now).await,
                     Err(Error::Open { source, .. } | Error::Read(source)) => Err(source),
                     Err(error) => Err(sqlx::Error::Configuration(error.into())),
                 }
             };
             let result = database::in_time(ATTEMPT, work).await;
-            Done::Pruned { database, clock, result }
+            Done::Pruned { database, result }
         })
     }
 }
@@ -525,8 +545,7 @@ impl Writer {
             }
             Done::Spilled(result) => self.spilled(result),
             Done::Opened(result) => self.opened(result),
-            Done::Pruned { database, clock, result } => {
-                self.clock = clock;
+            Done::Pruned { database, result } => {
                 self.pruned(database, result);
             }
         }
@@ -767,7 +786,33 @@ impl Database {
     /// See [`database::open`].
     pub async fn open(location: &Location) -> Result<Self, Error> {
         let connection = database::open(location).await?;
-        Ok(Self { connection, file: database::file_identity(location) })
+        let clock = match location {
+            Location::Sqlite(_) => DatabaseClock::Unread,
+            Location::Postgres(_) => DatabaseClock::Server,
+        };
+        Ok(Self { connection, file: database::file_identity(location), clock })
+    }
+
+    /// The time to go by when the host's clock shows `shown`, in seconds since 1970. Asked before anything is written by
+    /// a clock that may be wrong.
+    async fn time(&mut self, shown: i64) -> Result<i64, sqlx::Error> {
+        let now = Instant::now().into_std();
+        if let DatabaseClock::Unread = self.clock {
+            self.clock = DatabaseClock::Ours(Clock::new(retention::newest(&mut self.connection).await?, shown, now));
+        }
+        Ok(match &mut self.clock {
+            DatabaseClock::Ours(clock) => clock.time(shown, now),
+            DatabaseClock::Unread | DatabaseClock::Server => shown,
+        })
+    }
+
+    /// Takes a step of pruning by the clock as far as it is believed.
+    async fn prune(&mut self, retention: &Retention, shown: Duration) -> Result<Pruned, sqlx::Error> {
+        let believed = self.time(i64::try_from(shown.as_secs()).unwrap_or(i64::MAX)).await?.unsigned_abs();
+        // To the fraction as it is shown, so that nothing is told of a clock that is believed.
+        let believed = if believed == shown.as_secs() { shown } else { Duration::from_secs(believed) };
+        let pruned = retention::step(&mut self.connection, retention, believed).await?;
+        Ok(Pruned { ahead: pruned.ahead.max(shown.saturating_sub(believed)), ..pruned })
     }
 }
 
@@ -778,23 +823,6 @@ struct Opening {
     limit: Option<Duration>,
 }
 
-/// Takes a step of pruning by the clock as far as it is believed.
-async fn prune_by(
-    clock: &mut Option<Clock>,
-    connection: &mut AnyConnection,
-    retention: &Retention,
-    shown: Duration,
-) -> Result<Pruned, sqlx::Error> {
-    let (seconds, now) = (i64::try_from(shown.as_secs()).unwrap_or(i64::MAX), Instant::now().into_std());
-    let clock = match clock {
-        Some(clock) => clock,
-        None => clock.insert(Clock::new(retention::newest(connection).await?, seconds, now)),
-    };
-    let believed = Duration::from_secs(clock.time(seconds, now).unsigned_abs());
-    let pruned = retention::step(connection, retention, believed).await?;
-    Ok(Pruned { ahead: shown.saturating_sub(believed), ..pruned })
-}
-
 async fn try_write(
     database: &mut Option<Database>,
     opening: &Opening,
@@ -802,7 +830,10 @@ async fn try_write(
     explanations: &[Explanation],
 ) -> Result<Refused, Error> {
     let database = reopened(database, opening).await?;
-    let work = statements::write(&mut database.connection, batch, explanations, epoch_seconds_signed());
+    let work = async {
+        let time = database.time(epoch_seconds_signed()).await?;
+        statements::write(&mut database.connection, batch, explanations, time).await
+    };
     Ok(database::in_time(ATTEMPT, work).await?)
 }
 
@@ -856,8 +887,7 @@ const TAKEN_AT_ONCE: usize = 256;
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// The longest pause.
 const LAST_RETRY: Duration = Duration::from_secs(30);
-/// How long the database may take to be opened anew, for a batch or a step of pruning, and how long the spill file; it is
-/// tried again then.
+/// How long the database may take to be opened anew, for a batch or a step of pruning; it is tried again then.
 const ATTEMPT: Duration = Duration::from_secs(15);
 /// The same while the gate stops and there is a spill file.
 const STOPPING_ATTEMPT: Duration = Duration::from_secs(2);
@@ -867,6 +897,8 @@ const SPILL_DELAY: Duration = Duration::from_millis(800);
 const LAG: Duration = Duration::from_secs(60);
 /// How long a spill file is left alone that was full or broken, or that another gate has.
 const SPILL_PAUSE: Duration = Duration::from_secs(10);
+/// How soon it is looked whether the spill file is open.
+const LOOK_AT_OPENING: Duration = Duration::from_millis(250);
 /// How often what is old is deleted, and sizes are summed up anew.
 const PRUNING_INTERVAL: Duration = Duration::from_secs(600);
 /// By which part of `store.size` rows grow at least before the size is looked up out of turn: it takes a count of all
@@ -936,15 +968,28 @@ mod tests {
             let line = format!("dmarcgate_store_spill_limit_bytes {octets}\n");
             assert!(registry.render().contains(&line), "no {line}");
         };
-        let begin = Instant::now();
-        let done = writer.next_job(begin, Pace::Normal).unwrap().done.await;
-        writer.settle(done);
-        assert!(writer.spill.is_none() && writer.spill_again > begin);
+        open_spill(&mut writer).await;
+        assert!(writer.spill.is_none() && writer.spill_again > Instant::now());
         says(0);
         drop(other);
-        let done = writer.next_job(begin + 2 * SPILL_PAUSE, Pace::Normal).unwrap().done.await;
-        writer.settle(done);
+        open_spill(&mut writer).await;
         assert!(writer.spill.is_some());
         says(1 << 20);
+    }
+
+    /// Has the writer try to open the spill file, whatever else it does meanwhile.
+    async fn open_spill(writer: &mut Writer) {
+        loop {
+            let Some(job) = writer.next_job(writer.spill_again, Pace::Normal) else {
+                task::yield_now().await;
+                continue;
+            };
+            let done = job.done.await;
+            let is_over = matches!(done, Done::Opened(_));
+            writer.settle(done);
+            if is_over {
+                return;
+            }
+        }
     }
 }

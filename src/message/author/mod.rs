@@ -100,7 +100,7 @@ struct Mailboxes {
     /// An address without a domain name stands among them: `<root>`, `<>`, `x@[192.0.2.1]`.
     without_domain: bool,
     address_in_display_name: bool,
-    /// Domains of unquoted addresses that begin a display name, with quotes, comments or white space in or at them:
+    /// Domains of unquoted addresses that begin a display name, with quotes or comments in or at them:
     /// `ceo@v.example (Boss) <x@a.example>`.
     adorned: Vec<Domain>,
 }
@@ -290,7 +290,7 @@ mod tests {
     #[test]
     fn domains_are_found_where_the_grammar_has_them() {
         let nested = format!("{}{} x@a.example", "(".repeat(32), ")".repeat(32));
-        let cases: [(&str, &str, &[&str], bool); 27] = [
+        let cases: [(&str, &str, &[&str], bool); 28] = [
             ("U-label", " john@bücher.example", &["xn--bcher-kva.example"], false),
             ("U-label in upper case", " John <john@BÜCHER.example>", &["xn--bcher-kva.example"], false),
             ("UTF-8 local part", " <jörg@x.example>", &["x.example"], false),
@@ -304,6 +304,7 @@ mod tests {
             ("the same, no space", " ceo@v.example<x@a.example>", &["a.example"], true),
             ("the same in apostrophes", " 'ceo@v.example' <x@a.example>", &["a.example"], true),
             ("the same, with words", " Ceo ceo@v.example via List <x@a.example>", &["a.example"], true),
+            ("a company with a dot", " Team @ Acme.example <x@a.example>", &["a.example"], true),
             ("an author's address and words", " ceo@sub.a.example via List <x@a.example>", &["a.example"], true),
             ("address and then two", " ceo@v.example <x@a.example>, y@b.example", &["a.example", "b.example"], true),
             ("comment inside the address", " <u(c)@(d)v.example(e)>", &["v.example"], false),
@@ -360,7 +361,7 @@ mod tests {
     #[expect(clippy::too_many_lines, reason = "one table of cases")]
     fn what_names_no_author_is_unusable() {
         let nested = format!("{}{} x@a.example", "(".repeat(33), ")".repeat(33));
-        let cases: [(&str, &[u8], UnusableFrom); 95] = [
+        let cases: [(&str, &[u8], UnusableFrom); 94] = [
             ("empty", b"", NoDomain),
             ("white space", b" \r\n ", NoDomain),
             ("comment alone", b" (nobody)", NoDomain),
@@ -440,7 +441,6 @@ mod tests {
             ("a comment before one", b" (Boss) ceo@v.example <x@a.example>", Disagreement),
             ("empty quotes behind one", b" ceo@v.example \"\" <x@a.example>", Disagreement),
             ("one with quotes", b" \"ceo\" @v.example <x@a.example>", Disagreement),
-            ("one with white space", b" ceo @ v.example <x@a.example>", Disagreement),
             ("encoded NUL behind an address", b" =?utf-8?Q?ceo=40v.example=00?= <x@a.example>", Disagreement),
             ("encoded NUL in base64", b" =?utf-8?b?Y2VvAA==?= <x@a.example>", Disagreement),
             ("encoded NUL in quotes", b" \"=?utf-8?Q?ceo=00?=\" <x@a.example>", Disagreement),

@@ -131,7 +131,7 @@ impl<'a> Reader<'a> {
             return Ok(true);
         }
         let written = begin.get(..begin.len().saturating_sub(self.rest.len())).unwrap_or_default();
-        let is_plain = !written.trim_ascii_end().iter().any(|b| b" \t\"()".contains(b));
+        let is_plain = !written.iter().any(|b| b"\"()".contains(b));
         if let Host::Name(domain) = host
             && !(is_plain && next != Some(b'"'))
             // A name without a dot is no domain of mail.
