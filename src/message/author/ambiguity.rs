@@ -16,10 +16,10 @@ pub(super) fn hides_address(value: &[u8], own: &[usize], domains: &[Domain]) -> 
         && (has_doubtful_spot(value, domains) || is_group_of_stranger(value, domains))
 }
 
-/// Whether an at sign in `text` stands before anything else than one of `domains` or a name below, where that may be a
-/// domain: `@ Company` and `@handle` are none. What can't be read may be anything.
+/// Whether an at sign in `text` stands before anything else than one of `domains`, where that may be a domain: `@ Company`
+/// and `@handle` are none. What can't be read may be anything. A name below one of them is a stranger's, too: the
+/// author's may be `co.uk`, or a domain without the policy that the one below has.
 fn names_stranger(text: &[u8], domains: &[Domain]) -> bool {
-    let is_known = |domain: &Domain| domains.iter().any(|author| domain.is_within(author));
     text.contains(&UNREADABLE)
         || text.split(|b| *b == b'@').skip(1).any(|rest| {
             let rest = rest.trim_ascii_start();
@@ -32,7 +32,7 @@ fn names_stranger(text: &[u8], domains: &[Domain]) -> bool {
             };
             match Domain::parse(text) {
                 // A name without a dot is no domain of mail.
-                Ok(domain) => goes_on || !is_known(&domain) && domain.label_count() > 1,
+                Ok(domain) => goes_on || !domains.contains(&domain) && domain.label_count() > 1,
                 Err(_) => goes_on || text.trim_matches('.').contains('.'),
             }
         })
@@ -335,8 +335,10 @@ mod tests {
 
     #[test]
     fn a_strangers_address_beside_a_doubtful_spot_is_a_disagreement() {
-        let cases: [(&str, &[u8]); 44] = [
+        let cases: [(&str, &[u8]); 46] = [
             ("quotes that hide the end of a comment", br#"Boss (a "(" ) <ceo@v.example> ) <x@a.example>"#),
+            ("the same below the author's domain", br#"Boss (a "(" ) <ceo@v.a.example> ) <x@a.example>"#),
+            ("the same below a public suffix", br#"Boss (a "(" ) <ceo@v.example> ) <x@example>"#),
             ("brackets that hide the start of one", b"Boss [ (] <ceo@v.example> ) <x@a.example>"),
             ("a quote in an encoded word", br#"=?utf-8?q?"?=<ceo@v.example>" <x@a.example>"#),
             ("an escaped quote, one in a comment", br#"Boss \"<x@a.example> (" ceo@v.example ")"#),

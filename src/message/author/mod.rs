@@ -65,11 +65,11 @@ impl Author {
     }
 
     /// The author of a message that came with `mail_from`, the address of the reverse-path, empty if it is null. Where
-    /// readers may overlook From, some show the reverse-path: then it has to be the author's domain or one below.
+    /// readers may overlook From, some show the reverse-path: then it has to be in an author's domain.
     #[must_use]
     pub fn with_reverse_path(self, section: &HeaderSection, mail_from: &str) -> Author {
         let sender = mail_from.rsplit_once('@').and_then(|(_, domain)| Domain::parse(domain).ok());
-        let is_author = |sender: &Domain| self.domains().iter().any(|author| sender.is_within(author));
+        let is_author = |sender: &Domain| self.domains().contains(sender);
         match sender {
             Some(sender) if !self.domains().is_empty() && !is_author(&sender) && may_be_overlooked(section) => {
                 Self::Unusable(UnusableFrom::Disagreement)
@@ -160,8 +160,7 @@ fn read_value(value: &[u8]) -> Result<Mailboxes, UnusableFrom> {
     let agreed = lenient::read(value) == Some(strict);
     // Some readers, Dovecot's for the ENVELOPE of IMAP among them, take the address that a display name begins with, and
     // a comment for its name. Honest mail has the plain address there, if at all.
-    let is_authors = |domain: &Domain| mailboxes.domains.iter().any(|author| domain.is_within(author));
-    let misleads = !mailboxes.adorned.iter().all(is_authors);
+    let misleads = !mailboxes.adorned.iter().all(|domain| mailboxes.domains.contains(domain));
     if !agreed || misleads || ambiguity::hides_address(value, &mailboxes.at_signs, &mailboxes.domains) {
         return Err(UnusableFrom::Disagreement);
     }
