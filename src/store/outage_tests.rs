@@ -337,6 +337,10 @@ async fn a_clock_far_ahead_of_the_newest_row_deletes_nothing_at_first(home: Home
     let left = if is_shared { 0 } else { 20 };
     gate.wait_for(&format!("dmarcgate_store_rows_pruned_total {}\n", 20 - left)).await;
     gate.wait_for(&format!("dmarcgate_store_rows {left}\n")).await;
+    if is_shared {
+        gate.close().await;
+        return;
+    }
     // What is written by it makes it no more believable, not at the next start either.
     gate.append(sample::record());
     let home = gate.close().await;
