@@ -150,9 +150,10 @@ pub async fn run(listening: Listening, gate: Arc<Gate>, room: Room, metrics: Met
         let accepted = tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => break,
-            Some(_ended) = connections.join_next() => continue,
             accepted = listening.socket.accept() => accepted,
         };
+        // With the next one, so that no connection that ends wakes this task up.
+        while connections.try_join_next().is_some() {}
         let (socket, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
